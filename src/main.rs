@@ -1,0 +1,3 @@
+//! The `portway` program; see [`portway::cli`].
+
+fn main() {}

@@ -1,0 +1,15 @@
+//! What Portway knows of the cluster: Services, EndpointSlices, the Node and the ServiceCIDRs, reduced to what
+//! packet rules depend on.
+//!
+//! Pure data: no Kubernetes, async or netlink types in here. `source` produces [`Event`]s, [`Model`] folds them,
+//! `plan` reads the result.
+
+mod address;
+mod node;
+mod objects;
+mod store;
+
+pub use address::{AddressError, Family, Protocol, parse_cidr, parse_ip};
+pub use node::{Node, ServiceCidr};
+pub use objects::{Endpoint, EndpointSlice, ObjectKey, Service, ServicePort, ServiceType, SlicePort};
+pub use store::{Changes, Event, Kind, Model};

@@ -1,0 +1,150 @@
+//! Services and EndpointSlices, already parsed and checked.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{Family, Protocol};
+
+/// Namespace and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// `spec.type` of a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServiceType {
+    /// `ClusterIP`, the default.
+    #[default]
+    ClusterIp,
+    /// `NodePort`.
+    NodePort,
+    /// `LoadBalancer`.
+    LoadBalancer,
+    /// `ExternalName`: never programmed (specification 3.1).
+    ExternalName,
+}
+
+/// A Service. Addresses are canonical; bad ones were reported and left out by the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in seconds since the epoch; older Services win contested frontends.
+    pub created: Option<i64>,
+    /// `spec.type`.
+    pub service_type: ServiceType,
+    /// `spec.clusterIPs` (or `clusterIP`), at most one of each family; empty for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` absent or `VIP`.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Valid entries of `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.externalTrafficPolicy: Local`, as written (see [`Service::external_local`]).
+    pub external_policy_local: bool,
+    /// `spec.internalTrafficPolicy: Local`.
+    pub internal_policy_local: bool,
+    /// `sessionAffinity: ClientIP` and its idle timeout in seconds.
+    pub affinity_seconds: Option<u32>,
+    /// `spec.healthCheckNodePort`, when not 0.
+    pub health_check_node_port: Option<u16>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+}
+
+impl Service {
+    /// The ClusterIP of a family.
+    pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
+        self.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family)
+    }
+
+    /// Whether external policy Local takes effect (specification 3.2): only for types LoadBalancer and NodePort, and
+    /// for ClusterIP with external IPs.
+    pub fn external_local(&self) -> bool {
+        self.external_policy_local
+            && match self.service_type {
+                ServiceType::LoadBalancer | ServiceType::NodePort => true,
+                ServiceType::ClusterIp => !self.external_ips.is_empty(),
+                ServiceType::ExternalName => false,
+            }
+    }
+}
+
+/// One entry of `spec.ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The port name; empty for an unnamed single port.
+    pub name: Arc<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port on ClusterIP, external IPs and load balancer IPs.
+    pub port: u16,
+    /// `nodePort`, when not 0.
+    pub node_port: Option<u16>,
+}
+
+/// An EndpointSlice of address type IPv4 or IPv6 that names its Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name of the slice.
+    pub key: ObjectKey,
+    /// The Service named by the label `kubernetes.io/service-name`, in the slice's namespace.
+    pub service: ObjectKey,
+    /// `addressType`.
+    pub family: Family,
+    /// Ports with a name and a number.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints with a usable address.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One entry of a slice's `ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Matched with the Service port's name.
+    pub name: Arc<str>,
+    /// Matched with the Service port's protocol.
+    pub protocol: Protocol,
+    /// The number on the pod.
+    pub port: u16,
+}
+
+/// One entry of a slice's `endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses[0]`, of the slice's family.
+    pub address: IpAddr,
+    /// `nodeName`; absent means not local anywhere.
+    pub node: Option<Arc<str>>,
+    /// `conditions.ready`; absent means true.
+    pub ready: bool,
+    /// `conditions.serving`; absent means true.
+    pub serving: bool,
+    /// `conditions.terminating`; absent means false.
+    pub terminating: bool,
+    /// `hints.forZones`; empty when there is no hint.
+    pub zone_hints: Arc<[Arc<str>]>,
+    /// `hints.forNodes`; empty when there is no hint.
+    pub node_hints: Arc<[Arc<str>]>,
+}

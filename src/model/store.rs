@@ -1,0 +1,240 @@
+//! The model proper: folds events into indexed objects and says which Services they touch.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{EndpointSlice, Node, ObjectKey, Service, ServiceCidr};
+
+/// The kinds of object a source delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// core/v1 Service.
+    Service,
+    /// discovery.k8s.io/v1 EndpointSlice.
+    EndpointSlice,
+    /// core/v1 Node, only our own.
+    Node,
+    /// networking.k8s.io/v1 ServiceCIDR.
+    ServiceCidr,
+}
+
+/// One message of a source.
+///
+/// A list (first or repeated) is `ListStarted`, an applied event for each object, `ListDone`: objects of that kind not
+/// applied in between are gone. Outside a list, applied and deleted events stand for themselves.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A complete list of this kind begins.
+    ListStarted(Kind),
+    /// The list is complete.
+    ListDone(Kind),
+    /// A Service was added or changed.
+    Service(Box<Service>),
+    /// A Service is gone (or is no longer ours: label, headless).
+    ServiceDeleted(ObjectKey),
+    /// An EndpointSlice was added or changed.
+    Slice(Box<EndpointSlice>),
+    /// An EndpointSlice is gone, or can no longer be used.
+    SliceDeleted(ObjectKey),
+    /// Our Node was added or changed.
+    Node(Box<Node>),
+    /// Our Node is gone: the last one seen stays in use (specification 2.4).
+    NodeDeleted,
+    /// A ServiceCIDR was added or changed.
+    ServiceCidr(ServiceCidr),
+    /// The ServiceCIDR of this name is gone.
+    ServiceCidrDeleted(Arc<str>),
+}
+
+/// What changed since the last [`Model::take_changes`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Services whose own object or whose slices changed, in order.
+    pub services: BTreeSet<ObjectKey>,
+    /// The Node changed in something rules depend on.
+    pub node: bool,
+    /// The ServiceCIDR ranges changed.
+    pub service_cidrs: bool,
+}
+
+impl Changes {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && !self.node && !self.service_cidrs
+    }
+}
+
+/// All objects, indexed by key, and slices by Service.
+#[derive(Debug, Default)]
+pub struct Model {
+    services: HashMap<ObjectKey, Arc<Service>>,
+    slices: HashMap<ObjectKey, Arc<EndpointSlice>>,
+    slices_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+    node: Option<Node>,
+    service_cidrs: HashMap<Arc<str>, Vec<IpNet>>,
+    listed: HashSet<Kind>,
+    unseen_services: Option<HashSet<ObjectKey>>,
+    unseen_slices: Option<HashSet<ObjectKey>>,
+    unseen_cidrs: Option<HashSet<Arc<str>>>,
+    changes: Changes,
+}
+
+impl Model {
+    /// Folds one event. Objects equal to the stored ones are no change.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::ListStarted(kind) => self.start_list(kind),
+            Event::ListDone(kind) => self.finish_list(kind),
+            Event::Service(service) => self.put_service(*service),
+            Event::ServiceDeleted(key) => self.remove_service(&key),
+            Event::Slice(slice) => self.put_slice(*slice),
+            Event::SliceDeleted(key) => self.remove_slice(&key),
+            Event::Node(node) => {
+                if self.node.as_ref() != Some(&*node) {
+                    self.node = Some(*node);
+                    self.changes.node = true;
+                }
+            }
+            Event::NodeDeleted => {}
+            Event::ServiceCidr(cidr) => {
+                if let Some(unseen) = &mut self.unseen_cidrs {
+                    unseen.remove(&cidr.name);
+                }
+                if self.service_cidrs.get(&cidr.name) != Some(&cidr.cidrs) {
+                    self.service_cidrs.insert(cidr.name, cidr.cidrs);
+                    self.changes.service_cidrs = true;
+                }
+            }
+            Event::ServiceCidrDeleted(name) => {
+                self.changes.service_cidrs |= self.service_cidrs.remove(&name).is_some();
+            }
+        }
+    }
+
+    /// Whether a complete list of this kind was seen.
+    pub fn has_listed(&self, kind: Kind) -> bool {
+        self.listed.contains(&kind)
+    }
+
+    /// Services and EndpointSlices were both listed: rules may be programmed (specification 2.1).
+    pub fn is_ready(&self) -> bool {
+        self.has_listed(Kind::Service) && self.has_listed(Kind::EndpointSlice)
+    }
+
+    /// Hands out and clears what has changed.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What has changed, not cleared.
+    pub fn pending(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// A Service.
+    pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// All Services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// The slices of a Service, ordered by their keys.
+    pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
+    }
+
+    /// Number of EndpointSlices held.
+    pub fn slice_count(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// Our Node, as last seen.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// All ServiceCIDR ranges, sorted, without duplicates.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        let ranges: BTreeSet<IpNet> = self.service_cidrs.values().flatten().copied().collect();
+        ranges.into_iter().collect()
+    }
+
+    fn start_list(&mut self, kind: Kind) {
+        match kind {
+            Kind::Service => self.unseen_services = Some(self.services.keys().cloned().collect()),
+            Kind::EndpointSlice => self.unseen_slices = Some(self.slices.keys().cloned().collect()),
+            Kind::ServiceCidr => self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect()),
+            Kind::Node => {}
+        }
+    }
+
+    fn finish_list(&mut self, kind: Kind) {
+        match kind {
+            Kind::Service => {
+                for key in self.unseen_services.take().unwrap_or_default() {
+                    self.remove_service(&key);
+                }
+            }
+            Kind::EndpointSlice => {
+                for key in self.unseen_slices.take().unwrap_or_default() {
+                    self.remove_slice(&key);
+                }
+            }
+            Kind::ServiceCidr => {
+                for name in self.unseen_cidrs.take().unwrap_or_default() {
+                    self.changes.service_cidrs |= self.service_cidrs.remove(&name).is_some();
+                }
+            }
+            Kind::Node => {}
+        }
+        self.listed.insert(kind);
+    }
+
+    fn put_service(&mut self, service: Service) {
+        if let Some(unseen) = &mut self.unseen_services {
+            unseen.remove(&service.key);
+        }
+        if self.services.get(&service.key).is_some_and(|old| **old == service) {
+            return;
+        }
+        self.changes.services.insert(service.key.clone());
+        self.services.insert(service.key.clone(), Arc::new(service));
+    }
+
+    fn remove_service(&mut self, key: &ObjectKey) {
+        if self.services.remove(key).is_some() {
+            self.changes.services.insert(key.clone());
+        }
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice) {
+        if let Some(unseen) = &mut self.unseen_slices {
+            unseen.remove(&slice.key);
+        }
+        match self.slices.get(&slice.key) {
+            Some(old) if **old == slice => return,
+            // A relabelled slice leaves its old Service at once (specification 3.4, ADVICE).
+            Some(old) if old.service != slice.service => self.remove_slice(&slice.key),
+            _ => {}
+        }
+        self.changes.services.insert(slice.service.clone());
+        self.slices_of.entry(slice.service.clone()).or_default().insert(slice.key.clone());
+        self.slices.insert(slice.key.clone(), Arc::new(slice));
+    }
+
+    fn remove_slice(&mut self, key: &ObjectKey) {
+        let Some(old) = self.slices.remove(key) else { return };
+        if let Some(keys) = self.slices_of.get_mut(&old.service) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.slices_of.remove(&old.service);
+            }
+        }
+        self.changes.services.insert(old.service.clone());
+    }
+}

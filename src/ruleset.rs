@@ -1,0 +1,18 @@
+//! The vocabulary of the table: which chains, sets and maps exist, what a rule can say, and what a transaction is.
+//!
+//! Everything between `plan` (which decides the content) and `netlink` (which tells the kernel) speaks in these types.
+//! They mirror what `nft` can express and nothing more, so that a listing always explains itself and can be loaded again.
+
+mod bytes;
+mod chain;
+mod code;
+mod rule;
+mod set;
+mod table;
+
+pub use bytes::Bytes;
+pub use chain::{BaseHook, ChainId, EndpointMap, Pick};
+pub use code::{Expr, Register, lower};
+pub use rule::{Field, Rule, Term, Verdict};
+pub use set::{Element, FieldType, SetId, SetSpec, Value, ValueType};
+pub use table::{Op, TABLE_NAME, Table, Transaction};

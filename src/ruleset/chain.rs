@@ -1,0 +1,238 @@
+//! Names of chains. Only a few depend on the cluster's content, and none on a single Service.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::SetId;
+
+/// The map a `pick` chain takes an endpoint from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndpointMap {
+    /// [`SetId::Endpoints`]: what an address frontend offers to everybody, or to pods and this node when a policy is Local.
+    Address,
+    /// [`SetId::LocalEndpoints`]: what an address frontend offers to outside clients when external policy is Local.
+    AddressLocal,
+    /// [`SetId::NodeportEndpoints`].
+    Nodeport,
+    /// [`SetId::LocalNodeportEndpoints`].
+    NodeportLocal,
+}
+
+impl EndpointMap {
+    /// All of them.
+    pub const ALL: [EndpointMap; 4] =
+        [EndpointMap::Address, EndpointMap::AddressLocal, EndpointMap::Nodeport, EndpointMap::NodeportLocal];
+
+    /// The map in the table.
+    pub fn set(self) -> SetId {
+        match self {
+            EndpointMap::Address => SetId::Endpoints,
+            EndpointMap::AddressLocal => SetId::LocalEndpoints,
+            EndpointMap::Nodeport => SetId::NodeportEndpoints,
+            EndpointMap::NodeportLocal => SetId::LocalNodeportEndpoints,
+        }
+    }
+
+    /// Keyed by protocol and port only.
+    pub fn is_nodeport(self) -> bool {
+        matches!(self, EndpointMap::Nodeport | EndpointMap::NodeportLocal)
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            EndpointMap::Address => "",
+            EndpointMap::AddressLocal => "local-",
+            EndpointMap::Nodeport => "nodeport-",
+            EndpointMap::NodeportLocal => "local-nodeport-",
+        }
+    }
+}
+
+/// A chain that picks one of N endpoints; shared by all frontends with N endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pick {
+    /// Where the endpoints are.
+    pub map: EndpointMap,
+    /// Session affinity: first look for the client's record.
+    pub sticky: bool,
+    /// Number of endpoints, at least 1.
+    pub count: u32,
+}
+
+/// A chain of our table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ChainId {
+    /// Base chain: connections from pods and other machines.
+    Prerouting,
+    /// Base chain: connections of this host.
+    Output,
+    /// Base chain: translated connections that end on this host (affinity records only).
+    Input,
+    /// Base chain: where sources are masqueraded.
+    Postrouting,
+    /// Finds the frontend a new connection asks for.
+    Dispatch,
+    /// Answers with ICMP port unreachable.
+    Refuse,
+    /// External policy Local, by address: pods and this node take any endpoint, others a local one.
+    ExternalLocal,
+    /// External policy Local, by NodePort.
+    NodeportExternalLocal,
+    /// Load balancer addresses with loadBalancerSourceRanges.
+    SourceRanges,
+    /// What a translated connection still needs before it leaves.
+    AfterDnat,
+    /// Masquerades.
+    MasqueradeIt,
+    /// Masquerades connections of this node that are not from pods (external policy Local).
+    MasqueradeOwn,
+    /// Masquerades a pod that was sent to itself.
+    Hairpin,
+    /// Picks an endpoint.
+    Pick(Pick),
+    /// Writes an affinity record with this timeout in seconds.
+    Remember(u32),
+    /// Writes the record, then masquerades.
+    RememberMasquerade(u32),
+    /// Writes the record, then as [`ChainId::MasqueradeOwn`].
+    RememberMasqueradeOwn(u32),
+}
+
+/// Hook and priority of a base chain; all are of type nat with policy accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseHook {
+    /// NF_INET_PRE_ROUTING and so on, as the kernel numbers them.
+    pub hook: u32,
+    /// nft's name of the hook.
+    pub name: &'static str,
+    /// Priority; NF_IP_PRI_NAT_DST (-100) or NF_IP_PRI_NAT_SRC (100) as other components rely on (specification 6.1).
+    pub priority: i32,
+    /// nft's name of the priority at this hook.
+    pub priority_name: &'static str,
+}
+
+impl ChainId {
+    /// The hook of a base chain; `None` for all others.
+    pub fn base(self) -> Option<BaseHook> {
+        let (hook, name, priority, priority_name) = match self {
+            ChainId::Prerouting => (0, "prerouting", -100, "dstnat"),
+            ChainId::Input => (1, "input", 100, "srcnat"),
+            ChainId::Output => (3, "output", -100, "dstnat"),
+            ChainId::Postrouting => (4, "postrouting", 100, "srcnat"),
+            _ => return None,
+        };
+        Some(BaseHook { hook, name, priority, priority_name })
+    }
+}
+
+impl fmt::Display for ChainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            ChainId::Prerouting => "prerouting",
+            ChainId::Output => "output",
+            ChainId::Input => "input",
+            ChainId::Postrouting => "postrouting",
+            ChainId::Dispatch => "dispatch",
+            ChainId::Refuse => "refuse",
+            ChainId::ExternalLocal => "external-local",
+            ChainId::NodeportExternalLocal => "nodeport-external-local",
+            ChainId::SourceRanges => "source-ranges",
+            ChainId::AfterDnat => "after-dnat",
+            ChainId::MasqueradeIt => "masquerade-it",
+            ChainId::MasqueradeOwn => "masquerade-own",
+            ChainId::Hairpin => "hairpin",
+            ChainId::Pick(Pick { map, sticky, count }) => {
+                return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
+            }
+            ChainId::Remember(seconds) => return write!(f, "remember-{seconds}s"),
+            ChainId::RememberMasquerade(seconds) => return write!(f, "remember-{seconds}s-masquerade-it"),
+            ChainId::RememberMasqueradeOwn(seconds) => return write!(f, "remember-{seconds}s-masquerade-own"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// The name is not one of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a chain of Portway")]
+pub struct UnknownChain(String);
+
+impl FromStr for ChainId {
+    type Err = UnknownChain;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        const FIXED: [ChainId; 13] = [
+            ChainId::Prerouting,
+            ChainId::Output,
+            ChainId::Input,
+            ChainId::Postrouting,
+            ChainId::Dispatch,
+            ChainId::Refuse,
+            ChainId::ExternalLocal,
+            ChainId::NodeportExternalLocal,
+            ChainId::SourceRanges,
+            ChainId::AfterDnat,
+            ChainId::MasqueradeIt,
+            ChainId::MasqueradeOwn,
+            ChainId::Hairpin,
+        ];
+        let fixed = FIXED.into_iter().find(|chain| chain.to_string() == name);
+        fixed
+            .or_else(|| parse_pick(name))
+            .or_else(|| parse_remember(name))
+            // Only the exact spelling counts: `pick-03` is not ours.
+            .filter(|chain| chain.to_string() == name)
+            .ok_or_else(|| UnknownChain(name.to_owned()))
+    }
+}
+
+fn parse_pick(name: &str) -> Option<ChainId> {
+    let (head, count) = name.rsplit_once('-')?;
+    let count = count.parse().ok().filter(|count| *count > 0)?;
+    for map in EndpointMap::ALL {
+        for (kind, sticky) in [("pick", false), ("sticky", true)] {
+            if head.strip_prefix(map.prefix()) == Some(kind) {
+                return Some(ChainId::Pick(Pick { map, sticky, count }));
+            }
+        }
+    }
+    None
+}
+
+fn parse_remember(name: &str) -> Option<ChainId> {
+    let (seconds, tail) = name.strip_prefix("remember-")?.split_once('s')?;
+    let seconds = seconds.parse().ok()?;
+    match tail {
+        "" => Some(ChainId::Remember(seconds)),
+        "-masquerade-it" => Some(ChainId::RememberMasquerade(seconds)),
+        "-masquerade-own" => Some(ChainId::RememberMasqueradeOwn(seconds)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_back() {
+        let mut chains = vec![
+            ChainId::Dispatch,
+            ChainId::MasqueradeOwn,
+            ChainId::Remember(10_800),
+            ChainId::RememberMasquerade(1),
+            ChainId::RememberMasqueradeOwn(86_400),
+        ];
+        for map in EndpointMap::ALL {
+            for sticky in [false, true] {
+                chains.push(ChainId::Pick(Pick { map, sticky, count: 12 }));
+            }
+        }
+        for chain in chains {
+            assert_eq!(chain.to_string().parse(), Ok(chain));
+        }
+        for name in ["", "pick", "pick-0", "pick-03", "remember-5", "KUBE-SERVICES"] {
+            assert!(name.parse::<ChainId>().is_err(), "{name:?}");
+        }
+    }
+}

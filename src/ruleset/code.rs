@@ -1,0 +1,245 @@
+//! Rules as the kernel's instructions on its 32-bit registers.
+//!
+//! Written to be what `nft` itself generates for the same rule (compare with `nft --debug=netlink`), so that any `nft`
+//! can turn it back into text.
+
+use std::net::IpAddr;
+
+use super::{Field, Rule, SetId, Term, Verdict};
+use crate::model::Family;
+
+/// The number of a 32-bit register, 0 to 15 (`NFT_REG32_00 + n`). Register 0 is where `nft` begins.
+pub type Register = u32;
+
+/// One instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expr {
+    /// Loads bytes of the network header.
+    NetworkHeader {
+        /// Byte offset.
+        offset: u32,
+        /// Number of bytes.
+        len: u32,
+        /// Destination.
+        to: Register,
+    },
+    /// Loads bytes of the transport header.
+    TransportHeader {
+        /// Byte offset.
+        offset: u32,
+        /// Number of bytes.
+        len: u32,
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the transport protocol number.
+    L4Proto {
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the name of the input interface (16 bytes).
+    InterfaceName {
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the original destination address of the connection (NFT_CT_DST_IP or NFT_CT_DST_IP6).
+    OriginalAddress {
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the original destination port of the connection (NFT_CT_PROTO_DST, original direction).
+    OriginalPort {
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the status bits of the connection.
+    CtStatus {
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the type of an address by the routing table (NFT_FIB_RESULT_ADDRTYPE).
+    AddressType {
+        /// The source address instead of the destination address.
+        source: bool,
+        /// Destination.
+        to: Register,
+    },
+    /// Loads a random number, 0 to modulus-1.
+    Random {
+        /// The modulus.
+        modulus: u32,
+        /// Destination.
+        to: Register,
+    },
+    /// `register = (register & mask) ^ 0`.
+    Mask {
+        /// Source and destination.
+        register: Register,
+        /// The mask.
+        mask: Vec<u8>,
+    },
+    /// Ends the rule unless the comparison holds.
+    Compare {
+        /// What to compare.
+        register: Register,
+        /// `!=` instead of `==`.
+        negate: bool,
+        /// With what; also says how many bytes.
+        data: Vec<u8>,
+    },
+    /// Ends the rule unless the key is in the set (or is, when negated).
+    Lookup {
+        /// The set.
+        set: SetId,
+        /// First register of the key.
+        key: Register,
+        /// `!=` instead of `==`.
+        negate: bool,
+    },
+    /// Loads the value of the key, or ends the rule.
+    Map {
+        /// The map.
+        map: SetId,
+        /// First register of the key.
+        key: Register,
+        /// First register of the value.
+        to: Register,
+    },
+    /// Issues the verdict of the key, or ends the rule.
+    VerdictMap {
+        /// The map.
+        map: SetId,
+        /// First register of the key.
+        key: Register,
+    },
+    /// Rewrites destination address and port.
+    Dnat {
+        /// Register of the address.
+        address: Register,
+        /// Register of the port.
+        port: Register,
+    },
+    /// Rewrites the source to the address of the outgoing interface, with random ports.
+    MasqueradeFullyRandom,
+    /// Answers with ICMP port unreachable.
+    RejectPortUnreachable,
+    /// Adds or refreshes an element.
+    Update {
+        /// The map.
+        map: SetId,
+        /// First register of the key.
+        key: Register,
+        /// First register of the value.
+        value: Register,
+        /// Idle timeout in seconds.
+        timeout_seconds: u32,
+    },
+    /// A verdict.
+    Immediate(Verdict),
+}
+
+/// `IPS_DST_NAT` of the connection's status bits.
+const STATUS_DST_NAT: u32 = 1 << 5;
+/// `RTN_LOCAL` of address types.
+const TYPE_LOCAL: u32 = 2;
+/// Bytes of an interface name, with the terminating zero (IFNAMSIZ).
+const INTERFACE_NAME_LEN: usize = 16;
+
+/// Translates a rule for the table of a family.
+pub fn lower(family: Family, rule: &Rule) -> Vec<Expr> {
+    let mut code = Vec::with_capacity(rule.len() * 4);
+    for term in rule {
+        lower_term(family, term, &mut code);
+    }
+    code
+}
+
+fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
+    match term {
+        Term::Prefix { field, negate, net } => {
+            load(family, *field, 0, code);
+            let (address, mask) = (octets(net.network()), octets(net.netmask()));
+            if usize::from(net.prefix_len()) < mask.len() * 8 {
+                code.push(Expr::Mask { register: 0, mask });
+            }
+            code.push(Expr::Compare { register: 0, negate: *negate, data: address });
+        }
+        Term::Interface { negate, name, prefix } => {
+            code.push(Expr::InterfaceName { to: 0 });
+            let mut data = name.as_bytes().to_vec();
+            if !prefix {
+                data.resize(INTERFACE_NAME_LEN, 0);
+            }
+            code.push(Expr::Compare { register: 0, negate: *negate, data });
+        }
+        Term::Member { key, negate, set } => {
+            load_all(family, key, 0, code);
+            code.push(Expr::Lookup { set: *set, key: 0, negate: *negate });
+        }
+        Term::Local { field, negate } => {
+            code.push(Expr::AddressType { source: *field == Field::SourceAddress, to: 0 });
+            code.push(Expr::Compare { register: 0, negate: *negate, data: TYPE_LOCAL.to_ne_bytes().to_vec() });
+        }
+        Term::Translated => {
+            code.push(Expr::CtStatus { to: 0 });
+            code.push(Expr::Mask { register: 0, mask: STATUS_DST_NAT.to_ne_bytes().to_vec() });
+            code.push(Expr::Compare { register: 0, negate: true, data: vec![0; 4] });
+        }
+        Term::Verdict(verdict) => code.push(Expr::Immediate(*verdict)),
+        Term::VerdictMap { key, map } => {
+            load_all(family, key, 0, code);
+            code.push(Expr::VerdictMap { map: *map, key: 0 });
+        }
+        Term::Translate { key, map } => {
+            load_all(family, key, 0, code);
+            code.push(Expr::Map { map: *map, key: 0, to: 0 });
+            code.push(Expr::Dnat { address: 0, port: registers(family, Field::DestinationAddress) });
+        }
+        Term::Masquerade => code.push(Expr::MasqueradeFullyRandom),
+        Term::Reject => code.push(Expr::RejectPortUnreachable),
+        Term::Update { map, key, timeout_seconds, value } => {
+            let value_at = load_all(family, key, 0, code);
+            load_all(family, value, value_at, code);
+            code.push(Expr::Update { map: *map, key: 0, value: value_at, timeout_seconds: *timeout_seconds });
+        }
+    }
+}
+
+/// Loads the fields side by side from `first` on; the register behind them.
+fn load_all(family: Family, fields: &[Field], first: Register, code: &mut Vec<Expr>) -> Register {
+    fields.iter().fold(first, |to, field| {
+        load(family, *field, to, code);
+        to + registers(family, *field)
+    })
+}
+
+fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
+    let (source, destination, len) = match family {
+        Family::Ipv4 => (12, 16, 4),
+        Family::Ipv6 => (8, 24, 16),
+    };
+    code.push(match field {
+        Field::SourceAddress => Expr::NetworkHeader { offset: source, len, to },
+        Field::DestinationAddress => Expr::NetworkHeader { offset: destination, len, to },
+        Field::Protocol => Expr::L4Proto { to },
+        Field::DestinationPort => Expr::TransportHeader { offset: 2, len: 2, to },
+        Field::OriginalAddress => Expr::OriginalAddress { to },
+        Field::OriginalPort => Expr::OriginalPort { to },
+        Field::RandomSlot(modulus) => Expr::Random { modulus, to },
+    });
+}
+
+/// 32-bit registers a field takes.
+fn registers(family: Family, field: Field) -> u32 {
+    match (field, family) {
+        (Field::SourceAddress | Field::DestinationAddress | Field::OriginalAddress, Family::Ipv6) => 4,
+        _ => 1,
+    }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}

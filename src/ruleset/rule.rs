@@ -1,0 +1,112 @@
+//! What a rule can say, close to the nft language.
+
+use ipnet::IpNet;
+
+use super::{ChainId, SetId};
+
+/// Something of the packet or its connection that a rule compares or looks up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Field {
+    /// `ip saddr` / `ip6 saddr`.
+    SourceAddress,
+    /// `ip daddr` / `ip6 daddr`.
+    DestinationAddress,
+    /// `meta l4proto`.
+    Protocol,
+    /// `th dport`.
+    DestinationPort,
+    /// `ct original ip daddr`: the address the client asked for.
+    OriginalAddress,
+    /// `ct original proto-dst`: the port the client asked for.
+    OriginalPort,
+    /// `numgen random mod N`: a random slot, 0 to N-1.
+    RandomSlot(u32),
+}
+
+/// A verdict, in a rule or as the value of a verdict map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Silently discard.
+    Drop,
+    /// Leave this chain, go on after the jump that led here.
+    Return,
+    /// Evaluate the chain, then go on behind this rule.
+    Jump(ChainId),
+    /// Evaluate the chain instead of the rest of this one.
+    Goto(ChainId),
+}
+
+/// One part of a rule: a condition (evaluation of the rule stops when it does not hold) or a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Term {
+    /// `ip saddr [!=] 10.244.0.0/16`; a full-length prefix is a plain address.
+    Prefix {
+        /// Which address.
+        field: Field,
+        /// `!=` instead of `==`.
+        negate: bool,
+        /// The network; its family is the table's.
+        net: IpNet,
+    },
+    /// `iifname [!=] "cbr0"`, or with a prefix `"cali*"`.
+    Interface {
+        /// `!=` instead of `==`.
+        negate: bool,
+        /// The name, or its beginning.
+        name: String,
+        /// Only the beginning of the name counts.
+        prefix: bool,
+    },
+    /// `ip daddr [!=] @set`.
+    Member {
+        /// The concatenated key.
+        key: Vec<Field>,
+        /// `!=` instead of `==`.
+        negate: bool,
+        /// A set without values.
+        set: SetId,
+    },
+    /// `fib saddr type [!=] local`: the routing table says whether the address is this host's.
+    Local {
+        /// [`Field::SourceAddress`] or [`Field::DestinationAddress`].
+        field: Field,
+        /// `!=` instead of `==`.
+        negate: bool,
+    },
+    /// `ct status dnat`: the connection's destination was rewritten (by anyone).
+    Translated,
+    /// A verdict of its own.
+    Verdict(Verdict),
+    /// `KEY vmap @map`; goes on with the next rule where the map has no such element.
+    VerdictMap {
+        /// The concatenated key.
+        key: Vec<Field>,
+        /// A verdict map.
+        map: SetId,
+    },
+    /// `dnat ip to KEY map @map`; goes on with the next rule where the map has no such element.
+    Translate {
+        /// The concatenated key.
+        key: Vec<Field>,
+        /// A map whose values are address . port.
+        map: SetId,
+    },
+    /// `masquerade fully-random`.
+    Masquerade,
+    /// `reject`: ICMP (ICMPv6) port unreachable, for every protocol.
+    Reject,
+    /// `update @map { KEY timeout T : VALUE }`: adds the element, or restarts its timeout.
+    Update {
+        /// A dynamic map with timeouts.
+        map: SetId,
+        /// The concatenated key.
+        key: Vec<Field>,
+        /// Idle timeout in seconds.
+        timeout_seconds: u32,
+        /// The concatenated value.
+        value: Vec<Field>,
+    },
+}
+
+/// A rule: its terms from left to right.
+pub type Rule = Vec<Term>;

@@ -1,0 +1,233 @@
+//! The sets and maps of the table, and their elements.
+
+use std::sync::Arc;
+
+use super::{Bytes, Verdict};
+use crate::model::Family;
+
+/// A set or map of our table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SetId {
+    /// Verdict map: address frontend (address, protocol, port) to what happens with a new connection.
+    Services,
+    /// Verdict map: NodePort frontend (protocol, port) to the same.
+    Nodeports,
+    /// Verdict map behind [`SetId::Services`]: external policy Local, for pods and this node.
+    ShortCircuit,
+    /// Verdict map behind [`SetId::Services`]: external policy Local, for everybody else.
+    ExternalLocal,
+    /// As [`SetId::ShortCircuit`], for NodePorts.
+    NodeportShortCircuit,
+    /// As [`SetId::ExternalLocal`], for NodePorts.
+    NodeportExternalLocal,
+    /// Verdict map behind [`SetId::Services`]: load balancer addresses, after their source ranges were checked.
+    AllowedServices,
+    /// Which sources may use a load balancer address (an interval set).
+    AllowedSources,
+    /// Endpoints by address frontend and slot.
+    Endpoints,
+    /// Local endpoints by address frontend and slot.
+    LocalEndpoints,
+    /// Endpoints by NodePort frontend and slot.
+    NodeportEndpoints,
+    /// Local endpoints by NodePort frontend and slot.
+    LocalNodeportEndpoints,
+    /// Session affinity: client and frontend to endpoint; written by the kernel as connections arrive.
+    Affinity,
+    /// Verdict map: address frontend to what is due after translation (masquerade, remember).
+    AfterDnat,
+    /// Verdict map: NodePort frontend to what is due after translation.
+    NodeportAfterDnat,
+    /// Verdict map: sticky address frontends, for connections that end on this host.
+    Remember,
+    /// Verdict map: sticky NodePort frontends, for connections that end on this host.
+    NodeportRemember,
+    /// All ClusterIPs.
+    ClusterIps,
+    /// ServiceCIDR ranges (an interval set).
+    ServiceCidrs,
+    /// Addresses of this node that answer NodePorts.
+    NodeIps,
+    /// Pairs (a, a) for each endpoint address a on this node.
+    Hairpin,
+}
+
+/// The type of one field of a key or value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldType {
+    /// `ipv4_addr` or `ipv6_addr`, after the table's family.
+    Address,
+    /// `inet_proto`.
+    Protocol,
+    /// `inet_service`.
+    Port,
+    /// The result of `numgen`: a host-order integer that only `typeof` can declare.
+    Slot,
+}
+
+impl FieldType {
+    /// Bytes in a concatenation (padded).
+    pub fn padded_len(self, family: Family) -> usize {
+        match self {
+            FieldType::Address => family.address_len(),
+            FieldType::Protocol | FieldType::Port | FieldType::Slot => 4,
+        }
+    }
+
+    /// Bytes of the value itself.
+    pub fn len(self, family: Family) -> usize {
+        match self {
+            FieldType::Address => family.address_len(),
+            FieldType::Protocol => 1,
+            FieldType::Port => 2,
+            FieldType::Slot => 4,
+        }
+    }
+}
+
+/// What a map maps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    /// Nothing: a set.
+    None,
+    /// A verdict.
+    Verdict,
+    /// Address . port of an endpoint.
+    Endpoint,
+}
+
+/// Declaration of a set or map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// The fields of the key.
+    pub key: &'static [FieldType],
+    /// What it maps to.
+    pub value: ValueType,
+    /// Elements are ranges; no two of them overlap.
+    pub interval: bool,
+    /// Filled by the packet path, elements expire: `flags dynamic,timeout`.
+    pub dynamic: bool,
+    /// Every element counts packets and bytes.
+    pub counter: bool,
+    /// The most elements it can hold; `None` for no limit of ours.
+    pub size: Option<u32>,
+}
+
+const FRONTEND: &[FieldType] = &[FieldType::Address, FieldType::Protocol, FieldType::Port];
+const NODEPORT: &[FieldType] = &[FieldType::Protocol, FieldType::Port];
+
+/// Affinity records a family can hold; a client beyond that is served without stickiness. The kernel allocates about
+/// 16 bytes a record in advance.
+const AFFINITY_SIZE: u32 = 131_072;
+
+impl SetId {
+    /// All sets and maps, in the order they are declared and listed.
+    pub const ALL: [SetId; 21] = [
+        SetId::Services,
+        SetId::Nodeports,
+        SetId::ShortCircuit,
+        SetId::ExternalLocal,
+        SetId::NodeportShortCircuit,
+        SetId::NodeportExternalLocal,
+        SetId::AllowedServices,
+        SetId::AllowedSources,
+        SetId::Endpoints,
+        SetId::LocalEndpoints,
+        SetId::NodeportEndpoints,
+        SetId::LocalNodeportEndpoints,
+        SetId::Affinity,
+        SetId::AfterDnat,
+        SetId::NodeportAfterDnat,
+        SetId::Remember,
+        SetId::NodeportRemember,
+        SetId::ClusterIps,
+        SetId::ServiceCidrs,
+        SetId::NodeIps,
+        SetId::Hairpin,
+    ];
+
+    /// The set with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|set| set.spec().name == name)
+    }
+
+    /// Its declaration.
+    pub fn spec(self) -> SetSpec {
+        use FieldType::{Address, Port, Protocol, Slot};
+        use ValueType::{Endpoint, None as Nothing, Verdict};
+        let (name, key, value): (_, &'static [FieldType], _) = match self {
+            SetId::Services => ("services", FRONTEND, Verdict),
+            SetId::Nodeports => ("nodeports", NODEPORT, Verdict),
+            SetId::ShortCircuit => ("short-circuit", FRONTEND, Verdict),
+            SetId::ExternalLocal => ("external-local", FRONTEND, Verdict),
+            SetId::NodeportShortCircuit => ("nodeport-short-circuit", NODEPORT, Verdict),
+            SetId::NodeportExternalLocal => ("nodeport-external-local", NODEPORT, Verdict),
+            SetId::AllowedServices => ("allowed-services", FRONTEND, Verdict),
+            SetId::AllowedSources => ("allowed-sources", &[Address, Protocol, Port, Address], Nothing),
+            SetId::Endpoints => ("endpoints", &[Address, Protocol, Port, Slot], Endpoint),
+            SetId::LocalEndpoints => ("local-endpoints", &[Address, Protocol, Port, Slot], Endpoint),
+            SetId::NodeportEndpoints => ("nodeport-endpoints", &[Protocol, Port, Slot], Endpoint),
+            SetId::LocalNodeportEndpoints => ("local-nodeport-endpoints", &[Protocol, Port, Slot], Endpoint),
+            SetId::Affinity => ("affinity", &[Address, Address, Protocol, Port], Endpoint),
+            SetId::AfterDnat => ("after-dnat", FRONTEND, Verdict),
+            SetId::NodeportAfterDnat => ("nodeport-after-dnat", NODEPORT, Verdict),
+            SetId::Remember => ("remember", FRONTEND, Verdict),
+            SetId::NodeportRemember => ("nodeport-remember", NODEPORT, Verdict),
+            SetId::ClusterIps => ("cluster-ips", &[Address], Nothing),
+            SetId::ServiceCidrs => ("service-cidrs", &[Address], Nothing),
+            SetId::NodeIps => ("node-ips", &[Address], Nothing),
+            SetId::Hairpin => ("hairpin", &[Address, Address], Nothing),
+        };
+        let dynamic = self == SetId::Affinity;
+        SetSpec {
+            name,
+            key,
+            value,
+            interval: matches!(self, SetId::AllowedSources | SetId::ServiceCidrs),
+            dynamic,
+            counter: matches!(self, SetId::Services | SetId::Nodeports),
+            size: dynamic.then_some(AFFINITY_SIZE),
+        }
+    }
+}
+
+impl SetSpec {
+    /// Bytes of a key.
+    pub fn key_len(&self, family: Family) -> usize {
+        self.key.iter().map(|field| field.padded_len(family)).sum()
+    }
+
+    /// The fields of a value.
+    pub fn value_fields(&self) -> &'static [FieldType] {
+        match self.value {
+            ValueType::Endpoint => &[FieldType::Address, FieldType::Port],
+            ValueType::None | ValueType::Verdict => &[],
+        }
+    }
+}
+
+/// The value of an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Value {
+    /// In a set.
+    None,
+    /// In a verdict map.
+    Verdict(Verdict),
+    /// In a data map: concatenated fields.
+    Data(Bytes),
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// The key, or the first key of a range.
+    pub key: Bytes,
+    /// The last key of a range (inclusive, per field in a concatenation); only in interval sets.
+    pub end: Option<Bytes>,
+    /// What it maps to.
+    pub value: Value,
+    /// Which Service it belongs to, for people; at most 128 bytes.
+    pub comment: Option<Arc<str>>,
+}

@@ -1,0 +1,74 @@
+//! A table as a whole, and changes to it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Bytes, ChainId, Element, Expr, Rule, SetId};
+use crate::model::Family;
+
+/// The name of our table in both families.
+pub const TABLE_NAME: &str = "portway";
+
+/// What the kernel holds of one of our tables, as read back.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    /// The rules of each chain, as the kernel's instructions (see [`super::lower`]).
+    pub chains: BTreeMap<ChainId, Vec<Vec<Expr>>>,
+    /// The elements of each set or map by key. Counter values and remaining timeouts are left out.
+    pub sets: BTreeMap<SetId, HashMap<Bytes, Element>>,
+    /// Chains, sets or base hooks that are not as [`ChainId`] and [`SetId`] declare them, by name: the table was made
+    /// by another version or changed by someone else, and can only be replaced as a whole.
+    pub foreign: Vec<String>,
+}
+
+/// One change to one object. Within a transaction they take effect in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// Creates the table, or takes it over; no error when it exists.
+    AddTable,
+    /// Deletes the table with all its content; an error when there is none.
+    DeleteTable,
+    /// Declares a set or map.
+    AddSet(SetId),
+    /// Creates a chain; with its hook when it is a base chain.
+    AddChain(ChainId),
+    /// Deletes an empty, unreferenced chain together with its rules.
+    DeleteChain(ChainId),
+    /// Appends a rule to a chain.
+    AddRule(ChainId, Rule),
+    /// Deletes all rules of a chain.
+    FlushChain(ChainId),
+    /// Adds elements; an error when a key exists with another value.
+    AddElements(SetId, Vec<Element>),
+    /// Deletes elements (only keys count); an error when one does not exist.
+    DeleteElements(SetId, Vec<Element>),
+}
+
+/// Changes to our tables that take effect all at once, or not at all.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Transaction {
+    /// The changes, each in the table of its family.
+    pub ops: Vec<(Family, Op)>,
+}
+
+impl Transaction {
+    /// Nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Appends one change; element lists without elements are dropped.
+    pub fn push(&mut self, family: Family, op: Op) {
+        if !matches!(&op, Op::AddElements(_, list) | Op::DeleteElements(_, list) if list.is_empty()) {
+            self.ops.push((family, op));
+        }
+    }
+
+    /// Number of elements added and deleted.
+    pub fn element_counts(&self) -> (usize, usize) {
+        self.ops.iter().fold((0, 0), |(added, deleted), (_, op)| match op {
+            Op::AddElements(_, list) => (added + list.len(), deleted),
+            Op::DeleteElements(_, list) => (added, deleted + list.len()),
+            _ => (added, deleted),
+        })
+    }
+}
