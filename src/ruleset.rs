@@ -6,6 +6,7 @@
 mod bytes;
 mod chain;
 mod code;
+mod kernel;
 mod rule;
 mod set;
 mod table;
@@ -13,6 +14,7 @@ mod table;
 pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick};
 pub use code::{Expr, Register, lower};
+pub use kernel::{Kernel, KernelError};
 pub use rule::{Field, Rule, Term, Verdict};
 pub use set::{Element, FieldType, SetId, SetSpec, Value, ValueType};
 pub use table::{Op, TABLE_NAME, Table, Transaction};

@@ -1,0 +1,73 @@
+//! The one door to the kernel. `netlink` implements it for real, `testing` in memory.
+
+use std::collections::HashMap;
+
+use super::{Bytes, Element, SetId, Table, Transaction};
+use crate::model::Family;
+
+/// Programs tables and reads them back. Only tables named [`super::TABLE_NAME`] are ever touched or listed.
+pub trait Kernel: Send {
+    /// Makes all changes of a transaction take effect at once. On an error nothing has changed, except where
+    /// [`KernelError::is_uncertain`] says that this is not known.
+    fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError>;
+
+    /// Reads our table of a family; `None` when there is none.
+    fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError>;
+
+    /// Reads the elements of one set or map of ours.
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError>;
+
+    /// Deletes elements of a map the packet path writes, whether or not they still exist.
+    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError>;
+}
+
+/// Why the kernel could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel refused one change; nothing was changed.
+    #[error("the kernel refused {object}: {reason}")]
+    Refused {
+        /// Index into [`Transaction::ops`].
+        op: usize,
+        /// Index into the op's elements, when the kernel said which one.
+        element: Option<usize>,
+        /// The object in words, as `element 10.96.0.1 . tcp . 443 of map ip portway services`.
+        object: String,
+        /// The error, for people, with a hint where one is known.
+        reason: String,
+        /// The errno.
+        errno: i32,
+    },
+    /// Another process owns the table.
+    #[error("table {family} {name} is owned by another process{owner}: stop it first, or wait until it ends",
+        family = family.nft(), name = super::TABLE_NAME)]
+    Owned {
+        /// Which table.
+        family: Family,
+        /// ` (portway, pid 123)`, when known.
+        owner: String,
+    },
+    /// Sending or receiving failed in a way that leaves open what the kernel did.
+    #[error("lost touch with the kernel while {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The kernel's answer makes no sense.
+    #[error("unreadable answer from the kernel while {doing}: {what}")]
+    Garbled {
+        /// What was being done.
+        doing: &'static str,
+        /// What was wrong.
+        what: String,
+    },
+}
+
+impl KernelError {
+    /// Whether the transaction may have taken effect although this error was returned: read back before going on.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, KernelError::Io { .. } | KernelError::Garbled { .. })
+    }
+}
