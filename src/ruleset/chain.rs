@@ -86,8 +86,6 @@ pub enum ChainId {
     MasqueradeIt,
     /// Masquerades connections of this node that are not from pods (external policy Local).
     MasqueradeOwn,
-    /// Masquerades a pod that was sent to itself.
-    Hairpin,
     /// Picks an endpoint.
     Pick(Pick),
     /// Writes an affinity record with this timeout in seconds.
@@ -140,7 +138,6 @@ impl fmt::Display for ChainId {
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
-            ChainId::Hairpin => "hairpin",
             ChainId::Pick(Pick { map, sticky, count }) => {
                 return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
             }
@@ -161,7 +158,7 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        const FIXED: [ChainId; 13] = [
+        const FIXED: [ChainId; 12] = [
             ChainId::Prerouting,
             ChainId::Output,
             ChainId::Input,
@@ -174,7 +171,6 @@ impl FromStr for ChainId {
             ChainId::AfterDnat,
             ChainId::MasqueradeIt,
             ChainId::MasqueradeOwn,
-            ChainId::Hairpin,
         ];
         let fixed = FIXED.into_iter().find(|chain| chain.to_string() == name);
         fixed
