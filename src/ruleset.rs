@@ -6,6 +6,7 @@
 mod bytes;
 mod chain;
 mod code;
+mod fake;
 mod kernel;
 mod rule;
 mod set;
@@ -14,7 +15,8 @@ mod table;
 pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick};
 pub use code::{Expr, Register, lower};
+pub use fake::FakeKernel;
 pub use kernel::{Kernel, KernelError};
 pub use rule::{Field, Rule, Term, Verdict};
 pub use set::{Element, FieldType, SetId, SetSpec, Value, ValueType};
-pub use table::{Op, TABLE_NAME, Table, Transaction};
+pub use table::{Listing, Op, TABLE_NAME, Table, Transaction};

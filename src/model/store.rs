@@ -1,6 +1,7 @@
 //! The model proper: folds events into indexed objects and says which Services they touch.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -46,6 +47,8 @@ pub enum Event {
     ServiceCidr(ServiceCidr),
     /// The ServiceCIDR of this name is gone.
     ServiceCidrDeleted(Arc<str>),
+    /// All addresses configured on this host's interfaces, whenever they change.
+    LocalAddresses(BTreeSet<IpAddr>),
 }
 
 /// What changed since the last [`Model::take_changes`].
@@ -53,7 +56,7 @@ pub enum Event {
 pub struct Changes {
     /// Services whose own object or whose slices changed, in order.
     pub services: BTreeSet<ObjectKey>,
-    /// The Node changed in something rules depend on.
+    /// The Node or the addresses of this host changed.
     pub node: bool,
     /// The ServiceCIDR ranges changed.
     pub service_cidrs: bool,
@@ -73,6 +76,7 @@ pub struct Model {
     slices: HashMap<ObjectKey, Arc<EndpointSlice>>,
     slices_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
     node: Option<Node>,
+    local_addresses: Option<BTreeSet<IpAddr>>,
     service_cidrs: HashMap<Arc<str>, Vec<IpNet>>,
     listed: HashSet<Kind>,
     unseen_services: Option<HashSet<ObjectKey>>,
@@ -110,6 +114,12 @@ impl Model {
             Event::ServiceCidrDeleted(name) => {
                 self.changes.service_cidrs |= self.service_cidrs.remove(&name).is_some();
             }
+            Event::LocalAddresses(addresses) => {
+                if self.local_addresses.as_ref() != Some(&addresses) {
+                    self.local_addresses = Some(addresses);
+                    self.changes.node = true;
+                }
+            }
         }
     }
 
@@ -145,7 +155,16 @@ impl Model {
 
     /// The slices of a Service, ordered by their keys.
     pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
+        self.slices_of
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.slices.get(key))
+    }
+
+    /// Number of Services held.
+    pub fn service_count(&self) -> usize {
+        self.services.len()
     }
 
     /// Number of EndpointSlices held.
@@ -158,6 +177,11 @@ impl Model {
         self.node.as_ref()
     }
 
+    /// The addresses of this host's interfaces; `None` while nobody has told.
+    pub fn local_addresses(&self) -> Option<&BTreeSet<IpAddr>> {
+        self.local_addresses.as_ref()
+    }
+
     /// All ServiceCIDR ranges, sorted, without duplicates.
     pub fn service_cidrs(&self) -> Vec<IpNet> {
         let ranges: BTreeSet<IpNet> = self.service_cidrs.values().flatten().copied().collect();
@@ -168,7 +192,9 @@ impl Model {
         match kind {
             Kind::Service => self.unseen_services = Some(self.services.keys().cloned().collect()),
             Kind::EndpointSlice => self.unseen_slices = Some(self.slices.keys().cloned().collect()),
-            Kind::ServiceCidr => self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect()),
+            Kind::ServiceCidr => {
+                self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect())
+            }
             Kind::Node => {}
         }
     }
@@ -199,7 +225,11 @@ impl Model {
         if let Some(unseen) = &mut self.unseen_services {
             unseen.remove(&service.key);
         }
-        if self.services.get(&service.key).is_some_and(|old| **old == service) {
+        if self
+            .services
+            .get(&service.key)
+            .is_some_and(|old| **old == service)
+        {
             return;
         }
         self.changes.services.insert(service.key.clone());
@@ -223,12 +253,17 @@ impl Model {
             _ => {}
         }
         self.changes.services.insert(slice.service.clone());
-        self.slices_of.entry(slice.service.clone()).or_default().insert(slice.key.clone());
+        self.slices_of
+            .entry(slice.service.clone())
+            .or_default()
+            .insert(slice.key.clone());
         self.slices.insert(slice.key.clone(), Arc::new(slice));
     }
 
     fn remove_slice(&mut self, key: &ObjectKey) {
-        let Some(old) = self.slices.remove(key) else { return };
+        let Some(old) = self.slices.remove(key) else {
+            return;
+        };
         if let Some(keys) = self.slices_of.get_mut(&old.service) {
             keys.remove(key);
             if keys.is_empty() {

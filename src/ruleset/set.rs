@@ -165,11 +165,23 @@ impl SetId {
             SetId::NodeportShortCircuit => ("nodeport-short-circuit", NODEPORT, Verdict),
             SetId::NodeportExternalLocal => ("nodeport-external-local", NODEPORT, Verdict),
             SetId::AllowedServices => ("allowed-services", FRONTEND, Verdict),
-            SetId::AllowedSources => ("allowed-sources", &[Address, Protocol, Port, Address], Nothing),
+            SetId::AllowedSources => (
+                "allowed-sources",
+                &[Address, Protocol, Port, Address],
+                Nothing,
+            ),
             SetId::Endpoints => ("endpoints", &[Address, Protocol, Port, Slot], Endpoint),
-            SetId::LocalEndpoints => ("local-endpoints", &[Address, Protocol, Port, Slot], Endpoint),
+            SetId::LocalEndpoints => (
+                "local-endpoints",
+                &[Address, Protocol, Port, Slot],
+                Endpoint,
+            ),
             SetId::NodeportEndpoints => ("nodeport-endpoints", &[Protocol, Port, Slot], Endpoint),
-            SetId::LocalNodeportEndpoints => ("local-nodeport-endpoints", &[Protocol, Port, Slot], Endpoint),
+            SetId::LocalNodeportEndpoints => (
+                "local-nodeport-endpoints",
+                &[Protocol, Port, Slot],
+                Endpoint,
+            ),
             SetId::Affinity => ("affinity", &[Address, Address, Protocol, Port], Endpoint),
             SetId::AfterDnat => ("after-dnat", FRONTEND, Verdict),
             SetId::NodeportAfterDnat => ("nodeport-after-dnat", NODEPORT, Verdict),
@@ -197,6 +209,17 @@ impl SetSpec {
     /// Bytes of a key.
     pub fn key_len(&self, family: Family) -> usize {
         self.key.iter().map(|field| field.padded_len(family)).sum()
+    }
+
+    /// Whether each field of a key lies between the same fields of two others.
+    pub fn contains(&self, family: Family, first: &Bytes, last: &Bytes, key: &Bytes) -> bool {
+        let mut at = 0;
+        self.key.iter().all(|field| {
+            let range = at..at + field.padded_len(family);
+            at = range.end;
+            let part = |bytes: &Bytes| bytes.as_slice().get(range.clone()).map(<[u8]>::to_vec);
+            part(first) <= part(key) && part(key) <= part(last)
+        })
     }
 
     /// The fields of a value.
