@@ -74,11 +74,7 @@ impl Options {
     /// The plan's settings, given what is known of the Node, this host and the ServiceCIDRs.
     pub fn settings(&self, model: &Model) -> Settings {
         let node = model.node();
-        let family = |family| {
-            self.families
-                .contains(&family)
-                .then(|| self.family_settings(family, model))
-        };
+        let family = |family| self.families.contains(&family).then(|| self.family_settings(family, model));
         Settings {
             node_name: self.node_name.clone(),
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
@@ -92,17 +88,9 @@ impl Options {
 
     fn family_settings(&self, family: Family, model: &Model) -> FamilySettings {
         let node_ip = node_ip(model.node(), family);
-        let node_addresses = || {
-            model
-                .node()
-                .map(|node| node.ips.iter().copied().collect())
-                .unwrap_or_default()
-        };
+        let node_addresses = || model.node().map(|node| node.ips.iter().copied().collect()).unwrap_or_default();
         // Without word from the host (`portway render`) the node IPs are taken to be configured.
-        let local = model
-            .local_addresses()
-            .cloned()
-            .unwrap_or_else(node_addresses);
+        let local = model.local_addresses().cloned().unwrap_or_else(node_addresses);
         FamilySettings {
             pods: self.pod_detection(family, model.node()),
             node_ports: self.node_port_addresses(family, node_ip, &local),
@@ -111,19 +99,13 @@ impl Options {
     }
 
     fn pod_detection(&self, family: Family, node: Option<&Node>) -> PodDetection {
-        let first = |nets: &[IpNet]| {
-            nets.iter()
-                .find(|net| Family::of_net(net) == family)
-                .copied()
-        };
+        let first = |nets: &[IpNet]| nets.iter().find(|net| Family::of_net(net) == family).copied();
         let by_source = |net: Option<IpNet>| net.map_or(PodDetection::None, PodDetection::Source);
         match &self.detect_local {
             DetectLocal::ClusterCidr(nets) => by_source(first(nets)),
             DetectLocal::NodeCidr => by_source(node.and_then(|node| first(&node.pod_cidrs))),
             DetectLocal::BridgeInterface(name) => PodDetection::Interface(name.clone()),
-            DetectLocal::InterfaceNamePrefix(prefix) => {
-                PodDetection::InterfacePrefix(prefix.clone())
-            }
+            DetectLocal::InterfaceNamePrefix(prefix) => PodDetection::InterfacePrefix(prefix.clone()),
         }
     }
 
@@ -134,16 +116,8 @@ impl Options {
         local: &BTreeSet<IpAddr>,
     ) -> NodePortAddresses {
         let ranges: Vec<IpNet> = match &self.node_ports {
-            NodePortsOn::Primary => node_ip
-                .filter(|ip| !ip.is_loopback())
-                .map(IpNet::from)
-                .into_iter()
-                .collect(),
-            NodePortsOn::Ranges(nets) => nets
-                .iter()
-                .filter(|net| Family::of_net(net) == family)
-                .copied()
-                .collect(),
+            NodePortsOn::Primary => node_ip.filter(|ip| !ip.is_loopback()).map(IpNet::from).into_iter().collect(),
+            NodePortsOn::Ranges(nets) => nets.iter().filter(|net| Family::of_net(net) == family).copied().collect(),
         };
         if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
             return NodePortAddresses::AllLocal;
@@ -155,9 +129,5 @@ impl Options {
 
 /// The node IP of a family (specification 2.3).
 fn node_ip(node: Option<&Node>, family: Family) -> Option<IpAddr> {
-    node?
-        .ips
-        .iter()
-        .copied()
-        .find(|ip| Family::of(*ip) == family)
+    node?.ips.iter().copied().find(|ip| Family::of(*ip) == family)
 }

@@ -69,17 +69,12 @@ impl<K: Kernel> Controller<K> {
 
     /// Runs until all senders are gone. Rules stay in force afterwards. Call it on a thread of its own.
     pub fn run(mut self, mut events: mpsc::Receiver<Vec<Event>>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-        {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
             Ok(runtime) => runtime,
             Err(cause) => return error!(%cause, "cannot start the sync loop"),
         };
         loop {
-            match runtime
-                .block_on(async { tokio::time::timeout(self.patience(), events.recv()).await })
-            {
+            match runtime.block_on(async { tokio::time::timeout(self.patience(), events.recv()).await }) {
                 Ok(Some(batch)) => self.collect(batch, &mut events),
                 Ok(None) => return,
                 Err(_elapsed) => self.tick(Instant::now()),
@@ -90,9 +85,8 @@ impl<K: Kernel> Controller<K> {
     /// Takes a batch and all that have queued up behind it while the kernel was busy, then syncs once.
     fn collect(&mut self, batch: Vec<Event>, events: &mut mpsc::Receiver<Vec<Event>>) {
         let received = Instant::now();
-        if let Some(wait) = self
-            .last_sync
-            .and_then(|at| (at + self.options.min_sync_period).checked_duration_since(received))
+        if let Some(wait) =
+            self.last_sync.and_then(|at| (at + self.options.min_sync_period).checked_duration_since(received))
         {
             std::thread::sleep(wait);
         }
@@ -127,10 +121,7 @@ impl<K: Kernel> Controller<K> {
         };
         match self.rebase_onto(mirror) {
             Ok((added, deleted)) if added + deleted > 0 => {
-                warn!(
-                    added,
-                    deleted, "the table was changed by someone else; repaired"
-                );
+                warn!(added, deleted, "the table was changed by someone else; repaired");
             }
             Ok(_) => {}
             Err(cause) => self.failed(&cause),
@@ -141,14 +132,8 @@ impl<K: Kernel> Controller<K> {
     fn patience(&self) -> Duration {
         let now = Instant::now();
         let verify = (self.verified + VERIFY_EVERY).saturating_duration_since(now);
-        let retry = self
-            .retry
-            .map_or(verify, |(at, _)| at.saturating_duration_since(now));
-        let node = if self.mirror.is_none() && self.model.is_ready() {
-            Duration::from_millis(200)
-        } else {
-            verify
-        };
+        let retry = self.retry.map_or(verify, |(at, _)| at.saturating_duration_since(now));
+        let node = if self.mirror.is_none() && self.model.is_ready() { Duration::from_millis(200) } else { verify };
         verify.min(retry).min(node)
     }
 
@@ -170,9 +155,7 @@ impl<K: Kernel> Controller<K> {
     }
 
     fn sync(&mut self, received: Instant) {
-        if !self.is_ready()
-            || (self.mirror.is_none() && self.retry.is_some_and(|(at, _)| at > Instant::now()))
-        {
+        if !self.is_ready() || (self.mirror.is_none() && self.retry.is_some_and(|(at, _)| at > Instant::now())) {
             return;
         }
         let result = match self.mirror.take() {
@@ -230,12 +213,7 @@ impl<K: Kernel> Controller<K> {
     fn next_sync(&mut self, mut mirror: Mirror) -> Result<(usize, usize), KernelError> {
         let changes = self.model.take_changes();
         let settings = self.options.settings(&self.model);
-        let Update {
-            main,
-            after,
-            stale,
-            conflicts,
-        } = mirror.update(&settings, &self.model, &changes);
+        let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, &changes);
         report_conflicts(&conflicts);
         self.commit(&main, &after)?;
         self.forget_stale(stale)?;
@@ -279,14 +257,7 @@ impl<K: Kernel> Controller<K> {
         self.last_sync = Some(Instant::now());
         self.reports.send_modify(|report| {
             first = report.syncs == 0;
-            *report = Report {
-                syncs: report.syncs + 1,
-                services,
-                added,
-                deleted,
-                latency,
-                failures: 0,
-            };
+            *report = Report { syncs: report.syncs + 1, services, added, deleted, latency, failures: 0 };
         });
         if first {
             info!(services, added, deleted, ?latency, "first sync done");
@@ -297,9 +268,7 @@ impl<K: Kernel> Controller<K> {
     fn failed(&mut self, cause: &KernelError) {
         // The mirror may be ahead of the kernel: read back before the next attempt.
         self.mirror = None;
-        let wait = self
-            .retry
-            .map_or(RETRY_MIN, |(_, wait)| (wait * 2).min(RETRY_MAX));
+        let wait = self.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).min(RETRY_MAX));
         self.retry = Some((Instant::now() + wait, wait));
         self.reports.send_modify(|report| report.failures += 1);
         error!(%cause, retry_in = ?wait, "sync failed; the rules in the kernel stay as they are");

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, FieldType, Listing, Rule, SetId, SetSpec, TABLE_NAME, Term,
-    Value, ValueType, Verdict,
+    Bytes, ChainId, Element, Field, FieldType, Listing, Rule, SetId, SetSpec, TABLE_NAME, Term, Value, ValueType,
+    Verdict,
 };
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.
@@ -15,12 +15,7 @@ pub fn table(listing: &Listing) -> String {
         if index > 0 {
             out.push('\n');
         }
-        let elements: Vec<&Element> = listing
-            .sets
-            .get(&set)
-            .into_iter()
-            .flat_map(|all| all.values())
-            .collect();
+        let elements: Vec<&Element> = listing.sets.get(&set).into_iter().flat_map(|all| all.values()).collect();
         out.push_str(&declaration(listing.family, set, &elements));
     }
     for (chain, rules) in &listing.chains {
@@ -33,11 +28,7 @@ pub fn table(listing: &Listing) -> String {
 
 fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {
     let spec = set.spec();
-    let kind = if spec.value == ValueType::None {
-        "set"
-    } else {
-        "map"
-    };
+    let kind = if spec.value == ValueType::None { "set" } else { "map" };
     let mut out = format!("\t{kind} {} {{\n", spec.name);
     let _ = writeln!(out, "\t\t{}", type_text(family, &spec));
     if let Some(size) = spec.size {
@@ -53,11 +44,7 @@ fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {
         out.push_str("\t\tcounter\n");
     }
     for (index, element) in elements.iter().enumerate() {
-        let start = if index == 0 {
-            "\t\telements = { "
-        } else {
-            ",\n\t\t\t     "
-        };
+        let start = if index == 0 { "\t\telements = { " } else { ",\n\t\t\t     " };
         let _ = write!(out, "{start}{}", element_text(family, set, element));
     }
     if !elements.is_empty() {
@@ -85,11 +72,7 @@ fn type_text(family: Family, spec: &SetSpec) -> String {
     match spec.value {
         ValueType::None => format!("{keyword} {}", join(spec.key)),
         ValueType::Verdict => format!("{keyword} {} : verdict", join(spec.key)),
-        ValueType::Endpoint => format!(
-            "{keyword} {} : {}",
-            join(spec.key),
-            join(spec.value_fields())
-        ),
+        ValueType::Endpoint => format!("{keyword} {} : {}", join(spec.key), join(spec.value_fields())),
     }
 }
 
@@ -130,14 +113,10 @@ fn field_text(family: Family, field: FieldType, bytes: &Bytes, at: usize) -> Str
     let text = match (field, family) {
         (FieldType::Address, Family::Ipv4) => bytes.ipv4_at(at).map(|ip| ip.to_string()),
         (FieldType::Address, Family::Ipv6) => bytes.ipv6_at(at).map(|ip| ip.to_string()),
-        (FieldType::Protocol, _) => {
-            bytes
-                .u8_at(at)
-                .map(|number| match Protocol::from_number(number) {
-                    Some(protocol) => protocol.nft().to_owned(),
-                    None => number.to_string(),
-                })
-        }
+        (FieldType::Protocol, _) => bytes.u8_at(at).map(|number| match Protocol::from_number(number) {
+            Some(protocol) => protocol.nft().to_owned(),
+            None => number.to_string(),
+        }),
         (FieldType::Port, _) => bytes.u16_at(at).map(|port| port.to_string()),
         (FieldType::Slot, _) => bytes.u32_host_at(at).map(|slot| slot.to_string()),
     };
@@ -149,10 +128,7 @@ fn range_text(family: Family, fields: &[FieldType], first: &Bytes, last: &Bytes)
     let mut at = 0;
     let mut parts = Vec::with_capacity(fields.len());
     for field in fields {
-        let (low, high) = (
-            field_text(family, *field, first, at),
-            field_text(family, *field, last, at),
-        );
+        let (low, high) = (field_text(family, *field, first, at), field_text(family, *field, last, at));
         parts.push(match (low == high, field) {
             (true, _) => low,
             (false, FieldType::Address) => match prefix_len(family, first, last, at) {
@@ -169,29 +145,19 @@ fn range_text(family: Family, fields: &[FieldType], first: &Bytes, last: &Bytes)
 fn prefix_len(family: Family, first: &Bytes, last: &Bytes, at: usize) -> Option<u32> {
     let number = |bytes: &Bytes| {
         let octets = bytes.as_slice().get(at..at + family.address_len())?;
-        Some(
-            octets
-                .iter()
-                .fold(0_u128, |sum, octet| sum << 8 | u128::from(*octet)),
-        )
+        Some(octets.iter().fold(0_u128, |sum, octet| sum << 8 | u128::from(*octet)))
     };
     let bits = 8 * family.address_len() as u32;
     let (low, high) = (number(first)?, number(last)?);
     let host_bits = 128 - (low ^ high).leading_zeros();
-    let mask = 1_u128
-        .checked_shl(host_bits)
-        .map_or(u128::MAX, |bit| bit - 1);
+    let mask = 1_u128.checked_shl(host_bits).map_or(u128::MAX, |bit| bit - 1);
     (low & mask == 0 && high & mask == mask).then(|| bits - host_bits)
 }
 
 fn chain_text(family: Family, chain: ChainId, rules: &[Rule]) -> String {
     let mut out = format!("\tchain {chain} {{\n");
     if let Some(base) = chain.base() {
-        let _ = writeln!(
-            out,
-            "\t\ttype nat hook {} priority {}; policy accept;",
-            base.name, base.priority_name
-        );
+        let _ = writeln!(out, "\t\ttype nat hook {} priority {}; policy accept;", base.name, base.priority_name);
     }
     for rule in rules {
         let _ = writeln!(out, "\t\t{}", rule_text(family, rule));
@@ -202,21 +168,12 @@ fn chain_text(family: Family, chain: ChainId, rules: &[Rule]) -> String {
 
 /// A rule as `nft` writes it.
 pub fn rule_text(family: Family, rule: &Rule) -> String {
-    rule.iter()
-        .map(|term| term_text(family, term))
-        .collect::<Vec<_>>()
-        .join(" ")
+    rule.iter().map(|term| term_text(family, term)).collect::<Vec<_>>().join(" ")
 }
 
 fn term_text(family: Family, term: &Term) -> String {
     let not = |negate: bool| if negate { "!= " } else { "" };
-    let key = |fields: &[Field]| {
-        fields
-            .iter()
-            .map(|f| packet_field(family, *f))
-            .collect::<Vec<_>>()
-            .join(" . ")
-    };
+    let key = |fields: &[Field]| fields.iter().map(|f| packet_field(family, *f)).collect::<Vec<_>>().join(" . ");
     match term {
         Term::Prefix { field, negate, net } => {
             let value = match net.prefix_len() == net.max_prefix_len() {
@@ -225,30 +182,14 @@ fn term_text(family: Family, term: &Term) -> String {
             };
             format!("{} {}{value}", packet_field(family, *field), not(*negate))
         }
-        Term::Interface {
-            negate,
-            name,
-            prefix,
-        } => {
-            format!(
-                "iifname {}\"{name}{}\"",
-                not(*negate),
-                if *prefix { "*" } else { "" }
-            )
+        Term::Interface { negate, name, prefix } => {
+            format!("iifname {}\"{name}{}\"", not(*negate), if *prefix { "*" } else { "" })
         }
-        Term::Member {
-            key: fields,
-            negate,
-            set,
-        } => {
+        Term::Member { key: fields, negate, set } => {
             format!("{} {}@{}", key(fields), not(*negate), set.spec().name)
         }
         Term::Local { field, negate } => {
-            let side = if *field == Field::SourceAddress {
-                "saddr"
-            } else {
-                "daddr"
-            };
+            let side = if *field == Field::SourceAddress { "saddr" } else { "daddr" };
             format!("fib {side} type {}local", not(*negate))
         }
         Term::Translated => "ct status dnat".to_owned(),
@@ -257,21 +198,11 @@ fn term_text(family: Family, term: &Term) -> String {
             format!("{} vmap @{}", key(fields), map.spec().name)
         }
         Term::Translate { key: fields, map } => {
-            format!(
-                "dnat {} to {} map @{}",
-                family.nft(),
-                key(fields),
-                map.spec().name
-            )
+            format!("dnat {} to {} map @{}", family.nft(), key(fields), map.spec().name)
         }
         Term::Masquerade => "masquerade fully-random".to_owned(),
         Term::Reject => "reject".to_owned(),
-        Term::Update {
-            map,
-            key: fields,
-            timeout_seconds,
-            value,
-        } => format!(
+        Term::Update { map, key: fields, timeout_seconds, value } => format!(
             "update @{} {{ {} timeout {} : {} }}",
             map.spec().name,
             key(fields),
@@ -304,15 +235,6 @@ fn verdict_text(verdict: Verdict) -> String {
 
 /// nft's spelling: `3h`, `1m30s`.
 fn duration_text(seconds: u32) -> String {
-    let parts = [
-        (seconds / 86_400, "d"),
-        (seconds / 3_600 % 24, "h"),
-        (seconds / 60 % 60, "m"),
-        (seconds % 60, "s"),
-    ];
-    parts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, unit)| format!("{count}{unit}"))
-        .collect()
+    let parts = [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
 }

@@ -22,39 +22,23 @@ pub struct StaleAffinity {
 pub(super) fn stale(old: &Frontend, new: Option<&Frontend>) -> Option<StaleAffinity> {
     old.affinity_seconds?;
     let same_kind = |new: &&Frontend| {
-        new.affinity_seconds.is_some()
-            && std::mem::discriminant(&new.action) == std::mem::discriminant(&old.action)
+        new.affinity_seconds.is_some() && std::mem::discriminant(&new.action) == std::mem::discriminant(&old.action)
     };
-    let keep: Vec<Target> = new
-        .filter(same_kind)
-        .map(|new| new.targets().copied().collect())
-        .unwrap_or_default();
-    old.targets()
-        .any(|target| !keep.contains(target))
-        .then_some(StaleAffinity {
-            frontend: old.key,
-            keep,
-        })
+    let keep: Vec<Target> = new.filter(same_kind).map(|new| new.targets().copied().collect()).unwrap_or_default();
+    old.targets().any(|target| !keep.contains(target)).then_some(StaleAffinity { frontend: old.key, keep })
 }
 
 /// Picks the stale ones out of all records of a family.
 pub fn stale_records(records: &HashMap<Bytes, Element>, stale: &[StaleAffinity]) -> Vec<Element> {
-    let by_frontend: HashMap<FrontendKey, &StaleAffinity> =
-        stale.iter().map(|s| (s.frontend, s)).collect();
+    let by_frontend: HashMap<FrontendKey, &StaleAffinity> = stale.iter().map(|s| (s.frontend, s)).collect();
     let is_stale = |element: &Element| {
         let Some((by_address, by_port, target)) = parse(element) else {
             return false;
         };
-        let scope = by_frontend
-            .get(&by_address)
-            .or_else(|| by_frontend.get(&by_port));
+        let scope = by_frontend.get(&by_address).or_else(|| by_frontend.get(&by_port));
         scope.is_some_and(|scope| !scope.keep.contains(&target))
     };
-    records
-        .values()
-        .filter(|element| is_stale(element))
-        .cloned()
-        .collect()
+    records.values().filter(|element| is_stale(element)).cloned().collect()
 }
 
 impl Mirror {
@@ -63,12 +47,8 @@ impl Mirror {
         if records.is_empty() {
             return Vec::new();
         }
-        let sticky = self
-            .frontends()
-            .filter(|(f, _, frontend)| *f == family && frontend.affinity_seconds.is_some());
-        let by_key: HashMap<FrontendKey, &Frontend> = sticky
-            .map(|(_, _, frontend)| (frontend.key, frontend))
-            .collect();
+        let sticky = self.frontends().filter(|(f, _, frontend)| *f == family && frontend.affinity_seconds.is_some());
+        let by_key: HashMap<FrontendKey, &Frontend> = sticky.map(|(_, _, frontend)| (frontend.key, frontend)).collect();
         let is_orphan = |element: &Element| {
             let Some((by_address, by_port, target)) = parse(element) else {
                 return true;
@@ -76,11 +56,7 @@ impl Mirror {
             let frontend = by_key.get(&by_address).or_else(|| by_key.get(&by_port));
             !frontend.is_some_and(|frontend| frontend.targets().any(|t| *t == target))
         };
-        records
-            .values()
-            .filter(|element| is_orphan(element))
-            .cloned()
-            .collect()
+        records.values().filter(|element| is_orphan(element)).cloned().collect()
     }
 }
 
@@ -98,9 +74,5 @@ fn parse(element: &Element) -> Option<(FrontendKey, FrontendKey, Target)> {
         return None;
     };
     let target = slots::target(data)?;
-    Some((
-        FrontendKey::Address { ip, protocol, port },
-        FrontendKey::NodePort { protocol, port },
-        target,
-    ))
+    Some((FrontendKey::Address { ip, protocol, port }, FrontendKey::NodePort { protocol, port }, target))
 }

@@ -31,11 +31,7 @@ pub struct Conflict {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} belongs to Service {}; Service {} does not get it",
-            self.frontend, self.winner, self.loser
-        )
+        write!(f, "{} belongs to Service {}; Service {} does not get it", self.frontend, self.winner, self.loser)
     }
 }
 
@@ -66,11 +62,7 @@ impl Claims {
 
     /// Withdraws a claim; the Service that gets the frontend by it, if any.
     pub(super) fn remove(&mut self, key: FrontendKey, service: &ObjectKey) -> Option<ObjectKey> {
-        if self
-            .winners
-            .get(&key)
-            .is_some_and(|winner| winner.service == *service)
-        {
+        if self.winners.get(&key).is_some_and(|winner| winner.service == *service) {
             let next = self.losers.get_mut(&key).and_then(BTreeSet::pop_first);
             self.drop_if_empty(key);
             match next {
@@ -96,11 +88,9 @@ impl Claims {
     /// Whether the Service has the frontend; otherwise who does.
     pub(super) fn check(&self, key: FrontendKey, service: &ObjectKey) -> Result<(), Conflict> {
         match self.winners.get(&key) {
-            Some(winner) if winner.service != *service => Err(Conflict {
-                frontend: key,
-                winner: winner.service.clone(),
-                loser: service.clone(),
-            }),
+            Some(winner) if winner.service != *service => {
+                Err(Conflict { frontend: key, winner: winner.service.clone(), loser: service.clone() })
+            }
             _ => Ok(()),
         }
     }
@@ -118,26 +108,16 @@ mod tests {
     use crate::model::Protocol;
 
     fn claim(class: Class, created: i64, name: &str) -> Claim {
-        Claim {
-            class,
-            created,
-            service: ObjectKey::new("ns", name),
-        }
+        Claim { class, created, service: ObjectKey::new("ns", name) }
     }
 
     #[test]
     fn the_oldest_service_wins_whatever_the_order_of_arrival() {
-        let key = FrontendKey::NodePort {
-            protocol: Protocol::Tcp,
-            port: 30_000,
-        };
+        let key = FrontendKey::NodePort { protocol: Protocol::Tcp, port: 30_000 };
         let service = |name: &str| ObjectKey::new("ns", name);
         let mut claims = Claims::default();
         assert_eq!(claims.add(key, claim(Class::NodePort, 20, "young")), None);
-        assert_eq!(
-            claims.add(key, claim(Class::NodePort, 10, "old")),
-            Some(service("young"))
-        );
+        assert_eq!(claims.add(key, claim(Class::NodePort, 10, "old")), Some(service("young")));
         assert_eq!(claims.add(key, claim(Class::NodePort, 15, "middle")), None);
         assert!(claims.check(key, &service("old")).is_ok());
         assert!(claims.check(key, &service("young")).is_err());
@@ -149,16 +129,9 @@ mod tests {
 
     #[test]
     fn a_cluster_ip_beats_an_older_external_ip() {
-        let key = FrontendKey::Address {
-            ip: [10, 96, 0, 1].into(),
-            protocol: Protocol::Tcp,
-            port: 443,
-        };
+        let key = FrontendKey::Address { ip: [10, 96, 0, 1].into(), protocol: Protocol::Tcp, port: 443 };
         let mut claims = Claims::default();
         claims.add(key, claim(Class::ExternalIp, 1, "thief"));
-        assert_eq!(
-            claims.add(key, claim(Class::ClusterIp, 9, "victim")),
-            Some(ObjectKey::new("ns", "thief"))
-        );
+        assert_eq!(claims.add(key, claim(Class::ClusterIp, 9, "victim")), Some(ObjectKey::new("ns", "thief")));
     }
 }

@@ -13,10 +13,7 @@ pub(super) struct Counted<K> {
 
 impl<K> Default for Counted<K> {
     fn default() -> Self {
-        Self {
-            counts: HashMap::new(),
-            touched: HashMap::new(),
-        }
+        Self { counts: HashMap::new(), touched: HashMap::new() }
     }
 }
 
@@ -75,11 +72,7 @@ mod tests {
         assert_eq!(counted.settle(), (vec![], vec![]));
         counted.remove(1);
         counted.add(1);
-        assert_eq!(
-            counted.settle(),
-            (vec![], vec![]),
-            "replaced within one sync"
-        );
+        assert_eq!(counted.settle(), (vec![], vec![]), "replaced within one sync");
         counted.remove(1);
         assert_eq!(counted.settle(), (vec![], vec![1]));
         assert_eq!(counted.keys().count(), 0);

@@ -11,8 +11,8 @@ use super::slots::{self, SlotHints};
 use super::{Conflict, StaleAffinity};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{
-    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile,
-    endpoint_element, globals, rules,
+    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
+    globals, rules,
 };
 use crate::ruleset::{Bytes, ChainId, Op, Rule, SetId, Transaction, Value, Verdict};
 
@@ -58,31 +58,14 @@ pub(super) struct ServiceState {
 
 impl Mirror {
     /// The table for all Services of a model. Endpoints stay in the slots the hints give them.
-    pub fn build(
-        settings: Settings,
-        model: &Model,
-        hints: &HashMap<Family, SlotHints>,
-    ) -> (Self, Vec<Conflict>) {
-        let families = settings
-            .families()
-            .map(|(family, _)| FamilyMirror::new(family, &settings))
-            .collect();
+    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, SlotHints>) -> (Self, Vec<Conflict>) {
+        let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
         let mut this = Self { settings, families };
         let mut update = Update::default();
-        let all: BTreeSet<ObjectKey> = model
-            .services()
-            .map(|service| service.key.clone())
-            .collect();
+        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
         for mirror in &mut this.families {
             let mut recorder = Recorder::default();
-            mirror.sync_services(
-                &this.settings,
-                model,
-                &all,
-                hints.get(&mirror.family),
-                &mut recorder,
-                &mut update,
-            );
+            mirror.sync_services(&this.settings, model, &all, hints.get(&mirror.family), &mut recorder, &mut update);
             mirror.shared.settle();
             mirror.chains.settle();
         }
@@ -95,14 +78,8 @@ impl Mirror {
         let old = std::mem::replace(&mut self.settings, settings.clone());
         let all = recompiles_everything(&old, settings);
         let dirty: BTreeSet<ObjectKey> = if all {
-            let known = self
-                .families
-                .iter()
-                .flat_map(|mirror| mirror.services.keys());
-            known
-                .chain(model.services().map(|service| &service.key))
-                .cloned()
-                .collect()
+            let known = self.families.iter().flat_map(|mirror| mirror.services.keys());
+            known.chain(model.services().map(|service| &service.key)).cloned().collect()
         } else {
             changes.services.clone()
         };
@@ -122,20 +99,14 @@ impl Mirror {
         self.families.iter().flat_map(|mirror| {
             let family = mirror.family;
             let services = mirror.services.iter();
-            services
-                .flat_map(move |(key, state)| state.frontends.iter().map(move |f| (family, key, f)))
+            services.flat_map(move |(key, state)| state.frontends.iter().map(move |f| (family, key, f)))
         })
     }
 }
 
 /// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
 fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
-    let node_ips = |settings: &Settings| {
-        settings
-            .families()
-            .map(|(_, f)| f.node_ip)
-            .collect::<Vec<_>>()
-    };
+    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
     old.node_name != new.node_name
         || old.zone != new.zone
         || old.external_ips != new.external_ips
@@ -157,9 +128,7 @@ impl FamilyMirror {
     /// The rules of a chain under some settings.
     pub(super) fn rules(&self, settings: &Settings, chain: ChainId) -> Vec<Rule> {
         let family = settings.family(self.family);
-        family
-            .map(|f| rules(self.family, f, settings.masquerade_all, chain))
-            .unwrap_or_default()
+        family.map(|f| rules(self.family, f, settings.masquerade_all, chain)).unwrap_or_default()
     }
 
     /// All chains of the table: the fixed ones, then those in use, sorted.
@@ -214,8 +183,7 @@ impl FamilyMirror {
     }
 
     fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
-        let same = old.family(self.family) == new.family(self.family)
-            && old.masquerade_all == new.masquerade_all;
+        let same = old.family(self.family) == new.family(self.family) && old.masquerade_all == new.masquerade_all;
         if same { Vec::new() } else { self.all_chains() }
     }
 
@@ -249,12 +217,7 @@ impl FamilyMirror {
             if plan.is_empty() && !self.services.contains_key(key) {
                 continue;
             }
-            self.claim(
-                key,
-                model.service(key).and_then(|s| s.created),
-                &plan,
-                &mut affected,
-            );
+            self.claim(key, model.service(key).and_then(|s| s.created), &plan, &mut affected);
             plans.push((key.clone(), plan));
         }
         for key in affected.into_iter().filter(|key| !dirty.contains(key)) {
@@ -275,22 +238,14 @@ impl FamilyMirror {
         affected: &mut BTreeSet<ObjectKey>,
     ) {
         if let Some(state) = self.services.get(service) {
-            let held = state
-                .frontends
-                .iter()
-                .map(|f| f.key)
-                .chain(state.lost.iter().copied());
+            let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
             for key in held {
                 affected.extend(self.claims.remove(key, service));
             }
         }
         for frontend in &plan.frontends {
             let created = created.unwrap_or(i64::MAX);
-            let claim = Claim {
-                class: frontend.class,
-                created,
-                service: service.clone(),
-            };
+            let claim = Claim { class: frontend.class, created, service: service.clone() };
             affected.extend(self.claims.add(frontend.key, claim));
         }
     }
@@ -304,15 +259,9 @@ impl FamilyMirror {
         update: &mut Update,
     ) {
         let old = self.services.remove(&key).unwrap_or_default();
-        let mut old_frontends: HashMap<FrontendKey, Frontend> = old
-            .frontends
-            .into_iter()
-            .map(|frontend| (frontend.key, frontend))
-            .collect();
-        let mut state = ServiceState {
-            shared: shared_keys(&plan),
-            ..ServiceState::default()
-        };
+        let mut old_frontends: HashMap<FrontendKey, Frontend> =
+            old.frontends.into_iter().map(|frontend| (frontend.key, frontend)).collect();
+        let mut state = ServiceState { shared: shared_keys(&plan), ..ServiceState::default() };
 
         for mut frontend in plan.frontends {
             if let Err(conflict) = self.claims.check(frontend.key, &key) {
@@ -350,14 +299,8 @@ impl FamilyMirror {
     ) {
         let old_members = old.map(Frontend::members).unwrap_or_default();
         let new_members = new.map(Frontend::members).unwrap_or_default();
-        new_members
-            .iter()
-            .filter_map(dynamic_chain)
-            .for_each(|chain| self.chains.add(chain));
-        old_members
-            .iter()
-            .filter_map(dynamic_chain)
-            .for_each(|chain| self.chains.remove(chain));
+        new_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.add(chain));
+        old_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.remove(chain));
         replace_members(&old_members, &new_members, recorder);
         replace_endpoints(old, new, recorder);
         if let Some(stale) = old.and_then(|old| affinity::stale(old, new)) {
@@ -369,11 +312,7 @@ impl FamilyMirror {
 /// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
 fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&SlotHints>) {
     let key = frontend.key.bytes();
-    let maps: Vec<_> = frontend
-        .endpoint_lists()
-        .into_iter()
-        .map(|(map, _)| map)
-        .collect();
+    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, _)| map).collect();
     let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
         Action::Refuse | Action::Drop => Vec::new(),
         Action::Balance(targets) => vec![targets],
@@ -381,11 +320,7 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Sl
     };
     for (map, list) in maps.into_iter().zip(lists) {
         let old = match previous {
-            Some(previous) => previous
-                .endpoint_lists()
-                .into_iter()
-                .find(|(m, _)| *m == map)
-                .map(|(_, l)| l),
+            Some(previous) => previous.endpoint_lists().into_iter().find(|(m, _)| *m == map).map(|(_, l)| l),
             None => hints.map(|hints| hints.get(map, key)),
         };
         *list = slots::assign(old.unwrap_or_default(), list);
@@ -407,26 +342,14 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
     };
     let lists = |frontend: Option<&Frontend>, map| -> Vec<Target> {
         let lists = frontend.map(Frontend::endpoint_lists).unwrap_or_default();
-        lists
-            .into_iter()
-            .find(|(m, _)| *m == map)
-            .map(|(_, list)| list.to_vec())
-            .unwrap_or_default()
+        lists.into_iter().find(|(m, _)| *m == map).map(|(_, list)| list.to_vec()).unwrap_or_default()
     };
     for map in crate::ruleset::EndpointMap::ALL {
         let (old, new) = (lists(old, map), lists(new, map));
-        for (slot, target) in old
-            .iter()
-            .enumerate()
-            .filter(|(slot, target)| new.get(*slot) != Some(target))
-        {
+        for (slot, target) in old.iter().enumerate().filter(|(slot, target)| new.get(*slot) != Some(target)) {
             recorder.delete(map.set(), endpoint_element(&key, slot, target));
         }
-        for (slot, target) in new
-            .iter()
-            .enumerate()
-            .filter(|(slot, target)| old.get(*slot) != Some(target))
-        {
+        for (slot, target) in new.iter().enumerate().filter(|(slot, target)| old.get(*slot) != Some(target)) {
             recorder.add(map.set(), endpoint_element(&key, slot, target));
         }
     }
@@ -435,31 +358,18 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
 fn shared_keys(plan: &ServicePlan) -> Vec<(SetId, Bytes)> {
     let cluster_ip = plan.cluster_ip.map(Member::cluster_ip);
     let hairpins = plan.hairpins.iter().copied().map(Member::hairpin);
-    cluster_ip
-        .into_iter()
-        .chain(hairpins)
-        .map(|member| (member.set, member.element.key))
-        .collect()
+    cluster_ip.into_iter().chain(hairpins).map(|member| (member.set, member.element.key)).collect()
 }
 
 /// The element of a set without values or comments.
 pub(super) fn shared_element(key: Bytes) -> crate::ruleset::Element {
-    crate::ruleset::Element {
-        key,
-        end: None,
-        value: Value::None,
-        comment: None::<Arc<str>>,
-    }
+    crate::ruleset::Element { key, end: None, value: Value::None, comment: None::<Arc<str>> }
 }
 
 /// The chain a verdict leads to, when it is one that comes and goes.
 fn dynamic_chain(member: &Member) -> Option<ChainId> {
     match member.element.value {
-        Value::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain))
-            if !FIXED_CHAINS.contains(&chain) =>
-        {
-            Some(chain)
-        }
+        Value::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) if !FIXED_CHAINS.contains(&chain) => Some(chain),
         _ => None,
     }
 }

@@ -20,9 +20,7 @@ impl Mirror {
             return (main, after);
         };
         match kernel {
-            Some(table) if is_usable(table) => {
-                mirror.repair(&self.settings, table, &mut main, &mut after)
-            }
+            Some(table) if is_usable(table) => mirror.repair(&self.settings, table, &mut main, &mut after),
             Some(_) => {
                 main.push(family, Op::DeleteTable);
                 mirror.create(&self.settings, &mut main);
@@ -39,24 +37,11 @@ impl Mirror {
 
     /// The table of a family as a listing shows it; `None` when the family is not served.
     pub fn listing(&self, family: Family) -> Option<Listing> {
-        let mirror = self
-            .families
-            .iter()
-            .find(|mirror| mirror.family == family)?;
-        let chains = mirror
-            .all_chains()
-            .into_iter()
-            .map(|chain| (chain, mirror.rules(&self.settings, chain)));
-        let mut listing = Listing {
-            chains: chains.collect(),
-            ..Listing::new(family)
-        };
+        let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
+        let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules(&self.settings, chain)));
+        let mut listing = Listing { chains: chains.collect(), ..Listing::new(family) };
         for (set, element) in mirror.elements() {
-            listing
-                .sets
-                .entry(set)
-                .or_default()
-                .insert(element.key, element);
+            listing.sets.entry(set).or_default().insert(element.key, element);
         }
         Some(listing)
     }
@@ -88,29 +73,16 @@ impl FamilyMirror {
         recorder.finish(family, main);
     }
 
-    fn repair(
-        &self,
-        settings: &Settings,
-        table: &Table,
-        main: &mut Transaction,
-        after: &mut Transaction,
-    ) {
+    fn repair(&self, settings: &Settings, table: &Table, main: &mut Transaction, after: &mut Transaction) {
         let family = self.family;
         let chains = self.all_chains();
-        for chain in chains
-            .iter()
-            .filter(|chain| !table.chains.contains_key(chain))
-        {
+        for chain in chains.iter().filter(|chain| !table.chains.contains_key(chain)) {
             main.push(family, Op::AddChain(*chain));
         }
         for chain in &chains {
             match table.chains.get(chain) {
                 Some(code) => {
-                    let wanted: Vec<_> = self
-                        .rules(settings, *chain)
-                        .iter()
-                        .map(|rule| lower(family, rule))
-                        .collect();
+                    let wanted: Vec<_> = self.rules(settings, *chain).iter().map(|rule| lower(family, rule)).collect();
                     if *code != wanted {
                         main.push(family, Op::FlushChain(*chain));
                         self.add_rules(settings, *chain, main);
@@ -128,17 +100,11 @@ impl FamilyMirror {
     }
 
     fn compare_elements(&self, table: &Table, recorder: &mut Recorder) {
-        let mut extra: HashMap<SetId, HashMap<&Bytes, &Element>> = table
-            .sets
-            .iter()
-            .map(|(set, elements)| (*set, elements.iter().collect()))
-            .collect();
+        let mut extra: HashMap<SetId, HashMap<&Bytes, &Element>> =
+            table.sets.iter().map(|(set, elements)| (*set, elements.iter().collect())).collect();
         extra.remove(&SetId::Affinity);
         for (set, element) in self.elements() {
-            match extra
-                .get_mut(&set)
-                .and_then(|elements| elements.remove(&element.key))
-            {
+            match extra.get_mut(&set).and_then(|elements| elements.remove(&element.key)) {
                 Some(present) if *present == element => {}
                 Some(present) => {
                     recorder.delete(set, present.clone());
@@ -161,31 +127,14 @@ impl FamilyMirror {
     }
 
     fn elements(&self) -> Vec<(SetId, Element)> {
-        let mut all: Vec<(SetId, Element)> = self
-            .globals
-            .iter()
-            .map(|member| (member.set, member.element.clone()))
-            .collect();
-        all.extend(
-            self.shared
-                .keys()
-                .map(|(set, key)| (set, shared_element(key))),
-        );
+        let mut all: Vec<(SetId, Element)> =
+            self.globals.iter().map(|member| (member.set, member.element.clone())).collect();
+        all.extend(self.shared.keys().map(|(set, key)| (set, shared_element(key))));
         for frontend in self.services.values().flat_map(|state| &state.frontends) {
-            all.extend(
-                frontend
-                    .members()
-                    .into_iter()
-                    .map(|member| (member.set, member.element)),
-            );
+            all.extend(frontend.members().into_iter().map(|member| (member.set, member.element)));
             let key = frontend.key.bytes();
             for (map, targets) in frontend.endpoint_lists() {
-                all.extend(
-                    targets
-                        .iter()
-                        .enumerate()
-                        .map(|(slot, t)| (map.set(), endpoint_element(&key, slot, t))),
-                );
+                all.extend(targets.iter().enumerate().map(|(slot, t)| (map.set(), endpoint_element(&key, slot, t))));
             }
         }
         all

@@ -16,10 +16,7 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
     for target in old {
         slots.push((keep.contains(target) && placed.insert(*target)).then_some(*target));
     }
-    let mut new = wanted
-        .iter()
-        .filter(|target| !placed.contains(target))
-        .copied();
+    let mut new = wanted.iter().filter(|target| !placed.contains(target)).copied();
     for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
         match new.next() {
             Some(target) => *slot = Some(target),
@@ -60,36 +57,18 @@ impl SlotHints {
     pub fn of(table: &Table) -> Self {
         let mut found: HashMap<(EndpointMap, Bytes), BTreeMap<u32, Target>> = HashMap::new();
         for map in EndpointMap::ALL {
-            for element in table
-                .sets
-                .get(&map.set())
-                .into_iter()
-                .flat_map(|elements| elements.values())
-            {
+            for element in table.sets.get(&map.set()).into_iter().flat_map(|elements| elements.values()) {
                 if let Some((frontend, slot, target)) = parse(element.key, element.value) {
-                    found
-                        .entry((map, frontend))
-                        .or_default()
-                        .insert(slot, target);
+                    found.entry((map, frontend)).or_default().insert(slot, target);
                 }
             }
         }
         // A gap ends the list: what comes behind it is not reachable by a slot number below the count.
         let contiguous = |slots: BTreeMap<u32, Target>| {
             let in_order = |(at, (slot, _)): &(usize, (u32, Target))| *at == *slot as usize;
-            slots
-                .into_iter()
-                .enumerate()
-                .take_while(in_order)
-                .map(|(_, (_, target))| target)
-                .collect()
+            slots.into_iter().enumerate().take_while(in_order).map(|(_, (_, target))| target).collect()
         };
-        Self {
-            slots: found
-                .into_iter()
-                .map(|(key, slots)| (key, contiguous(slots)))
-                .collect(),
-        }
+        Self { slots: found.into_iter().map(|(key, slots)| (key, contiguous(slots))).collect() }
     }
 
     /// The slots of a frontend; empty when the kernel has none.
@@ -110,14 +89,8 @@ fn parse(key: Bytes, value: Value) -> Option<(Bytes, u32, Target)> {
 /// Reads address . port.
 pub(super) fn target(data: &Bytes) -> Option<Target> {
     match data.as_slice().len() {
-        8 => Some(Target {
-            ip: data.ipv4_at(0)?,
-            port: data.u16_at(4)?,
-        }),
-        20 => Some(Target {
-            ip: data.ipv6_at(0)?,
-            port: data.u16_at(16)?,
-        }),
+        8 => Some(Target { ip: data.ipv4_at(0)?, port: data.u16_at(4)? }),
+        20 => Some(Target { ip: data.ipv6_at(0)?, port: data.u16_at(16)? }),
         _ => None,
     }
 }
@@ -129,38 +102,20 @@ mod tests {
     use super::*;
 
     fn targets(numbers: &[u8]) -> Vec<Target> {
-        numbers
-            .iter()
-            .map(|n| Target {
-                ip: [10, 0, 0, *n].into(),
-                port: 80,
-            })
-            .collect()
+        numbers.iter().map(|n| Target { ip: [10, 0, 0, *n].into(), port: 80 }).collect()
     }
 
     #[test]
     fn a_removed_endpoint_is_replaced_by_the_last_one() {
-        assert_eq!(
-            assign(&targets(&[1, 2, 3, 4]), &targets(&[1, 3, 4])),
-            targets(&[1, 4, 3])
-        );
-        assert_eq!(
-            assign(&targets(&[1, 2, 3]), &targets(&[1, 2])),
-            targets(&[1, 2])
-        );
+        assert_eq!(assign(&targets(&[1, 2, 3, 4]), &targets(&[1, 3, 4])), targets(&[1, 4, 3]));
+        assert_eq!(assign(&targets(&[1, 2, 3]), &targets(&[1, 2])), targets(&[1, 2]));
         assert_eq!(assign(&targets(&[1, 2]), &targets(&[])), targets(&[]));
     }
 
     #[test]
     fn an_added_endpoint_takes_a_free_slot_first() {
-        assert_eq!(
-            assign(&targets(&[1, 2, 3]), &targets(&[1, 3, 9])),
-            targets(&[1, 9, 3])
-        );
-        assert_eq!(
-            assign(&targets(&[2, 1]), &targets(&[1, 2, 3])),
-            targets(&[2, 1, 3])
-        );
+        assert_eq!(assign(&targets(&[1, 2, 3]), &targets(&[1, 3, 9])), targets(&[1, 9, 3]));
+        assert_eq!(assign(&targets(&[2, 1]), &targets(&[1, 2, 3])), targets(&[2, 1, 3]));
     }
 
     proptest! {

@@ -81,20 +81,14 @@ impl Protocol {
 
     /// The protocol with this IANA number.
     pub fn from_number(number: u8) -> Option<Self> {
-        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-            .into_iter()
-            .find(|p| p.number() == number)
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == number)
     }
 
     /// Parses the Kubernetes spelling (`TCP`, `UDP`, `SCTP`), in any case.
     pub fn parse(text: &str) -> Option<Self> {
-        [
-            ("tcp", Protocol::Tcp),
-            ("udp", Protocol::Udp),
-            ("sctp", Protocol::Sctp),
-        ]
-        .into_iter()
-        .find_map(|(name, protocol)| text.eq_ignore_ascii_case(name).then_some(protocol))
+        [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)]
+            .into_iter()
+            .find_map(|(name, protocol)| text.eq_ignore_ascii_case(name).then_some(protocol))
     }
 
     /// What nftables calls it.
@@ -136,11 +130,7 @@ pub fn parse_ip(text: &str) -> Result<IpAddr, AddressError> {
         // A zero-padded IPv4 tail (`::ffff:010.0.0.1`) is legal in the lenient syntax too.
         let text6 = match text.rfind(':') {
             Some(colon) if text[colon..].contains('.') => {
-                format!(
-                    "{}{}",
-                    &text[..=colon],
-                    parse_ipv4(&text[colon + 1..]).ok_or_else(error)?
-                )
+                format!("{}{}", &text[..=colon], parse_ipv4(&text[colon + 1..]).ok_or_else(error)?)
             }
             _ => text.to_owned(),
         };
@@ -163,8 +153,7 @@ fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
         *octet = part.parse().ok()?;
     }
     // "1..2.3" has an empty octet: only zeros may have been trimmed to nothing.
-    (parts.next().is_none() && text.split('.').all(|part| !part.is_empty()))
-        .then_some(octets.into())
+    (parts.next().is_none() && text.split('.').all(|part| !part.is_empty())).then_some(octets.into())
 }
 
 /// Parses a CIDR leniently (specification 3.3) and reduces it to its network address.
@@ -192,51 +181,24 @@ mod tests {
 
     #[test]
     fn zero_padded_octets_are_decimal() {
-        assert_eq!(
-            parse_ip("010.1.2.003").expect("valid"),
-            IpAddr::from([10, 1, 2, 3])
-        );
-        assert_eq!(
-            parse_ip("0.0.0.0").expect("valid"),
-            IpAddr::from([0, 0, 0, 0])
-        );
-        assert_eq!(
-            parse_ip("::ffff:10.0.0.1").expect("valid"),
-            IpAddr::from([10, 0, 0, 1])
-        );
-        assert_eq!(
-            parse_ip("fd00::0001").expect("valid").to_string(),
-            "fd00::1"
-        );
+        assert_eq!(parse_ip("010.1.2.003").expect("valid"), IpAddr::from([10, 1, 2, 3]));
+        assert_eq!(parse_ip("0.0.0.0").expect("valid"), IpAddr::from([0, 0, 0, 0]));
+        assert_eq!(parse_ip("::ffff:10.0.0.1").expect("valid"), IpAddr::from([10, 0, 0, 1]));
+        assert_eq!(parse_ip("fd00::0001").expect("valid").to_string(), "fd00::1");
     }
 
     #[test]
     fn malformed_addresses_are_errors() {
-        for text in [
-            "",
-            "1.2.3",
-            "1.2.3.4.5",
-            "1..2.3",
-            "256.0.0.1",
-            "1.2.3.x",
-            "fe80::1%eth0",
-            " 1.2.3.4",
-            "+1.2.3.4",
-        ] {
+        for text in ["", "1.2.3", "1.2.3.4.5", "1..2.3", "256.0.0.1", "1.2.3.x", "fe80::1%eth0", " 1.2.3.4", "+1.2.3.4"]
+        {
             assert!(parse_ip(text).is_err(), "{text:?} must not parse");
         }
     }
 
     #[test]
     fn cidrs_are_reduced_to_the_network() {
-        assert_eq!(
-            parse_cidr("10.1.2.3/08").expect("valid").to_string(),
-            "10.0.0.0/8"
-        );
-        assert_eq!(
-            parse_cidr("fd00::1/64").expect("valid").to_string(),
-            "fd00::/64"
-        );
+        assert_eq!(parse_cidr("10.1.2.3/08").expect("valid").to_string(), "10.0.0.0/8");
+        assert_eq!(parse_cidr("fd00::1/64").expect("valid").to_string(), "fd00::/64");
         for text in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "x/8"] {
             assert!(parse_cidr(text).is_err(), "{text:?} must not parse");
         }

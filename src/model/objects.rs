@@ -20,10 +20,7 @@ pub struct ObjectKey {
 impl ObjectKey {
     /// A key from its two parts.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -79,10 +76,7 @@ pub struct Service {
 impl Service {
     /// The ClusterIP of a family.
     pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
-        self.cluster_ips
-            .iter()
-            .copied()
-            .find(|ip| Family::of(*ip) == family)
+        self.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family)
     }
 
     /// Whether external policy Local takes effect (specification 3.2): only for types LoadBalancer and NodePort, and

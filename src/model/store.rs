@@ -155,11 +155,7 @@ impl Model {
 
     /// The slices of a Service, ordered by their keys.
     pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices_of
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.slices.get(key))
+        self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
     }
 
     /// Number of Services held.
@@ -192,9 +188,7 @@ impl Model {
         match kind {
             Kind::Service => self.unseen_services = Some(self.services.keys().cloned().collect()),
             Kind::EndpointSlice => self.unseen_slices = Some(self.slices.keys().cloned().collect()),
-            Kind::ServiceCidr => {
-                self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect())
-            }
+            Kind::ServiceCidr => self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect()),
             Kind::Node => {}
         }
     }
@@ -225,11 +219,7 @@ impl Model {
         if let Some(unseen) = &mut self.unseen_services {
             unseen.remove(&service.key);
         }
-        if self
-            .services
-            .get(&service.key)
-            .is_some_and(|old| **old == service)
-        {
+        if self.services.get(&service.key).is_some_and(|old| **old == service) {
             return;
         }
         self.changes.services.insert(service.key.clone());
@@ -253,10 +243,7 @@ impl Model {
             _ => {}
         }
         self.changes.services.insert(slice.service.clone());
-        self.slices_of
-            .entry(slice.service.clone())
-            .or_default()
-            .insert(slice.key.clone());
+        self.slices_of.entry(slice.service.clone()).or_default().insert(slice.key.clone());
         self.slices.insert(slice.key.clone(), Arc::new(slice));
     }
 

@@ -20,27 +20,11 @@ pub struct Member {
 
 impl Member {
     fn verdict(set: SetId, key: Bytes, verdict: Verdict, comment: Option<Arc<str>>) -> Self {
-        Member {
-            set,
-            element: Element {
-                key,
-                end: None,
-                value: Value::Verdict(verdict),
-                comment,
-            },
-        }
+        Member { set, element: Element { key, end: None, value: Value::Verdict(verdict), comment } }
     }
 
     fn plain(set: SetId, key: Bytes, end: Option<Bytes>, comment: Option<Arc<str>>) -> Self {
-        Member {
-            set,
-            element: Element {
-                key,
-                end,
-                value: Value::None,
-                comment,
-            },
-        }
+        Member { set, element: Element { key, end, value: Value::None, comment } }
     }
 
     /// The pair in [`SetId::Hairpin`] for an endpoint address on this node.
@@ -68,22 +52,12 @@ pub fn endpoint_element(frontend: &Bytes, slot: usize, target: &Target) -> Eleme
 pub fn globals(family: Family, settings: &Settings) -> Vec<Member> {
     let mut members = Vec::new();
     if let Some(NodePortAddresses::Listed(ips)) = settings.family(family).map(|f| &f.node_ports) {
-        members.extend(
-            ips.iter()
-                .map(|ip| Member::plain(SetId::NodeIps, Bytes::new().ip(*ip), None, None)),
-        );
+        members.extend(ips.iter().map(|ip| Member::plain(SetId::NodeIps, Bytes::new().ip(*ip), None, None)));
     }
-    let ranges: Vec<IpNet> = settings
-        .service_cidrs
-        .iter()
-        .filter(|net| Family::of_net(net) == family)
-        .copied()
-        .collect();
+    let ranges: Vec<IpNet> =
+        settings.service_cidrs.iter().filter(|net| Family::of_net(net) == family).copied().collect();
     members.extend(IpNet::aggregate(&ranges).iter().map(|net| {
-        let (first, last) = (
-            Bytes::new().ip(net.network()),
-            Bytes::new().ip(net.broadcast()),
-        );
+        let (first, last) = (Bytes::new().ip(net.network()), Bytes::new().ip(net.broadcast()));
         Member::plain(SetId::ServiceCidrs, first, Some(last), None)
     }));
     members
@@ -101,12 +75,7 @@ impl Frontend {
         if let Some(sources) = &self.sources {
             let check = Verdict::Goto(ChainId::SourceRanges);
             members.push(Member::verdict(maps.first, key, check, comment()));
-            members.push(Member::verdict(
-                SetId::AllowedServices,
-                key,
-                verdict,
-                comment(),
-            ));
+            members.push(Member::verdict(SetId::AllowedServices, key, verdict, comment()));
             members.extend(sources.iter().map(|net| {
                 let (first, last) = (key.ip(net.network()), key.ip(net.broadcast()));
                 Member::plain(SetId::AllowedSources, first, Some(last), comment())
@@ -118,12 +87,7 @@ impl Frontend {
             let inside = self.pick(EndpointKind::Cluster, cluster);
             let outside = self.pick(EndpointKind::Local, local);
             members.push(Member::verdict(maps.short_circuit, key, inside, comment()));
-            members.push(Member::verdict(
-                maps.external_local,
-                key,
-                outside,
-                comment(),
-            ));
+            members.push(Member::verdict(maps.external_local, key, outside, comment()));
         }
         if let Some(verdict) = self.after_dnat() {
             members.push(Member::verdict(maps.after_dnat, key, verdict, comment()));
@@ -152,9 +116,7 @@ impl Frontend {
             Action::Refuse => Verdict::Goto(ChainId::Refuse),
             Action::Drop => Verdict::Drop,
             Action::Balance(targets) => self.pick(EndpointKind::Cluster, targets),
-            Action::ExternalLocal { .. } if self.key.is_node_port() => {
-                Verdict::Goto(ChainId::NodeportExternalLocal)
-            }
+            Action::ExternalLocal { .. } if self.key.is_node_port() => Verdict::Goto(ChainId::NodeportExternalLocal),
             Action::ExternalLocal { .. } => Verdict::Goto(ChainId::ExternalLocal),
         }
     }
@@ -192,9 +154,7 @@ impl Frontend {
             // A jump: the rule for all ClusterIPs comes behind it.
             (None, Some(seconds)) => Verdict::Jump(ChainId::Remember(seconds)),
             (Some(chain), None) => Verdict::Goto(chain),
-            (Some(ChainId::MasqueradeOwn), Some(seconds)) => {
-                Verdict::Goto(ChainId::RememberMasqueradeOwn(seconds))
-            }
+            (Some(ChainId::MasqueradeOwn), Some(seconds)) => Verdict::Goto(ChainId::RememberMasqueradeOwn(seconds)),
             (Some(_), Some(seconds)) => Verdict::Goto(ChainId::RememberMasquerade(seconds)),
         })
     }

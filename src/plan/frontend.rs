@@ -34,12 +34,8 @@ impl FrontendKey {
     /// As key of the frontend maps.
     pub fn bytes(&self) -> Bytes {
         match *self {
-            FrontendKey::Address { ip, protocol, port } => {
-                Bytes::new().ip(ip).u8(protocol.number()).u16(port)
-            }
-            FrontendKey::NodePort { protocol, port } => {
-                Bytes::new().u8(protocol.number()).u16(port)
-            }
+            FrontendKey::Address { ip, protocol, port } => Bytes::new().ip(ip).u8(protocol.number()).u16(port),
+            FrontendKey::NodePort { protocol, port } => Bytes::new().u8(protocol.number()).u16(port),
         }
     }
 
@@ -52,11 +48,7 @@ impl FrontendKey {
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FrontendKey::Address {
-                ip: IpAddr::V6(ip),
-                protocol,
-                port,
-            } => write!(f, "[{ip}]:{port}/{protocol}"),
+            FrontendKey::Address { ip: IpAddr::V6(ip), protocol, port } => write!(f, "[{ip}]:{port}/{protocol}"),
             FrontendKey::Address { ip, protocol, port } => write!(f, "{ip}:{port}/{protocol}"),
             FrontendKey::NodePort { protocol, port } => write!(f, "node port {port}/{protocol}"),
         }

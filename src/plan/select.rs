@@ -66,16 +66,9 @@ pub fn candidates<'a>(
 ) -> Vec<Candidate> {
     let mut found: HashMap<Target, Candidate> = HashMap::new();
     for slice in slices.filter(|slice| slice.family == family) {
-        for slice_port in slice
-            .ports
-            .iter()
-            .filter(|p| p.name == port.name && p.protocol == port.protocol)
-        {
+        for slice_port in slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol) {
             for endpoint in &slice.endpoints {
-                let target = Target {
-                    ip: endpoint.address,
-                    port: slice_port.port,
-                };
+                let target = Target { ip: endpoint.address, port: slice_port.port };
                 if endpoint.terminating && found.contains_key(&target) {
                     continue;
                 }
@@ -98,13 +91,7 @@ pub fn candidates<'a>(
 }
 
 /// Narrows candidates to the sets a Service port needs. `candidates` are sorted, so the sets are too.
-pub fn select(
-    candidates: &[Candidate],
-    node: &str,
-    zone: &str,
-    need_cluster: bool,
-    need_local: bool,
-) -> Selection {
+pub fn select(candidates: &[Candidate], node: &str, zone: &str, need_cluster: bool, need_local: bool) -> Selection {
     let ready = || candidates.iter().filter(|c| c.ready);
     let draining = || candidates.iter().filter(|c| c.is_draining());
     let topology = topology(ready, node, zone);
@@ -133,11 +120,7 @@ pub fn select(
     selection
 }
 
-fn topology<'a, I: Iterator<Item = &'a Candidate>>(
-    ready: impl Fn() -> I,
-    node: &str,
-    zone: &str,
-) -> Topology {
+fn topology<'a, I: Iterator<Item = &'a Candidate>>(ready: impl Fn() -> I, node: &str, zone: &str) -> Topology {
     let complete = |hints: fn(&Candidate) -> &[Arc<str>], wanted: &str| {
         ready().all(|c| !hints(c).is_empty()) && ready().any(|c| hinted(hints(c), wanted))
     };

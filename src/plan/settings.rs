@@ -70,8 +70,6 @@ impl Settings {
 
     /// The families that are served.
     pub fn families(&self) -> impl Iterator<Item = (Family, &FamilySettings)> {
-        Family::ALL
-            .into_iter()
-            .filter_map(|family| Some((family, self.family(family)?)))
+        Family::ALL.into_iter().filter_map(|family| Some((family, self.family(family)?)))
     }
 }

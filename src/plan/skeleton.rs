@@ -26,11 +26,7 @@ pub const FIXED_CHAINS: [ChainId; 12] = [
 ];
 
 /// Key of an address frontend, before translation.
-const FRONTEND: &[Field] = &[
-    Field::DestinationAddress,
-    Field::Protocol,
-    Field::DestinationPort,
-];
+const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
 /// Key of a NodePort frontend, before translation.
 const NODEPORT: &[Field] = &[Field::Protocol, Field::DestinationPort];
 /// Key of an address frontend, after translation.
@@ -39,39 +35,23 @@ const ASKED: &[Field] = &[Field::OriginalAddress, Field::Protocol, Field::Origin
 const ASKED_NODEPORT: &[Field] = &[Field::Protocol, Field::OriginalPort];
 
 /// The rules of a chain.
-pub fn rules(
-    family: Family,
-    settings: &FamilySettings,
-    masquerade_all: bool,
-    chain: ChainId,
-) -> Vec<Rule> {
+pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, chain: ChainId) -> Vec<Rule> {
     match chain {
         ChainId::Prerouting | ChainId::Output => {
             vec![vec![Term::Verdict(Verdict::Jump(ChainId::Dispatch))]]
         }
         ChainId::Postrouting => {
-            vec![vec![
-                Term::Translated,
-                Term::Verdict(Verdict::Jump(ChainId::AfterDnat)),
-            ]]
+            vec![vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]]
         }
         ChainId::Input => input(settings),
         ChainId::Dispatch => dispatch(family, settings),
         ChainId::AfterDnat => after_dnat(settings, masquerade_all),
         ChainId::Refuse => vec![vec![Term::Reject]],
         ChainId::SourceRanges => source_ranges(),
-        ChainId::ExternalLocal => external_local(
-            settings,
-            FRONTEND,
-            SetId::ShortCircuit,
-            SetId::ExternalLocal,
-        ),
-        ChainId::NodeportExternalLocal => external_local(
-            settings,
-            NODEPORT,
-            SetId::NodeportShortCircuit,
-            SetId::NodeportExternalLocal,
-        ),
+        ChainId::ExternalLocal => external_local(settings, FRONTEND, SetId::ShortCircuit, SetId::ExternalLocal),
+        ChainId::NodeportExternalLocal => {
+            external_local(settings, NODEPORT, SetId::NodeportShortCircuit, SetId::NodeportExternalLocal)
+        }
         ChainId::MasqueradeIt => vec![vec![Term::Masquerade]],
         ChainId::MasqueradeOwn => {
             let mut own = not_pod(settings);
@@ -82,10 +62,7 @@ pub fn rules(
         ChainId::Remember(seconds) => vec![remember(seconds)],
         ChainId::RememberMasquerade(seconds) => vec![remember(seconds), vec![Term::Masquerade]],
         ChainId::RememberMasqueradeOwn(seconds) => {
-            vec![
-                remember(seconds),
-                vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))],
-            ]
+            vec![remember(seconds), vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]]
         }
     }
 }
@@ -96,30 +73,17 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
     let mut nodeports = match &settings.node_ports {
         NodePortAddresses::Listed(_) => vec![member(daddr, false, SetId::NodeIps)],
         NodePortAddresses::AllLocal => {
-            vec![
-                Term::Prefix {
-                    field: daddr,
-                    negate: true,
-                    net: loopback(family),
-                },
-                local(daddr),
-            ]
+            vec![Term::Prefix { field: daddr, negate: true, net: loopback(family) }, local(daddr)]
         }
     };
     nodeports.push(vmap(NODEPORT, SetId::Nodeports));
     vec![
         vec![vmap(FRONTEND, SetId::Services)],
         nodeports,
-        vec![
-            member(daddr, false, SetId::ClusterIps),
-            Term::Verdict(Verdict::Goto(ChainId::Refuse)),
-        ],
+        vec![member(daddr, false, SetId::ClusterIps), Term::Verdict(Verdict::Goto(ChainId::Refuse))],
         vec![
             member(daddr, false, SetId::ServiceCidrs),
-            Term::Local {
-                field: daddr,
-                negate: true,
-            },
+            Term::Local { field: daddr, negate: true },
             Term::Verdict(Verdict::Drop),
         ],
     ]
@@ -129,21 +93,11 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
 fn after_dnat(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     let mut rules = vec![vec![vmap(ASKED, SetId::AfterDnat)]];
     if masquerade_all || settings.pods != PodDetection::None {
-        let mut cluster_ip = if masquerade_all {
-            Vec::new()
-        } else {
-            not_pod(settings)
-        };
-        cluster_ip.extend([
-            member(Field::OriginalAddress, false, SetId::ClusterIps),
-            Term::Masquerade,
-        ]);
+        let mut cluster_ip = if masquerade_all { Vec::new() } else { not_pod(settings) };
+        cluster_ip.extend([member(Field::OriginalAddress, false, SetId::ClusterIps), Term::Masquerade]);
         rules.push(cluster_ip);
     }
-    rules.push(vec![
-        asked_nodeport(settings),
-        vmap(ASKED_NODEPORT, SetId::NodeportAfterDnat),
-    ]);
+    rules.push(vec![asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportAfterDnat)]);
     rules.push(hairpin());
     rules
 }
@@ -153,11 +107,7 @@ fn after_dnat(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
 fn input(settings: &FamilySettings) -> Vec<Rule> {
     vec![
         vec![Term::Translated, vmap(ASKED, SetId::Remember)],
-        vec![
-            Term::Translated,
-            asked_nodeport(settings),
-            vmap(ASKED_NODEPORT, SetId::NodeportRemember),
-        ],
+        vec![Term::Translated, asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportRemember)],
     ]
 }
 
@@ -166,25 +116,13 @@ fn source_ranges() -> Vec<Rule> {
     let mut key = FRONTEND.to_vec();
     key.push(Field::SourceAddress);
     vec![
-        vec![
-            Term::Member {
-                key,
-                negate: false,
-                set: SetId::AllowedSources,
-            },
-            vmap(FRONTEND, SetId::AllowedServices),
-        ],
+        vec![Term::Member { key, negate: false, set: SetId::AllowedSources }, vmap(FRONTEND, SetId::AllowedServices)],
         vec![Term::Verdict(Verdict::Drop)],
     ]
 }
 
 /// Specification 6.3: pods, then this node, then everybody else.
-fn external_local(
-    settings: &FamilySettings,
-    key: &[Field],
-    inside: SetId,
-    outside: SetId,
-) -> Vec<Rule> {
+fn external_local(settings: &FamilySettings, key: &[Field], inside: SetId, outside: SetId) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(3);
     if let Some(pod) = pod(settings, false) {
         rules.push(vec![pod, vmap(key, inside)]);
@@ -195,29 +133,16 @@ fn external_local(
 }
 
 fn pick_one(pick: Pick) -> Vec<Rule> {
-    let mut key = if pick.map.is_nodeport() {
-        NODEPORT.to_vec()
-    } else {
-        FRONTEND.to_vec()
-    };
+    let mut key = if pick.map.is_nodeport() { NODEPORT.to_vec() } else { FRONTEND.to_vec() };
     key.push(Field::RandomSlot(pick.count));
-    let choose = vec![Term::Translate {
-        key,
-        map: pick.map.set(),
-    }];
+    let choose = vec![Term::Translate { key, map: pick.map.set() }];
     if !pick.sticky {
         return vec![choose];
     }
     // The record names the address that was asked for, also for NodePorts.
     let mut client = vec![Field::SourceAddress];
     client.extend(FRONTEND);
-    vec![
-        vec![Term::Translate {
-            key: client,
-            map: SetId::Affinity,
-        }],
-        choose,
-    ]
+    vec![vec![Term::Translate { key: client, map: SetId::Affinity }], choose]
 }
 
 /// Runs after translation and before any masquerade statement: the source is still the client's.
@@ -225,12 +150,7 @@ fn remember(timeout_seconds: u32) -> Rule {
     let mut key = vec![Field::SourceAddress];
     key.extend(ASKED);
     let value = vec![Field::DestinationAddress, Field::DestinationPort];
-    vec![Term::Update {
-        map: SetId::Affinity,
-        key,
-        timeout_seconds,
-        value,
-    }]
+    vec![Term::Update { map: SetId::Affinity, key, timeout_seconds, value }]
 }
 
 /// Was the connection made to an address that answers NodePorts? Where all local addresses do, the routing table can no
@@ -245,34 +165,15 @@ fn asked_nodeport(settings: &FamilySettings) -> Term {
 
 fn hairpin() -> Rule {
     let key = vec![Field::SourceAddress, Field::DestinationAddress];
-    vec![
-        Term::Member {
-            key,
-            negate: false,
-            set: SetId::Hairpin,
-        },
-        Term::Masquerade,
-    ]
+    vec![Term::Member { key, negate: false, set: SetId::Hairpin }, Term::Masquerade]
 }
 
 fn pod(settings: &FamilySettings, negate: bool) -> Option<Term> {
     match &settings.pods {
         PodDetection::None => None,
-        PodDetection::Source(net) => Some(Term::Prefix {
-            field: Field::SourceAddress,
-            negate,
-            net: *net,
-        }),
-        PodDetection::Interface(name) => Some(Term::Interface {
-            negate,
-            name: name.clone(),
-            prefix: false,
-        }),
-        PodDetection::InterfacePrefix(name) => Some(Term::Interface {
-            negate,
-            name: name.clone(),
-            prefix: true,
-        }),
+        PodDetection::Source(net) => Some(Term::Prefix { field: Field::SourceAddress, negate, net: *net }),
+        PodDetection::Interface(name) => Some(Term::Interface { negate, name: name.clone(), prefix: false }),
+        PodDetection::InterfacePrefix(name) => Some(Term::Interface { negate, name: name.clone(), prefix: true }),
     }
 }
 
@@ -281,25 +182,15 @@ fn not_pod(settings: &FamilySettings) -> Rule {
 }
 
 fn member(field: Field, negate: bool, set: SetId) -> Term {
-    Term::Member {
-        key: vec![field],
-        negate,
-        set,
-    }
+    Term::Member { key: vec![field], negate, set }
 }
 
 fn local(field: Field) -> Term {
-    Term::Local {
-        field,
-        negate: false,
-    }
+    Term::Local { field, negate: false }
 }
 
 fn vmap(key: &[Field], map: SetId) -> Term {
-    Term::VerdictMap {
-        key: key.to_vec(),
-        map,
-    }
+    Term::VerdictMap { key: key.to_vec(), map }
 }
 
 fn loopback(family: Family) -> IpNet {

@@ -18,10 +18,7 @@ pub struct Bytes {
 impl Bytes {
     /// No field.
     pub const fn new() -> Self {
-        Self {
-            len: 0,
-            buf: [0; CAPACITY],
-        }
+        Self { len: 0, buf: [0; CAPACITY] }
     }
 
     /// From raw bytes, as dumped by the kernel. `None` when longer than any key of ours.
@@ -85,16 +82,12 @@ impl Bytes {
 
     /// Reads a 16-bit network-order field at a byte offset.
     pub fn u16_at(&self, offset: usize) -> Option<u16> {
-        Some(u16::from_be_bytes(
-            self.as_slice().get(offset..offset + 2)?.try_into().ok()?,
-        ))
+        Some(u16::from_be_bytes(self.as_slice().get(offset..offset + 2)?.try_into().ok()?))
     }
 
     /// Reads a host-order integer at a byte offset.
     pub fn u32_host_at(&self, offset: usize) -> Option<u32> {
-        Some(u32::from_ne_bytes(
-            self.as_slice().get(offset..offset + 4)?.try_into().ok()?,
-        ))
+        Some(u32::from_ne_bytes(self.as_slice().get(offset..offset + 4)?.try_into().ok()?))
     }
 
     fn push(mut self, bytes: &[u8]) -> Self {
@@ -141,8 +134,6 @@ impl Hash for Bytes {
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("0x")?;
-        self.as_slice()
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.as_slice().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

@@ -20,12 +20,8 @@ pub enum EndpointMap {
 
 impl EndpointMap {
     /// All of them.
-    pub const ALL: [EndpointMap; 4] = [
-        EndpointMap::Address,
-        EndpointMap::AddressLocal,
-        EndpointMap::Nodeport,
-        EndpointMap::NodeportLocal,
-    ];
+    pub const ALL: [EndpointMap; 4] =
+        [EndpointMap::Address, EndpointMap::AddressLocal, EndpointMap::Nodeport, EndpointMap::NodeportLocal];
 
     /// The map in the table.
     pub fn set(self) -> SetId {
@@ -123,12 +119,7 @@ impl ChainId {
             ChainId::Postrouting => (4, "postrouting", 100, "srcnat"),
             _ => return None,
         };
-        Some(BaseHook {
-            hook,
-            name,
-            priority,
-            priority_name,
-        })
+        Some(BaseHook { hook, name, priority, priority_name })
     }
 }
 
@@ -148,12 +139,7 @@ impl fmt::Display for ChainId {
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
             ChainId::Pick(Pick { map, sticky, count }) => {
-                return write!(
-                    f,
-                    "{}{}-{count}",
-                    map.prefix(),
-                    if *sticky { "sticky" } else { "pick" }
-                );
+                return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
             }
             ChainId::Remember(seconds) => return write!(f, "remember-{seconds}s"),
             ChainId::RememberMasquerade(seconds) => {
@@ -239,24 +225,13 @@ mod tests {
         ];
         for map in EndpointMap::ALL {
             for sticky in [false, true] {
-                chains.push(ChainId::Pick(Pick {
-                    map,
-                    sticky,
-                    count: 12,
-                }));
+                chains.push(ChainId::Pick(Pick { map, sticky, count: 12 }));
             }
         }
         for chain in chains {
             assert_eq!(chain.to_string().parse(), Ok(chain));
         }
-        for name in [
-            "",
-            "pick",
-            "pick-0",
-            "pick-03",
-            "remember-5",
-            "KUBE-SERVICES",
-        ] {
+        for name in ["", "pick", "pick-0", "pick-03", "remember-5", "KUBE-SERVICES"] {
             assert!(name.parse::<ChainId>().is_err(), "{name:?}");
         }
     }

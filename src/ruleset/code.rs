@@ -162,58 +162,28 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             if usize::from(net.prefix_len()) < mask.len() * 8 {
                 code.push(Expr::Mask { register: 0, mask });
             }
-            code.push(Expr::Compare {
-                register: 0,
-                negate: *negate,
-                data: address,
-            });
+            code.push(Expr::Compare { register: 0, negate: *negate, data: address });
         }
-        Term::Interface {
-            negate,
-            name,
-            prefix,
-        } => {
+        Term::Interface { negate, name, prefix } => {
             code.push(Expr::InterfaceName { to: 0 });
             let mut data = name.as_bytes().to_vec();
             if !prefix {
                 data.resize(INTERFACE_NAME_LEN, 0);
             }
-            code.push(Expr::Compare {
-                register: 0,
-                negate: *negate,
-                data,
-            });
+            code.push(Expr::Compare { register: 0, negate: *negate, data });
         }
         Term::Member { key, negate, set } => {
             load_all(family, key, 0, code);
-            code.push(Expr::Lookup {
-                set: *set,
-                key: 0,
-                negate: *negate,
-            });
+            code.push(Expr::Lookup { set: *set, key: 0, negate: *negate });
         }
         Term::Local { field, negate } => {
-            code.push(Expr::AddressType {
-                source: *field == Field::SourceAddress,
-                to: 0,
-            });
-            code.push(Expr::Compare {
-                register: 0,
-                negate: *negate,
-                data: TYPE_LOCAL.to_ne_bytes().to_vec(),
-            });
+            code.push(Expr::AddressType { source: *field == Field::SourceAddress, to: 0 });
+            code.push(Expr::Compare { register: 0, negate: *negate, data: TYPE_LOCAL.to_ne_bytes().to_vec() });
         }
         Term::Translated => {
             code.push(Expr::CtStatus { to: 0 });
-            code.push(Expr::Mask {
-                register: 0,
-                mask: STATUS_DST_NAT.to_ne_bytes().to_vec(),
-            });
-            code.push(Expr::Compare {
-                register: 0,
-                negate: true,
-                data: vec![0; 4],
-            });
+            code.push(Expr::Mask { register: 0, mask: STATUS_DST_NAT.to_ne_bytes().to_vec() });
+            code.push(Expr::Compare { register: 0, negate: true, data: vec![0; 4] });
         }
         Term::Verdict(verdict) => code.push(Expr::Immediate(*verdict)),
         Term::VerdictMap { key, map } => {
@@ -222,32 +192,15 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
         }
         Term::Translate { key, map } => {
             load_all(family, key, 0, code);
-            code.push(Expr::Map {
-                map: *map,
-                key: 0,
-                to: 0,
-            });
-            code.push(Expr::Dnat {
-                address: 0,
-                port: registers(family, Field::DestinationAddress),
-            });
+            code.push(Expr::Map { map: *map, key: 0, to: 0 });
+            code.push(Expr::Dnat { address: 0, port: registers(family, Field::DestinationAddress) });
         }
         Term::Masquerade => code.push(Expr::MasqueradeFullyRandom),
         Term::Reject => code.push(Expr::RejectPortUnreachable),
-        Term::Update {
-            map,
-            key,
-            timeout_seconds,
-            value,
-        } => {
+        Term::Update { map, key, timeout_seconds, value } => {
             let value_at = load_all(family, key, 0, code);
             load_all(family, value, value_at, code);
-            code.push(Expr::Update {
-                map: *map,
-                key: 0,
-                value: value_at,
-                timeout_seconds: *timeout_seconds,
-            });
+            code.push(Expr::Update { map: *map, key: 0, value: value_at, timeout_seconds: *timeout_seconds });
         }
     }
 }
@@ -266,22 +219,10 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Family::Ipv6 => (8, 24, 16),
     };
     code.push(match field {
-        Field::SourceAddress => Expr::NetworkHeader {
-            offset: source,
-            len,
-            to,
-        },
-        Field::DestinationAddress => Expr::NetworkHeader {
-            offset: destination,
-            len,
-            to,
-        },
+        Field::SourceAddress => Expr::NetworkHeader { offset: source, len, to },
+        Field::DestinationAddress => Expr::NetworkHeader { offset: destination, len, to },
         Field::Protocol => Expr::L4Proto { to },
-        Field::DestinationPort => Expr::TransportHeader {
-            offset: 2,
-            len: 2,
-            to,
-        },
+        Field::DestinationPort => Expr::TransportHeader { offset: 2, len: 2, to },
         Field::OriginalAddress => Expr::OriginalAddress { to },
         Field::OriginalPort => Expr::OriginalPort { to },
         Field::RandomSlot(modulus) => Expr::Random { modulus, to },
@@ -291,10 +232,7 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
 /// 32-bit registers a field takes.
 fn registers(family: Family, field: Field) -> u32 {
     match (field, family) {
-        (
-            Field::SourceAddress | Field::DestinationAddress | Field::OriginalAddress,
-            Family::Ipv6,
-        ) => 4,
+        (Field::SourceAddress | Field::DestinationAddress | Field::OriginalAddress, Family::Ipv6) => 4,
         _ => 1,
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Bytes, ChainId, Element, Kernel, KernelError, Listing, Op, Rule, SetId, Table, Term,
-    Transaction, Value, Verdict, lower,
+    Bytes, ChainId, Element, Kernel, KernelError, Listing, Op, Rule, SetId, Table, Term, Transaction, Value, Verdict,
+    lower,
 };
 use crate::model::Family;
 
@@ -42,13 +42,7 @@ impl Kernel for FakeKernel {
             if let Err((object, errno)) = self.apply_op(*family, op) {
                 self.tables = before;
                 let reason = std::io::Error::from_raw_os_error(errno).to_string();
-                return Err(KernelError::Refused {
-                    op: index,
-                    element: None,
-                    object,
-                    reason,
-                    errno,
-                });
+                return Err(KernelError::Refused { op: index, element: None, object, reason, errno });
             }
         }
         self.transactions += 1;
@@ -61,43 +55,20 @@ impl Kernel for FakeKernel {
         Ok(self.tables.get(&family).map(|listing| {
             let code = |rules: &[Rule]| rules.iter().map(|rule| lower(family, rule)).collect();
             Table {
-                chains: listing
-                    .chains
-                    .iter()
-                    .map(|(chain, rules)| (*chain, code(rules)))
-                    .collect(),
-                sets: listing
-                    .sets
-                    .iter()
-                    .map(|(set, elements)| (*set, by_hash(elements)))
-                    .collect(),
+                chains: listing.chains.iter().map(|(chain, rules)| (*chain, code(rules))).collect(),
+                sets: listing.sets.iter().map(|(set, elements)| (*set, by_hash(elements))).collect(),
                 foreign: Vec::new(),
             }
         }))
     }
 
-    fn read_set(
-        &mut self,
-        family: Family,
-        set: SetId,
-    ) -> Result<HashMap<Bytes, Element>, KernelError> {
-        let elements = self
-            .tables
-            .get(&family)
-            .and_then(|listing| listing.sets.get(&set));
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+        let elements = self.tables.get(&family).and_then(|listing| listing.sets.get(&set));
         Ok(elements.map(by_hash).unwrap_or_default())
     }
 
-    fn forget(
-        &mut self,
-        family: Family,
-        set: SetId,
-        elements: &[Element],
-    ) -> Result<(), KernelError> {
-        let map = self
-            .tables
-            .get_mut(&family)
-            .and_then(|listing| listing.sets.get_mut(&set));
+    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
+        let map = self.tables.get_mut(&family).and_then(|listing| listing.sets.get_mut(&set));
         if let Some(map) = map {
             map.retain(|key, _| !elements.iter().any(|element| element.key == *key));
         }
@@ -106,10 +77,7 @@ impl Kernel for FakeKernel {
 }
 
 fn by_hash(elements: &BTreeMap<Bytes, Element>) -> HashMap<Bytes, Element> {
-    elements
-        .iter()
-        .map(|(key, element)| (*key, element.clone()))
-        .collect()
+    elements.iter().map(|(key, element)| (*key, element.clone())).collect()
 }
 
 type Refusal = (String, i32);
@@ -118,34 +86,22 @@ impl FakeKernel {
     fn apply_op(&mut self, family: Family, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::AddTable => {
-                self.tables.entry(family).or_insert_with(|| Listing {
-                    sets: BTreeMap::new(),
-                    ..Listing::new(family)
-                });
+                self.tables.entry(family).or_insert_with(|| Listing { sets: BTreeMap::new(), ..Listing::new(family) });
                 return Ok(());
             }
             Op::DeleteTable => {
-                return self
-                    .tables
-                    .remove(&family)
-                    .map(|_| ())
-                    .ok_or_else(|| ("table".into(), libc::ENOENT));
+                return self.tables.remove(&family).map(|_| ()).ok_or_else(|| ("table".into(), libc::ENOENT));
             }
             _ => {}
         }
-        let table = self
-            .tables
-            .get_mut(&family)
-            .ok_or_else(|| ("table".to_owned(), libc::ENOENT))?;
+        let table = self.tables.get_mut(&family).ok_or_else(|| ("table".to_owned(), libc::ENOENT))?;
         match op {
             Op::AddTable | Op::DeleteTable => Ok(()),
             Op::AddSet(set) => match table.sets.insert(*set, BTreeMap::new()) {
                 Some(_) => Err((format!("{set:?}"), libc::EEXIST)),
                 None => Ok(()),
             },
-            Op::AddChain(chain) if table.rules(*chain).is_some() => {
-                Err((chain.to_string(), libc::EEXIST))
-            }
+            Op::AddChain(chain) if table.rules(*chain).is_some() => Err((chain.to_string(), libc::EEXIST)),
             Op::AddChain(chain) => {
                 table.chains.push((*chain, Vec::new()));
                 Ok(())
@@ -156,12 +112,8 @@ impl FakeKernel {
                 table.chain_mut(*chain)?.clear();
                 Ok(())
             }
-            Op::AddElements(set, elements) => {
-                elements.iter().try_for_each(|e| table.add_element(*set, e))
-            }
-            Op::DeleteElements(set, elements) => elements
-                .iter()
-                .try_for_each(|e| table.delete_element(*set, e)),
+            Op::AddElements(set, elements) => elements.iter().try_for_each(|e| table.add_element(*set, e)),
+            Op::DeleteElements(set, elements) => elements.iter().try_for_each(|e| table.delete_element(*set, e)),
         }
     }
 }
@@ -169,22 +121,21 @@ impl FakeKernel {
 impl Listing {
     fn chain_mut(&mut self, chain: ChainId) -> Result<&mut Vec<Rule>, Refusal> {
         let found = self.chains.iter_mut().find(|(id, _)| *id == chain);
-        found
-            .map(|(_, rules)| rules)
-            .ok_or_else(|| (format!("chain {chain}"), libc::ENOENT))
+        found.map(|(_, rules)| rules).ok_or_else(|| (format!("chain {chain}"), libc::ENOENT))
     }
 
     fn set_mut(&mut self, set: SetId) -> Result<&mut BTreeMap<Bytes, Element>, Refusal> {
-        self.sets
-            .get_mut(&set)
-            .ok_or_else(|| (format!("set {}", set.spec().name), libc::ENOENT))
+        self.sets.get_mut(&set).ok_or_else(|| (format!("set {}", set.spec().name), libc::ENOENT))
     }
 
     fn delete_chain(&mut self, chain: ChainId) -> Result<(), Refusal> {
         self.chain_mut(chain)?;
-        let by_rule = self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| {
-            matches!(term, Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if *to == chain)
-        });
+        let by_rule = self
+            .chains
+            .iter()
+            .flat_map(|(_, rules)| rules)
+            .flatten()
+            .any(|term| matches!(term, Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if *to == chain));
         let elements = || self.sets.values().flat_map(BTreeMap::values);
         if by_rule || elements().any(|element| target_of(element) == Some(chain)) {
             return Err((format!("chain {chain}"), libc::EBUSY));
@@ -196,15 +147,9 @@ impl Listing {
     fn add_rule(&mut self, chain: ChainId, rule: &Rule) -> Result<(), Refusal> {
         for term in rule {
             match term {
-                Term::Member { set, .. } | Term::VerdictMap { map: set, .. } => {
-                    self.set_mut(*set).map(|_| ())?
-                }
-                Term::Translate { map, .. } | Term::Update { map, .. } => {
-                    self.set_mut(*map).map(|_| ())?
-                }
-                Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => {
-                    self.chain_mut(*to).map(|_| ())?
-                }
+                Term::Member { set, .. } | Term::VerdictMap { map: set, .. } => self.set_mut(*set).map(|_| ())?,
+                Term::Translate { map, .. } | Term::Update { map, .. } => self.set_mut(*map).map(|_| ())?,
+                Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => self.chain_mut(*to).map(|_| ())?,
                 _ => {}
             }
         }
@@ -216,29 +161,16 @@ impl Listing {
         if let Some(chain) = target_of(element) {
             self.chain_mut(chain)?;
         }
-        let refused = |errno| {
-            Err((
-                format!("element {:?} of {}", element.key, set.spec().name),
-                errno,
-            ))
-        };
+        let refused = |errno| Err((format!("element {:?} of {}", element.key, set.spec().name), errno));
         if element.key.as_slice().len() != set.spec().key_len(self.family) {
             return refused(libc::EINVAL);
         }
         let overlaps = |other: &Element| {
             let spec = set.spec();
-            let within = |key: &Bytes| {
-                other
-                    .end
-                    .is_some_and(|end| spec.contains(self.family, &other.key, &end, key))
-            };
+            let within = |key: &Bytes| other.end.is_some_and(|end| spec.contains(self.family, &other.key, &end, key));
             within(&element.key) || element.end.is_some_and(|end| within(&end))
         };
-        if self
-            .sets
-            .get(&set)
-            .is_some_and(|all| all.contains_key(&element.key) || all.values().any(overlaps))
-        {
+        if self.sets.get(&set).is_some_and(|all| all.contains_key(&element.key) || all.values().any(overlaps)) {
             return refused(libc::EEXIST);
         }
         self.set_mut(set)?.insert(element.key, element.clone());
@@ -246,16 +178,8 @@ impl Listing {
     }
 
     fn delete_element(&mut self, set: SetId, element: &Element) -> Result<(), Refusal> {
-        let missing = || {
-            (
-                format!("element {:?} of {}", element.key, set.spec().name),
-                libc::ENOENT,
-            )
-        };
-        self.set_mut(set)?
-            .remove(&element.key)
-            .map(|_| ())
-            .ok_or_else(missing)
+        let missing = || (format!("element {:?} of {}", element.key, set.spec().name), libc::ENOENT);
+        self.set_mut(set)?.remove(&element.key).map(|_| ()).ok_or_else(missing)
     }
 }
 

@@ -15,19 +15,10 @@ pub trait Kernel: Send {
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError>;
 
     /// Reads the elements of one set or map of ours.
-    fn read_set(
-        &mut self,
-        family: Family,
-        set: SetId,
-    ) -> Result<HashMap<Bytes, Element>, KernelError>;
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError>;
 
     /// Deletes elements of a map the packet path writes, whether or not they still exist.
-    fn forget(
-        &mut self,
-        family: Family,
-        set: SetId,
-        elements: &[Element],
-    ) -> Result<(), KernelError>;
+    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError>;
 }
 
 /// Why the kernel could not do it.

@@ -34,22 +34,12 @@ pub struct Listing {
 impl Listing {
     /// A table with all sets and no chain.
     pub fn new(family: Family) -> Self {
-        Self {
-            family,
-            chains: Vec::new(),
-            sets: SetId::ALL
-                .into_iter()
-                .map(|set| (set, BTreeMap::new()))
-                .collect(),
-        }
+        Self { family, chains: Vec::new(), sets: SetId::ALL.into_iter().map(|set| (set, BTreeMap::new())).collect() }
     }
 
     /// The rules of a chain.
     pub fn rules(&self, chain: ChainId) -> Option<&[Rule]> {
-        self.chains
-            .iter()
-            .find(|(id, _)| *id == chain)
-            .map(|(_, rules)| rules.as_slice())
+        self.chains.iter().find(|(id, _)| *id == chain).map(|(_, rules)| rules.as_slice())
     }
 
     /// The element a key selects, also by being within its range.
@@ -59,16 +49,9 @@ impl Listing {
             return Some(element);
         }
         let spec = set.spec();
-        let in_range = |element: &&Element| {
-            element
-                .end
-                .is_some_and(|end| spec.contains(self.family, &element.key, &end, key))
-        };
-        if spec.interval {
-            elements.values().find(in_range)
-        } else {
-            None
-        }
+        let in_range =
+            |element: &&Element| element.end.is_some_and(|end| spec.contains(self.family, &element.key, &end, key));
+        if spec.interval { elements.values().find(in_range) } else { None }
     }
 }
 
@@ -110,20 +93,17 @@ impl Transaction {
 
     /// Appends one change; element lists without elements are dropped.
     pub fn push(&mut self, family: Family, op: Op) {
-        if !matches!(&op, Op::AddElements(_, list) | Op::DeleteElements(_, list) if list.is_empty())
-        {
+        if !matches!(&op, Op::AddElements(_, list) | Op::DeleteElements(_, list) if list.is_empty()) {
             self.ops.push((family, op));
         }
     }
 
     /// Number of elements added and deleted.
     pub fn element_counts(&self) -> (usize, usize) {
-        self.ops
-            .iter()
-            .fold((0, 0), |(added, deleted), (_, op)| match op {
-                Op::AddElements(_, list) => (added + list.len(), deleted),
-                Op::DeleteElements(_, list) => (added, deleted + list.len()),
-                _ => (added, deleted),
-            })
+        self.ops.iter().fold((0, 0), |(added, deleted), (_, op)| match op {
+            Op::AddElements(_, list) => (added + list.len(), deleted),
+            Op::DeleteElements(_, list) => (added, deleted + list.len()),
+            _ => (added, deleted),
+        })
     }
 }
