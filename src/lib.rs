@@ -6,7 +6,9 @@
 pub mod config;
 pub mod controller;
 pub mod diff;
+pub mod host;
 pub mod model;
 pub mod plan;
 pub mod render;
 pub mod ruleset;
+pub mod trace;

@@ -77,24 +77,25 @@ pub fn any_service() -> impl Strategy<Value = Service> {
         v4.into_iter().chain(v6).collect::<Vec<_>>()
     });
     let external = (vec(addresses(77, 1..4), 0..3), vec(addresses(78, 1..4), 0..3), vec(any_net(), 0..3));
-    (service_key(), option::of(0_i64..3), kind, cluster_ips, external, policies, vec(any_service_port(), 1..4)).prop_map(
-        |(key, created, service_type, cluster_ips, external, (external_local, internal_local, affinity), ports)| {
-            Service {
-                key,
-                created,
-                service_type,
-                cluster_ips,
-                external_ips: external.0,
-                load_balancer_ips: external.1,
-                source_ranges: external.2,
-                external_policy_local: external_local,
-                internal_policy_local: internal_local,
-                affinity_seconds: affinity,
-                health_check_node_port: None,
-                ports,
-            }
-        },
-    )
+    (service_key(), option::of(0_i64..3), kind, cluster_ips, external, policies, vec(any_service_port(), 1..4))
+        .prop_map(
+            |(key, created, service_type, cluster_ips, external, (external_local, internal_local, affinity), ports)| {
+                Service {
+                    key,
+                    created,
+                    service_type,
+                    cluster_ips,
+                    external_ips: external.0,
+                    load_balancer_ips: external.1,
+                    source_ranges: external.2,
+                    external_policy_local: external_local,
+                    internal_policy_local: internal_local,
+                    affinity_seconds: affinity,
+                    health_check_node_port: None,
+                    ports,
+                }
+            },
+        )
 }
 
 fn hints() -> impl Strategy<Value = Arc<[Arc<str>]>> {
@@ -136,12 +137,8 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
 }
 
 fn any_node() -> impl Strategy<Value = Node> {
-    (vec(addresses(51, 1..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]).prop_map(|(ips, zone)| Node {
-        name: NODE.into(),
-        ips,
-        zone: zone.into(),
-        pod_cidrs: Vec::new(),
-        deleting: false,
+    (vec(addresses(51, 1..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]).prop_map(|(ips, zone)| {
+        Node { name: NODE.into(), ips, zone: zone.into(), pod_cidrs: Vec::new(), deleting: false }
     })
 }
 
