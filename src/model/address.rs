@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn malformed_addresses_are_errors() {
-        for text in ["", "1.2.3", "1.2.3.4.5", "1..2.3", "256.0.0.1", "1.2.3.x", "fe80::1%eth0", " 1.2.3.4", "+1.2.3.4"] {
+        for text in ["", "1.2.3", "1.2.3.4.5", "1..2.3", "256.0.0.1", "1.2.3.x", "fe80::1%eth0", " 1.2.3.4", "+1.2.3.4"]
+        {
             assert!(parse_ip(text).is_err(), "{text:?} must not parse");
         }
     }
