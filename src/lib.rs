@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod controller;
+pub mod demo;
 pub mod diff;
 pub mod host;
 pub mod model;

@@ -1,0 +1,161 @@
+//! The steps in which the cluster changes while it is used.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::http::{self, Connection};
+use super::manifests::{self, Service};
+use super::netns::Namespace;
+use super::screen::millis;
+use super::stats::Tally;
+use super::steps::{Story, WEB, names, web};
+use super::wiring::Portway;
+
+/// Services that come and go beside the one that is watched.
+const OTHERS: usize = 1_000;
+/// How long the client in the background rests between two requests.
+const REST: Duration = Duration::from_millis(1);
+
+impl Story<'_> {
+    /// Edits manifests, and shows how long each edit takes and what it does to traffic.
+    pub(super) fn changes(&mut self, portway: &Portway) -> Result<()> {
+        self.screen.heading("4. Changes are in the kernel within milliseconds, and no request is lost");
+        let mut kept = self.keep_connection()?;
+        let pod = kept.get()?.pod;
+        let background = Background::start(&self.world.client)?;
+        self.screen
+            .line(&self.screen.faint("   change                         file to kernel   within Portway   elements"));
+        self.scale(portway, "3 to 5 endpoints", &[1, 2, 3, 4, 5])?;
+        self.scale(portway, "5 to 2 endpoints", &[4, 5])?;
+        let others = others();
+        self.timed(portway, "1,000 more Services", "others.yaml", &others)?;
+        self.timed(portway, "2 to 3 endpoints, among 1,002", "web-endpoints.yaml", &slices(&[1, 2, 3]))?;
+        let during = background.end()?;
+        self.timed(portway, "3 to 0 endpoints", "web-endpoints.yaml", &slices(&[]))?;
+        self.refused()?;
+        self.timed(portway, "0 to 3 endpoints", "web-endpoints.yaml", &slices(&[1, 2, 3]))?;
+        self.timed(portway, "1,000 Services go", "others.yaml", "")?;
+        self.requests_to("", web(0), &names(&[1, 2, 3]))?;
+        self.screen.line("");
+        self.undisturbed(&during);
+        self.survived(&mut kept, &pod);
+        Ok(())
+    }
+
+    fn scale(&mut self, portway: &Portway, label: &str, pods: &[usize]) -> Result<()> {
+        self.timed(portway, label, "web-endpoints.yaml", &slices(pods))?;
+        self.requests_to("", web(0), &names(pods))
+    }
+
+    fn timed(&mut self, portway: &Portway, label: &str, file: &str, text: &str) -> Result<()> {
+        self.stop.check()?;
+        let change = portway.committed(self.folder.put(file, text)?)?;
+        let (total, own) = (millis(change.total), millis(change.report.latency));
+        let elements = format!("+{} -{}", change.report.added, change.report.deleted);
+        self.screen.row(label, &format!("{total:>14} {own:>16}   {elements}"));
+        self.changes.push(change);
+        Ok(())
+    }
+
+    /// Without endpoints a client is told at once instead of being left to wait.
+    fn refused(&mut self) -> Result<()> {
+        let (outcome, took) = self.world.client.run(|| {
+            let start = Instant::now();
+            Ok((http::connects(web(0), Duration::from_secs(1)), start.elapsed()))
+        })?;
+        match outcome {
+            Err(cause) if cause.kind() == std::io::ErrorKind::ConnectionRefused => {
+                self.screen.row("", &self.screen.faint(&format!("connection refused after {}", millis(took))));
+            }
+            other => self.complain(format!("without endpoints a connection is not refused: {other:?}")),
+        }
+        Ok(())
+    }
+
+    fn undisturbed(&mut self, during: &Tally) {
+        let (requests, failed) = (during.requests(), during.failed);
+        self.answered += requests - failed;
+        self.screen.row("requests meanwhile", &format!("{requests} from a client that never stopped, {failed} failed"));
+        if let Some(first) = &during.first_failure {
+            self.complain(format!("{failed} requests failed while the Service changed: {first}"));
+        }
+    }
+
+    fn survived(&mut self, kept: &mut Connection, pod: &str) {
+        match kept.get() {
+            Ok(answer) if answer.pod == pod => {
+                self.answered += 1;
+                self.screen.row("a connection from before", &format!("still open, still with {pod}"));
+            }
+            Ok(answer) => self.complain(format!("a connection has moved from {pod} to {}", answer.pod)),
+            Err(cause) => self.complain(format!("a connection from before the changes is dead: {cause:#}")),
+        }
+    }
+}
+
+fn slices(pods: &[usize]) -> String {
+    manifests::slices(&WEB, pods)
+}
+
+/// Many Services with two endpoints each, as one file.
+fn others() -> String {
+    let mut out = String::new();
+    for number in 0..OTHERS {
+        let high = u8::try_from(1 + number / 250).unwrap_or(u8::MAX);
+        let low = u8::try_from(1 + number % 250).unwrap_or(u8::MAX);
+        let name = format!("other-{number}");
+        let ips = [IpAddr::V4(Ipv4Addr::new(10, 96, high, low))];
+        let service = Service { name: &name, cluster_ips: &ips, ..Service::default() };
+        out.push_str("---\n");
+        out.push_str(&manifests::service(&service));
+        out.push_str(&manifests::slices(&service, &[1, 2]));
+    }
+    out
+}
+
+/// A client that asks all the time, from a thread of its own.
+struct Background {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Tally>>,
+}
+
+impl Background {
+    fn start(client: &Namespace) -> Result<Self> {
+        let end = Arc::new(AtomicBool::new(false));
+        let told = end.clone();
+        let thread = client.spawn(move || {
+            let mut tally = Tally::default();
+            while !told.load(Ordering::Relaxed) {
+                tally.count(http::get(web(0)));
+                std::thread::sleep(REST);
+            }
+            Ok(tally)
+        })?;
+        Ok(Self { end, thread })
+    }
+
+    fn end(self) -> Result<Tally> {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the client in the background has panicked"))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_services_have_addresses_of_their_own() {
+        let text = others();
+        let mut ips: Vec<&str> = text.lines().filter(|line| line.starts_with("  clusterIP:")).collect();
+        ips.sort_unstable();
+        ips.dedup();
+        assert_eq!(ips.len(), OTHERS);
+        assert!(!text.contains("'10.96.0."), "apart from those of the demonstration");
+    }
+}

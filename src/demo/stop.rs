@@ -1,0 +1,95 @@
+//! Ending early: signals, and the door at which `portway demo --clean` knocks.
+
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// An abstract socket: the kernel frees the name however the process ends.
+const DOOR: &[u8] = b"portway-demo";
+/// How often waiting looks up.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Whether somebody wants the demonstration to end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+/// The demonstration was asked to end; not a failure of Portway.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(super) struct Interrupted;
+
+impl Stop {
+    /// Listens for signals on `runtime`, and at the door: so there is at most one demonstration at a time.
+    pub(super) fn listen(runtime: &Runtime) -> Result<Self> {
+        let stop = Self::default();
+        let door = match UnixListener::bind_addr(&door()?) {
+            Err(cause) if cause.kind() == ErrorKind::AddrInUse => {
+                bail!("another demo is running: wait for it, or end it with `portway demo --clean`")
+            }
+            other => other.context("cannot make the socket for --clean")?,
+        };
+        let own = stop.clone();
+        let wait = move || {
+            if door.accept().is_ok() {
+                own.set();
+            }
+            // The name stays taken until the process ends, which is when everything is removed.
+            std::mem::forget(door);
+        };
+        thread::Builder::new().spawn(wait).context("cannot start a thread")?;
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            let _context = runtime.enter();
+            let (mut signals, own) = (signal(kind).context("cannot listen for signals")?, stop.clone());
+            runtime.spawn(async move {
+                while signals.recv().await.is_some() {
+                    own.set();
+                }
+            });
+        }
+        Ok(stop)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// An error once the demonstration should end.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::SeqCst) { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Waits for that.
+    pub(super) fn wait(&self) {
+        while self.check().is_ok() {
+            thread::sleep(TICK);
+        }
+    }
+}
+
+/// Asks a running demonstration to end and waits until it has; says whether there was one.
+pub(super) fn end_running() -> Result<bool> {
+    let door = door()?;
+    if UnixStream::connect_addr(&door).is_err() {
+        return Ok(false);
+    }
+    let start = Instant::now();
+    while UnixListener::bind_addr(&door).is_err() {
+        if start.elapsed() > Duration::from_secs(10) {
+            bail!("the running demo does not end: kill it, then clean again");
+        }
+        thread::sleep(TICK);
+    }
+    Ok(true)
+}
+
+fn door() -> Result<SocketAddr> {
+    SocketAddr::from_abstract_name(DOOR).context("cannot name the socket for --clean")
+}
