@@ -2,7 +2,7 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Expr, Field, Register, Rule, Term};
+use super::{Expr, Field, Listing, Register, Rule, Table, Term};
 use crate::model::Family;
 
 /// The rule some code stands for; `None` when it is not code that [`super::lower`] makes.
@@ -16,6 +16,26 @@ pub fn raise(family: Family, code: &[Expr]) -> Option<Rule> {
     }
     // What was read must be exactly what would be written.
     (super::lower(family, &rule) == code).then_some(rule)
+}
+
+impl Table {
+    /// The table in the words of `nft`, and what of it cannot be said so: chains with rules that are not ours, and
+    /// everything foreign.
+    pub fn listing(&self, family: Family) -> (Listing, Vec<String>) {
+        let mut listing = Listing::new(family);
+        let mut unknown = self.foreign.clone();
+        for (chain, code) in &self.chains {
+            let rules: Vec<Rule> = code.iter().filter_map(|rule| raise(family, rule)).collect();
+            if rules.len() != code.len() {
+                unknown.push(format!("chain {chain}"));
+            }
+            listing.chains.push((*chain, rules));
+        }
+        for (set, elements) in &self.sets {
+            listing.sets.insert(*set, elements.iter().map(|(key, element)| (*key, element.clone())).collect());
+        }
+        (listing, unknown)
+    }
 }
 
 /// The first term of some code, and how many instructions it takes.
