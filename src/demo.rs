@@ -50,9 +50,9 @@ pub fn run(args: DemoArgs) -> Result<()> {
     if args.clean {
         return clean();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = Stop::listen(&runtime)?;
-    let result = play(&args, &runtime, &stop);
+    let result = play(&args, &stop);
     runtime.shutdown_timeout(Duration::from_secs(1));
     match result {
         Err(cause) if cause.is::<Interrupted>() => bail!("interrupted; everything is removed"),
@@ -76,7 +76,7 @@ fn remove_leftovers() -> Result<(usize, bool)> {
     Ok((netns::remove_leftovers()?, manifests::remove_leftovers()?))
 }
 
-fn play(args: &DemoArgs, runtime: &tokio::runtime::Runtime, stop: &Stop) -> Result<()> {
+fn play(args: &DemoArgs, stop: &Stop) -> Result<()> {
     let started = Instant::now();
     let screen = Screen::new();
     remove_leftovers().context("cannot remove what an earlier demo has left")?;
@@ -94,11 +94,11 @@ fn play(args: &DemoArgs, runtime: &tokio::runtime::Runtime, stop: &Stop) -> Resu
         changes: Vec::new(),
         complaints: Vec::new(),
     };
-    let portway = story.first_service(|| Portway::start(runtime, &world.node, &folder, stop))?;
+    let mut portway = story.first_service(|| Portway::start(&world.node, &folder, stop))?;
     story.spread()?;
     story.sources()?;
-    story.changes(&portway)?;
-    story.listing()?;
+    let (services, rules) = story.changes(&mut portway)?;
+    story.listing(services, rules)?;
     let complaints = summary(&story, started.elapsed());
     if args.keep {
         invite(screen, &folder, &world);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use super::http::{self, Connection};
+use super::listing::Listing;
 use super::manifests::{self, Service};
 use super::netns::Namespace;
 use super::screen::millis;
@@ -18,48 +19,65 @@ use super::wiring::Portway;
 
 /// Services that come and go beside the one that is watched.
 const OTHERS: usize = 1_000;
+/// The file with the endpoints that change.
+const ENDPOINTS: &str = "web-endpoints.yaml";
 /// How long the client in the background rests between two requests.
 const REST: Duration = Duration::from_millis(1);
 
 impl Story<'_> {
-    /// Edits manifests, and shows how long each edit takes and what it does to traffic.
-    pub(super) fn changes(&mut self, portway: &Portway) -> Result<()> {
+    /// Edits manifests, and shows how long each edit takes and what it does to traffic. Says how many Services there
+    /// were at most, and with how many rules.
+    pub(super) fn changes(&mut self, portway: &mut Portway) -> Result<(usize, usize)> {
         self.screen.heading("4. Changes are in the kernel within milliseconds, and no request is lost");
         let mut kept = self.keep_connection()?;
         let pod = kept.get()?.pod;
         let background = Background::start(&self.world.client)?;
-        self.screen
-            .line(&self.screen.faint("   change                         file to kernel   within Portway   elements"));
-        self.scale(portway, "3 to 5 endpoints", &[1, 2, 3, 4, 5])?;
-        self.scale(portway, "5 to 2 endpoints", &[4, 5])?;
-        let others = others();
-        self.timed(portway, "1,000 more Services", "others.yaml", &others)?;
-        self.timed(portway, "2 to 3 endpoints, among 1,002", "web-endpoints.yaml", &slices(&[1, 2, 3]))?;
+        self.screen.row("", &self.screen.faint("file to kernel   within Portway   elements"));
+        let mut spread = Vec::new();
+        self.scale(portway, "3 to 5 endpoints", &[1, 2, 3, 4, 5], &mut spread)?;
+        self.scale(portway, "5 to 2 endpoints", &[4, 5], &mut spread)?;
+        self.timed(portway, "1,000 more Services", "others.yaml", &others())?;
+        let services = self.scale(portway, "2 to 3 endpoints, among 1,002", &[1, 2, 3], &mut spread)?;
         let during = background.end()?;
-        self.timed(portway, "3 to 0 endpoints", "web-endpoints.yaml", &slices(&[]))?;
+        let rules = Listing::of(&self.world.node)?.rules();
+        self.timed(portway, "3 to 0 endpoints", ENDPOINTS, &slices(&[]))?;
         self.refused()?;
-        self.timed(portway, "0 to 3 endpoints", "web-endpoints.yaml", &slices(&[1, 2, 3]))?;
+        self.timed(portway, "0 to 3 endpoints", ENDPOINTS, &slices(&[1, 2, 3]))?;
         self.timed(portway, "1,000 Services go", "others.yaml", "")?;
-        self.requests_to("", web(0), &names(&[1, 2, 3]))?;
+        self.screen.line("");
+        let all = names(&[1, 2, 3, 4, 5]);
+        self.screen.bar_heads(&format!("{} requests each after", self.requests), &all);
+        for (label, tally) in spread {
+            self.screen.bars(label, &tally, &all);
+        }
         self.screen.line("");
         self.undisturbed(&during);
         self.survived(&mut kept, &pod);
-        Ok(())
+        Ok((services, rules))
     }
 
-    fn scale(&mut self, portway: &Portway, label: &str, pods: &[usize]) -> Result<()> {
-        self.timed(portway, label, "web-endpoints.yaml", &slices(pods))?;
-        self.requests_to("", web(0), &names(pods))
+    /// Gives the Service other endpoints; requests go to these and to no other. Says how many Services there are.
+    fn scale(
+        &mut self,
+        portway: &mut Portway,
+        label: &'static str,
+        pods: &[usize],
+        spread: &mut Vec<(&'static str, Tally)>,
+    ) -> Result<usize> {
+        let services = self.timed(portway, label, ENDPOINTS, &slices(pods))?;
+        spread.push((label, self.requests_to(web(0), &names(pods))?));
+        Ok(services)
     }
 
-    fn timed(&mut self, portway: &Portway, label: &str, file: &str, text: &str) -> Result<()> {
+    fn timed(&mut self, portway: &mut Portway, label: &str, file: &str, text: &str) -> Result<usize> {
         self.stop.check()?;
         let change = portway.committed(self.folder.put(file, text)?)?;
         let (total, own) = (millis(change.total), millis(change.report.latency));
         let elements = format!("+{} -{}", change.report.added, change.report.deleted);
-        self.screen.row(label, &format!("{total:>14} {own:>16}   {elements}"));
+        self.screen.row(label, &format!("{total:>14}   {own:>14}   {elements}"));
+        let services = change.report.services;
         self.changes.push(change);
-        Ok(())
+        Ok(services)
     }
 
     /// Without endpoints a client is told at once instead of being left to wait.
@@ -102,7 +120,7 @@ fn slices(pods: &[usize]) -> String {
     manifests::slices(&WEB, pods)
 }
 
-/// Many Services with two endpoints each, as one file.
+/// Many Services with three endpoints each, as one file.
 fn others() -> String {
     let mut out = String::new();
     for number in 0..OTHERS {
@@ -113,7 +131,7 @@ fn others() -> String {
         let service = Service { name: &name, cluster_ips: &ips, ..Service::default() };
         out.push_str("---\n");
         out.push_str(&manifests::service(&service));
-        out.push_str(&manifests::slices(&service, &[1, 2]));
+        out.push_str(&manifests::slices(&service, &[1, 2, 3]));
     }
     out
 }

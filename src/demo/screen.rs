@@ -8,7 +8,7 @@ use super::stats::{Tally, bar};
 /// The width of the column that says what a row is about.
 const LABEL: usize = 30;
 /// The widest bar; a cell is a bar and a number.
-const BAR: usize = 7;
+const BAR: usize = 6;
 
 /// Prints to standard output.
 #[derive(Debug, Clone, Copy)]

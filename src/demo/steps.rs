@@ -81,7 +81,7 @@ impl Story<'_> {
             Err(cause) => self.screen.row("before Portway: 10.96.0.10", &format!("no answer ({})", cause.kind())),
         }
         let started = Instant::now();
-        let portway = start()?;
+        let mut portway = start()?;
         let change = portway.committed(started).context("after the start")?;
         let (added, total) = (change.report.added, millis(change.total));
         self.screen
@@ -95,20 +95,21 @@ impl Story<'_> {
         let pods = names(&[1, 2, 3]);
         self.screen.bar_heads(&format!("{} requests each to", self.requests), &pods);
         let targets = [
-            ("ClusterIP", web(0)),
-            ("ClusterIP", web(1)),
-            ("NodePort", SocketAddr::new(NODE_IPS[0], WEB_NODE_PORT)),
-            ("NodePort", SocketAddr::new(NODE_IPS[1], WEB_NODE_PORT)),
-            ("external IP", SocketAddr::new(WEB_EXTERNAL[0], 80)),
+            (format!("ClusterIP   {}", web(0)), web(0)),
+            (format!("ClusterIP   {}", web(1)), web(1)),
+            (format!("NodePort    {WEB_NODE_PORT} over IPv4"), SocketAddr::new(NODE_IPS[0], WEB_NODE_PORT)),
+            (format!("NodePort    {WEB_NODE_PORT} over IPv6"), SocketAddr::new(NODE_IPS[1], WEB_NODE_PORT)),
+            (format!("external IP {}:80", WEB_EXTERNAL[0]), SocketAddr::new(WEB_EXTERNAL[0], 80)),
         ];
-        for (kind, address) in targets {
-            self.requests_to(&format!("{kind:<11} {address}"), address, &pods)?;
+        for (label, address) in targets {
+            let tally = self.requests_to(address, &pods)?;
+            self.screen.bars(&label, &tally, &pods);
         }
         Ok(())
     }
 
-    /// One row of bars: many requests from the client to one address.
-    pub(super) fn requests_to(&mut self, label: &str, address: SocketAddr, pods: &[String]) -> Result<()> {
+    /// Many requests from the client to one address, of which each of the pods should get its share.
+    pub(super) fn requests_to(&mut self, address: SocketAddr, pods: &[String]) -> Result<Tally> {
         let mut tally = Tally::default();
         self.world.client.run(|| {
             for _ in 0..self.requests {
@@ -121,12 +122,11 @@ impl Story<'_> {
             }
             Ok(())
         })?;
-        self.screen.bars(label, &tally, pods);
         self.answered += tally.requests() - tally.failed;
         if let Some(complaint) = tally.complaint(pods) {
             self.complain(format!("{address}: {complaint}"));
         }
-        Ok(())
+        Ok(tally)
     }
 
     /// Shows which source address the pods see.
