@@ -5,3 +5,4 @@
 
 pub mod model;
 pub mod ruleset;
+pub mod source;
