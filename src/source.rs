@@ -5,7 +5,9 @@
 
 pub mod api;
 mod convert;
+mod guard;
 mod intern;
+mod kubernetes;
 mod manifests;
 mod problem;
 
@@ -13,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use convert::{Converted, Converter, Origin};
+pub use kubernetes::{KubeOptions, KubeSource};
 pub use manifests::{ManifestSource, load_dir};
 pub use problem::{Problem, SourceStats};
 
@@ -38,7 +41,29 @@ pub enum SourceError {
         /// What the system said.
         error: io::Error,
     },
+    /// The kubeconfig cannot be used.
+    #[error("cannot use the kubeconfig {path}: {error}; check the file and that this user may read it")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<kube::config::KubeconfigError>,
+    },
+    /// Not in a pod with a service account.
+    #[error("no kubeconfig and no master given, and not in a pod with a service account ({0}); set one of them")]
+    InCluster(Box<kube::config::InClusterError>),
+    /// The master override is not a URL.
+    #[error("the master {0:?} is not a URL (want https://host:port)")]
+    Master(String),
+    /// The client cannot be set up from the configuration.
+    #[error("cannot set up the client for {server}: {error}; check its certificates and credentials")]
+    Client {
+        /// The API server.
+        server: String,
+        /// What is wrong.
+        error: Box<kube::Error>,
+    },
     /// A task of the program itself failed.
-    #[error("internal error while reading manifests: {0}")]
+    #[error("internal error in a source: {0}")]
     Internal(String),
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::api::{self, Metadata};
+use super::api::{self, ApiObject, Metadata};
 use super::intern::Interner;
 use super::problem::Problem;
 use crate::model::{Event, Family, Node, ObjectKey, Protocol, ServiceCidr, parse_cidr, parse_ip};
@@ -37,6 +37,54 @@ pub struct Converted {
     pub event: Option<Event>,
     /// What was left out of it.
     pub problems: Vec<Problem>,
+}
+
+/// A kind that has a place in the model.
+pub(super) trait Convert: ApiObject {
+    /// The object as an event.
+    fn convert(&self, converter: &mut Converter) -> Converted;
+    /// The event for the deletion of the object of this name.
+    fn deleted(key: ObjectKey) -> Event;
+}
+
+impl Convert for api::Service {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.service(self)
+    }
+
+    fn deleted(key: ObjectKey) -> Event {
+        Event::ServiceDeleted(key)
+    }
+}
+
+impl Convert for api::EndpointSlice {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.slice(self)
+    }
+
+    fn deleted(key: ObjectKey) -> Event {
+        Event::SliceDeleted(key)
+    }
+}
+
+impl Convert for api::Node {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.node(self)
+    }
+
+    fn deleted(_: ObjectKey) -> Event {
+        Event::NodeDeleted
+    }
+}
+
+impl Convert for api::ServiceCidr {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.service_cidr(self)
+    }
+
+    fn deleted(key: ObjectKey) -> Event {
+        Event::ServiceCidrDeleted(key.name)
+    }
 }
 
 /// Converts objects; keeps one copy of repeated strings.

@@ -122,6 +122,7 @@ impl ManifestSource {
                     return None;
                 }
                 SourceStats::add(&self.stats.lists);
+                self.reporter.retain(|file| loaded.problems.iter().any(|(listed, _)| listed == file));
                 for (file, problems) in loaded.problems {
                     self.reporter.report(&self.stats, &file, problems);
                 }

@@ -74,9 +74,14 @@ impl Reporter {
         }
     }
 
-    /// The object is gone.
-    pub(super) fn forget(&mut self, subject: &str) {
-        self.known.remove(subject);
+    /// No object has a problem at present.
+    pub(super) fn is_clean(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Forgets the subjects that are gone.
+    pub(super) fn retain(&mut self, mut still_there: impl FnMut(&str) -> bool) {
+        self.known.retain(|subject, _| still_there(subject));
     }
 }
 

@@ -40,11 +40,7 @@ impl Converter {
             cluster_ips,
             external_ips: external_ips(list(&spec.external_ips), &mut notes),
             load_balancer_ips: load_balancer_ips(ingress.map(|l| list(&l.ingress)).unwrap_or_default(), &mut notes),
-            source_ranges: cidrs(
-                list(&spec.load_balancer_source_ranges),
-                &mut notes,
-                "spec.loadBalancerSourceRanges",
-            ),
+            source_ranges: cidrs(list(&spec.load_balancer_source_ranges), &mut notes, "spec.loadBalancerSourceRanges"),
             external_policy_local,
             internal_policy_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             affinity_seconds: affinity(spec, &mut notes),

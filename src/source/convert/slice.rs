@@ -40,7 +40,10 @@ impl Converter {
             "IPv6" => Family::Ipv6,
             "FQDN" => return None,
             other => {
-                notes.add("addressType", format_args!("{other:?} is neither IPv4, IPv6 nor FQDN; the slice is left out"));
+                notes.add(
+                    "addressType",
+                    format_args!("{other:?} is neither IPv4, IPv6 nor FQDN; the slice is left out"),
+                );
                 return None;
             }
         };

@@ -64,9 +64,11 @@ fn cluster_ips_are_chosen_by_family() {
         ("clusterIP: ''", &[], &[]),
         ("clusterIP: 10.0.0.1", &["10.0.0.1"], &["10.0.0.1"]),
         (&format!("clusterIP: 10.0.0.1, {dual}"), &["10.0.0.1"], &["10.0.0.1", "fd00::1"]),
-        (&format!("clusterIP: 10.0.0.1, ipFamilies: [IPv4, IPv6], {dual}"), &["10.0.0.1", "fd00::1"], &[
-            "10.0.0.1", "fd00::1",
-        ]),
+        (
+            &format!("clusterIP: 10.0.0.1, ipFamilies: [IPv4, IPv6], {dual}"),
+            &["10.0.0.1", "fd00::1"],
+            &["10.0.0.1", "fd00::1"],
+        ),
         (&format!("clusterIP: 10.0.0.1, ipFamilies: [IPv4], {dual}"), &["10.0.0.1"], &["10.0.0.1"]),
         ("clusterIP: 10.0.0.1, ipFamilies: [IPv4]", &["10.0.0.1"], &["10.0.0.1"]),
         (&format!("ipFamilies: [IPv4, IPv6], {dual}"), &[], &["10.0.0.1", "fd00::1"]),
@@ -122,19 +124,25 @@ fn service_ports() {
            {name: np, port: 9, protocol: SCTP, nodePort: 0}, {name: badnp, port: 10, nodePort: -1}]",
     );
     let ports: Vec<_> = service.ports.iter().map(|p| (&*p.name, p.protocol, p.port, p.node_port)).collect();
-    assert_eq!(ports, [
-        ("", Protocol::Tcp, 80, None),
-        ("dns", Protocol::Udp, 53, Some(30053)),
-        ("np", Protocol::Sctp, 9, None),
-        ("badnp", Protocol::Tcp, 10, None),
-    ]);
-    assert_eq!(problems, [
-        "spec.ports[2].port",
-        "spec.ports[3].port",
-        "spec.ports[4].port",
-        "spec.ports[5].protocol",
-        "spec.ports[7].nodePort",
-    ]);
+    assert_eq!(
+        ports,
+        [
+            ("", Protocol::Tcp, 80, None),
+            ("dns", Protocol::Udp, 53, Some(30053)),
+            ("np", Protocol::Sctp, 9, None),
+            ("badnp", Protocol::Tcp, 10, None),
+        ]
+    );
+    assert_eq!(
+        problems,
+        [
+            "spec.ports[2].port",
+            "spec.ports[3].port",
+            "spec.ports[4].port",
+            "spec.ports[5].protocol",
+            "spec.ports[7].nodePort",
+        ]
+    );
 }
 
 #[test]
@@ -337,8 +345,11 @@ fn service_cidrs() {
         .service_cidr(&yaml("{metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/12, 'fd00:a::/112', x]}}"));
     let Some(Event::ServiceCidr(cidr)) = converted.event else { panic!("no ServiceCIDR") };
     assert_eq!((&*cidr.name, cidr.cidrs.len()), ("kubernetes", 2));
-    assert_eq!(converted.problems[0].to_string(), concat!(
-        "ServiceCIDR kubernetes: spec.cidrs[2]: \"x\" is not a CIDR ",
-        "(want address/prefix-length, as in 10.0.0.0/8); it is left out"
-    ));
+    assert_eq!(
+        converted.problems[0].to_string(),
+        concat!(
+            "ServiceCIDR kubernetes: spec.cidrs[2]: \"x\" is not a CIDR ",
+            "(want address/prefix-length, as in 10.0.0.0/8); it is left out"
+        )
+    );
 }

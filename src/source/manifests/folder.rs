@@ -14,9 +14,9 @@ use std::time::SystemTime;
 
 use super::document::{Object, parse};
 use crate::model::{Event, Kind, ObjectKey};
+use crate::source::SourceError;
 use crate::source::convert::{Converter, Origin};
 use crate::source::problem::Problem;
-use crate::source::SourceError;
 
 /// Larger files are not manifests.
 const MAX_FILE: u64 = 64 << 20;
@@ -129,7 +129,8 @@ impl Folder {
         for (name, path) in list(&self.path).ok()? {
             name.hash(&mut hasher);
             let Ok(meta) = fs::metadata(path) else { continue };
-            (meta.len(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()).hash(&mut hasher);
+            (meta.len(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec())
+                .hash(&mut hasher);
             let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok())?;
             if age.as_millis() < 100 {
                 return None;
@@ -153,10 +154,8 @@ impl Folder {
             return Ok(Loaded { changed, events: Vec::new(), problems: Vec::new(), broken });
         }
         let (events, conflicts) = self.combine(&names);
-        let mut problems: Vec<_> = names
-            .iter()
-            .filter_map(|(name, _)| Some((name.clone(), self.files.get(name)?.problems.clone())))
-            .collect();
+        let mut problems: Vec<_> =
+            names.iter().filter_map(|(name, _)| Some((name.clone(), self.files.get(name)?.problems.clone()))).collect();
         for (name, problem) in conflicts {
             match problems.iter_mut().find(|(listed, _)| *listed == name) {
                 Some((_, list)) => list.push(problem),

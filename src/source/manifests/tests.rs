@@ -12,7 +12,9 @@ use super::*;
 use crate::model::{Model, ObjectKey};
 
 fn service(name: &str, ip: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  clusterIP: {ip}\n  ports:\n  - port: 80\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  clusterIP: {ip}\n  ports:\n  - port: 80\n"
+    )
 }
 
 fn slice(name: &str, service: &str, ip: &str) -> String {
@@ -107,15 +109,18 @@ fn faults_are_reported_with_file_line_and_field() {
     let (model, problems) = load(dir.path());
     assert_eq!(names(&model), ["default/a", "default/c", "default/l"]);
     let at: Vec<_> = problems.iter().map(|problem| (problem.object.as_str(), problem.field.as_str())).collect();
-    assert_eq!(at, [
-        ("w.yaml:1", ""),
-        ("x.yaml:17", "spec.ports[0].port"),
-        ("x.yaml:20", ""),
-        ("x.yaml:31", ""),
-        ("x.yaml:33", ""),
-        ("y.yaml:11", "items[1].spec.ports[1].port"),
-        ("z.json:2", ""),
-    ]);
+    assert_eq!(
+        at,
+        [
+            ("w.yaml:1", ""),
+            ("x.yaml:17", "spec.ports[0].port"),
+            ("x.yaml:20", ""),
+            ("x.yaml:31", ""),
+            ("x.yaml:33", ""),
+            ("y.yaml:11", "items[1].spec.ports[1].port"),
+            ("z.json:2", ""),
+        ]
+    );
     assert!(problems[1].message.contains("invalid type: string \"http\""), "{}", problems[1]);
     assert!(problems[2].message.contains("at line 20"), "{}", problems[2]);
 }
