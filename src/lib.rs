@@ -12,3 +12,4 @@ pub mod plan;
 pub mod render;
 pub mod ruleset;
 pub mod trace;
+pub mod source;
