@@ -3,5 +3,12 @@
 //! Data flows one way: `source` -> `model` -> `plan` -> `diff` -> `netlink`; `controller` runs the flow and `cli` starts
 //! it. `ruleset` is the language the last three share, `render` prints it as nft text.
 
+pub mod config;
+pub mod controller;
+pub mod diff;
+pub mod host;
 pub mod model;
+pub mod plan;
+pub mod render;
 pub mod ruleset;
+pub mod trace;

@@ -1,6 +1,7 @@
 //! The model proper: folds events into indexed objects and says which Services they touch.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -46,6 +47,8 @@ pub enum Event {
     ServiceCidr(ServiceCidr),
     /// The ServiceCIDR of this name is gone.
     ServiceCidrDeleted(Arc<str>),
+    /// All addresses configured on this host's interfaces, whenever they change.
+    LocalAddresses(BTreeSet<IpAddr>),
 }
 
 /// What changed since the last [`Model::take_changes`].
@@ -53,7 +56,7 @@ pub enum Event {
 pub struct Changes {
     /// Services whose own object or whose slices changed, in order.
     pub services: BTreeSet<ObjectKey>,
-    /// The Node changed in something rules depend on.
+    /// The Node or the addresses of this host changed.
     pub node: bool,
     /// The ServiceCIDR ranges changed.
     pub service_cidrs: bool,
@@ -73,6 +76,7 @@ pub struct Model {
     slices: HashMap<ObjectKey, Arc<EndpointSlice>>,
     slices_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
     node: Option<Node>,
+    local_addresses: Option<BTreeSet<IpAddr>>,
     service_cidrs: HashMap<Arc<str>, Vec<IpNet>>,
     listed: HashSet<Kind>,
     unseen_services: Option<HashSet<ObjectKey>>,
@@ -109,6 +113,12 @@ impl Model {
             }
             Event::ServiceCidrDeleted(name) => {
                 self.changes.service_cidrs |= self.service_cidrs.remove(&name).is_some();
+            }
+            Event::LocalAddresses(addresses) => {
+                if self.local_addresses.as_ref() != Some(&addresses) {
+                    self.local_addresses = Some(addresses);
+                    self.changes.node = true;
+                }
             }
         }
     }
@@ -148,6 +158,11 @@ impl Model {
         self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
     }
 
+    /// Number of Services held.
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
     /// Number of EndpointSlices held.
     pub fn slice_count(&self) -> usize {
         self.slices.len()
@@ -156,6 +171,11 @@ impl Model {
     /// Our Node, as last seen.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// The addresses of this host's interfaces; `None` while nobody has told.
+    pub fn local_addresses(&self) -> Option<&BTreeSet<IpAddr>> {
+        self.local_addresses.as_ref()
     }
 
     /// All ServiceCIDR ranges, sorted, without duplicates.
@@ -228,7 +248,9 @@ impl Model {
     }
 
     fn remove_slice(&mut self, key: &ObjectKey) {
-        let Some(old) = self.slices.remove(key) else { return };
+        let Some(old) = self.slices.remove(key) else {
+            return;
+        };
         if let Some(keys) = self.slices_of.get_mut(&old.service) {
             keys.remove(key);
             if keys.is_empty() {

@@ -86,8 +86,6 @@ pub enum ChainId {
     MasqueradeIt,
     /// Masquerades connections of this node that are not from pods (external policy Local).
     MasqueradeOwn,
-    /// Masquerades a pod that was sent to itself.
-    Hairpin,
     /// Picks an endpoint.
     Pick(Pick),
     /// Writes an affinity record with this timeout in seconds.
@@ -140,13 +138,16 @@ impl fmt::Display for ChainId {
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
-            ChainId::Hairpin => "hairpin",
             ChainId::Pick(Pick { map, sticky, count }) => {
                 return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
             }
             ChainId::Remember(seconds) => return write!(f, "remember-{seconds}s"),
-            ChainId::RememberMasquerade(seconds) => return write!(f, "remember-{seconds}s-masquerade-it"),
-            ChainId::RememberMasqueradeOwn(seconds) => return write!(f, "remember-{seconds}s-masquerade-own"),
+            ChainId::RememberMasquerade(seconds) => {
+                return write!(f, "remember-{seconds}s-masquerade-it");
+            }
+            ChainId::RememberMasqueradeOwn(seconds) => {
+                return write!(f, "remember-{seconds}s-masquerade-own");
+            }
         };
         f.write_str(name)
     }
@@ -161,7 +162,7 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        const FIXED: [ChainId; 13] = [
+        const FIXED: [ChainId; 12] = [
             ChainId::Prerouting,
             ChainId::Output,
             ChainId::Input,
@@ -174,7 +175,6 @@ impl FromStr for ChainId {
             ChainId::AfterDnat,
             ChainId::MasqueradeIt,
             ChainId::MasqueradeOwn,
-            ChainId::Hairpin,
         ];
         let fixed = FIXED.into_iter().find(|chain| chain.to_string() == name);
         fixed

@@ -199,6 +199,17 @@ impl SetSpec {
         self.key.iter().map(|field| field.padded_len(family)).sum()
     }
 
+    /// Whether each field of a key lies between the same fields of two others.
+    pub fn contains(&self, family: Family, first: &Bytes, last: &Bytes, key: &Bytes) -> bool {
+        let mut at = 0;
+        self.key.iter().all(|field| {
+            let range = at..at + field.padded_len(family);
+            at = range.end;
+            let part = |bytes: &Bytes| bytes.as_slice().get(range.clone()).map(<[u8]>::to_vec);
+            part(first) <= part(key) && part(key) <= part(last)
+        })
+    }
+
     /// The fields of a value.
     pub fn value_fields(&self) -> &'static [FieldType] {
         match self.value {

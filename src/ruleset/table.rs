@@ -20,6 +20,41 @@ pub struct Table {
     pub foreign: Vec<String>,
 }
 
+/// A table with rules in the words of `nft`: what [`crate::render`] prints and the tracer walks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The table's family.
+    pub family: Family,
+    /// Chains in the order they are listed.
+    pub chains: Vec<(ChainId, Vec<Rule>)>,
+    /// Elements by key; all sets exist.
+    pub sets: BTreeMap<SetId, BTreeMap<Bytes, Element>>,
+}
+
+impl Listing {
+    /// A table with all sets and no chain.
+    pub fn new(family: Family) -> Self {
+        Self { family, chains: Vec::new(), sets: SetId::ALL.into_iter().map(|set| (set, BTreeMap::new())).collect() }
+    }
+
+    /// The rules of a chain.
+    pub fn rules(&self, chain: ChainId) -> Option<&[Rule]> {
+        self.chains.iter().find(|(id, _)| *id == chain).map(|(_, rules)| rules.as_slice())
+    }
+
+    /// The element a key selects, also by being within its range.
+    pub fn find(&self, set: SetId, key: &Bytes) -> Option<&Element> {
+        let elements = self.sets.get(&set)?;
+        if let Some(element) = elements.get(key) {
+            return Some(element);
+        }
+        let spec = set.spec();
+        let in_range =
+            |element: &&Element| element.end.is_some_and(|end| spec.contains(self.family, &element.key, &end, key));
+        if spec.interval { elements.values().find(in_range) } else { None }
+    }
+}
+
 /// One change to one object. Within a transaction they take effect in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {

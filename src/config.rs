@@ -1,0 +1,133 @@
+//! What the user has configured, and the plan's settings that follow from it and from the model.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::model::{Family, Model, Node};
+use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings};
+
+/// How pods are told from others: kube-proxy's `detectLocalMode` (specification 6.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// By the source address: the cluster's pod ranges, at most one of each family; none means no detection.
+    ClusterCidr(Vec<IpNet>),
+    /// By the source address: the Node's podCIDRs.
+    NodeCidr,
+    /// By the interface a packet arrived on.
+    BridgeInterface(String),
+    /// By the beginning of that interface's name.
+    InterfaceNamePrefix(String),
+}
+
+/// kube-proxy's `nodePortAddresses` (specification 5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodePortsOn {
+    /// `primary`: the node IP of each family.
+    Primary,
+    /// Addresses of this host in these ranges; a family without a range uses all its local addresses.
+    Ranges(Vec<IpNet>),
+}
+
+/// The configuration of a controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The Node's name.
+    pub node_name: Arc<str>,
+    /// The families to serve.
+    pub families: Vec<Family>,
+    /// Who is a pod.
+    pub detect_local: DetectLocal,
+    /// Masquerade everything sent to a ClusterIP.
+    pub masquerade_all: bool,
+    /// Where NodePorts answer.
+    pub node_ports: NodePortsOn,
+    /// Program externalIPs.
+    pub external_ips: bool,
+    /// At least this long between two syncs; zero syncs as fast as changes come.
+    pub min_sync_period: Duration,
+    /// How long the first sync waits for the Node object (specification 2.3).
+    pub node_wait: Duration,
+    /// Wait for the host's addresses before the first sync.
+    pub needs_addresses: bool,
+}
+
+impl Options {
+    /// Defaults for a node: everything as kube-proxy has it without a configuration.
+    pub fn new(node_name: impl Into<Arc<str>>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            families: Family::ALL.to_vec(),
+            detect_local: DetectLocal::ClusterCidr(Vec::new()),
+            masquerade_all: false,
+            node_ports: NodePortsOn::Primary,
+            external_ips: true,
+            min_sync_period: Duration::ZERO,
+            node_wait: Duration::ZERO,
+            needs_addresses: false,
+        }
+    }
+
+    /// The plan's settings, given what is known of the Node, this host and the ServiceCIDRs.
+    pub fn settings(&self, model: &Model) -> Settings {
+        let node = model.node();
+        let family = |family| self.families.contains(&family).then(|| self.family_settings(family, model));
+        Settings {
+            node_name: self.node_name.clone(),
+            zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
+            masquerade_all: self.masquerade_all,
+            external_ips: self.external_ips,
+            service_cidrs: model.service_cidrs(),
+            ipv4: family(Family::Ipv4),
+            ipv6: family(Family::Ipv6),
+        }
+    }
+
+    fn family_settings(&self, family: Family, model: &Model) -> FamilySettings {
+        let node_ip = node_ip(model.node(), family);
+        let node_addresses = || model.node().map(|node| node.ips.iter().copied().collect()).unwrap_or_default();
+        // Without word from the host (`portway render`) the node IPs are taken to be configured.
+        let local = model.local_addresses().cloned().unwrap_or_else(node_addresses);
+        FamilySettings {
+            pods: self.pod_detection(family, model.node()),
+            node_ports: self.node_port_addresses(family, node_ip, &local),
+            node_ip,
+        }
+    }
+
+    fn pod_detection(&self, family: Family, node: Option<&Node>) -> PodDetection {
+        let first = |nets: &[IpNet]| nets.iter().find(|net| Family::of_net(net) == family).copied();
+        let by_source = |net: Option<IpNet>| net.map_or(PodDetection::None, PodDetection::Source);
+        match &self.detect_local {
+            DetectLocal::ClusterCidr(nets) => by_source(first(nets)),
+            DetectLocal::NodeCidr => by_source(node.and_then(|node| first(&node.pod_cidrs))),
+            DetectLocal::BridgeInterface(name) => PodDetection::Interface(name.clone()),
+            DetectLocal::InterfaceNamePrefix(prefix) => PodDetection::InterfacePrefix(prefix.clone()),
+        }
+    }
+
+    fn node_port_addresses(
+        &self,
+        family: Family,
+        node_ip: Option<IpAddr>,
+        local: &BTreeSet<IpAddr>,
+    ) -> NodePortAddresses {
+        let ranges: Vec<IpNet> = match &self.node_ports {
+            NodePortsOn::Primary => node_ip.filter(|ip| !ip.is_loopback()).map(IpNet::from).into_iter().collect(),
+            NodePortsOn::Ranges(nets) => nets.iter().filter(|net| Family::of_net(net) == family).copied().collect(),
+        };
+        if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
+            return NodePortAddresses::AllLocal;
+        }
+        let listed = |ip: &&IpAddr| !ip.is_loopback() && ranges.iter().any(|net| net.contains(*ip));
+        NodePortAddresses::Listed(local.iter().filter(listed).copied().collect())
+    }
+}
+
+/// The node IP of a family (specification 2.3).
+fn node_ip(node: Option<&Node>, family: Family) -> Option<IpAddr> {
+    node?.ips.iter().copied().find(|ip| Family::of(*ip) == family)
+}

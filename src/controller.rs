@@ -1,0 +1,282 @@
+//! The sync loop: one thread owns the model, the mirror and the kernel; everybody else sends events and gets reports.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::config::Options;
+use crate::diff::{Conflict, Mirror, SlotHints, StaleAffinity, Update, stale_records};
+use crate::model::{Event, Family, Kind, Model};
+use crate::ruleset::{Kernel, KernelError, SetId, Transaction};
+
+/// The first wait after a failed sync; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// The longest wait after a failed sync.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often the kernel is compared with the mirror although nothing is in doubt.
+const VERIFY_EVERY: Duration = Duration::from_secs(3600);
+
+/// What the last sync did.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Number of syncs so far; 0 before the first.
+    pub syncs: u64,
+    /// Services known.
+    pub services: usize,
+    /// Elements the last sync added to sets and maps.
+    pub added: usize,
+    /// Elements the last sync deleted.
+    pub deleted: usize,
+    /// From the arrival of the oldest event to the commit in the kernel.
+    pub latency: Duration,
+    /// Failed attempts since the last success.
+    pub failures: u32,
+}
+
+/// Keeps the kernel equal to the model.
+pub struct Controller<K> {
+    kernel: K,
+    options: Options,
+    model: Model,
+    mirror: Option<Mirror>,
+    reports: watch::Sender<Report>,
+    started: Instant,
+    verified: Instant,
+    last_sync: Option<Instant>,
+    retry: Option<(Instant, Duration)>,
+}
+
+impl<K: Kernel> Controller<K> {
+    /// A controller that has programmed nothing yet, and where its reports can be watched.
+    pub fn new(kernel: K, options: Options) -> (Self, watch::Receiver<Report>) {
+        let (reports, receiver) = watch::channel(Report::default());
+        let now = Instant::now();
+        let this = Self {
+            kernel,
+            options,
+            model: Model::default(),
+            mirror: None,
+            reports,
+            started: now,
+            verified: now,
+            last_sync: None,
+            retry: None,
+        };
+        (this, receiver)
+    }
+
+    /// Runs until all senders are gone. Rules stay in force afterwards. Call it on a thread of its own.
+    pub fn run(mut self, mut events: mpsc::Receiver<Vec<Event>>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime,
+            Err(cause) => return error!(%cause, "cannot start the sync loop"),
+        };
+        loop {
+            match runtime.block_on(async { tokio::time::timeout(self.patience(), events.recv()).await }) {
+                Ok(Some(batch)) => self.collect(batch, &mut events),
+                Ok(None) => return,
+                Err(_elapsed) => self.tick(Instant::now()),
+            }
+        }
+    }
+
+    /// Takes a batch and all that have queued up behind it while the kernel was busy, then syncs once.
+    fn collect(&mut self, batch: Vec<Event>, events: &mut mpsc::Receiver<Vec<Event>>) {
+        let received = Instant::now();
+        if let Some(wait) =
+            self.last_sync.and_then(|at| (at + self.options.min_sync_period).checked_duration_since(received))
+        {
+            std::thread::sleep(wait);
+        }
+        let mut next = Some(batch);
+        while let Some(batch) = next {
+            batch.into_iter().for_each(|event| self.model.apply(event));
+            next = events.try_recv().ok();
+        }
+        self.sync(received);
+    }
+
+    /// Folds events and brings the kernel up to date; `received` is when the oldest of them arrived.
+    pub fn handle(&mut self, events: impl IntoIterator<Item = Event>, received: Instant) {
+        events.into_iter().for_each(|event| self.model.apply(event));
+        self.sync(received);
+    }
+
+    /// The kernel, for tests.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// The mirror, once there was a first sync.
+    pub fn mirror(&self) -> Option<&Mirror> {
+        self.mirror.as_ref()
+    }
+
+    /// Reads the tables back and repairs what differs from the mirror.
+    pub fn verify(&mut self) {
+        let Some(mirror) = self.mirror.take() else {
+            return;
+        };
+        match self.rebase_onto(mirror) {
+            Ok((added, deleted)) if added + deleted > 0 => {
+                warn!(added, deleted, "the table was changed by someone else; repaired");
+            }
+            Ok(_) => {}
+            Err(cause) => self.failed(&cause),
+        }
+        self.verified = Instant::now();
+    }
+
+    fn patience(&self) -> Duration {
+        let now = Instant::now();
+        let verify = (self.verified + VERIFY_EVERY).saturating_duration_since(now);
+        let retry = self.retry.map_or(verify, |(at, _)| at.saturating_duration_since(now));
+        let node = if self.mirror.is_none() && self.model.is_ready() { Duration::from_millis(200) } else { verify };
+        verify.min(retry).min(node)
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if self.mirror.is_none() {
+            if self.retry.is_none_or(|(at, _)| at <= now) {
+                self.sync(now);
+            }
+        } else if self.verified + VERIFY_EVERY <= now {
+            self.verify();
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.model.is_ready()
+            && self.model.has_listed(Kind::Node)
+            && (self.model.node().is_some() || self.started.elapsed() >= self.options.node_wait)
+            && (self.model.local_addresses().is_some() || !self.options.needs_addresses)
+    }
+
+    fn sync(&mut self, received: Instant) {
+        if !self.is_ready() || (self.mirror.is_none() && self.retry.is_some_and(|(at, _)| at > Instant::now())) {
+            return;
+        }
+        let result = match self.mirror.take() {
+            None => self.first_sync(),
+            Some(mirror) => self.next_sync(mirror),
+        };
+        match result {
+            Ok((added, deleted)) => self.succeeded(added, deleted, received.elapsed()),
+            Err(cause) => self.failed(&cause),
+        }
+    }
+
+    /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
+    fn first_sync(&mut self) -> Result<(usize, usize), KernelError> {
+        self.model.take_changes();
+        let settings = self.options.settings(&self.model);
+        let mut hints = HashMap::new();
+        for family in Family::ALL {
+            if let Some(table) = self.kernel.read(family)? {
+                hints.insert(family, SlotHints::of(&table));
+            }
+        }
+        let (mirror, conflicts) = Mirror::build(settings, &self.model, &hints);
+        report_conflicts(&conflicts);
+        self.rebase_onto(mirror)
+    }
+
+    /// Makes the kernel equal to a mirror, whatever it holds now.
+    fn rebase_onto(&mut self, mirror: Mirror) -> Result<(usize, usize), KernelError> {
+        let (mut main, mut after) = (Transaction::default(), Transaction::default());
+        for family in Family::ALL {
+            let table = self.kernel.read(family)?;
+            let (change, leftovers) = mirror.rebase(family, table.as_ref());
+            main.ops.extend(change.ops);
+            after.ops.extend(leftovers.ops);
+        }
+        self.commit(&main, &after)?;
+        self.forget_orphans(&mirror)?;
+        self.mirror = Some(mirror);
+        Ok(main.element_counts())
+    }
+
+    /// Deletes affinity records that no sticky frontend stands behind.
+    fn forget_orphans(&mut self, mirror: &Mirror) -> Result<(), KernelError> {
+        for family in mirror.families().collect::<Vec<_>>() {
+            let records = self.kernel.read_set(family, SetId::Affinity)?;
+            let orphans = mirror.orphans(family, &records);
+            if !orphans.is_empty() {
+                self.kernel.forget(family, SetId::Affinity, &orphans)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn next_sync(&mut self, mut mirror: Mirror) -> Result<(usize, usize), KernelError> {
+        let changes = self.model.take_changes();
+        let settings = self.options.settings(&self.model);
+        let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, &changes);
+        report_conflicts(&conflicts);
+        self.commit(&main, &after)?;
+        self.forget_stale(stale)?;
+        self.mirror = Some(mirror);
+        Ok(main.element_counts())
+    }
+
+    fn commit(&mut self, main: &Transaction, after: &Transaction) -> Result<(), KernelError> {
+        if !main.is_empty() {
+            self.kernel.apply(main)?;
+        }
+        if !after.is_empty()
+            && let Err(cause) = self.kernel.apply(after)
+        {
+            // An unused chain does no harm; the next comparison with the kernel tries again.
+            debug!(%cause, "unused chains stay for now");
+        }
+        Ok(())
+    }
+
+    fn forget_stale(&mut self, stale: Vec<(Family, StaleAffinity)>) -> Result<(), KernelError> {
+        let mut by_family: HashMap<Family, Vec<StaleAffinity>> = HashMap::new();
+        for (family, one) in stale {
+            by_family.entry(family).or_default().push(one);
+        }
+        for (family, stale) in by_family {
+            let records = self.kernel.read_set(family, SetId::Affinity)?;
+            let elements = stale_records(&records, &stale);
+            if !elements.is_empty() {
+                debug!(%family, records = elements.len(), "forgetting affinity records");
+                self.kernel.forget(family, SetId::Affinity, &elements)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn succeeded(&mut self, added: usize, deleted: usize, latency: Duration) {
+        let services = self.model.service_count();
+        let mut first = false;
+        self.retry = None;
+        self.last_sync = Some(Instant::now());
+        self.reports.send_modify(|report| {
+            first = report.syncs == 0;
+            *report = Report { syncs: report.syncs + 1, services, added, deleted, latency, failures: 0 };
+        });
+        if first {
+            info!(services, added, deleted, ?latency, "first sync done");
+        }
+        debug!(services, added, deleted, ?latency, "synced");
+    }
+
+    fn failed(&mut self, cause: &KernelError) {
+        // The mirror may be ahead of the kernel: read back before the next attempt.
+        self.mirror = None;
+        let wait = self.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).min(RETRY_MAX));
+        self.retry = Some((Instant::now() + wait, wait));
+        self.reports.send_modify(|report| report.failures += 1);
+        error!(%cause, retry_in = ?wait, "sync failed; the rules in the kernel stay as they are");
+    }
+}
+
+fn report_conflicts(conflicts: &[Conflict]) {
+    for conflict in conflicts {
+        warn!("{conflict}");
+    }
+}

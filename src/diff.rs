@@ -1,0 +1,17 @@
+//! Keeps track of what the kernel holds and finds the smallest change to what it should hold.
+//!
+//! [`Mirror`] is the one copy of the desired table. [`Mirror::update`] costs work in proportion to the changed Services;
+//! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt).
+
+mod affinity;
+mod claims;
+mod counted;
+mod mirror;
+mod rebase;
+mod recorder;
+mod slots;
+
+pub use affinity::{StaleAffinity, stale_records};
+pub use claims::Conflict;
+pub use mirror::{Mirror, Update};
+pub use slots::SlotHints;

@@ -1,0 +1,80 @@
+//! Things several Services share: in force while at least one of them needs it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// Reference counts, and which keys came or went since [`Counted::settle`].
+#[derive(Debug)]
+pub(super) struct Counted<K> {
+    counts: HashMap<K, u32>,
+    /// Keys touched, with whether they were in force before.
+    touched: HashMap<K, bool>,
+}
+
+impl<K> Default for Counted<K> {
+    fn default() -> Self {
+        Self { counts: HashMap::new(), touched: HashMap::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord> Counted<K> {
+    pub(super) fn add(&mut self, key: K) {
+        let count = self.counts.entry(key).or_insert(0);
+        self.touched.entry(key).or_insert(*count > 0);
+        *count += 1;
+    }
+
+    pub(super) fn remove(&mut self, key: K) {
+        let Some(count) = self.counts.get_mut(&key) else {
+            return;
+        };
+        self.touched.entry(key).or_insert(true);
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(&key);
+        }
+    }
+
+    /// What came into force and what went out of it since the last call, sorted.
+    pub(super) fn settle(&mut self) -> (Vec<K>, Vec<K>) {
+        let (mut came, mut went) = (Vec::new(), Vec::new());
+        for (key, before) in self.touched.drain() {
+            match (before, self.counts.contains_key(&key)) {
+                (false, true) => came.push(key),
+                (true, false) => went.push(key),
+                _ => {}
+            }
+        }
+        came.sort_unstable();
+        went.sort_unstable();
+        (came, went)
+    }
+
+    /// Everything in force.
+    pub(super) fn keys(&self) -> impl Iterator<Item = K> {
+        self.counts.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_and_the_last_reference_count() {
+        let mut counted = Counted::default();
+        counted.add(1);
+        counted.add(1);
+        counted.add(2);
+        counted.remove(2);
+        assert_eq!(counted.settle(), (vec![1], vec![]));
+        counted.remove(1);
+        assert_eq!(counted.settle(), (vec![], vec![]));
+        counted.remove(1);
+        counted.add(1);
+        assert_eq!(counted.settle(), (vec![], vec![]), "replaced within one sync");
+        counted.remove(1);
+        assert_eq!(counted.settle(), (vec![], vec![1]));
+        assert_eq!(counted.keys().count(), 0);
+    }
+}

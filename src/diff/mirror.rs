@@ -1,0 +1,375 @@
+//! The desired table, kept Service by Service.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::affinity;
+use super::claims::{Claim, Claims};
+use super::counted::Counted;
+use super::recorder::Recorder;
+use super::slots::{self, SlotHints};
+use super::{Conflict, StaleAffinity};
+use crate::model::{Changes, Family, Model, ObjectKey};
+use crate::plan::{
+    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
+    globals, rules,
+};
+use crate::ruleset::{Bytes, ChainId, Op, Rule, SetId, Transaction, Value, Verdict};
+
+/// What a sync has to do.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// Takes the table from the old state to the new one.
+    pub main: Transaction,
+    /// Deletes chains nobody refers to any more. On its own because kernels before 6.2 refuse to delete a chain in the
+    /// transaction that removes the last reference.
+    pub after: Transaction,
+    /// Affinity records to look for after the commit.
+    pub stale: Vec<(Family, StaleAffinity)>,
+    /// Frontends that Services of this update claimed in vain.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// What the kernel holds once every update was applied.
+#[derive(Debug)]
+pub struct Mirror {
+    pub(super) settings: Settings,
+    pub(super) families: Vec<FamilyMirror>,
+}
+
+#[derive(Debug)]
+pub(super) struct FamilyMirror {
+    pub(super) family: Family,
+    pub(super) services: HashMap<ObjectKey, ServiceState>,
+    claims: Claims,
+    pub(super) shared: Counted<(SetId, Bytes)>,
+    pub(super) chains: Counted<ChainId>,
+    pub(super) globals: Vec<Member>,
+}
+
+/// A Service as it is in force; targets are in the order of their slots.
+#[derive(Debug, Default)]
+pub(super) struct ServiceState {
+    pub(super) frontends: Vec<Frontend>,
+    /// Frontends other Services have.
+    lost: Vec<FrontendKey>,
+    shared: Vec<(SetId, Bytes)>,
+}
+
+impl Mirror {
+    /// The table for all Services of a model. Endpoints stay in the slots the hints give them.
+    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, SlotHints>) -> (Self, Vec<Conflict>) {
+        let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
+        let mut this = Self { settings, families };
+        let mut update = Update::default();
+        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
+        for mirror in &mut this.families {
+            let mut recorder = Recorder::default();
+            mirror.sync_services(&this.settings, model, &all, hints.get(&mirror.family), &mut recorder, &mut update);
+            mirror.shared.settle();
+            mirror.chains.settle();
+        }
+        (this, update.conflicts)
+    }
+
+    /// Takes over changes. `settings` are those in force from now on.
+    pub fn update(&mut self, settings: &Settings, model: &Model, changes: &Changes) -> Update {
+        let mut update = Update::default();
+        let old = std::mem::replace(&mut self.settings, settings.clone());
+        let all = recompiles_everything(&old, settings);
+        let dirty: BTreeSet<ObjectKey> = if all {
+            let known = self.families.iter().flat_map(|mirror| mirror.services.keys());
+            known.chain(model.services().map(|service| &service.key)).cloned().collect()
+        } else {
+            changes.services.clone()
+        };
+        for mirror in &mut self.families {
+            mirror.update(&old, settings, model, &dirty, &mut update);
+        }
+        update
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Frontends in force, as (family, Service, frontend), in no order.
+    pub fn frontends(&self) -> impl Iterator<Item = (Family, &ObjectKey, &Frontend)> {
+        self.families.iter().flat_map(|mirror| {
+            let family = mirror.family;
+            let services = mirror.services.iter();
+            services.flat_map(move |(key, state)| state.frontends.iter().map(move |f| (family, key, f)))
+        })
+    }
+}
+
+/// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
+fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
+    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
+    old.node_name != new.node_name
+        || old.zone != new.zone
+        || old.external_ips != new.external_ips
+        || node_ips(old) != node_ips(new)
+}
+
+impl FamilyMirror {
+    fn new(family: Family, settings: &Settings) -> Self {
+        Self {
+            family,
+            services: HashMap::new(),
+            claims: Claims::default(),
+            shared: Counted::default(),
+            chains: Counted::default(),
+            globals: globals(family, settings),
+        }
+    }
+
+    /// The rules of a chain under some settings.
+    pub(super) fn rules(&self, settings: &Settings, chain: ChainId) -> Vec<Rule> {
+        let family = settings.family(self.family);
+        family.map(|f| rules(self.family, f, settings.masquerade_all, chain)).unwrap_or_default()
+    }
+
+    /// All chains of the table: the fixed ones, then those in use, sorted.
+    pub(super) fn all_chains(&self) -> Vec<ChainId> {
+        let mut used: Vec<ChainId> = self.chains.keys().collect();
+        used.sort_unstable();
+        used.into_iter().chain(FIXED_CHAINS).collect()
+    }
+
+    fn update(
+        &mut self,
+        old: &Settings,
+        new: &Settings,
+        model: &Model,
+        dirty: &BTreeSet<ObjectKey>,
+        update: &mut Update,
+    ) {
+        let family = self.family;
+        let mut recorder = Recorder::default();
+        let before = self.all_chains_if_rules_may_differ(old, new);
+        self.update_globals(new, &mut recorder);
+        self.sync_services(new, model, dirty, None, &mut recorder, update);
+        let (came, went) = self.shared.settle();
+        for (set, key) in came {
+            recorder.add(set, shared_element(key));
+        }
+        for (set, key) in went {
+            recorder.delete(set, shared_element(key));
+        }
+        let (new_chains, old_chains) = self.chains.settle();
+        for chain in &new_chains {
+            update.main.push(family, Op::AddChain(*chain));
+        }
+        for chain in new_chains {
+            for rule in self.rules(new, chain) {
+                update.main.push(family, Op::AddRule(chain, rule));
+            }
+        }
+        for chain in before {
+            let rules = self.rules(new, chain);
+            if rules != self.rules(old, chain) {
+                update.main.push(family, Op::FlushChain(chain));
+                for rule in rules {
+                    update.main.push(family, Op::AddRule(chain, rule));
+                }
+            }
+        }
+        recorder.finish(family, &mut update.main);
+        for chain in old_chains {
+            update.after.push(family, Op::DeleteChain(chain));
+        }
+    }
+
+    fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
+        let same = old.family(self.family) == new.family(self.family) && old.masquerade_all == new.masquerade_all;
+        if same { Vec::new() } else { self.all_chains() }
+    }
+
+    fn update_globals(&mut self, settings: &Settings, recorder: &mut Recorder) {
+        let wanted = globals(self.family, settings);
+        if wanted == self.globals {
+            return;
+        }
+        let old = std::mem::replace(&mut self.globals, wanted);
+        replace_members(&old, &self.globals, recorder);
+    }
+
+    /// Brings the given Services, and those that win or lose a frontend by them, up to date.
+    fn sync_services(
+        &mut self,
+        settings: &Settings,
+        model: &Model,
+        dirty: &BTreeSet<ObjectKey>,
+        hints: Option<&SlotHints>,
+        recorder: &mut Recorder,
+        update: &mut Update,
+    ) {
+        let plan_of = |key: &ObjectKey, family| match model.service(key) {
+            Some(service) => compile(service, || model.slices(key), family, settings),
+            None => ServicePlan::default(),
+        };
+        let mut plans: Vec<(ObjectKey, ServicePlan)> = Vec::with_capacity(dirty.len());
+        let mut affected = BTreeSet::new();
+        for key in dirty {
+            let plan = plan_of(key, self.family);
+            if plan.is_empty() && !self.services.contains_key(key) {
+                continue;
+            }
+            self.claim(key, model.service(key).and_then(|s| s.created), &plan, &mut affected);
+            plans.push((key.clone(), plan));
+        }
+        for key in affected.into_iter().filter(|key| !dirty.contains(key)) {
+            let plan = plan_of(&key, self.family);
+            plans.push((key, plan));
+        }
+        for (key, plan) in plans {
+            self.sync_service(key, plan, hints, recorder, update);
+        }
+    }
+
+    /// Replaces a Service's claims by those of its new plan.
+    fn claim(
+        &mut self,
+        service: &ObjectKey,
+        created: Option<i64>,
+        plan: &ServicePlan,
+        affected: &mut BTreeSet<ObjectKey>,
+    ) {
+        if let Some(state) = self.services.get(service) {
+            let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
+            for key in held {
+                affected.extend(self.claims.remove(key, service));
+            }
+        }
+        for frontend in &plan.frontends {
+            let created = created.unwrap_or(i64::MAX);
+            let claim = Claim { class: frontend.class, created, service: service.clone() };
+            affected.extend(self.claims.add(frontend.key, claim));
+        }
+    }
+
+    fn sync_service(
+        &mut self,
+        key: ObjectKey,
+        plan: ServicePlan,
+        hints: Option<&SlotHints>,
+        recorder: &mut Recorder,
+        update: &mut Update,
+    ) {
+        let old = self.services.remove(&key).unwrap_or_default();
+        let mut old_frontends: HashMap<FrontendKey, Frontend> =
+            old.frontends.into_iter().map(|frontend| (frontend.key, frontend)).collect();
+        let mut state = ServiceState { shared: shared_keys(&plan), ..ServiceState::default() };
+
+        for mut frontend in plan.frontends {
+            if let Err(conflict) = self.claims.check(frontend.key, &key) {
+                state.lost.push(frontend.key);
+                update.conflicts.push(conflict);
+                continue;
+            }
+            let previous = old_frontends.remove(&frontend.key);
+            place(&mut frontend, previous.as_ref(), hints);
+            if previous.as_ref() != Some(&frontend) {
+                self.replace_frontend(previous.as_ref(), Some(&frontend), recorder, update);
+            }
+            state.frontends.push(frontend);
+        }
+        for gone in old_frontends.values() {
+            self.replace_frontend(Some(gone), None, recorder, update);
+        }
+        for shared in &state.shared {
+            self.shared.add(*shared);
+        }
+        for shared in &old.shared {
+            self.shared.remove(*shared);
+        }
+        if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
+            self.services.insert(key, state);
+        }
+    }
+
+    fn replace_frontend(
+        &mut self,
+        old: Option<&Frontend>,
+        new: Option<&Frontend>,
+        recorder: &mut Recorder,
+        update: &mut Update,
+    ) {
+        let old_members = old.map(Frontend::members).unwrap_or_default();
+        let new_members = new.map(Frontend::members).unwrap_or_default();
+        new_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.add(chain));
+        old_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.remove(chain));
+        replace_members(&old_members, &new_members, recorder);
+        replace_endpoints(old, new, recorder);
+        if let Some(stale) = old.and_then(|old| affinity::stale(old, new)) {
+            update.stale.push((self.family, stale));
+        }
+    }
+}
+
+/// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
+fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&SlotHints>) {
+    let key = frontend.key.bytes();
+    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, _)| map).collect();
+    let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
+        Action::Refuse | Action::Drop => Vec::new(),
+        Action::Balance(targets) => vec![targets],
+        Action::ExternalLocal { cluster, local } => vec![cluster, local],
+    };
+    for (map, list) in maps.into_iter().zip(lists) {
+        let old = match previous {
+            Some(previous) => previous.endpoint_lists().into_iter().find(|(m, _)| *m == map).map(|(_, l)| l),
+            None => hints.map(|hints| hints.get(map, key)),
+        };
+        *list = slots::assign(old.unwrap_or_default(), list);
+    }
+}
+
+fn replace_members(old: &[Member], new: &[Member], recorder: &mut Recorder) {
+    for member in old.iter().filter(|member| !new.contains(member)) {
+        recorder.delete_member(member.clone());
+    }
+    for member in new.iter().filter(|member| !old.contains(member)) {
+        recorder.add_member(member.clone());
+    }
+}
+
+fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
+    let Some(key) = new.or(old).map(|frontend| frontend.key.bytes()) else {
+        return;
+    };
+    let lists = |frontend: Option<&Frontend>, map| -> Vec<Target> {
+        let lists = frontend.map(Frontend::endpoint_lists).unwrap_or_default();
+        lists.into_iter().find(|(m, _)| *m == map).map(|(_, list)| list.to_vec()).unwrap_or_default()
+    };
+    for map in crate::ruleset::EndpointMap::ALL {
+        let (old, new) = (lists(old, map), lists(new, map));
+        for (slot, target) in old.iter().enumerate().filter(|(slot, target)| new.get(*slot) != Some(target)) {
+            recorder.delete(map.set(), endpoint_element(&key, slot, target));
+        }
+        for (slot, target) in new.iter().enumerate().filter(|(slot, target)| old.get(*slot) != Some(target)) {
+            recorder.add(map.set(), endpoint_element(&key, slot, target));
+        }
+    }
+}
+
+fn shared_keys(plan: &ServicePlan) -> Vec<(SetId, Bytes)> {
+    let cluster_ip = plan.cluster_ip.map(Member::cluster_ip);
+    let hairpins = plan.hairpins.iter().copied().map(Member::hairpin);
+    cluster_ip.into_iter().chain(hairpins).map(|member| (member.set, member.element.key)).collect()
+}
+
+/// The element of a set without values or comments.
+pub(super) fn shared_element(key: Bytes) -> crate::ruleset::Element {
+    crate::ruleset::Element { key, end: None, value: Value::None, comment: None::<Arc<str>> }
+}
+
+/// The chain a verdict leads to, when it is one that comes and goes.
+fn dynamic_chain(member: &Member) -> Option<ChainId> {
+    match member.element.value {
+        Value::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) if !FIXED_CHAINS.contains(&chain) => Some(chain),
+        _ => None,
+    }
+}

@@ -1,0 +1,43 @@
+//! Collects element changes and puts them into the order the kernel wants.
+
+use std::collections::BTreeMap;
+
+use crate::model::Family;
+use crate::plan::Member;
+use crate::ruleset::{Element, Op, SetId, Transaction};
+
+/// Element changes of one family. Deletions take effect before additions, so an element can be replaced and a frontend
+/// can move from one Service to another within one transaction.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    added: BTreeMap<SetId, Vec<Element>>,
+    deleted: BTreeMap<SetId, Vec<Element>>,
+}
+
+impl Recorder {
+    pub(super) fn add(&mut self, set: SetId, element: Element) {
+        self.added.entry(set).or_default().push(element);
+    }
+
+    pub(super) fn delete(&mut self, set: SetId, element: Element) {
+        self.deleted.entry(set).or_default().push(element);
+    }
+
+    pub(super) fn add_member(&mut self, member: Member) {
+        self.add(member.set, member.element);
+    }
+
+    pub(super) fn delete_member(&mut self, member: Member) {
+        self.delete(member.set, member.element);
+    }
+
+    /// Appends the changes to a transaction.
+    pub(super) fn finish(self, family: Family, transaction: &mut Transaction) {
+        for (set, elements) in self.deleted {
+            transaction.push(family, Op::DeleteElements(set, elements));
+        }
+        for (set, elements) in self.added {
+            transaction.push(family, Op::AddElements(set, elements));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Endpoints keep their slots: a removed one's slot is refilled, so a change of one endpoint changes one or two elements.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::plan::Target;
+use crate::ruleset::{Bytes, EndpointMap, Table, Value};
+
+/// Orders the wanted targets (no duplicates) so that as many as possible stay in the slot they have in `old`.
+pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
+    if old == wanted {
+        return wanted.to_vec();
+    }
+    let keep: HashSet<&Target> = wanted.iter().collect();
+    let mut slots: Vec<Option<Target>> = Vec::with_capacity(wanted.len().max(old.len()));
+    let mut placed: HashSet<Target> = HashSet::with_capacity(wanted.len());
+    for target in old {
+        slots.push((keep.contains(target) && placed.insert(*target)).then_some(*target));
+    }
+    let mut new = wanted.iter().filter(|target| !placed.contains(target)).copied();
+    for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
+        match new.next() {
+            Some(target) => *slot = Some(target),
+            None => break,
+        }
+    }
+    slots.extend(new.map(Some));
+    // Holes that are left are filled from the end.
+    let mut result: Vec<Target> = Vec::with_capacity(wanted.len());
+    let mut at = 0;
+    while at < slots.len() {
+        match slots[at].take() {
+            Some(target) => result.push(target),
+            None => {
+                while slots.len() > at + 1 && slots.last() == Some(&None) {
+                    slots.pop();
+                }
+                if slots.len() > at + 1
+                    && let Some(Some(last)) = slots.pop()
+                {
+                    result.push(last);
+                }
+            }
+        }
+        at += 1;
+    }
+    result
+}
+
+/// The slots endpoints have in a table read back from the kernel, so that a restart leaves them there.
+#[derive(Debug, Default)]
+pub struct SlotHints {
+    slots: HashMap<(EndpointMap, Bytes), Vec<Target>>,
+}
+
+impl SlotHints {
+    /// Collects the slots of a table.
+    pub fn of(table: &Table) -> Self {
+        let mut found: HashMap<(EndpointMap, Bytes), BTreeMap<u32, Target>> = HashMap::new();
+        for map in EndpointMap::ALL {
+            for element in table.sets.get(&map.set()).into_iter().flat_map(|elements| elements.values()) {
+                if let Some((frontend, slot, target)) = parse(element.key, element.value) {
+                    found.entry((map, frontend)).or_default().insert(slot, target);
+                }
+            }
+        }
+        // A gap ends the list: what comes behind it is not reachable by a slot number below the count.
+        let contiguous = |slots: BTreeMap<u32, Target>| {
+            let in_order = |(at, (slot, _)): &(usize, (u32, Target))| *at == *slot as usize;
+            slots.into_iter().enumerate().take_while(in_order).map(|(_, (_, target))| target).collect()
+        };
+        Self { slots: found.into_iter().map(|(key, slots)| (key, contiguous(slots))).collect() }
+    }
+
+    /// The slots of a frontend; empty when the kernel has none.
+    pub(super) fn get(&self, map: EndpointMap, frontend: Bytes) -> &[Target] {
+        self.slots.get(&(map, frontend)).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn parse(key: Bytes, value: Value) -> Option<(Bytes, u32, Target)> {
+    let Value::Data(data) = value else {
+        return None;
+    };
+    let split = key.as_slice().len().checked_sub(4)?;
+    let frontend = Bytes::from_slice(&key.as_slice()[..split])?;
+    Some((frontend, key.u32_host_at(split)?, target(&data)?))
+}
+
+/// Reads address . port.
+pub(super) fn target(data: &Bytes) -> Option<Target> {
+    match data.as_slice().len() {
+        8 => Some(Target { ip: data.ipv4_at(0)?, port: data.u16_at(4)? }),
+        20 => Some(Target { ip: data.ipv6_at(0)?, port: data.u16_at(16)? }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn targets(numbers: &[u8]) -> Vec<Target> {
+        numbers.iter().map(|n| Target { ip: [10, 0, 0, *n].into(), port: 80 }).collect()
+    }
+
+    #[test]
+    fn a_removed_endpoint_is_replaced_by_the_last_one() {
+        assert_eq!(assign(&targets(&[1, 2, 3, 4]), &targets(&[1, 3, 4])), targets(&[1, 4, 3]));
+        assert_eq!(assign(&targets(&[1, 2, 3]), &targets(&[1, 2])), targets(&[1, 2]));
+        assert_eq!(assign(&targets(&[1, 2]), &targets(&[])), targets(&[]));
+    }
+
+    #[test]
+    fn an_added_endpoint_takes_a_free_slot_first() {
+        assert_eq!(assign(&targets(&[1, 2, 3]), &targets(&[1, 3, 9])), targets(&[1, 9, 3]));
+        assert_eq!(assign(&targets(&[2, 1]), &targets(&[1, 2, 3])), targets(&[2, 1, 3]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_places_everything_once_and_moves_no_more_than_it_must(
+            old in proptest::collection::hash_set(0_u8..40, 0..20),
+            wanted in proptest::collection::btree_set(0_u8..40, 0..20),
+        ) {
+            let old = targets(&old.into_iter().collect::<Vec<_>>());
+            let wanted = targets(&wanted.into_iter().collect::<Vec<_>>());
+            let new = assign(&old, &wanted);
+            let mut sorted = new.clone();
+            sorted.sort();
+            prop_assert_eq!(&sorted, &wanted);
+            let moved = old.iter().zip(&new).filter(|(a, b)| a != b).count();
+            let removed = old.iter().filter(|t| !wanted.contains(t)).count();
+            prop_assert!(moved <= removed, "{moved} slots rewritten for {removed} removed endpoints");
+        }
+    }
+}

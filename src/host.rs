@@ -1,0 +1,110 @@
+//! What this host says of itself: its name, its IP families, and the addresses of its interfaces.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::model::{Event, Family};
+
+/// Changes of addresses come in bursts.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Before trying again after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The kernel's host name, trimmed and lower-cased as kube-proxy does (specification 2.2).
+pub fn name() -> Option<String> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    Some(name.trim().to_lowercase()).filter(|name| !name.is_empty())
+}
+
+/// The families this host can do (specification 2.5): IPv4 always, IPv6 unless it is switched off.
+pub fn families() -> Vec<Family> {
+    let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
+    let ipv6 = Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|text| text.trim() != "1");
+    if ipv6 { Family::ALL.to_vec() } else { vec![Family::Ipv4] }
+}
+
+/// Sends the addresses of this host's interfaces now and whenever they change, until the receiver is gone.
+pub async fn watch_addresses(sender: mpsc::Sender<Vec<Event>>) {
+    while !sender.is_closed() {
+        if let Err(cause) = follow(&sender).await {
+            warn!(%cause, "cannot read this host's addresses; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// The addresses of this host's interfaces.
+pub async fn addresses() -> Result<BTreeSet<IpAddr>, HostError> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let task = tokio::spawn(connection);
+    let result = list(&handle).await;
+    task.abort();
+    result
+}
+
+/// Why the host's addresses are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No route netlink socket.
+    #[error("cannot open a route netlink socket: {0}")]
+    Socket(#[from] std::io::Error),
+    /// The kernel did not list addresses.
+    #[error("cannot list addresses: {0}")]
+    List(#[from] rtnetlink::Error),
+    /// The subscription ended.
+    #[error("the subscription to address changes ended")]
+    Ended,
+}
+
+async fn follow(sender: &mpsc::Sender<Vec<Event>>) -> Result<(), HostError> {
+    let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Link];
+    let (connection, handle, mut changes) = rtnetlink::new_multicast_connection(&groups)?;
+    let task = tokio::spawn(connection);
+    let mut known = None;
+    let result = loop {
+        let listed = match list(&handle).await {
+            Ok(listed) => listed,
+            Err(cause) => break Err(cause),
+        };
+        if known.as_ref() != Some(&listed) {
+            known = Some(listed.clone());
+            if sender.send(vec![Event::LocalAddresses(listed)]).await.is_err() {
+                break Ok(());
+            }
+        }
+        tokio::select! {
+            change = changes.next() => if change.is_none() { break Err(HostError::Ended) },
+            () = sender.closed() => break Ok(()),
+        }
+        tokio::time::sleep(SETTLE).await;
+        while futures::FutureExt::now_or_never(changes.next()).flatten().is_some() {}
+    };
+    task.abort();
+    result
+}
+
+async fn list(handle: &Handle) -> Result<BTreeSet<IpAddr>, HostError> {
+    let mut listed = handle.address().get().execute();
+    let mut addresses = BTreeSet::new();
+    while let Some(message) = listed.try_next().await? {
+        // On point-to-point links `Address` is the peer's; `Local` is always ours.
+        let local = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) => Some(*ip),
+            _ => None,
+        });
+        let address = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        });
+        addresses.extend(local.or(address));
+    }
+    Ok(addresses)
+}

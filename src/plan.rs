@@ -1,0 +1,19 @@
+//! Decides what the table must hold: which endpoints a frontend offers, which verdict it gets, and which fixed rules
+//! surround them. Pure functions of the model and the settings.
+//!
+//! The unit is one Service in one family: [`compile`] gives its [`ServicePlan`], and each [`Frontend`] knows its set
+//! elements. How elements get into the kernel, and in which slot an endpoint ends up, is the business of `diff`.
+
+mod elements;
+mod frontend;
+mod select;
+mod service;
+mod settings;
+mod skeleton;
+
+pub use elements::{Member, endpoint_element, globals};
+pub use frontend::{Action, Class, Frontend, FrontendKey, Target};
+pub use select::{Candidate, Selection, Topology, candidates, select};
+pub use service::{ServicePlan, compile};
+pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings};
+pub use skeleton::{FIXED_CHAINS, rules};

@@ -1,0 +1,170 @@
+//! One Service in one family: its frontends and what else it contributes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{Action, Class, Frontend, FrontendKey, Selection, Settings, candidates, select};
+use crate::model::{EndpointSlice, Family, Service, ServicePort, ServiceType};
+
+/// The most bytes of an element's comment (NFT_USERDATA_MAXLEN leaves 128 with the terminating zero).
+const COMMENT_MAX: usize = 127;
+
+/// What a Service contributes to the table of one family.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServicePlan {
+    /// Its ClusterIP; ports it does not serve are refused.
+    pub cluster_ip: Option<IpAddr>,
+    /// Its frontends; no key comes twice.
+    pub frontends: Vec<Frontend>,
+    /// Addresses of its reachable endpoints on this node: connections from there to there need a masquerade.
+    pub hairpins: Vec<IpAddr>,
+}
+
+impl ServicePlan {
+    /// Nothing in this family.
+    pub fn is_empty(&self) -> bool {
+        self.cluster_ip.is_none() && self.frontends.is_empty()
+    }
+}
+
+/// Compiles a Service for one family; empty for those that are ignored (specification 3.1).
+pub fn compile<'a, I>(service: &Service, slices: impl Fn() -> I, family: Family, settings: &Settings) -> ServicePlan
+where
+    I: Iterator<Item = &'a Arc<EndpointSlice>>,
+{
+    let mut plan = ServicePlan::default();
+    if service.service_type == ServiceType::ExternalName {
+        return plan;
+    }
+    let Some(cluster_ip) = service.cluster_ip(family) else {
+        return plan;
+    };
+    plan.cluster_ip = Some(cluster_ip);
+    let frontends = Frontends::new(service, family, settings);
+    for port in &service.ports {
+        let found = candidates(slices(), family, port, &settings.node_name);
+        let external = frontends.externally_accessible(port);
+        let external_local = service.external_local();
+        let need_cluster = !service.internal_policy_local || external;
+        let need_local = service.internal_policy_local || (external_local && external);
+        let selection = select(&found, &settings.node_name, &settings.zone, need_cluster, need_local);
+        frontends.of_port(cluster_ip, port, &selection, &mut plan.frontends);
+        plan.hairpins.extend(
+            found
+                .iter()
+                .filter(|c| c.local)
+                .map(|c| c.target)
+                .filter(|t| selection.cluster.binary_search(t).is_ok() || selection.local.binary_search(t).is_ok())
+                .map(|t| t.ip),
+        );
+    }
+    plan.hairpins.sort_unstable();
+    plan.hairpins.dedup();
+    plan
+}
+
+/// What all ports of a Service share in one family.
+struct Frontends<'a> {
+    service: &'a Service,
+    external_ips: Vec<IpAddr>,
+    load_balancer_ips: Vec<IpAddr>,
+    sources: Option<Vec<IpNet>>,
+}
+
+impl<'a> Frontends<'a> {
+    fn new(service: &'a Service, family: Family, settings: &Settings) -> Self {
+        let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>();
+        let load_balancer_ips = of_family(&service.load_balancer_ips);
+        let node_ip = settings.family(family).and_then(|f| f.node_ip);
+        Self {
+            service,
+            external_ips: if settings.external_ips { of_family(&service.external_ips) } else { Vec::new() },
+            sources: allowed_sources(&service.source_ranges, &load_balancer_ips, family, node_ip),
+            load_balancer_ips,
+        }
+    }
+
+    fn externally_accessible(&self, port: &ServicePort) -> bool {
+        port.node_port.is_some() || !self.external_ips.is_empty() || !self.load_balancer_ips.is_empty()
+    }
+
+    /// Adds the frontends of a port. The first of several with the same key stays: a ClusterIP that is listed as
+    /// external IP too is a ClusterIP, and an address that is both load balancer and external IP keeps its source ranges.
+    fn of_port(&self, cluster_ip: IpAddr, port: &ServicePort, selection: &Selection, out: &mut Vec<Frontend>) {
+        let label = label(self.service, port);
+        let mut push = |key, class, action, sources| {
+            if !out.iter().any(|frontend: &Frontend| frontend.key == key) {
+                let affinity_seconds = self.service.affinity_seconds;
+                out.push(Frontend { key, class, label: label.clone(), action, affinity_seconds, sources });
+            }
+        };
+        let at = |ip| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
+        push(at(cluster_ip), Class::ClusterIp, self.internal_action(selection), None);
+        for ip in &self.load_balancer_ips {
+            push(at(*ip), Class::LoadBalancer, self.external_action(selection), self.sources.clone());
+        }
+        for ip in &self.external_ips {
+            push(at(*ip), Class::ExternalIp, self.external_action(selection), None);
+        }
+        if let Some(node_port) = port.node_port {
+            let key = FrontendKey::NodePort { protocol: port.protocol, port: node_port };
+            push(key, Class::NodePort, self.external_action(selection), None);
+        }
+    }
+
+    fn internal_action(&self, selection: &Selection) -> Action {
+        let targets = if self.service.internal_policy_local { &selection.local } else { &selection.cluster };
+        match (selection.has_endpoints, targets.is_empty()) {
+            (false, _) => Action::Refuse,
+            (true, true) => Action::Drop,
+            (true, false) => Action::Balance(targets.clone()),
+        }
+    }
+
+    fn external_action(&self, selection: &Selection) -> Action {
+        if !selection.has_endpoints {
+            Action::Refuse
+        } else if self.service.external_local() {
+            Action::ExternalLocal { cluster: selection.cluster.clone(), local: selection.local.clone() }
+        } else {
+            Action::Balance(selection.cluster.clone())
+        }
+    }
+}
+
+/// Who may use the load balancer addresses of a Service (specification 5.5); `None` for everybody.
+fn allowed_sources(
+    ranges: &[IpNet],
+    load_balancer_ips: &[IpAddr],
+    family: Family,
+    node_ip: Option<IpAddr>,
+) -> Option<Vec<IpNet>> {
+    let mut allowed: Vec<IpNet> = ranges.iter().filter(|net| Family::of_net(net) == family).copied().collect();
+    if allowed.is_empty() || allowed.iter().any(|net| net.prefix_len() == 0) {
+        return None;
+    }
+    if node_ip.is_some_and(|ip| allowed.iter().any(|net| net.contains(&ip))) {
+        allowed.extend(load_balancer_ips.iter().copied().map(IpNet::from));
+    }
+    Some(IpNet::aggregate(&allowed))
+}
+
+/// `namespace/service:port`, safe to stand between quotes in nft text.
+fn label(service: &Service, port: &ServicePort) -> Arc<str> {
+    let text = match &*port.name {
+        "" => service.key.to_string(),
+        name => format!("{}:{name}", service.key),
+    };
+    let plain = |c: char| {
+        if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '?' }
+    };
+    let mut text: String = text.chars().map(plain).collect();
+    text.truncate(COMMENT_MAX);
+    text.into()
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -1,0 +1,147 @@
+//! Frontends of a Service (specification 5), and what they do.
+
+use super::*;
+use crate::model::{Endpoint, ObjectKey, Protocol, SlicePort};
+use crate::plan::{FamilySettings, NodePortAddresses, PodDetection};
+
+fn settings() -> Settings {
+    let family = |ip: &str| {
+        Some(FamilySettings {
+            pods: PodDetection::None,
+            node_ports: NodePortAddresses::AllLocal,
+            node_ip: ip.parse().ok(),
+        })
+    };
+    Settings {
+        node_name: "n1".into(),
+        zone: "".into(),
+        masquerade_all: false,
+        external_ips: true,
+        service_cidrs: Vec::new(),
+        ipv4: family("192.0.2.1"),
+        ipv6: family("2001:db8::1"),
+    }
+}
+
+fn service() -> Service {
+    let ip = |text: &str| text.parse().expect("an address");
+    Service {
+        key: ObjectKey::new("ns", "svc"),
+        created: None,
+        service_type: ServiceType::LoadBalancer,
+        cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],
+        external_ips: vec![ip("10.77.0.1")],
+        load_balancer_ips: vec![ip("198.51.100.1")],
+        source_ranges: Vec::new(),
+        external_policy_local: false,
+        internal_policy_local: false,
+        affinity_seconds: None,
+        health_check_node_port: None,
+        ports: vec![ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30_080) }],
+    }
+}
+
+fn slice(nodes: &[&str]) -> Arc<EndpointSlice> {
+    let endpoint = |(index, node): (usize, &&str)| Endpoint {
+        address: [10, 1, 0, index as u8 + 1].into(),
+        node: Some((*node).into()),
+        ready: true,
+        serving: true,
+        terminating: false,
+        zone_hints: Vec::new().into(),
+        node_hints: Vec::new().into(),
+    };
+    Arc::new(EndpointSlice {
+        key: ObjectKey::new("ns", "svc-1"),
+        service: ObjectKey::new("ns", "svc"),
+        family: Family::Ipv4,
+        ports: vec![SlicePort { name: "web".into(), protocol: Protocol::Tcp, port: 8080 }],
+        endpoints: nodes.iter().enumerate().map(endpoint).collect(),
+    })
+}
+
+fn plan(service: &Service, nodes: &[&str]) -> ServicePlan {
+    let slices = [slice(nodes)];
+    compile(service, || slices.iter(), Family::Ipv4, &settings())
+}
+
+/// `class:action` of each frontend, in order.
+fn actions(plan: &ServicePlan) -> Vec<String> {
+    let action = |frontend: &Frontend| match &frontend.action {
+        Action::Refuse => "refuse".to_owned(),
+        Action::Drop => "drop".to_owned(),
+        Action::Balance(targets) => format!("{}", targets.len()),
+        Action::ExternalLocal { cluster, local } => format!("{}/{}", cluster.len(), local.len()),
+    };
+    plan.frontends.iter().map(|f| format!("{:?}:{}", f.class, action(f))).collect()
+}
+
+#[test]
+fn all_kinds_of_frontend() {
+    let plan = plan(&service(), &["n1", "n2"]);
+    assert_eq!(actions(&plan), ["ClusterIp:2", "LoadBalancer:2", "ExternalIp:2", "NodePort:2"]);
+    assert_eq!(plan.hairpins, ["10.1.0.1".parse::<IpAddr>().expect("an address")], "only endpoints of this node");
+    assert_eq!(&*plan.frontends[0].label, "ns/svc:web");
+}
+
+#[test]
+fn no_endpoints_refuse_everywhere() {
+    let refused = ["ClusterIp:refuse", "LoadBalancer:refuse", "ExternalIp:refuse", "NodePort:refuse"];
+    assert_eq!(actions(&plan(&service(), &[])), refused);
+    let local = Service { external_policy_local: true, internal_policy_local: true, ..service() };
+    assert_eq!(actions(&plan(&local, &[])), refused);
+}
+
+#[test]
+fn policies_local() {
+    let local = Service { external_policy_local: true, internal_policy_local: true, ..service() };
+    assert_eq!(
+        actions(&plan(&local, &["n1", "n2"])),
+        ["ClusterIp:1", "LoadBalancer:2/1", "ExternalIp:2/1", "NodePort:2/1"]
+    );
+    assert_eq!(
+        actions(&plan(&local, &["n2"])),
+        ["ClusterIp:drop", "LoadBalancer:1/0", "ExternalIp:1/0", "NodePort:1/0"]
+    );
+}
+
+#[test]
+fn external_policy_means_nothing_for_a_plain_cluster_ip() {
+    let mut plain = Service { external_policy_local: true, service_type: ServiceType::ClusterIp, ..service() };
+    (plain.external_ips, plain.load_balancer_ips, plain.ports[0].node_port) = (Vec::new(), Vec::new(), None);
+    assert_eq!(actions(&plan(&plain, &["n2"])), ["ClusterIp:1"]);
+}
+
+#[test]
+fn ignored_services() {
+    assert!(plan(&Service { service_type: ServiceType::ExternalName, ..service() }, &["n1"]).is_empty());
+    assert!(
+        plan(&Service { cluster_ips: vec!["fd00::1".parse().expect("an address")], ..service() }, &["n1"]).is_empty()
+    );
+}
+
+#[test]
+fn source_ranges_concern_load_balancer_addresses_only() {
+    let ranges = |texts: &[&str]| {
+        let source_ranges = texts.iter().map(|t| t.parse().expect("a range")).collect();
+        let plan = plan(&Service { source_ranges, ..service() }, &["n1"]);
+        let restricted: Vec<_> = plan.frontends.iter().filter(|f| f.sources.is_some()).map(|f| f.class).collect();
+        assert!(restricted.iter().all(|class| *class == Class::LoadBalancer));
+        let sources = plan.frontends.into_iter().find_map(|f| f.sources);
+        sources.map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(ranges(&[]), None);
+    assert_eq!(ranges(&["fd00::/8"]), None, "other family only");
+    assert_eq!(ranges(&["10.0.0.0/8", "0.0.0.0/0"]), None, "everybody");
+    assert_eq!(ranges(&["10.0.0.0/8", "10.1.0.0/16"]), Some(vec!["10.0.0.0/8".into()]), "overlaps are merged");
+    let with_vip = Some(vec!["192.0.2.0/24".to_owned(), "198.51.100.1/32".into()]);
+    assert_eq!(ranges(&["192.0.2.0/24"]), with_vip, "the node may: its load balancer address may too");
+}
+
+#[test]
+fn labels_are_safe_in_a_listing() {
+    let mut odd = service();
+    odd.key = ObjectKey::new("n\"s", "a\n\u{e9}".to_owned() + &"x".repeat(200));
+    let label = plan(&odd, &[]).frontends[0].label.clone();
+    assert!(label.starts_with("n?s/a??xxx") && label.len() == 127, "{label}");
+}

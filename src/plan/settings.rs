@@ -1,0 +1,75 @@
+//! What the rules depend on besides Services and endpoints.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::model::Family;
+
+/// How packets of pods are told from others (specification 6.2), in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodDetection {
+    /// No data in this family: nobody counts as a pod.
+    None,
+    /// The source address is in this range (modes ClusterCIDR and NodeCIDR).
+    Source(IpNet),
+    /// The packet arrived on this interface (mode BridgeInterface).
+    Interface(String),
+    /// The packet arrived on an interface whose name begins so (mode InterfaceNamePrefix).
+    InterfacePrefix(String),
+}
+
+/// Which addresses of the node answer NodePorts (specification 5.1), in one family. Loopback never does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// Every address the routing table calls local.
+    AllLocal,
+    /// Just these.
+    Listed(Vec<IpAddr>),
+}
+
+/// Settings of one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FamilySettings {
+    /// Who is a pod.
+    pub pods: PodDetection,
+    /// Where NodePorts answer.
+    pub node_ports: NodePortAddresses,
+    /// This node's own address: source ranges that contain it let the load balancer's addresses in (specification 5.5).
+    pub node_ip: Option<IpAddr>,
+}
+
+/// All settings of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The name endpoints' `nodeName` and node hints are compared with.
+    pub node_name: Arc<str>,
+    /// The zone that zone hints are compared with.
+    pub zone: Arc<str>,
+    /// Masquerade everything sent to a ClusterIP.
+    pub masquerade_all: bool,
+    /// Program externalIPs (feature gate AllowServiceExternalIPs).
+    pub external_ips: bool,
+    /// ServiceCIDR ranges of both families.
+    pub service_cidrs: Vec<IpNet>,
+    /// IPv4; `None` when the family is not served.
+    pub ipv4: Option<FamilySettings>,
+    /// IPv6; `None` when the family is not served.
+    pub ipv6: Option<FamilySettings>,
+}
+
+impl Settings {
+    /// The settings of a family that is served.
+    pub fn family(&self, family: Family) -> Option<&FamilySettings> {
+        match family {
+            Family::Ipv4 => self.ipv4.as_ref(),
+            Family::Ipv6 => self.ipv6.as_ref(),
+        }
+    }
+
+    /// The families that are served.
+    pub fn families(&self) -> impl Iterator<Item = (Family, &FamilySettings)> {
+        Family::ALL.into_iter().filter_map(|family| Some((family, self.family(family)?)))
+    }
+}

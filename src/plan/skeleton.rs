@@ -1,0 +1,201 @@
+//! The rules. Their number depends on the settings and on how many different endpoint counts and affinity timeouts there
+//! are, never on the number of Services.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::{FamilySettings, NodePortAddresses, PodDetection};
+use crate::model::Family;
+use crate::ruleset::{ChainId, Field, Pick, Rule, SetId, Term, Verdict};
+
+/// The chains every table has, in the order they are listed.
+pub const FIXED_CHAINS: [ChainId; 12] = [
+    ChainId::Refuse,
+    ChainId::SourceRanges,
+    ChainId::ExternalLocal,
+    ChainId::NodeportExternalLocal,
+    ChainId::Dispatch,
+    ChainId::MasqueradeIt,
+    ChainId::MasqueradeOwn,
+    ChainId::AfterDnat,
+    ChainId::Prerouting,
+    ChainId::Output,
+    ChainId::Input,
+    ChainId::Postrouting,
+];
+
+/// Key of an address frontend, before translation.
+const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
+/// Key of a NodePort frontend, before translation.
+const NODEPORT: &[Field] = &[Field::Protocol, Field::DestinationPort];
+/// Key of an address frontend, after translation.
+const ASKED: &[Field] = &[Field::OriginalAddress, Field::Protocol, Field::OriginalPort];
+/// Key of a NodePort frontend, after translation.
+const ASKED_NODEPORT: &[Field] = &[Field::Protocol, Field::OriginalPort];
+
+/// The rules of a chain.
+pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, chain: ChainId) -> Vec<Rule> {
+    match chain {
+        ChainId::Prerouting | ChainId::Output => {
+            vec![vec![Term::Verdict(Verdict::Jump(ChainId::Dispatch))]]
+        }
+        ChainId::Postrouting => {
+            vec![vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]]
+        }
+        ChainId::Input => input(settings),
+        ChainId::Dispatch => dispatch(family, settings),
+        ChainId::AfterDnat => after_dnat(settings, masquerade_all),
+        ChainId::Refuse => vec![vec![Term::Reject]],
+        ChainId::SourceRanges => source_ranges(),
+        ChainId::ExternalLocal => external_local(settings, FRONTEND, SetId::ShortCircuit, SetId::ExternalLocal),
+        ChainId::NodeportExternalLocal => {
+            external_local(settings, NODEPORT, SetId::NodeportShortCircuit, SetId::NodeportExternalLocal)
+        }
+        ChainId::MasqueradeIt => vec![vec![Term::Masquerade]],
+        ChainId::MasqueradeOwn => {
+            let mut own = not_pod(settings);
+            own.extend([local(Field::SourceAddress), Term::Masquerade]);
+            vec![own, hairpin()]
+        }
+        ChainId::Pick(pick) => pick_one(pick),
+        ChainId::Remember(seconds) => vec![remember(seconds)],
+        ChainId::RememberMasquerade(seconds) => vec![remember(seconds), vec![Term::Masquerade]],
+        ChainId::RememberMasqueradeOwn(seconds) => {
+            vec![remember(seconds), vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]]
+        }
+    }
+}
+
+/// Frontends by address go before NodePorts (specification 5); then come Service addresses nobody serves (6.5).
+fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
+    let daddr = Field::DestinationAddress;
+    let mut nodeports = match &settings.node_ports {
+        NodePortAddresses::Listed(_) => vec![member(daddr, false, SetId::NodeIps)],
+        NodePortAddresses::AllLocal => {
+            vec![Term::Prefix { field: daddr, negate: true, net: loopback(family) }, local(daddr)]
+        }
+    };
+    nodeports.push(vmap(NODEPORT, SetId::Nodeports));
+    vec![
+        vec![vmap(FRONTEND, SetId::Services)],
+        nodeports,
+        vec![member(daddr, false, SetId::ClusterIps), Term::Verdict(Verdict::Goto(ChainId::Refuse))],
+        vec![
+            member(daddr, false, SetId::ServiceCidrs),
+            Term::Local { field: daddr, negate: true },
+            Term::Verdict(Verdict::Drop),
+        ],
+    ]
+}
+
+/// Who asked for what is still known from the connection, so no packet marks are needed (specification 6.4).
+fn after_dnat(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
+    let mut rules = vec![vec![vmap(ASKED, SetId::AfterDnat)]];
+    if masquerade_all || settings.pods != PodDetection::None {
+        let mut cluster_ip = if masquerade_all { Vec::new() } else { not_pod(settings) };
+        cluster_ip.extend([member(Field::OriginalAddress, false, SetId::ClusterIps), Term::Masquerade]);
+        rules.push(cluster_ip);
+    }
+    rules.push(vec![asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportAfterDnat)]);
+    rules.push(hairpin());
+    rules
+}
+
+/// Connections that end on this host never pass postrouting; their affinity records are written here. `masquerade` is
+/// not allowed below this hook, hence maps of its own.
+fn input(settings: &FamilySettings) -> Vec<Rule> {
+    vec![
+        vec![Term::Translated, vmap(ASKED, SetId::Remember)],
+        vec![Term::Translated, asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportRemember)],
+    ]
+}
+
+/// The source ranges are checked before anything else is decided (specification 5.5).
+fn source_ranges() -> Vec<Rule> {
+    let mut key = FRONTEND.to_vec();
+    key.push(Field::SourceAddress);
+    vec![
+        vec![Term::Member { key, negate: false, set: SetId::AllowedSources }, vmap(FRONTEND, SetId::AllowedServices)],
+        vec![Term::Verdict(Verdict::Drop)],
+    ]
+}
+
+/// Specification 6.3: pods, then this node, then everybody else.
+fn external_local(settings: &FamilySettings, key: &[Field], inside: SetId, outside: SetId) -> Vec<Rule> {
+    let mut rules = Vec::with_capacity(3);
+    if let Some(pod) = pod(settings, false) {
+        rules.push(vec![pod, vmap(key, inside)]);
+    }
+    rules.push(vec![local(Field::SourceAddress), vmap(key, inside)]);
+    rules.push(vec![vmap(key, outside)]);
+    rules
+}
+
+fn pick_one(pick: Pick) -> Vec<Rule> {
+    let mut key = if pick.map.is_nodeport() { NODEPORT.to_vec() } else { FRONTEND.to_vec() };
+    key.push(Field::RandomSlot(pick.count));
+    let choose = vec![Term::Translate { key, map: pick.map.set() }];
+    if !pick.sticky {
+        return vec![choose];
+    }
+    // The record names the address that was asked for, also for NodePorts.
+    let mut client = vec![Field::SourceAddress];
+    client.extend(FRONTEND);
+    vec![vec![Term::Translate { key: client, map: SetId::Affinity }], choose]
+}
+
+/// Runs after translation and before any masquerade statement: the source is still the client's.
+fn remember(timeout_seconds: u32) -> Rule {
+    let mut key = vec![Field::SourceAddress];
+    key.extend(ASKED);
+    let value = vec![Field::DestinationAddress, Field::DestinationPort];
+    vec![Term::Update { map: SetId::Affinity, key, timeout_seconds, value }]
+}
+
+/// Was the connection made to an address that answers NodePorts? Where all local addresses do, the routing table can no
+/// longer be asked about the original one: then everything that is not a ClusterIP may be (external and load balancer
+/// addresses were handled before).
+fn asked_nodeport(settings: &FamilySettings) -> Term {
+    match settings.node_ports {
+        NodePortAddresses::Listed(_) => member(Field::OriginalAddress, false, SetId::NodeIps),
+        NodePortAddresses::AllLocal => member(Field::OriginalAddress, true, SetId::ClusterIps),
+    }
+}
+
+fn hairpin() -> Rule {
+    let key = vec![Field::SourceAddress, Field::DestinationAddress];
+    vec![Term::Member { key, negate: false, set: SetId::Hairpin }, Term::Masquerade]
+}
+
+fn pod(settings: &FamilySettings, negate: bool) -> Option<Term> {
+    match &settings.pods {
+        PodDetection::None => None,
+        PodDetection::Source(net) => Some(Term::Prefix { field: Field::SourceAddress, negate, net: *net }),
+        PodDetection::Interface(name) => Some(Term::Interface { negate, name: name.clone(), prefix: false }),
+        PodDetection::InterfacePrefix(name) => Some(Term::Interface { negate, name: name.clone(), prefix: true }),
+    }
+}
+
+fn not_pod(settings: &FamilySettings) -> Rule {
+    pod(settings, true).into_iter().collect()
+}
+
+fn member(field: Field, negate: bool, set: SetId) -> Term {
+    Term::Member { key: vec![field], negate, set }
+}
+
+fn local(field: Field) -> Term {
+    Term::Local { field, negate: false }
+}
+
+fn vmap(key: &[Field], map: SetId) -> Term {
+    Term::VerdictMap { key: key.to_vec(), map }
+}
+
+fn loopback(family: Family) -> IpNet {
+    match family {
+        Family::Ipv4 => IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        Family::Ipv6 => IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    }
+}

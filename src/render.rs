@@ -1,0 +1,240 @@
+//! Prints a table as `nft list table` would, stateless (`nft -s`), with one element a line.
+
+use std::fmt::Write;
+
+use crate::model::{Family, Protocol};
+use crate::ruleset::{
+    Bytes, ChainId, Element, Field, FieldType, Listing, Rule, SetId, SetSpec, TABLE_NAME, Term, Value, ValueType,
+    Verdict,
+};
+
+/// The whole table; text that `nft -f` (1.0.7 or newer) loads.
+pub fn table(listing: &Listing) -> String {
+    let mut out = format!("table {} {TABLE_NAME} {{\n", listing.family.nft());
+    for (index, set) in SetId::ALL.into_iter().enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        let elements: Vec<&Element> = listing.sets.get(&set).into_iter().flat_map(|all| all.values()).collect();
+        out.push_str(&declaration(listing.family, set, &elements));
+    }
+    for (chain, rules) in &listing.chains {
+        out.push('\n');
+        out.push_str(&chain_text(listing.family, *chain, rules));
+    }
+    out.push_str("}\n");
+    out
+}
+
+fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {
+    let spec = set.spec();
+    let kind = if spec.value == ValueType::None { "set" } else { "map" };
+    let mut out = format!("\t{kind} {} {{\n", spec.name);
+    let _ = writeln!(out, "\t\t{}", type_text(family, &spec));
+    if let Some(size) = spec.size {
+        let _ = writeln!(out, "\t\tsize {size}");
+    }
+    if spec.interval {
+        out.push_str("\t\tflags interval\n");
+    }
+    if spec.dynamic {
+        out.push_str("\t\tflags dynamic,timeout\n");
+    }
+    if spec.counter {
+        out.push_str("\t\tcounter\n");
+    }
+    for (index, element) in elements.iter().enumerate() {
+        let start = if index == 0 { "\t\telements = { " } else { ",\n\t\t\t     " };
+        let _ = write!(out, "{start}{}", element_text(family, set, element));
+    }
+    if !elements.is_empty() {
+        out.push_str(" }\n");
+    }
+    out.push_str("\t}\n");
+    out
+}
+
+/// `type ...`, or `typeof ...` where a key holds a numgen slot, which has no named type.
+fn type_text(family: Family, spec: &SetSpec) -> String {
+    let typeof_form = spec.key.contains(&FieldType::Slot);
+    let name = |field: &FieldType| match (field, typeof_form) {
+        (FieldType::Address, false) if family == Family::Ipv4 => "ipv4_addr".to_owned(),
+        (FieldType::Address, false) => "ipv6_addr".to_owned(),
+        (FieldType::Address, true) => format!("{} daddr", family.nft()),
+        (FieldType::Protocol, false) => "inet_proto".to_owned(),
+        (FieldType::Protocol, true) => "meta l4proto".to_owned(),
+        (FieldType::Port, false) => "inet_service".to_owned(),
+        (FieldType::Port, true) => "th dport".to_owned(),
+        (FieldType::Slot, _) => "numgen random mod 2".to_owned(),
+    };
+    let join = |fields: &[FieldType]| fields.iter().map(name).collect::<Vec<_>>().join(" . ");
+    let keyword = if typeof_form { "typeof" } else { "type" };
+    match spec.value {
+        ValueType::None => format!("{keyword} {}", join(spec.key)),
+        ValueType::Verdict => format!("{keyword} {} : verdict", join(spec.key)),
+        ValueType::Endpoint => format!("{keyword} {} : {}", join(spec.key), join(spec.value_fields())),
+    }
+}
+
+/// An element as `nft` writes it, without its set: `10.96.0.1 . tcp . 443 comment "default/kubernetes:https" : goto pick-1`.
+pub fn element_text(family: Family, set: SetId, element: &Element) -> String {
+    let spec = set.spec();
+    let mut out = match &element.end {
+        Some(end) => range_text(family, spec.key, &element.key, end),
+        None => concat_text(family, spec.key, &element.key),
+    };
+    if let Some(comment) = &element.comment {
+        let _ = write!(out, " comment \"{comment}\"");
+    }
+    match &element.value {
+        Value::None => {}
+        Value::Verdict(verdict) => {
+            let _ = write!(out, " : {}", verdict_text(*verdict));
+        }
+        Value::Data(data) => {
+            let _ = write!(out, " : {}", concat_text(family, spec.value_fields(), data));
+        }
+    }
+    out
+}
+
+/// A concatenation in words: `10.96.0.1 . tcp . 443`.
+pub fn concat_text(family: Family, fields: &[FieldType], bytes: &Bytes) -> String {
+    let mut at = 0;
+    let mut parts = Vec::with_capacity(fields.len());
+    for field in fields {
+        parts.push(field_text(family, *field, bytes, at));
+        at += field.padded_len(family);
+    }
+    parts.join(" . ")
+}
+
+fn field_text(family: Family, field: FieldType, bytes: &Bytes, at: usize) -> String {
+    let text = match (field, family) {
+        (FieldType::Address, Family::Ipv4) => bytes.ipv4_at(at).map(|ip| ip.to_string()),
+        (FieldType::Address, Family::Ipv6) => bytes.ipv6_at(at).map(|ip| ip.to_string()),
+        (FieldType::Protocol, _) => bytes.u8_at(at).map(|number| match Protocol::from_number(number) {
+            Some(protocol) => protocol.nft().to_owned(),
+            None => number.to_string(),
+        }),
+        (FieldType::Port, _) => bytes.u16_at(at).map(|port| port.to_string()),
+        (FieldType::Slot, _) => bytes.u32_host_at(at).map(|slot| slot.to_string()),
+    };
+    text.unwrap_or_else(|| "?".to_owned())
+}
+
+/// Ranges are networks, and written so.
+fn range_text(family: Family, fields: &[FieldType], first: &Bytes, last: &Bytes) -> String {
+    let mut at = 0;
+    let mut parts = Vec::with_capacity(fields.len());
+    for field in fields {
+        let (low, high) = (field_text(family, *field, first, at), field_text(family, *field, last, at));
+        parts.push(match (low == high, field) {
+            (true, _) => low,
+            (false, FieldType::Address) => match prefix_len(family, first, last, at) {
+                Some(len) => format!("{low}/{len}"),
+                None => format!("{low}-{high}"),
+            },
+            (false, _) => format!("{low}-{high}"),
+        });
+        at += field.padded_len(family);
+    }
+    parts.join(" . ")
+}
+
+fn prefix_len(family: Family, first: &Bytes, last: &Bytes, at: usize) -> Option<u32> {
+    let number = |bytes: &Bytes| {
+        let octets = bytes.as_slice().get(at..at + family.address_len())?;
+        Some(octets.iter().fold(0_u128, |sum, octet| sum << 8 | u128::from(*octet)))
+    };
+    let bits = 8 * family.address_len() as u32;
+    let (low, high) = (number(first)?, number(last)?);
+    let host_bits = 128 - (low ^ high).leading_zeros();
+    let mask = 1_u128.checked_shl(host_bits).map_or(u128::MAX, |bit| bit - 1);
+    (low & mask == 0 && high & mask == mask).then(|| bits - host_bits)
+}
+
+fn chain_text(family: Family, chain: ChainId, rules: &[Rule]) -> String {
+    let mut out = format!("\tchain {chain} {{\n");
+    if let Some(base) = chain.base() {
+        let _ = writeln!(out, "\t\ttype nat hook {} priority {}; policy accept;", base.name, base.priority_name);
+    }
+    for rule in rules {
+        let _ = writeln!(out, "\t\t{}", rule_text(family, rule));
+    }
+    out.push_str("\t}\n");
+    out
+}
+
+/// A rule as `nft` writes it.
+pub fn rule_text(family: Family, rule: &Rule) -> String {
+    rule.iter().map(|term| term_text(family, term)).collect::<Vec<_>>().join(" ")
+}
+
+fn term_text(family: Family, term: &Term) -> String {
+    let not = |negate: bool| if negate { "!= " } else { "" };
+    let key = |fields: &[Field]| fields.iter().map(|f| packet_field(family, *f)).collect::<Vec<_>>().join(" . ");
+    match term {
+        Term::Prefix { field, negate, net } => {
+            let value = match net.prefix_len() == net.max_prefix_len() {
+                true => net.addr().to_string(),
+                false => net.to_string(),
+            };
+            format!("{} {}{value}", packet_field(family, *field), not(*negate))
+        }
+        Term::Interface { negate, name, prefix } => {
+            format!("iifname {}\"{name}{}\"", not(*negate), if *prefix { "*" } else { "" })
+        }
+        Term::Member { key: fields, negate, set } => {
+            format!("{} {}@{}", key(fields), not(*negate), set.spec().name)
+        }
+        Term::Local { field, negate } => {
+            let side = if *field == Field::SourceAddress { "saddr" } else { "daddr" };
+            format!("fib {side} type {}local", not(*negate))
+        }
+        Term::Translated => "ct status dnat".to_owned(),
+        Term::Verdict(verdict) => verdict_text(*verdict),
+        Term::VerdictMap { key: fields, map } => {
+            format!("{} vmap @{}", key(fields), map.spec().name)
+        }
+        Term::Translate { key: fields, map } => {
+            format!("dnat {} to {} map @{}", family.nft(), key(fields), map.spec().name)
+        }
+        Term::Masquerade => "masquerade fully-random".to_owned(),
+        Term::Reject => "reject".to_owned(),
+        Term::Update { map, key: fields, timeout_seconds, value } => format!(
+            "update @{} {{ {} timeout {} : {} }}",
+            map.spec().name,
+            key(fields),
+            duration_text(*timeout_seconds),
+            key(value)
+        ),
+    }
+}
+
+fn packet_field(family: Family, field: Field) -> String {
+    match field {
+        Field::SourceAddress => format!("{} saddr", family.nft()),
+        Field::DestinationAddress => format!("{} daddr", family.nft()),
+        Field::Protocol => "meta l4proto".to_owned(),
+        Field::DestinationPort => "th dport".to_owned(),
+        Field::OriginalAddress => format!("ct original {} daddr", family.nft()),
+        Field::OriginalPort => "ct original proto-dst".to_owned(),
+        Field::RandomSlot(modulus) => format!("numgen random mod {modulus}"),
+    }
+}
+
+fn verdict_text(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::Return => "return".to_owned(),
+        Verdict::Jump(chain) => format!("jump {chain}"),
+        Verdict::Goto(chain) => format!("goto {chain}"),
+    }
+}
+
+/// nft's spelling: `3h`, `1m30s`.
+fn duration_text(seconds: u32) -> String {
+    let parts = [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
+}

@@ -1,0 +1,191 @@
+//! A kernel in memory: as strict as the real one about what exists, what is in use and what overlaps.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    Bytes, ChainId, Element, Kernel, KernelError, Listing, Op, Rule, SetId, Table, Term, Transaction, Value, Verdict,
+    lower,
+};
+use crate::model::Family;
+
+/// Implements [`Kernel`] without a kernel; for tests and for `portway render`.
+#[derive(Debug, Default)]
+pub struct FakeKernel {
+    tables: BTreeMap<Family, Listing>,
+    /// Transactions applied so far.
+    pub transactions: usize,
+    /// Element changes applied so far.
+    pub element_changes: usize,
+}
+
+impl FakeKernel {
+    /// Without any table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The table of a family as text sees it.
+    pub fn listing(&self, family: Family) -> Option<&Listing> {
+        self.tables.get(&family)
+    }
+
+    /// Changes a table behind everybody's back.
+    pub fn listing_mut(&mut self, family: Family) -> Option<&mut Listing> {
+        self.tables.get_mut(&family)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        let before = self.tables.clone();
+        for (index, (family, op)) in transaction.ops.iter().enumerate() {
+            if let Err((object, errno)) = self.apply_op(*family, op) {
+                self.tables = before;
+                let reason = std::io::Error::from_raw_os_error(errno).to_string();
+                return Err(KernelError::Refused { op: index, element: None, object, reason, errno });
+            }
+        }
+        self.transactions += 1;
+        let (added, deleted) = transaction.element_counts();
+        self.element_changes += added + deleted;
+        Ok(())
+    }
+
+    fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
+        Ok(self.tables.get(&family).map(|listing| {
+            let code = |rules: &[Rule]| rules.iter().map(|rule| lower(family, rule)).collect();
+            Table {
+                chains: listing.chains.iter().map(|(chain, rules)| (*chain, code(rules))).collect(),
+                sets: listing.sets.iter().map(|(set, elements)| (*set, by_hash(elements))).collect(),
+                foreign: Vec::new(),
+            }
+        }))
+    }
+
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+        let elements = self.tables.get(&family).and_then(|listing| listing.sets.get(&set));
+        Ok(elements.map(by_hash).unwrap_or_default())
+    }
+
+    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
+        let map = self.tables.get_mut(&family).and_then(|listing| listing.sets.get_mut(&set));
+        if let Some(map) = map {
+            map.retain(|key, _| !elements.iter().any(|element| element.key == *key));
+        }
+        Ok(())
+    }
+}
+
+fn by_hash(elements: &BTreeMap<Bytes, Element>) -> HashMap<Bytes, Element> {
+    elements.iter().map(|(key, element)| (*key, element.clone())).collect()
+}
+
+type Refusal = (String, i32);
+
+impl FakeKernel {
+    fn apply_op(&mut self, family: Family, op: &Op) -> Result<(), Refusal> {
+        match op {
+            Op::AddTable => {
+                self.tables.entry(family).or_insert_with(|| Listing { sets: BTreeMap::new(), ..Listing::new(family) });
+                return Ok(());
+            }
+            Op::DeleteTable => {
+                return self.tables.remove(&family).map(|_| ()).ok_or_else(|| ("table".into(), libc::ENOENT));
+            }
+            _ => {}
+        }
+        let table = self.tables.get_mut(&family).ok_or_else(|| ("table".to_owned(), libc::ENOENT))?;
+        match op {
+            Op::AddTable | Op::DeleteTable => Ok(()),
+            Op::AddSet(set) => match table.sets.insert(*set, BTreeMap::new()) {
+                Some(_) => Err((format!("{set:?}"), libc::EEXIST)),
+                None => Ok(()),
+            },
+            Op::AddChain(chain) if table.rules(*chain).is_some() => Err((chain.to_string(), libc::EEXIST)),
+            Op::AddChain(chain) => {
+                table.chains.push((*chain, Vec::new()));
+                Ok(())
+            }
+            Op::DeleteChain(chain) => table.delete_chain(*chain),
+            Op::AddRule(chain, rule) => table.add_rule(*chain, rule),
+            Op::FlushChain(chain) => {
+                table.chain_mut(*chain)?.clear();
+                Ok(())
+            }
+            Op::AddElements(set, elements) => elements.iter().try_for_each(|e| table.add_element(*set, e)),
+            Op::DeleteElements(set, elements) => elements.iter().try_for_each(|e| table.delete_element(*set, e)),
+        }
+    }
+}
+
+impl Listing {
+    fn chain_mut(&mut self, chain: ChainId) -> Result<&mut Vec<Rule>, Refusal> {
+        let found = self.chains.iter_mut().find(|(id, _)| *id == chain);
+        found.map(|(_, rules)| rules).ok_or_else(|| (format!("chain {chain}"), libc::ENOENT))
+    }
+
+    fn set_mut(&mut self, set: SetId) -> Result<&mut BTreeMap<Bytes, Element>, Refusal> {
+        self.sets.get_mut(&set).ok_or_else(|| (format!("set {}", set.spec().name), libc::ENOENT))
+    }
+
+    fn delete_chain(&mut self, chain: ChainId) -> Result<(), Refusal> {
+        self.chain_mut(chain)?;
+        let by_rule = self
+            .chains
+            .iter()
+            .flat_map(|(_, rules)| rules)
+            .flatten()
+            .any(|term| matches!(term, Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if *to == chain));
+        let elements = || self.sets.values().flat_map(BTreeMap::values);
+        if by_rule || elements().any(|element| target_of(element) == Some(chain)) {
+            return Err((format!("chain {chain}"), libc::EBUSY));
+        }
+        self.chains.retain(|(id, _)| *id != chain);
+        Ok(())
+    }
+
+    fn add_rule(&mut self, chain: ChainId, rule: &Rule) -> Result<(), Refusal> {
+        for term in rule {
+            match term {
+                Term::Member { set, .. } | Term::VerdictMap { map: set, .. } => self.set_mut(*set).map(|_| ())?,
+                Term::Translate { map, .. } | Term::Update { map, .. } => self.set_mut(*map).map(|_| ())?,
+                Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => self.chain_mut(*to).map(|_| ())?,
+                _ => {}
+            }
+        }
+        self.chain_mut(chain)?.push(rule.clone());
+        Ok(())
+    }
+
+    fn add_element(&mut self, set: SetId, element: &Element) -> Result<(), Refusal> {
+        if let Some(chain) = target_of(element) {
+            self.chain_mut(chain)?;
+        }
+        let refused = |errno| Err((format!("element {:?} of {}", element.key, set.spec().name), errno));
+        if element.key.as_slice().len() != set.spec().key_len(self.family) {
+            return refused(libc::EINVAL);
+        }
+        let overlaps = |other: &Element| {
+            let spec = set.spec();
+            let within = |key: &Bytes| other.end.is_some_and(|end| spec.contains(self.family, &other.key, &end, key));
+            within(&element.key) || element.end.is_some_and(|end| within(&end))
+        };
+        if self.sets.get(&set).is_some_and(|all| all.contains_key(&element.key) || all.values().any(overlaps)) {
+            return refused(libc::EEXIST);
+        }
+        self.set_mut(set)?.insert(element.key, element.clone());
+        Ok(())
+    }
+
+    fn delete_element(&mut self, set: SetId, element: &Element) -> Result<(), Refusal> {
+        let missing = || (format!("element {:?} of {}", element.key, set.spec().name), libc::ENOENT);
+        self.set_mut(set)?.remove(&element.key).map(|_| ()).ok_or_else(missing)
+    }
+}
+
+fn target_of(element: &Element) -> Option<ChainId> {
+    match element.value {
+        Value::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
+        _ => None,
+    }
+}

@@ -1,0 +1,155 @@
+//! From the kernel's instructions back to rules: the inverse of [`super::lower`].
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Expr, Field, Listing, Register, Rule, Table, Term};
+use crate::model::Family;
+
+/// The rule some code stands for; `None` when it is not code that [`super::lower`] makes.
+pub fn raise(family: Family, code: &[Expr]) -> Option<Rule> {
+    let mut rule = Rule::new();
+    let mut rest = code;
+    while !rest.is_empty() {
+        let (term, used) = raise_term(family, rest)?;
+        rule.push(term);
+        rest = &rest[used..];
+    }
+    // What was read must be exactly what would be written.
+    (super::lower(family, &rule) == code).then_some(rule)
+}
+
+impl Table {
+    /// The table in the words of `nft`, and what of it cannot be said so: chains with rules that are not ours, and
+    /// everything foreign.
+    pub fn listing(&self, family: Family) -> (Listing, Vec<String>) {
+        let mut listing = Listing::new(family);
+        let mut unknown = self.foreign.clone();
+        for (chain, code) in &self.chains {
+            let rules: Vec<Rule> = code.iter().filter_map(|rule| raise(family, rule)).collect();
+            if rules.len() != code.len() {
+                unknown.push(format!("chain {chain}"));
+            }
+            listing.chains.push((*chain, rules));
+        }
+        for (set, elements) in &self.sets {
+            listing.sets.insert(*set, elements.iter().map(|(key, element)| (*key, element.clone())).collect());
+        }
+        (listing, unknown)
+    }
+}
+
+/// The first term of some code, and how many instructions it takes.
+fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
+    match code {
+        [Expr::Immediate(verdict), ..] => return Some((Term::Verdict(*verdict), 1)),
+        [Expr::MasqueradeFullyRandom, ..] => return Some((Term::Masquerade, 1)),
+        [Expr::RejectPortUnreachable, ..] => return Some((Term::Reject, 1)),
+        [Expr::CtStatus { .. }, Expr::Mask { .. }, Expr::Compare { .. }, ..] => return Some((Term::Translated, 3)),
+        [Expr::AddressType { source, .. }, Expr::Compare { negate, .. }, ..] => {
+            let field = if *source { Field::SourceAddress } else { Field::DestinationAddress };
+            return Some((Term::Local { field, negate: *negate }, 2));
+        }
+        [Expr::InterfaceName { .. }, Expr::Compare { negate, data, .. }, ..] => {
+            let prefix = data.last() != Some(&0);
+            let name = data.split(|byte| *byte == 0).next().unwrap_or_default();
+            let name = String::from_utf8(name.to_vec()).ok()?;
+            return Some((Term::Interface { negate: *negate, name, prefix }, 2));
+        }
+        _ => {}
+    }
+    let loads: Vec<(Register, Field)> = code.iter().map_while(|expr| load(family, expr)).collect();
+    let key: Vec<Field> = loads.iter().map(|(_, field)| *field).collect();
+    let used = loads.len();
+    match (&code[used..], key.as_slice()) {
+        ([Expr::Mask { mask, .. }, Expr::Compare { negate, data, .. }, ..], [field]) => {
+            let net = net(data, mask)?;
+            Some((Term::Prefix { field: *field, negate: *negate, net }, used + 2))
+        }
+        ([Expr::Compare { negate, data, .. }, ..], [field]) => {
+            let net = net(data, &vec![0xff; data.len()])?;
+            Some((Term::Prefix { field: *field, negate: *negate, net }, used + 1))
+        }
+        ([Expr::Lookup { set, negate, .. }, ..], _) => {
+            Some((Term::Member { key, negate: *negate, set: *set }, used + 1))
+        }
+        ([Expr::VerdictMap { map, .. }, ..], _) => Some((Term::VerdictMap { key, map: *map }, used + 1)),
+        ([Expr::Map { map, .. }, Expr::Dnat { .. }, ..], _) => Some((Term::Translate { key, map: *map }, used + 2)),
+        ([Expr::Update { map, value, timeout_seconds, .. }, ..], _) => {
+            let split = loads.iter().position(|(register, _)| register == value)?;
+            let (key, value) = key.split_at(split);
+            let (key, value) = (key.to_vec(), value.to_vec());
+            Some((Term::Update { map: *map, key, timeout_seconds: *timeout_seconds, value }, used + 1))
+        }
+        _ => None,
+    }
+}
+
+fn load(family: Family, expr: &Expr) -> Option<(Register, Field)> {
+    let destination_offset = if family == Family::Ipv4 { 16 } else { 24 };
+    Some(match expr {
+        Expr::NetworkHeader { offset, to, .. } if *offset == destination_offset => (*to, Field::DestinationAddress),
+        Expr::NetworkHeader { to, .. } => (*to, Field::SourceAddress),
+        Expr::TransportHeader { to, .. } => (*to, Field::DestinationPort),
+        Expr::L4Proto { to } => (*to, Field::Protocol),
+        Expr::OriginalAddress { to } => (*to, Field::OriginalAddress),
+        Expr::OriginalPort { to } => (*to, Field::OriginalPort),
+        Expr::Random { modulus, to } => (*to, Field::RandomSlot(*modulus)),
+        _ => return None,
+    })
+}
+
+fn net(address: &[u8], mask: &[u8]) -> Option<IpNet> {
+    let len = mask.iter().map(|byte| byte.leading_ones()).sum::<u32>() as u8;
+    if let Ok(octets) = <[u8; 4]>::try_from(address) {
+        return Ipv4Net::new(octets.into(), len).ok().map(IpNet::V4);
+    }
+    let octets = <[u8; 16]>::try_from(address).ok()?;
+    Ipv6Net::new(octets.into(), len).ok().map(IpNet::V6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{FIXED_CHAINS, FamilySettings, NodePortAddresses, PodDetection, rules};
+    use crate::ruleset::{ChainId, EndpointMap, Pick, lower};
+
+    #[test]
+    fn every_rule_of_ours_comes_back() {
+        let net = |text: &str| PodDetection::Source(text.parse().expect("a network"));
+        let detections = [
+            PodDetection::None,
+            net("10.244.0.0/16"),
+            net("10.244.3.0/25"),
+            net("10.244.3.7/32"),
+            PodDetection::Interface("cbr0".into()),
+            PodDetection::InterfacePrefix("cali".into()),
+        ];
+        let mut chains = FIXED_CHAINS.to_vec();
+        chains.extend([ChainId::Remember(5), ChainId::RememberMasquerade(60), ChainId::RememberMasqueradeOwn(10_800)]);
+        for map in EndpointMap::ALL {
+            chains.extend([false, true].map(|sticky| ChainId::Pick(Pick { map, sticky, count: 7 })));
+        }
+        for family in Family::ALL {
+            for pods in detections.clone() {
+                let pods = match (&pods, family) {
+                    (PodDetection::Source(_), Family::Ipv6) => net("fd00:1::/64"),
+                    _ => pods,
+                };
+                for node_ports in [NodePortAddresses::AllLocal, NodePortAddresses::Listed(Vec::new())] {
+                    let settings = FamilySettings { pods: pods.clone(), node_ports, node_ip: None };
+                    for (chain, all) in chains.iter().flat_map(|c| [true, false].map(|all| (*c, all))) {
+                        for rule in rules(family, &settings, all, chain) {
+                            assert_eq!(raise(family, &lower(family, &rule)).as_ref(), Some(&rule));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_code_is_not_a_rule() {
+        assert_eq!(raise(Family::Ipv4, &[Expr::L4Proto { to: 0 }]), None);
+        assert_eq!(raise(Family::Ipv4, &[Expr::Compare { register: 0, negate: false, data: vec![1] }]), None);
+    }
+}

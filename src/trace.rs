@@ -1,0 +1,107 @@
+//! Follows one packet through a table: a small interpreter of the rules, and the answer to "why did it go there".
+//!
+//! It walks the same rules and elements the kernel gets, so it is as right as they are; real packets are its oracle.
+
+mod walk;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::model::Protocol;
+use crate::plan::Target;
+use crate::ruleset::{ChainId, Listing};
+
+/// The first packet of a new connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// The client.
+    pub source: IpAddr,
+    /// Where it wants to go.
+    pub destination: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port it asks for.
+    pub port: u16,
+    /// The interface it arrives on; only the interface modes of pod detection look at it.
+    pub interface: Option<String>,
+}
+
+/// What the tracer must know of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// Addresses the routing table calls local, loopback aside.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Host {
+    /// Whether the routing table calls an address local.
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.addresses.contains(&ip)
+    }
+}
+
+/// How the journey of a packet ends, as far as the table is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// Sent to an endpoint.
+    Translated {
+        /// Which one.
+        target: Target,
+        /// The endpoint sees an address of this node instead of the client's.
+        masquerade: bool,
+    },
+    /// ICMP port unreachable.
+    Rejected,
+    /// Discarded.
+    Dropped,
+    /// Left alone.
+    Untouched,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Translated { target, masquerade: true } => write!(f, "to {target}, masqueraded"),
+            End::Translated { target, masquerade: false } => write!(f, "to {target}, source kept"),
+            End::Rejected => f.write_str("rejected (ICMP port unreachable)"),
+            End::Dropped => f.write_str("dropped"),
+            End::Untouched => f.write_str("left alone"),
+        }
+    }
+}
+
+/// A rule that decided something on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The chain of the rule.
+    pub chain: ChainId,
+    /// The rule, as `nft` writes it.
+    pub rule: String,
+    /// The element that matched, if the rule looks into a set or map.
+    pub element: Option<String>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.chain, self.rule)?;
+        match &self.element {
+            Some(element) => write!(f, "  [{element}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What happens with a packet.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Trace {
+    /// The possible ends with their probabilities, which add up to 1; sorted.
+    pub ends: Vec<(End, f64)>,
+    /// The rules that decided, in order, each once.
+    pub steps: Vec<Step>,
+}
+
+/// Follows a packet. The hook is output when the source is an address of the host, else prerouting.
+pub fn trace(listing: &Listing, host: &Host, packet: &Packet) -> Trace {
+    walk::Walk::new(listing, host, packet).run()
+}

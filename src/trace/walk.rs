@@ -1,0 +1,227 @@
+//! The interpreter.
+
+use std::net::IpAddr;
+
+use super::{End, Host, Packet, Step, Trace};
+use crate::plan::Target;
+use crate::render::{element_text, rule_text};
+use crate::ruleset::{Bytes, ChainId, Element, Field, Listing, Rule, SetId, Term, Value, Verdict};
+
+/// A packet on its way, with what conntrack remembers of it.
+#[derive(Debug, Clone)]
+struct State {
+    source: IpAddr,
+    destination: IpAddr,
+    port: u16,
+    translated: bool,
+}
+
+/// What a chain, or a rule, did with a packet.
+enum Outcome {
+    /// The next rule is up.
+    Next,
+    /// Back to the calling chain.
+    Return,
+    /// It ends here: the ends with their shares of the whole, and the share that goes on with the next rule.
+    Translated(Vec<(Target, f64)>, f64),
+    Rejected,
+    Dropped,
+    Masqueraded,
+}
+
+pub(super) struct Walk<'a> {
+    listing: &'a Listing,
+    host: &'a Host,
+    packet: &'a Packet,
+    trace: Trace,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(listing: &'a Listing, host: &'a Host, packet: &'a Packet) -> Self {
+        Self { listing, host, packet, trace: Trace::default() }
+    }
+
+    pub(super) fn run(mut self) -> Trace {
+        let from_host = self.host.is_local(self.packet.source);
+        let hook = if from_host { ChainId::Output } else { ChainId::Prerouting };
+        let state = State {
+            source: self.packet.source,
+            destination: self.packet.destination,
+            port: self.packet.port,
+            translated: false,
+        };
+        match self.chain(hook, &state) {
+            Outcome::Rejected => self.end(End::Rejected, 1.0),
+            Outcome::Dropped => self.end(End::Dropped, 1.0),
+            Outcome::Translated(targets, rest) => {
+                for (target, share) in targets {
+                    let masquerade = self.leave(from_host, &state, target);
+                    self.end(End::Translated { target, masquerade }, share);
+                }
+                // A share that found no endpoint passes untouched; a sound table has none.
+                self.end(End::Untouched, rest);
+            }
+            Outcome::Next | Outcome::Return | Outcome::Masqueraded => self.end(End::Untouched, 1.0),
+        }
+        self.trace.ends.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.trace
+    }
+
+    fn end(&mut self, end: End, share: f64) {
+        if share <= f64::EPSILON {
+            return;
+        }
+        match self.trace.ends.iter_mut().find(|(known, _)| *known == end) {
+            Some((_, sum)) => *sum += share,
+            None => self.trace.ends.push((end, share)),
+        }
+    }
+
+    /// Whether a translated packet is masqueraded on its way out. One that ends on this host never passes postrouting,
+    /// unless it began here too (then it leaves through the loopback interface).
+    fn leave(&mut self, from_host: bool, before: &State, target: Target) -> bool {
+        let state = State { destination: target.ip, port: target.port, translated: true, ..before.clone() };
+        let hook = if from_host || !self.host.is_local(target.ip) { ChainId::Postrouting } else { ChainId::Input };
+        matches!(self.chain(hook, &state), Outcome::Masqueraded)
+    }
+
+    fn chain(&mut self, chain: ChainId, state: &State) -> Outcome {
+        let Some(rules) = self.listing.rules(chain) else { return Outcome::Next };
+        let (mut found, mut open) = (Vec::new(), 1.0);
+        for rule in rules {
+            match self.rule(chain, rule, state) {
+                Outcome::Next => {}
+                Outcome::Return => break,
+                Outcome::Translated(targets, rest) => {
+                    found.extend(targets.into_iter().map(|(target, share)| (target, share * open)));
+                    open *= rest;
+                    if open <= f64::EPSILON {
+                        break;
+                    }
+                }
+                end => return end,
+            }
+        }
+        if found.is_empty() { Outcome::Next } else { Outcome::Translated(found, open) }
+    }
+
+    fn rule(&mut self, chain: ChainId, rule: &Rule, state: &State) -> Outcome {
+        let mut element = None;
+        for term in rule {
+            let holds = match term {
+                Term::Prefix { field, negate, net } => {
+                    let ip = if *field == Field::SourceAddress { state.source } else { state.destination };
+                    net.contains(&ip) != *negate
+                }
+                Term::Interface { negate, name, prefix } => {
+                    let arrived = self.packet.interface.as_deref().unwrap_or_default();
+                    let matches = if *prefix { arrived.starts_with(name.as_str()) } else { arrived == name };
+                    matches != *negate
+                }
+                Term::Member { key, negate, set } => {
+                    let found = self.find(*set, key, 0, state);
+                    let holds = found.is_some() != *negate;
+                    element = found.or(element);
+                    holds
+                }
+                Term::Local { field, negate } => {
+                    let ip = if *field == Field::SourceAddress { state.source } else { state.destination };
+                    self.host.is_local(ip) != *negate
+                }
+                Term::Translated => state.translated,
+                Term::Update { .. } => true,
+                Term::Verdict(verdict) => return self.verdict(chain, rule, element, *verdict, state),
+                Term::VerdictMap { key, map } => match self.find(*map, key, 0, state) {
+                    Some((set, found)) => match found.value {
+                        Value::Verdict(verdict) => {
+                            return self.verdict(chain, rule, Some((set, found)), verdict, state);
+                        }
+                        _ => false,
+                    },
+                    None => false,
+                },
+                Term::Translate { key, map } => return self.translate(chain, rule, key, *map, state),
+                Term::Masquerade => {
+                    self.step(chain, rule, element);
+                    return Outcome::Masqueraded;
+                }
+                Term::Reject => {
+                    self.step(chain, rule, element);
+                    return Outcome::Rejected;
+                }
+            };
+            if !holds {
+                return Outcome::Next;
+            }
+        }
+        Outcome::Next
+    }
+
+    fn verdict(
+        &mut self,
+        chain: ChainId,
+        rule: &Rule,
+        element: Option<(SetId, Element)>,
+        verdict: Verdict,
+        state: &State,
+    ) -> Outcome {
+        self.step(chain, rule, element);
+        match verdict {
+            Verdict::Drop => Outcome::Dropped,
+            Verdict::Return => Outcome::Return,
+            Verdict::Jump(to) => match self.chain(to, state) {
+                Outcome::Return => Outcome::Next,
+                outcome => outcome,
+            },
+            Verdict::Goto(to) => match self.chain(to, state) {
+                Outcome::Next => Outcome::Return,
+                outcome => outcome,
+            },
+        }
+    }
+
+    fn translate(&mut self, chain: ChainId, rule: &Rule, key: &[Field], map: SetId, state: &State) -> Outcome {
+        let slots = key.iter().find_map(|field| match field {
+            Field::RandomSlot(modulus) => Some(*modulus),
+            _ => None,
+        });
+        let slots = slots.unwrap_or(1);
+        let mut targets = Vec::new();
+        for slot in 0..slots {
+            let Some((set, element)) = self.find(map, key, slot, state) else { continue };
+            let Value::Data(data) = element.value else { continue };
+            let (ip, at) = if data.as_slice().len() == 8 { (data.ipv4_at(0), 4) } else { (data.ipv6_at(0), 16) };
+            if let (Some(ip), Some(port)) = (ip, data.u16_at(at)) {
+                targets.push((Target { ip, port }, 1.0 / f64::from(slots)));
+                self.step(chain, rule, Some((set, element)));
+            }
+        }
+        if targets.is_empty() {
+            return Outcome::Next;
+        }
+        let missing = f64::from(slots) - targets.len() as f64;
+        Outcome::Translated(targets, missing / f64::from(slots))
+    }
+
+    fn find(&self, set: SetId, key: &[Field], slot: u32, state: &State) -> Option<(SetId, Element)> {
+        let key = key.iter().fold(Bytes::new(), |bytes, field| match field {
+            Field::SourceAddress => bytes.ip(state.source),
+            Field::DestinationAddress => bytes.ip(state.destination),
+            Field::Protocol => bytes.u8(self.packet.protocol.number()),
+            Field::DestinationPort => bytes.u16(state.port),
+            Field::OriginalAddress => bytes.ip(self.packet.destination),
+            Field::OriginalPort => bytes.u16(self.packet.port),
+            Field::RandomSlot(_) => bytes.u32_host(slot),
+        });
+        self.listing.find(set, &key).map(|element| (set, element.clone()))
+    }
+
+    fn step(&mut self, chain: ChainId, rule: &Rule, element: Option<(SetId, Element)>) {
+        let family = self.listing.family;
+        let element = element.map(|(set, element)| element_text(family, set, &element));
+        let step = Step { chain, rule: rule_text(family, rule), element };
+        if !self.trace.steps.contains(&step) {
+            self.trace.steps.push(step);
+        }
+    }
+}
