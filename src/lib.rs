@@ -13,3 +13,4 @@ pub mod plan;
 pub mod render;
 pub mod ruleset;
 pub mod trace;
+pub mod source;

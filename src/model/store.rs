@@ -35,6 +35,9 @@ pub enum Event {
     Service(Box<Service>),
     /// A Service is gone (or is no longer ours: label, headless).
     ServiceDeleted(ObjectKey),
+    /// The object is there but its present version cannot be read: what is known of it stays in force, also when a
+    /// list comes to its end.
+    Unreadable(Kind, ObjectKey),
     /// An EndpointSlice was added or changed.
     Slice(Box<EndpointSlice>),
     /// An EndpointSlice is gone, or can no longer be used.
@@ -93,6 +96,7 @@ impl Model {
             Event::ListDone(kind) => self.finish_list(kind),
             Event::Service(service) => self.put_service(*service),
             Event::ServiceDeleted(key) => self.remove_service(&key),
+            Event::Unreadable(kind, key) => self.keep(kind, &key),
             Event::Slice(slice) => self.put_slice(*slice),
             Event::SliceDeleted(key) => self.remove_slice(&key),
             Event::Node(node) => {
@@ -213,6 +217,15 @@ impl Model {
             Kind::Node => {}
         }
         self.listed.insert(kind);
+    }
+
+    fn keep(&mut self, kind: Kind, key: &ObjectKey) {
+        match kind {
+            Kind::Service => self.unseen_services.as_mut().is_some_and(|unseen| unseen.remove(key)),
+            Kind::EndpointSlice => self.unseen_slices.as_mut().is_some_and(|unseen| unseen.remove(key)),
+            Kind::ServiceCidr => self.unseen_cidrs.as_mut().is_some_and(|unseen| unseen.remove(&key.name)),
+            Kind::Node => false,
+        };
     }
 
     fn put_service(&mut self, service: Service) {

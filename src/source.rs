@@ -1,0 +1,69 @@
+//! Where the cluster's state comes from: a folder of manifests ([`ManifestSource`]) or an API server ([`KubeSource`]).
+//!
+//! A source turns objects into model [`Event`]s and sends them in batches; a batch is meant to become one transaction.
+//! Faulty objects are reported as [`Problem`]s and never stop the rest.
+
+pub mod api;
+mod convert;
+mod guard;
+mod intern;
+mod kubernetes;
+mod manifests;
+mod problem;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use convert::{Converted, Converter, Origin};
+pub use kubernetes::{KubeOptions, KubeSource};
+pub use manifests::{ManifestSource, load_dir};
+pub use problem::{Problem, SourceStats};
+
+use crate::model::Event;
+
+/// Where a source sends its batches. It ends when the receiver is dropped.
+pub type EventSender = tokio::sync::mpsc::Sender<Vec<Event>>;
+
+/// Why a source cannot start. Once started it retries instead.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The folder of manifests is not there.
+    #[error("the folder of manifests {0} does not exist; create it or correct the path")]
+    NoFolder(PathBuf),
+    /// The path is not a folder.
+    #[error("{0} is not a folder; give the folder that holds the manifests")]
+    NotAFolder(PathBuf),
+    /// The folder cannot be listed.
+    #[error("cannot read {path}: {error}; check its permissions")]
+    Unreadable {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The kubeconfig cannot be used.
+    #[error("cannot use the kubeconfig {path}: {error}; check the file and that this user may read it")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<kube::config::KubeconfigError>,
+    },
+    /// Not in a pod with a service account.
+    #[error("no kubeconfig and no master given, and not in a pod with a service account ({0}); set one of them")]
+    InCluster(Box<kube::config::InClusterError>),
+    /// The master override is not a URL.
+    #[error("the master {0:?} is not a URL (want https://host:port)")]
+    Master(String),
+    /// The client cannot be set up from the configuration.
+    #[error("cannot set up the client for {server}: {error}; check its certificates and credentials")]
+    Client {
+        /// The API server.
+        server: String,
+        /// What is wrong.
+        error: Box<kube::Error>,
+    },
+    /// A task of the program itself failed.
+    #[error("internal error in a source: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,259 @@
+//! From API objects to the model, by the rules of the specification, section 3.
+//!
+//! Nothing here fails: what cannot be used is left out and reported as a [`Problem`].
+
+mod service;
+mod slice;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::api::{self, ApiObject, Metadata};
+use super::intern::Interner;
+use super::problem::Problem;
+use crate::model::{Event, Family, Node, ObjectKey, Protocol, ServiceCidr, parse_cidr, parse_ip};
+
+/// The taint the cluster autoscaler puts on a node it is about to remove.
+const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// Where objects come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// An API server, which fills in defaults.
+    Api,
+    /// Files written by people: defaults are not filled in, so absent means the API's default.
+    Manifest,
+}
+
+/// The outcome for one object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Converted {
+    /// The object, or its deletion if it is not to be programmed; absent if it cannot be named or does not concern us.
+    pub event: Option<Event>,
+    /// What was left out of it.
+    pub problems: Vec<Problem>,
+}
+
+/// A kind that has a place in the model.
+pub(super) trait Convert: ApiObject {
+    /// The object as an event.
+    fn convert(&self, converter: &mut Converter) -> Converted;
+    /// The event for the deletion of the object of this name.
+    fn deleted(key: ObjectKey) -> Event;
+}
+
+impl Convert for api::Service {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.service(self)
+    }
+
+    fn deleted(key: ObjectKey) -> Event {
+        Event::ServiceDeleted(key)
+    }
+}
+
+impl Convert for api::EndpointSlice {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.slice(self)
+    }
+
+    fn deleted(key: ObjectKey) -> Event {
+        Event::SliceDeleted(key)
+    }
+}
+
+impl Convert for api::Node {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.node(self)
+    }
+
+    fn deleted(_: ObjectKey) -> Event {
+        Event::NodeDeleted
+    }
+}
+
+impl Convert for api::ServiceCidr {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.service_cidr(self)
+    }
+
+    fn deleted(key: ObjectKey) -> Event {
+        Event::ServiceCidrDeleted(key.name)
+    }
+}
+
+/// Converts objects; keeps one copy of repeated strings.
+#[derive(Debug)]
+pub struct Converter {
+    origin: Origin,
+    node_name: Arc<str>,
+    interner: Interner,
+}
+
+impl Converter {
+    /// A converter for objects of this origin, on the node of this name.
+    pub fn new(origin: Origin, node_name: impl Into<Arc<str>>) -> Self {
+        Self { origin, node_name: node_name.into(), interner: Interner::default() }
+    }
+
+    /// A Node: only the one this proxy runs on counts.
+    pub fn node(&mut self, object: &api::Node) -> Converted {
+        let metadata = &object.metadata;
+        if metadata.name.as_deref() != Some(&*self.node_name) {
+            return Converted { event: None, problems: Vec::new() };
+        }
+        let mut notes = Notes::new("Node", None, &self.node_name);
+        let spec = object.spec.as_ref();
+        let pod_cidrs = match spec.map(|spec| list(&spec.pod_cidrs)).unwrap_or_default() {
+            [] => cidrs(spec.and_then(|spec| spec.pod_cidr.as_ref()), &mut notes, "spec.podCIDR"),
+            many => cidrs(many, &mut notes, "spec.podCIDRs"),
+        };
+        let zone = metadata.labels.as_ref().and_then(|labels| labels.zone.as_deref()).unwrap_or_default();
+        let taints = spec.map(|spec| list(&spec.taints)).unwrap_or_default();
+        let node = Node {
+            name: self.node_name.clone(),
+            ips: node_ips(object, &mut notes),
+            zone: self.interner.string(zone),
+            pod_cidrs,
+            deleting: metadata.deletion_timestamp.0
+                || taints.iter().any(|taint| taint.key.as_deref() == Some(AUTOSCALER_TAINT)),
+        };
+        Converted { event: Some(Event::Node(Box::new(node))), problems: notes.problems }
+    }
+
+    /// A ServiceCIDR.
+    pub fn service_cidr(&mut self, object: &api::ServiceCidr) -> Converted {
+        let Some(name) = object.metadata.name.as_deref().filter(|name| !name.is_empty()) else {
+            return nameless("ServiceCIDR");
+        };
+        let mut notes = Notes::new("ServiceCIDR", None, name);
+        let ranges = object.spec.as_ref().map(|spec| list(&spec.cidrs)).unwrap_or_default();
+        let cidrs = cidrs(ranges, &mut notes, "spec.cidrs");
+        let event = Event::ServiceCidr(ServiceCidr { name: self.interner.string(name), cidrs });
+        Converted { event: Some(event), problems: notes.problems }
+    }
+
+    /// Namespace and name; a manifest without a namespace means `default`.
+    fn key(&mut self, metadata: &Metadata) -> Option<ObjectKey> {
+        let name = metadata.name.as_deref().filter(|name| !name.is_empty())?;
+        let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+        Some(ObjectKey { namespace: self.interner.string(namespace), name: name.into() })
+    }
+}
+
+/// A nullable list as a slice.
+fn list<T>(values: &Option<Vec<T>>) -> &[T] {
+    values.as_deref().unwrap_or_default()
+}
+
+fn nameless(kind: &str) -> Converted {
+    let problem = Problem {
+        object: kind.to_owned(),
+        field: "metadata.name".into(),
+        message: "is missing; the object is left out, give it a name".into(),
+    };
+    Converted { event: None, problems: vec![problem] }
+}
+
+/// Collects the problems of one object.
+struct Notes<'a> {
+    kind: &'static str,
+    namespace: Option<&'a str>,
+    name: &'a str,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Notes<'a> {
+    fn new(kind: &'static str, namespace: Option<&'a str>, name: &'a str) -> Self {
+        Self { kind, namespace, name, problems: Vec::new() }
+    }
+
+    fn add(&mut self, field: impl fmt::Display, message: impl fmt::Display) {
+        let object = match self.namespace {
+            Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
+            None => format!("{} {}", self.kind, self.name),
+        };
+        self.problems.push(Problem { object, field: field.to_string(), message: message.to_string() });
+    }
+
+    /// An address, or a note that it is left out.
+    fn ip(&mut self, text: &str, field: impl fmt::Display) -> Option<IpAddr> {
+        parse_ip(text).map_err(|error| self.add(field, format_args!("{error}; it is left out"))).ok()
+    }
+
+    /// A port number, or a note; absent and 0 are for the caller to judge.
+    fn port(&mut self, number: i64, field: impl fmt::Display) -> Option<u16> {
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        if port.is_none() {
+            self.add(field, format_args!("{number} is not a port number (want 1 to 65535); it is left out"));
+        }
+        port
+    }
+
+    /// A protocol, TCP when absent.
+    fn protocol(&mut self, text: Option<&str>, field: impl fmt::Display) -> Option<Protocol> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return Some(Protocol::Tcp) };
+        let protocol = Protocol::parse(text);
+        if protocol.is_none() {
+            self.add(field, format_args!("{text:?} is not TCP, UDP or SCTP; the port is left out"));
+        }
+        protocol
+    }
+}
+
+/// Parses CIDRs, leaving bad ones out; each once.
+fn cidrs<'t>(texts: impl IntoIterator<Item = &'t String>, notes: &mut Notes<'_>, field: &str) -> Vec<IpNet> {
+    let mut nets = Vec::new();
+    for (index, text) in texts.into_iter().enumerate() {
+        match parse_cidr(text.trim()) {
+            Ok(net) if nets.contains(&net) => {}
+            Ok(net) => nets.push(net),
+            Err(error) => notes.add(format_args!("{field}[{index}]"), format_args!("{error}; it is left out")),
+        }
+    }
+    nets
+}
+
+/// Specification 2.3: InternalIPs in order, then ExternalIPs; the first, and the first one of the other family.
+fn node_ips(object: &api::Node, notes: &mut Notes<'_>) -> Vec<IpAddr> {
+    let addresses = object.status.as_ref().map(|status| list(&status.addresses)).unwrap_or_default();
+    let mut ips: Vec<IpAddr> = Vec::new();
+    for wanted in ["InternalIP", "ExternalIP"] {
+        for (index, entry) in addresses.iter().enumerate() {
+            if entry.address_type.as_deref() != Some(wanted) {
+                continue;
+            }
+            let text = entry.address.as_deref().unwrap_or_default();
+            let Some(ip) = notes.ip(text, format_args!("status.addresses[{index}].address")) else { continue };
+            if !ips.iter().any(|known| Family::of(*known) == Family::of(ip)) {
+                ips.push(ip);
+            }
+        }
+    }
+    ips
+}
+
+/// Why the Kubernetes API refuses an address as a target of traffic: it would let a user reach into the node or its
+/// link (CVE-2020-8558, CVE-2021-25740).
+fn special(ip: IpAddr) -> Option<&'static str> {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    if ip.is_unspecified() {
+        Some("the unspecified address")
+    } else if ip.is_loopback() {
+        Some("a loopback address")
+    } else if link_local {
+        Some("a link-local address")
+    } else if ip.is_multicast() {
+        Some("a multicast address")
+    } else {
+        None
+    }
+}

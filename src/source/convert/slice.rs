@@ -1,0 +1,116 @@
+//! EndpointSlices (specification 3.4).
+
+use super::{Converted, Converter, Notes, Origin, list, nameless, special};
+use crate::model::{Endpoint, EndpointSlice, Event, Family, ObjectKey, SlicePort};
+use crate::source::api::{self, Hint};
+
+impl Converter {
+    /// An EndpointSlice. One that cannot be used (no Service, FQDN, headless) is delivered as deleted.
+    pub fn slice(&mut self, object: &api::EndpointSlice) -> Converted {
+        let Some(key) = self.key(&object.metadata) else { return nameless("EndpointSlice") };
+        let mut notes = Notes::new("EndpointSlice", Some(&key.namespace), &key.name);
+        let slice = self.usable_slice(object, &key, &mut notes);
+        let problems = notes.problems;
+        let event = match slice {
+            Some(slice) => Event::Slice(Box::new(slice)),
+            None => Event::SliceDeleted(key),
+        };
+        Converted { event: Some(event), problems }
+    }
+
+    fn usable_slice(
+        &mut self,
+        object: &api::EndpointSlice,
+        key: &ObjectKey,
+        notes: &mut Notes<'_>,
+    ) -> Option<EndpointSlice> {
+        let labels = object.metadata.labels.as_ref();
+        if labels.is_some_and(|labels| labels.headless) {
+            return None;
+        }
+        let Some(service) = labels.and_then(|l| l.service_name.as_deref()).filter(|name| !name.is_empty()) else {
+            notes.add(
+                "metadata.labels[kubernetes.io/service-name]",
+                "is missing, so it belongs to no Service; the slice is left out",
+            );
+            return None;
+        };
+        let family = match object.address_type.as_deref().unwrap_or_default() {
+            "IPv4" => Family::Ipv4,
+            "IPv6" => Family::Ipv6,
+            "FQDN" => return None,
+            other => {
+                notes.add(
+                    "addressType",
+                    format_args!("{other:?} is neither IPv4, IPv6 nor FQDN; the slice is left out"),
+                );
+                return None;
+            }
+        };
+        Some(EndpointSlice {
+            key: key.clone(),
+            service: ObjectKey { namespace: key.namespace.clone(), name: self.interner.string(service) },
+            family,
+            ports: self.slice_ports(object, notes),
+            endpoints: self.endpoints(object, family, notes),
+        })
+    }
+
+    fn slice_ports(&mut self, object: &api::EndpointSlice, notes: &mut Notes<'_>) -> Vec<SlicePort> {
+        let mut ports = Vec::with_capacity(list(&object.ports).len());
+        for (index, entry) in list(&object.ports).iter().enumerate() {
+            let name = match (entry.name.as_deref(), self.origin) {
+                (Some(name), _) => name,
+                // The API server's default, which nobody filled in.
+                (None, Origin::Manifest) => "",
+                (None, Origin::Api) => continue,
+            };
+            // No number means "all ports", which no proxy can serve.
+            let Some(number) = entry.port.filter(|port| *port != 0) else { continue };
+            let protocol = notes.protocol(entry.protocol.as_deref(), format_args!("ports[{index}].protocol"));
+            let port = notes.port(number, format_args!("ports[{index}].port"));
+            if let (Some(protocol), Some(port)) = (protocol, port) {
+                ports.push(SlicePort { name: self.interner.string(name), protocol, port });
+            }
+        }
+        ports
+    }
+
+    fn endpoints(&mut self, object: &api::EndpointSlice, family: Family, notes: &mut Notes<'_>) -> Vec<Endpoint> {
+        let entries = list(&object.endpoints);
+        let mut endpoints = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            let Some(text) = list(&entry.addresses).first() else { continue };
+            let field = format_args!("endpoints[{index}].addresses[0]");
+            let Some(address) = notes.ip(text, field) else { continue };
+            if Family::of(address) != family {
+                notes.add(field, format_args!("{address} is not an {family} address; the endpoint is left out"));
+                continue;
+            }
+            if let Some(what) = special(address) {
+                notes.add(
+                    field,
+                    format_args!("{address} is {what}, which the Kubernetes API forbids; the endpoint is left out"),
+                );
+                continue;
+            }
+            let conditions = entry.conditions.as_ref();
+            let condition = |value: Option<bool>, absent: bool| value.unwrap_or(absent);
+            let hints = entry.hints.as_ref();
+            endpoints.push(Endpoint {
+                address,
+                node: entry.node_name.as_deref().filter(|name| !name.is_empty()).map(|n| self.interner.string(n)),
+                ready: condition(conditions.and_then(|c| c.ready), true),
+                serving: condition(conditions.and_then(|c| c.serving), true),
+                terminating: condition(conditions.and_then(|c| c.terminating), false),
+                zone_hints: self.interner.list(names(hints.map(|h| list(&h.for_zones)).unwrap_or_default())),
+                node_hints: self.interner.list(names(hints.map(|h| list(&h.for_nodes)).unwrap_or_default())),
+            });
+        }
+        endpoints
+    }
+}
+
+fn names(hints: &[Hint]) -> impl Iterator<Item = &str> {
+    hints.iter().filter_map(|hint| hint.name.as_deref())
+}

@@ -1,0 +1,355 @@
+//! Each rule of the specification, section 3, with YAML in.
+
+use std::net::IpAddr;
+
+use serde::de::DeserializeOwned;
+
+use super::{Converted, Converter, Origin};
+use crate::model::{Endpoint, EndpointSlice, Event, Family, Protocol, Service, ServiceType};
+use crate::source::api;
+
+fn yaml<T: DeserializeOwned>(text: &str) -> T {
+    serde_yaml::from_str(text).expect("test YAML")
+}
+
+fn converter(origin: Origin) -> Converter {
+    Converter::new(origin, "node-1")
+}
+
+/// A Service with this spec, and the fields its problems name.
+fn service_from(origin: Origin, spec: &str) -> (Service, Vec<String>) {
+    let text = format!("{{metadata: {{namespace: ns, name: web}}, spec: {{{spec}}}}}");
+    unwrap_service(converter(origin).service(&yaml(&text)))
+}
+
+fn unwrap_service(converted: Converted) -> (Service, Vec<String>) {
+    let fields = converted.problems.iter().map(|problem| problem.field.clone()).collect();
+    match converted.event {
+        Some(Event::Service(service)) => (*service, fields),
+        other => panic!("not a Service: {other:?}"),
+    }
+}
+
+fn service(spec: &str) -> (Service, Vec<String>) {
+    service_from(Origin::Api, spec)
+}
+
+fn slice_from(origin: Origin, rest: &str) -> Converted {
+    let metadata = "metadata: {namespace: ns, name: web-1, labels: {kubernetes.io/service-name: web}}";
+    converter(origin).slice(&yaml(&format!("{{{metadata}, {rest}}}")))
+}
+
+fn slice(rest: &str) -> (EndpointSlice, Vec<String>) {
+    let converted = slice_from(Origin::Api, rest);
+    let fields = converted.problems.iter().map(|problem| problem.field.clone()).collect();
+    match converted.event {
+        Some(Event::Slice(slice)) => (*slice, fields),
+        other => panic!("not a slice: {other:?}"),
+    }
+}
+
+fn endpoints(list: &str) -> Vec<Endpoint> {
+    slice(&format!("addressType: IPv4, endpoints: {list}")).0.endpoints
+}
+
+fn texts(ips: &[IpAddr]) -> Vec<String> {
+    ips.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn cluster_ips_are_chosen_by_family() {
+    let dual = "clusterIPs: [10.0.0.1, 'fd00::1']";
+    // (spec, from the API, from a manifest)
+    let table: &[(&str, &[&str], &[&str])] = &[
+        ("clusterIP: ''", &[], &[]),
+        ("clusterIP: 10.0.0.1", &["10.0.0.1"], &["10.0.0.1"]),
+        (&format!("clusterIP: 10.0.0.1, {dual}"), &["10.0.0.1"], &["10.0.0.1", "fd00::1"]),
+        (
+            &format!("clusterIP: 10.0.0.1, ipFamilies: [IPv4, IPv6], {dual}"),
+            &["10.0.0.1", "fd00::1"],
+            &["10.0.0.1", "fd00::1"],
+        ),
+        (&format!("clusterIP: 10.0.0.1, ipFamilies: [IPv4], {dual}"), &["10.0.0.1"], &["10.0.0.1"]),
+        ("clusterIP: 10.0.0.1, ipFamilies: [IPv4]", &["10.0.0.1"], &["10.0.0.1"]),
+        (&format!("ipFamilies: [IPv4, IPv6], {dual}"), &[], &["10.0.0.1", "fd00::1"]),
+        ("clusterIP: 10.0.0.1, type: ExternalName, externalName: a.example", &[], &[]),
+        ("clusterIP: 010.0.0.001, type: LoadBalancer", &["10.0.0.1"], &["10.0.0.1"]),
+        ("clusterIP: '::ffff:10.0.0.1'", &["10.0.0.1"], &["10.0.0.1"]),
+    ];
+    for (spec, api, manifest) in table {
+        assert_eq!(texts(&service_from(Origin::Api, spec).0.cluster_ips), *api, "API: {spec}");
+        assert_eq!(texts(&service_from(Origin::Manifest, spec).0.cluster_ips), *manifest, "manifest: {spec}");
+    }
+}
+
+#[test]
+fn faulty_cluster_ips_are_reported() {
+    for (spec, field) in [
+        ("clusterIP: 10.0.0.256", "spec.clusterIP"),
+        ("clusterIP: 10.0.0.1, ipFamilies: [IPv6, IPv4], clusterIPs: [10.0.0.1, 10.0.0.2]", "spec.clusterIPs[0]"),
+        ("clusterIP: 10.0.0.1, ipFamilies: [IPv4, IPv4], clusterIPs: [10.0.0.1, 10.0.0.2]", "spec.clusterIPs[1]"),
+    ] {
+        assert_eq!(service(spec).1, [field], "{spec}");
+    }
+}
+
+#[test]
+fn headless_and_foreign_services_are_not_delivered_for_programming() {
+    assert!(service("clusterIP: None").0.cluster_ips.is_empty());
+    let headless: api::Service = yaml("{metadata: {name: web}, spec: {clusterIP: None}}");
+    let converted = converter(Origin::Manifest).service(&headless);
+    assert!(matches!(&converted.event, Some(Event::ServiceDeleted(key)) if key.to_string() == "default/web"));
+    for value in ["other", "''", "null"] {
+        let foreign = format!(
+            "{{metadata: {{namespace: ns, name: web, labels: {{service.kubernetes.io/service-proxy-name: {value}}}}},
+               spec: {{clusterIP: 10.0.0.1}}}}"
+        );
+        let converted = converter(Origin::Api).service(&yaml(&foreign));
+        assert!(matches!(converted.event, Some(Event::ServiceDeleted(_))), "{value}");
+    }
+}
+
+#[test]
+fn an_object_without_a_name_is_a_problem() {
+    let converted = converter(Origin::Manifest).service(&yaml("{metadata: {generateName: web-}, spec: {}}"));
+    assert_eq!(converted.event, None);
+    assert_eq!(converted.problems[0].field, "metadata.name");
+}
+
+#[test]
+fn service_ports() {
+    let (service, problems) = service(
+        "clusterIP: 10.0.0.1, ports: [{port: 80}, {name: dns, port: 53, protocol: UDP, nodePort: 30053, targetPort: x},
+           {port: 0, name: zero}, {name: none}, {port: 70000, name: big}, {port: 1, protocol: ICMP, name: odd},
+           {name: np, port: 9, protocol: SCTP, nodePort: 0}, {name: badnp, port: 10, nodePort: -1}]",
+    );
+    let ports: Vec<_> = service.ports.iter().map(|p| (&*p.name, p.protocol, p.port, p.node_port)).collect();
+    assert_eq!(
+        ports,
+        [
+            ("", Protocol::Tcp, 80, None),
+            ("dns", Protocol::Udp, 53, Some(30053)),
+            ("np", Protocol::Sctp, 9, None),
+            ("badnp", Protocol::Tcp, 10, None),
+        ]
+    );
+    assert_eq!(
+        problems,
+        [
+            "spec.ports[2].port",
+            "spec.ports[3].port",
+            "spec.ports[4].port",
+            "spec.ports[5].protocol",
+            "spec.ports[7].nodePort",
+        ]
+    );
+}
+
+#[test]
+fn external_ips() {
+    let (service, problems) = service(
+        "externalIPs: [192.0.2.1, '', ' ', bad, 127.0.0.1, '::', 169.254.1.1, 'fe80::1', 'fd00::0001', 192.0.2.001]",
+    );
+    assert_eq!(texts(&service.external_ips), ["192.0.2.1", "fd00::1"]);
+    let bad: Vec<String> = (3..=7).map(|index| format!("spec.externalIPs[{index}]")).collect();
+    assert_eq!(problems, bad);
+}
+
+#[test]
+fn load_balancer_ips_by_mode() {
+    let text = "{metadata: {name: a}, status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2, ipMode: VIP},
+        {ip: 192.0.2.3, ipMode: Proxy}, {hostname: lb.example}, {ip: x}, {ip: ''}]}}}";
+    let (service, problems) = unwrap_service(converter(Origin::Api).service(&yaml(text)));
+    assert_eq!(texts(&service.load_balancer_ips), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(problems, ["status.loadBalancer.ingress[4].ip"]);
+}
+
+#[test]
+fn source_ranges_are_trimmed_and_reduced() {
+    let (service, problems) = service("loadBalancerSourceRanges: [' 10.1.2.3/08 ', 'fd00::/64', 10.0.0.0/33, '']");
+    let ranges: Vec<String> = service.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.0.0.0/8", "fd00::/64"]);
+    assert_eq!(problems, ["spec.loadBalancerSourceRanges[2]", "spec.loadBalancerSourceRanges[3]"]);
+}
+
+#[test]
+fn traffic_policies_and_types() {
+    let plain = service("clusterIP: 10.0.0.1").0;
+    assert!(!plain.external_policy_local && !plain.internal_policy_local);
+    assert_eq!((plain.service_type, plain.affinity_seconds), (ServiceType::ClusterIp, None));
+    let local = service("type: NodePort, externalTrafficPolicy: Local, internalTrafficPolicy: Local").0;
+    assert!(local.external_local() && local.internal_policy_local);
+    assert!(!service("externalTrafficPolicy: Local").0.external_local(), "no meaning without external frontends");
+    assert!(!service("type: NodePort, externalTrafficPolicy: local").0.external_policy_local);
+    assert_eq!(service("type: Strange").1, ["spec.type"]);
+}
+
+#[test]
+fn affinity_timeouts() {
+    let config = "sessionAffinity: ClientIP, sessionAffinityConfig:";
+    for (spec, seconds, faulty) in [
+        ("sessionAffinity: None".to_owned(), None, false),
+        ("sessionAffinity: ClientIP".to_owned(), Some(10800), false),
+        (format!("{config} {{clientIP: {{timeoutSeconds: 60}}}}"), Some(60), false),
+        (format!("{config} {{clientIP: {{timeoutSeconds: 86400}}}}"), Some(86400), false),
+        (format!("{config} {{clientIP: {{timeoutSeconds: 86401}}}}"), Some(10800), true),
+        (format!("{config} {{clientIP: {{timeoutSeconds: 0}}}}"), Some(10800), true),
+        (format!("{config} {{clientIP: {{timeoutSeconds: -5}}}}"), Some(10800), true),
+        (format!("{config} {{clientIP: null}}"), Some(10800), false),
+        ("sessionAffinity: Cookie".to_owned(), None, true),
+    ] {
+        let (service, problems) = service(&spec);
+        assert_eq!((service.affinity_seconds, !problems.is_empty()), (seconds, faulty), "{spec}");
+    }
+}
+
+#[test]
+fn health_check_port_needs_load_balancer_and_local() {
+    let local = "externalTrafficPolicy: Local, healthCheckNodePort:";
+    for (origin, spec, port, problems) in [
+        (Origin::Api, format!("type: LoadBalancer, {local} 32000"), Some(32000), 0),
+        (Origin::Api, format!("type: NodePort, {local} 32000"), None, 0),
+        (Origin::Api, "type: LoadBalancer, healthCheckNodePort: 32000".to_owned(), None, 0),
+        (Origin::Api, format!("type: LoadBalancer, {local} 0"), None, 1),
+        (Origin::Manifest, format!("type: LoadBalancer, {local} 0"), None, 0),
+        (Origin::Api, format!("type: LoadBalancer, {local} 99999"), None, 1),
+    ] {
+        let (service, fields) = service_from(origin, &spec);
+        assert_eq!((service.health_check_node_port, fields.len()), (port, problems), "{origin:?} {spec}");
+    }
+}
+
+#[test]
+fn creation_time_in_seconds() {
+    let at = |time: &str| {
+        let text = format!("{{metadata: {{name: a, creationTimestamp: {time}}}}}");
+        unwrap_service(converter(Origin::Api).service(&yaml(&text)))
+    };
+    assert_eq!(at("2024-01-02T03:04:05Z").0.created, Some(1_704_164_645));
+    assert_eq!(at("null"), at("null"));
+    assert_eq!(at("null").0.created, None);
+    assert_eq!(at("yesterday").1, ["metadata.creationTimestamp"]);
+}
+
+#[test]
+fn slices_that_belong_to_nobody_are_deletions() {
+    let labels = |labels: &str| {
+        let text = format!("{{metadata: {{namespace: ns, name: s, labels: {labels}}}, addressType: IPv4}}");
+        converter(Origin::Api).slice(&yaml(&text))
+    };
+    for (text, problems) in [
+        ("null", 1),
+        ("{kubernetes.io/service-name: ''}", 1),
+        ("{kubernetes.io/service-name: web, service.kubernetes.io/headless: ''}", 0),
+    ] {
+        let converted = labels(text);
+        assert!(matches!(converted.event, Some(Event::SliceDeleted(_))), "{text}");
+        assert_eq!(converted.problems.len(), problems, "{text}");
+    }
+    for (kind, problems) in [("FQDN", 0), ("IPv5", 1), ("''", 1)] {
+        let converted = slice_from(Origin::Api, &format!("addressType: {kind}"));
+        assert!(matches!(converted.event, Some(Event::SliceDeleted(_))), "{kind}");
+        assert_eq!(converted.problems.len(), problems, "{kind}");
+    }
+}
+
+#[test]
+fn a_slice_names_its_service_in_its_namespace() {
+    let (slice, problems) = slice("addressType: IPv6, endpoints: null, ports: null");
+    assert_eq!((slice.key.to_string(), slice.service.to_string()), ("ns/web-1".into(), "ns/web".into()));
+    assert_eq!((slice.family, problems.len()), (Family::Ipv6, 0));
+}
+
+#[test]
+fn slice_ports() {
+    let ports = "addressType: IPv4, ports: [{port: 80}, {name: '', port: 81}, {name: a}, {name: b, port: 0},
+        {name: c, port: 53, protocol: UDP}, {name: d, port: 99999}, {name: e, port: 1, protocol: x}]";
+    let (from_api, problems) = slice(ports);
+    let named: Vec<_> = from_api.ports.iter().map(|p| (&*p.name, p.protocol, p.port)).collect();
+    assert_eq!(named, [("", Protocol::Tcp, 81), ("c", Protocol::Udp, 53)]);
+    assert_eq!(problems, ["ports[5].port", "ports[6].protocol"]);
+    match slice_from(Origin::Manifest, ports).event {
+        Some(Event::Slice(slice)) => assert_eq!((slice.ports.len(), slice.ports[0].port), (3, 80), "default name"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn only_the_first_address_of_an_endpoint_counts() {
+    let found = endpoints("[{addresses: [10.1.0.1, 10.1.0.2]}, {addresses: []}, {}, {addresses: [010.1.0.003]}]");
+    let ips: Vec<IpAddr> = found.iter().map(|endpoint| endpoint.address).collect();
+    assert_eq!(texts(&ips), ["10.1.0.1", "10.1.0.3"]);
+}
+
+#[test]
+fn endpoints_with_forbidden_or_foreign_addresses_are_left_out() {
+    for address in ["127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "'fd00::1'", "bad", "'::ffff:127.0.0.1'"] {
+        let (slice, problems) =
+            slice(&format!("addressType: IPv4, endpoints: [{{addresses: [{address}]}}, {{addresses: [10.1.0.1]}}]"));
+        assert_eq!((slice.endpoints.len(), problems), (1, vec!["endpoints[0].addresses[0]".to_owned()]), "{address}");
+    }
+    for address in ["::1", "::", "fe80::1", "ff02::1", "10.1.0.1", "::ffff:10.1.0.1"] {
+        let (slice, problems) = slice(&format!("addressType: IPv6, endpoints: [{{addresses: ['{address}']}}]"));
+        assert_eq!((slice.endpoints.len(), problems.len()), (0, 1), "{address}");
+    }
+}
+
+#[test]
+fn absent_conditions_have_defaults() {
+    let state = |conditions: &str| {
+        let endpoint = endpoints(&format!("[{{addresses: [10.1.0.1], conditions: {conditions}}}]")).remove(0);
+        (endpoint.ready, endpoint.serving, endpoint.terminating)
+    };
+    assert_eq!(state("null"), (true, true, false));
+    assert_eq!(state("{}"), (true, true, false));
+    assert_eq!(state("{ready: null, serving: null, terminating: null}"), (true, true, false));
+    assert_eq!(state("{ready: false}"), (false, true, false));
+    assert_eq!(state("{ready: false, serving: false, terminating: true}"), (false, false, true));
+}
+
+#[test]
+fn nodes_and_hints_share_their_strings() {
+    let hint = "addresses: [10.1.0.1], nodeName: n1, hints: {forZones: [{name: za}], forNodes: [{name: n1}, {}]}";
+    let found = endpoints(&format!("[{{{hint}}}, {{{hint}}}, {{addresses: [10.1.0.2], hints: null}}]"));
+    assert_eq!(found[0].node.as_deref(), Some("n1"));
+    assert_eq!((&*found[0].zone_hints[0], &*found[0].node_hints[0], found[0].node_hints.len()), ("za", "n1", 1));
+    assert!(std::sync::Arc::ptr_eq(&found[0].zone_hints, &found[1].zone_hints));
+    assert_eq!((found[2].node.is_none(), found[2].zone_hints.len(), found[2].node_hints.len()), (true, 0, 0));
+}
+
+#[test]
+fn the_node_of_this_name() {
+    let text = "{metadata: {name: node-1, labels: {topology.kubernetes.io/zone: za}},
+        spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, 'fd00:1::/64', bad]},
+        status: {addresses: [{type: Hostname, address: node-1}, {type: ExternalIP, address: 'fd00::9'},
+          {type: InternalIP, address: x}, {type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: 192.0.2.2}]}}";
+    let mut converter = converter(Origin::Api);
+    let converted = converter.node(&yaml(text));
+    let Some(Event::Node(node)) = converted.event else { panic!("no node") };
+    assert_eq!((texts(&node.ips), &*node.zone), (vec!["192.0.2.1".into(), "fd00::9".into()], "za"));
+    assert_eq!((node.pod_cidrs.len(), node.deleting), (2, false));
+    let fields: Vec<_> = converted.problems.iter().map(|p| p.field.as_str()).collect();
+    assert_eq!(fields, ["spec.podCIDRs[2]", "status.addresses[2].address"]);
+    assert_eq!(converter.node(&yaml("{metadata: {name: node-2}}")).event, None);
+    for text in [
+        "{metadata: {name: node-1, deletionTimestamp: 2024-01-02T03:04:05Z}}",
+        "{metadata: {name: node-1}, spec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}}",
+    ] {
+        assert!(matches!(converter.node(&yaml(text)).event, Some(Event::Node(node)) if node.deleting), "{text}");
+    }
+}
+
+#[test]
+fn service_cidrs() {
+    let converted = converter(Origin::Api)
+        .service_cidr(&yaml("{metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/12, 'fd00:a::/112', x]}}"));
+    let Some(Event::ServiceCidr(cidr)) = converted.event else { panic!("no ServiceCIDR") };
+    assert_eq!((&*cidr.name, cidr.cidrs.len()), ("kubernetes", 2));
+    assert_eq!(
+        converted.problems[0].to_string(),
+        concat!(
+            "ServiceCIDR kubernetes: spec.cidrs[2]: \"x\" is not a CIDR ",
+            "(want address/prefix-length, as in 10.0.0.0/8); it is left out"
+        )
+    );
+}

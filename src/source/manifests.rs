@@ -1,0 +1,135 @@
+//! A folder of Kubernetes manifests as the source: for hosts without Kubernetes, and for `render` and `explain`.
+
+mod document;
+mod folder;
+mod locate;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use self::folder::Folder;
+use self::watch::Watch;
+use super::problem::{Problem, Reporter, SourceStats};
+use super::{EventSender, SourceError};
+use crate::model::Event;
+
+/// How often the folder is looked at without being told, in case notifications are missed or unavailable.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Reads a folder (or a single file) of manifests once: the lists of all kinds, and what is wrong in them.
+pub fn load_dir(path: &Path, node_name: &str) -> Result<(Vec<Event>, Vec<Problem>), SourceError> {
+    let loaded = Folder::new(path, node_name).reload()?;
+    Ok((loaded.events, loaded.problems.into_iter().flat_map(|(_, problems)| problems).collect()))
+}
+
+/// Follows a folder of manifests. Each change of the folder is one batch with complete lists of all kinds.
+///
+/// Read are the `.yaml`, `.yml` and `.json` files of the folder itself, in the order of their names. What a file held
+/// stays in force while its new version cannot be read.
+#[derive(Debug)]
+pub struct ManifestSource {
+    folder: Folder,
+    reporter: Reporter,
+    stats: Arc<SourceStats>,
+}
+
+impl ManifestSource {
+    /// Takes a folder that must exist. Only the Node called `node_name` is looked at.
+    pub fn open(path: impl AsRef<Path>, node_name: &str) -> Result<Self, SourceError> {
+        let path = path.as_ref();
+        match path.metadata() {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return Err(SourceError::NotAFolder(path.to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(SourceError::NoFolder(path.to_owned()));
+            }
+            Err(error) => return Err(SourceError::Unreadable { path: path.to_owned(), error }),
+        }
+        Ok(Self {
+            folder: Folder::new(path, node_name),
+            reporter: Reporter::default(),
+            stats: Arc::new(SourceStats::default()),
+        })
+    }
+
+    /// The counters, which outlive [`ManifestSource::run`].
+    pub fn stats(&self) -> Arc<SourceStats> {
+        self.stats.clone()
+    }
+
+    /// Sends the folder's content, then again after each change, until the receiver is dropped.
+    pub async fn run(mut self, sender: EventSender) -> Result<(), SourceError> {
+        let mut watch = Watch::default();
+        let (mut first, mut away) = (true, false);
+        loop {
+            // Watch before reading, or a change in between is lost.
+            watch.renew(&self.folder);
+            let seen = self.folder.fingerprint();
+            let (loaded, fingerprint);
+            (self, loaded) = self.reload().await?;
+            match loaded {
+                Ok(batch) => {
+                    if std::mem::take(&mut away) {
+                        info!(folder = %self.folder.path().display(), "the folder of manifests is back");
+                    }
+                    if let Some(batch) = batch
+                        && sender.send(batch).await.is_err()
+                    {
+                        return Ok(());
+                    }
+                    fingerprint = seen;
+                }
+                Err(error) if first => return Err(error),
+                Err(error) => {
+                    SourceStats::add(&self.stats.errors);
+                    if !std::mem::replace(&mut away, true) {
+                        warn!("{error}; its objects stay in force until it is back");
+                    }
+                    fingerprint = None;
+                }
+            }
+            first = false;
+            loop {
+                tokio::select! {
+                    () = sender.closed() => return Ok(()),
+                    () = watch.noticed() => {
+                        watch.settled().await;
+                        break;
+                    }
+                    () = tokio::time::sleep(POLL) => {
+                        let now = self.folder.fingerprint();
+                        if now.is_none() || now != fingerprint {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the folder off the async threads: parsing megabytes of YAML takes a while. A batch only if it changed.
+    async fn reload(mut self) -> Result<(Self, Result<Option<Vec<Event>>, SourceError>), SourceError> {
+        let reload = move || {
+            let loaded = self.folder.reload().map(|loaded| {
+                self.stats.skipped.fetch_add(loaded.broken, std::sync::atomic::Ordering::Relaxed);
+                if !loaded.changed {
+                    return None;
+                }
+                SourceStats::add(&self.stats.lists);
+                self.reporter.retain(|file| loaded.problems.iter().any(|(listed, _)| listed == file));
+                for (file, problems) in loaded.problems {
+                    self.reporter.report(&self.stats, &file, problems);
+                }
+                Some(loaded.events)
+            });
+            (self, loaded)
+        };
+        tokio::task::spawn_blocking(reload).await.map_err(|error| SourceError::Internal(error.to_string()))
+    }
+}

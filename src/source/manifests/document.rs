@@ -1,0 +1,236 @@
+//! One file of manifests: its documents, the objects in them, and where the faults are.
+
+use serde::de::{DeserializeOwned, Error as _};
+use serde_json::de::StrRead;
+use serde_yaml::Value;
+use serde_yaml::value::Mapping;
+use tracing::debug;
+
+use super::locate::{Step, line_of, steps};
+use crate::source::api;
+use crate::source::problem::Problem;
+
+/// An object of a kind that is read.
+#[derive(Debug)]
+pub(super) enum Object {
+    Service(api::Service),
+    Slice(api::EndpointSlice),
+    Node(api::Node),
+    Cidr(api::ServiceCidr),
+}
+
+/// The content of a file.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    /// The good objects and the lines their documents begin at.
+    pub(super) objects: Vec<(usize, Object)>,
+    /// The documents and list items that cannot be read.
+    pub(super) broken: Vec<Problem>,
+}
+
+/// Reads all documents of a file; `file` is its name for messages.
+pub(super) fn parse(file: &str, text: &str) -> Parsed {
+    let mut parsed = Parsed::default();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if file.ends_with(".json") {
+        parse_json(file, text, &mut parsed);
+    } else {
+        for (line, document) in split(text) {
+            Document { file, line, text: document }.parse_yaml(&mut parsed);
+        }
+    }
+    parsed
+}
+
+fn parse_json(file: &str, text: &str, parsed: &mut Parsed) {
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    loop {
+        let start = next_json(text, &stream);
+        let line = 1 + text[..start].matches('\n').count();
+        match stream.next() {
+            None => return,
+            Some(Ok(value)) => {
+                let end = stream.byte_offset();
+                Document { file, line, text: &text[start..end] }.read(value, &mut Vec::new(), None, parsed);
+            }
+            Some(Err(error)) => {
+                parsed.broken.push(Problem {
+                    object: format!("{file}:{}", error.line()),
+                    field: String::new(),
+                    message: format!("not valid JSON: {error}; the rest of the file is left out"),
+                });
+                return;
+            }
+        }
+    }
+}
+
+fn next_json(text: &str, stream: &serde_json::StreamDeserializer<'_, StrRead<'_>, Value>) -> usize {
+    let offset = stream.byte_offset();
+    offset + text[offset..].len() - text[offset..].trim_start().len()
+}
+
+/// Splits a YAML stream at its document markers, so that a fault in one document spares the others. Gives each
+/// document's first line; documents without content are left out.
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let marker = |line: &str, marker: &str| {
+        line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    };
+    let mut documents = Vec::new();
+    let (mut start, mut start_line, mut has_content) = (0, 1, false);
+    let mut offset = 0;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let begins = marker(line, "---");
+        if begins || marker(line, "...") {
+            if has_content {
+                documents.push((start_line, &text[start..offset]));
+            }
+            has_content = begins && !line[3..].trim().is_empty() && !line[3..].trim_start().starts_with('#');
+            (start, start_line) = if begins { (offset, index + 1) } else { (offset + line.len(), index + 2) };
+        } else if !has_content {
+            let trimmed = line.trim_start();
+            // A comment above an object is not where the object is.
+            if trimmed.is_empty() || trimmed.starts_with('#') || line.starts_with('%') {
+                (start, start_line) = (offset + line.len(), index + 2);
+            } else {
+                has_content = true;
+            }
+        }
+        offset += line.len();
+    }
+    if has_content {
+        documents.push((start_line, &text[start..]));
+    }
+    documents
+}
+
+/// One document and its place in the file.
+struct Document<'t> {
+    file: &'t str,
+    line: usize,
+    text: &'t str,
+}
+
+impl Document<'_> {
+    fn parse_yaml(&self, parsed: &mut Parsed) {
+        let value = serde_yaml::from_str::<Value>(self.text).and_then(|mut value| {
+            if self.text.contains("<<") {
+                value.apply_merge()?;
+            }
+            Ok(value)
+        });
+        match value {
+            Ok(value) => self.read(value, &mut Vec::new(), None, parsed),
+            Err(error) => parsed.broken.push(self.syntax_problem(error)),
+        }
+    }
+
+    /// Reads an object, or the objects of a list. `implied` is the kind of items of a typed list.
+    fn read(&self, value: Value, path: &mut Vec<Step>, implied: Option<(&str, &str)>, parsed: &mut Parsed) {
+        let Value::Mapping(map) = value else {
+            if !value.is_null() {
+                parsed.broken.push(self.problem(path, "is not a Kubernetes object; it is left out"));
+            }
+            return;
+        };
+        let word = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
+        let (version, kind) = match (word("apiVersion"), word("kind"), implied) {
+            (Some(version), Some(kind), _) => (version, kind),
+            (None, None, Some((version, kind))) => (version.to_owned(), kind.to_owned()),
+            (version, _, _) => {
+                let missing = if version.is_some() { "kind" } else { "apiVersion" };
+                let message = format!("has no {missing}, so it is not a Kubernetes object; it is left out");
+                parsed.broken.push(self.problem(path, &message));
+                return;
+            }
+        };
+        match (version.as_str(), kind.as_str()) {
+            ("v1", "Service") => self.object(map, path, Object::Service, parsed),
+            ("discovery.k8s.io/v1", "EndpointSlice") => self.object(map, path, Object::Slice, parsed),
+            ("v1", "Node") => self.object(map, path, Object::Node, parsed),
+            ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => {
+                self.object(map, path, Object::Cidr, parsed);
+            }
+            (version, list) if list.ends_with("List") && map.contains_key("items") => {
+                let item = list.strip_suffix("List").filter(|item| !item.is_empty());
+                self.items(map, path, item.map(|item| (version, item)), parsed);
+            }
+            (_, "EndpointSlice") => {
+                let message = format!("{version} is not read, only discovery.k8s.io/v1; convert the EndpointSlice");
+                path.push(Step::Key("apiVersion".into()));
+                parsed.broken.push(self.problem(path, &message));
+                path.pop();
+            }
+            _ => debug!(file = self.file, line = self.line, version, kind, "not a kind that is read, ignored"),
+        }
+    }
+
+    fn items(&self, mut map: Mapping, path: &mut Vec<Step>, item: Option<(&str, &str)>, parsed: &mut Parsed) {
+        path.push(Step::Key("items".into()));
+        match map.remove("items") {
+            Some(Value::Sequence(items)) => {
+                for (index, value) in items.into_iter().enumerate() {
+                    path.push(Step::Index(index));
+                    self.read(value, path, item, parsed);
+                    path.pop();
+                }
+            }
+            None | Some(Value::Null) => {}
+            Some(_) => parsed.broken.push(self.problem(path, "is not a list; its objects are left out")),
+        }
+        path.pop();
+    }
+
+    fn object<T: DeserializeOwned>(
+        &self,
+        map: Mapping,
+        path: &[Step],
+        wrap: impl FnOnce(T) -> Object,
+        parsed: &mut Parsed,
+    ) {
+        let value = Value::Mapping(map);
+        match serde_path_to_error::deserialize::<_, T>(&value) {
+            Ok(object) => parsed.objects.push((self.line, wrap(object))),
+            Err(error) => {
+                let mut full = path.to_vec();
+                full.extend(steps(error.path()));
+                let message = format!("{}; the object is left out", error.into_inner());
+                parsed.broken.push(self.problem(&full, &message));
+            }
+        }
+    }
+
+    fn problem(&self, path: &[Step], message: &str) -> Problem {
+        let line = line_of(self.text, path).map_or(self.line, |line| self.line + line - 1);
+        Problem { object: format!("{}:{line}", self.file), field: Step::join(path), message: message.to_owned() }
+    }
+
+    fn syntax_problem(&self, error: serde_yaml::Error) -> Problem {
+        // The text of the error names lines itself, so let it count from the top of the file.
+        let padded = format!("{}{}", "\n".repeat(self.line - 1), self.text);
+        let error = serde_yaml::from_str::<Value>(&padded).err().unwrap_or_else(|| serde_yaml::Error::custom(error));
+        let line = error.location().map_or(self.line, |location| location.line());
+        Problem {
+            object: format!("{}:{line}", self.file),
+            field: String::new(),
+            message: format!("not valid YAML: {error}; the document that begins at line {} is left out", self.line),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_split_at_markers_only() {
+        let text = "# head\n---\na: 1\n--- # again\nb: |\n  ---\n...\n\nc: 3\n---\n---\n# nothing\n";
+        let found = split(text);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found[0], (2, "---\na: 1\n"));
+        assert_eq!(found[1], (4, "--- # again\nb: |\n  ---\n"));
+        assert_eq!(found[2], (9, "c: 3\n"));
+        assert_eq!(split("a: 1"), [(1, "a: 1")]);
+        assert_eq!(split("--- {a: 1}\r\n---\r\nb: 2\r\n").len(), 2);
+    }
+}

@@ -1,0 +1,319 @@
+//! The folder as last read: which objects are in force, from which file.
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::document::{Object, parse};
+use crate::model::{Event, Kind, ObjectKey};
+use crate::source::SourceError;
+use crate::source::convert::{Converter, Origin};
+use crate::source::problem::Problem;
+
+/// Larger files are not manifests.
+const MAX_FILE: u64 = 64 << 20;
+
+/// The identity of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Id {
+    Service(ObjectKey),
+    Slice(ObjectKey),
+    Node,
+    Cidr(Arc<str>),
+}
+
+impl Id {
+    /// The identity an event speaks of, and whether it puts the object in force.
+    fn of(event: &Event) -> Option<(Id, bool)> {
+        Some(match event {
+            Event::Service(service) => (Id::Service(service.key.clone()), true),
+            Event::ServiceDeleted(key) => (Id::Service(key.clone()), false),
+            Event::Slice(slice) => (Id::Slice(slice.key.clone()), true),
+            Event::SliceDeleted(key) => (Id::Slice(key.clone()), false),
+            Event::Node(_) => (Id::Node, true),
+            Event::ServiceCidr(cidr) => (Id::Cidr(cidr.name.clone()), true),
+            _ => return None,
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Id::Service(_) => Kind::Service,
+            Id::Slice(_) => Kind::EndpointSlice,
+            Id::Node => Kind::Node,
+            Id::Cidr(_) => Kind::ServiceCidr,
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Id::Service(key) => write!(f, "Service {key}"),
+            Id::Slice(key) => write!(f, "EndpointSlice {key}"),
+            Id::Node => f.write_str("this Node"),
+            Id::Cidr(name) => write!(f, "ServiceCIDR {name}"),
+        }
+    }
+}
+
+/// An object in a file.
+#[derive(Debug, Clone)]
+struct Entry {
+    id: Id,
+    line: usize,
+    /// Absent for objects that are known and not to be programmed.
+    event: Option<Event>,
+    /// From an earlier version of the file, whose present one cannot be read completely.
+    kept: bool,
+}
+
+/// A file as last read.
+#[derive(Debug, Default)]
+struct File {
+    hash: Option<u64>,
+    entries: Vec<Entry>,
+    problems: Vec<Problem>,
+}
+
+/// What a reload found.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// Something differs from the last reload.
+    pub(super) changed: bool,
+    /// Complete lists of all kinds.
+    pub(super) events: Vec<Event>,
+    /// The problems of each file.
+    pub(super) problems: Vec<(String, Vec<Problem>)>,
+    /// Documents, items and files that are left out.
+    pub(super) broken: u64,
+}
+
+/// A folder of manifests, or a single file.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    converter: Converter,
+    files: HashMap<String, File>,
+    loaded: bool,
+}
+
+impl Folder {
+    pub(super) fn new(path: &Path, node_name: &str) -> Self {
+        let converter = Converter::new(Origin::Manifest, node_name);
+        Self { path: path.to_owned(), converter, files: HashMap::new(), loaded: false }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode, to notice that the folder was replaced.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        fs::metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()))
+    }
+
+    /// A cheap summary of names, sizes and times. None if the folder cannot be listed, or if a file is so fresh that
+    /// a later write might leave the same times.
+    pub(super) fn fingerprint(&self) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        self.identity()?.hash(&mut hasher);
+        for (name, path) in list(&self.path).ok()? {
+            name.hash(&mut hasher);
+            let Ok(meta) = fs::metadata(path) else { continue };
+            (meta.len(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec())
+                .hash(&mut hasher);
+            let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok())?;
+            if age.as_millis() < 100 {
+                return None;
+            }
+        }
+        Some(hasher.finish())
+    }
+
+    /// Reads what has changed and puts the whole together.
+    pub(super) fn reload(&mut self) -> Result<Loaded, SourceError> {
+        let names = list(&self.path)?;
+        let before = self.files.len();
+        self.files.retain(|name, _| names.iter().any(|(listed, _)| listed == name));
+        let mut changed = !self.loaded || before != self.files.len();
+        let mut broken = 0;
+        for (name, path) in &names {
+            changed |= self.read_file(name, path, &mut broken);
+        }
+        self.loaded = true;
+        if !changed {
+            return Ok(Loaded { changed, events: Vec::new(), problems: Vec::new(), broken });
+        }
+        let (events, conflicts) = self.combine(&names);
+        let mut problems: Vec<_> =
+            names.iter().filter_map(|(name, _)| Some((name.clone(), self.files.get(name)?.problems.clone()))).collect();
+        for (name, problem) in conflicts {
+            match problems.iter_mut().find(|(listed, _)| *listed == name) {
+                Some((_, list)) => list.push(problem),
+                None => problems.push((name, vec![problem])),
+            }
+        }
+        Ok(Loaded { changed, events, problems, broken })
+    }
+
+    /// Reads one file; true if it differs from last time.
+    fn read_file(&mut self, name: &str, path: &Path, broken: &mut u64) -> bool {
+        let content = read(path);
+        let hash = content.as_ref().ok().map(|content| {
+            let mut hasher = DefaultHasher::new();
+            content.hash(&mut hasher);
+            hasher.finish()
+        });
+        let known = self.files.get(name);
+        if hash.is_some() && known.is_some_and(|file| file.hash == hash) {
+            return false;
+        }
+        let (mut entries, mut problems) = (Vec::new(), Vec::new());
+        let missing = match content {
+            Ok(text) => {
+                let parsed = parse(name, &text);
+                let mut missing = parsed.broken.len();
+                problems.extend(parsed.broken);
+                for (line, object) in parsed.objects {
+                    if !convert(&mut self.converter, name, line, &object, &mut entries, &mut problems) {
+                        missing += 1;
+                    }
+                }
+                missing
+            }
+            Err(message) => {
+                problems.push(Problem { object: name.to_owned(), field: String::new(), message });
+                1
+            }
+        };
+        if missing > 0 {
+            let old = known.map(|file| file.entries.as_slice()).unwrap_or_default();
+            let kept: Vec<Entry> = old
+                .iter()
+                .filter(|old| old.event.is_some() && !entries.iter().any(|new| new.id == old.id))
+                .map(|old| Entry { kept: true, ..old.clone() })
+                .collect();
+            if !kept.is_empty() {
+                let message = format!(
+                    "{} object(s) of its last good version stay in force until the file can be read completely ({}{})",
+                    kept.len(),
+                    kept[0].id,
+                    if kept.len() > 1 { ", ..." } else { "" },
+                );
+                problems.push(Problem { object: name.to_owned(), field: String::new(), message });
+            }
+            entries.extend(kept);
+        }
+        let changed = known.is_none_or(|file| file.hash.is_some() || hash.is_some() || file.problems != problems);
+        if changed {
+            *broken += missing as u64;
+        }
+        self.files.insert(name.to_owned(), File { hash, entries, problems });
+        changed
+    }
+
+    /// All objects in force as lists of each kind; of objects written twice the last counts.
+    fn combine(&self, names: &[(String, PathBuf)]) -> (Vec<Event>, Vec<(String, Problem)>) {
+        let entries = |kept: bool| {
+            names.iter().flat_map(move |(name, _)| {
+                let entries = self.files.get(name).map(|file| file.entries.as_slice()).unwrap_or_default();
+                entries.iter().filter(move |entry| entry.kept == kept).map(move |entry| (name, entry))
+            })
+        };
+        let mut winners: HashMap<&Id, (&String, &Entry)> = HashMap::new();
+        let mut conflicts = Vec::new();
+        for (name, entry) in entries(true).chain(entries(false)) {
+            let Some((other, loser)) = winners.insert(&entry.id, (name, entry)) else { continue };
+            if loser.kept {
+                continue;
+            }
+            let message = format!("{} is also at {other}:{}; the later one counts", entry.id, loser.line);
+            let object = format!("{name}:{}", entry.line);
+            conflicts.push((name.clone(), Problem { object, field: String::new(), message }));
+        }
+        let mut events = Vec::with_capacity(winners.len() + 8);
+        for kind in [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
+            events.push(Event::ListStarted(kind));
+            let in_order = entries(true).chain(entries(false)).filter(|(_, entry)| entry.id.kind() == kind);
+            let winning = in_order.filter(|(_, entry)| std::ptr::eq(winners[&entry.id].1, *entry));
+            events.extend(winning.filter_map(|(_, entry)| entry.event.clone()));
+            events.push(Event::ListDone(kind));
+        }
+        (events, conflicts)
+    }
+}
+
+/// Converts one object; false if it cannot be named.
+fn convert(
+    converter: &mut Converter,
+    name: &str,
+    line: usize,
+    object: &Object,
+    entries: &mut Vec<Entry>,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    let converted = match object {
+        Object::Service(service) => converter.service(service),
+        Object::Slice(slice) => converter.slice(slice),
+        Object::Node(node) => converter.node(node),
+        Object::Cidr(cidr) => converter.service_cidr(cidr),
+    };
+    let named = converted.event.is_some() || converted.problems.is_empty();
+    for problem in converted.problems {
+        problems.push(Problem { object: format!("{name}:{line}: {}", problem.object), ..problem });
+    }
+    if let Some((event, (id, in_force))) = converted.event.and_then(|event| Id::of(&event).map(|id| (event, id))) {
+        entries.push(Entry { id, line, event: in_force.then_some(event), kept: false });
+    }
+    named
+}
+
+/// The manifests of a folder by name; a path to a file stands for just that file.
+fn list(path: &Path) -> Result<Vec<(String, PathBuf)>, SourceError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => SourceError::NoFolder(path.to_owned()),
+        io::ErrorKind::NotADirectory => SourceError::NotAFolder(path.to_owned()),
+        _ => SourceError::Unreadable { path: path.to_owned(), error },
+    };
+    let name_of = |name: &OsStr| name.to_string_lossy().into_owned();
+    if fs::metadata(path).map_err(failed)?.is_file() {
+        return Ok(vec![(path.file_name().map(name_of).unwrap_or_default(), path.to_owned())]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = name_of(&entry.file_name());
+        let wanted = Path::new(&name).extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
+        // Dot files are editors' locks and swap files, and the works of ConfigMap mounts.
+        if wanted && !name.starts_with('.') && !entry.path().is_dir() {
+            files.push((name, entry.path()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let keep = "what was known from it stays in force";
+    let failed = |error: io::Error| format!("cannot be read: {error}; {keep}");
+    // Before opening: a FIFO would block for ever.
+    let meta = fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(format!("is not a regular file; {keep}"));
+    }
+    let mut text = Vec::new();
+    fs::File::open(path).map_err(failed)?.take(MAX_FILE + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("is larger than {} MiB; split it; {keep}", MAX_FILE >> 20));
+    }
+    String::from_utf8(text).map_err(|_| format!("is not UTF-8 text; {keep}"))
+}

@@ -1,0 +1,332 @@
+//! The source for Kubernetes against a small API server of our own.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use portway::model::{Event, Kind, Model, ObjectKey};
+use portway::source::{KubeOptions, KubeSource, SourceError, SourceStats};
+use serde_json::{Value, json};
+use support::api_double::ApiDouble;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+fn service(name: &str, ip: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": name},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "ipFamilies": ["IPv4"], "ports": [{"port": 80, "protocol": "TCP"}]}})
+}
+
+fn labelled(mut object: Value, key: &str, value: &str) -> Value {
+    object["metadata"]["labels"][key] = json!(value);
+    object
+}
+
+fn slice(name: &str, service: &str, ip: &str) -> Value {
+    let object = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": "ns", "name": name}, "addressType": "IPv4",
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}, "nodeName": "node-1"}]});
+    labelled(object, "kubernetes.io/service-name", service)
+}
+
+fn node(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}})
+}
+
+fn service_cidr() -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": ["10.96.0.0/12"]}})
+}
+
+/// A running source and the model behind it.
+struct Running {
+    model: Model,
+    batches: Vec<Vec<Event>>,
+    receiver: mpsc::Receiver<Vec<Event>>,
+    stats: Arc<SourceStats>,
+    task: tokio::task::JoinHandle<Result<(), SourceError>>,
+}
+
+impl Running {
+    async fn start(double: &ApiDouble) -> Self {
+        let options = KubeOptions { kubeconfig: None, master: Some(double.url()) };
+        let source = KubeSource::connect(&options, "node-1").await.expect("a client");
+        Self::run(source.list_patience(Duration::from_millis(300)))
+    }
+
+    fn run(source: KubeSource) -> Self {
+        let (sender, receiver) = mpsc::channel(16);
+        let stats = source.stats();
+        let task = tokio::spawn(source.run(sender));
+        Self { model: Model::default(), batches: Vec::new(), receiver, stats, task }
+    }
+
+    /// Folds batches until the model is as wanted.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Model) -> bool) {
+        while !wanted(&self.model) {
+            let batch = timeout(Duration::from_secs(20), self.receiver.recv()).await;
+            let batch = batch.unwrap_or_else(|_| panic!("{what}: not in time; {:?}", self.model)).expect("running");
+            batch.iter().cloned().for_each(|event| self.model.apply(event));
+            self.batches.push(batch);
+        }
+    }
+
+    async fn listed(&mut self) {
+        self.until("all kinds listed", |model| {
+            [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].iter().all(|k| model.has_listed(*k))
+        })
+        .await;
+    }
+
+    async fn services(&mut self, wanted: &[&str]) {
+        self.until(&format!("services {wanted:?}"), |model| names(model) == wanted).await;
+    }
+
+    fn count(&self, event: &Event) -> usize {
+        self.batches.iter().flatten().filter(|found| *found == event).count()
+    }
+}
+
+fn names(model: &Model) -> Vec<String> {
+    let mut names: Vec<String> = model.services().map(|service| service.key.name.to_string()).collect();
+    names.sort();
+    names
+}
+
+async fn filled() -> ApiDouble {
+    let double = ApiDouble::start().await;
+    double.put(service("a", "10.96.0.1"));
+    double.put(slice("a-1", "a", "10.244.0.1"));
+    double.put(node("node-1"));
+    double.put(node("node-2"));
+    double.put(service_cidr());
+    double
+}
+
+#[tokio::test]
+async fn streaming_lists_then_changes() {
+    let double = filled().await;
+    double.put(service("headless", "None"));
+    double.put(labelled(service("foreign", "10.96.0.9"), PROXY_NAME, ""));
+    double.put(labelled(slice("h-1", "headless", "10.244.0.9"), "service.kubernetes.io/headless", ""));
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    assert_eq!(names(&running.model), ["a"]);
+    assert_eq!(running.model.slice_count(), 1);
+    assert_eq!(running.model.node().map(|node| node.name.to_string()), Some("node-1".into()));
+    assert_eq!(running.model.service_cidrs().len(), 1);
+    let list = running.batches.iter().find(|batch| batch[0] == Event::ListStarted(Kind::Service)).expect("a list");
+    assert_eq!((list.len(), list.last()), (3, Some(&Event::ListDone(Kind::Service))), "a list is one batch");
+
+    double.put(service("b", "10.96.0.2"));
+    running.services(&["a", "b"]).await;
+    double.put(service("b", "10.96.0.3"));
+    let key = ObjectKey::new("ns", "b");
+    let moved = |model: &Model| model.service(&key).is_some_and(|s| s.cluster_ips[0].to_string() == "10.96.0.3");
+    running.until("b changed", moved).await;
+    double.delete("services", "ns", "b");
+    running.services(&["a"]).await;
+    double.put(slice("a-2", "a", "10.244.0.2"));
+    running.until("two slices", |model| model.slice_count() == 2).await;
+}
+
+#[tokio::test]
+async fn requests_carry_the_selectors_and_our_name() {
+    let double = filled().await;
+    Running::start(&double).await.listed().await;
+    let first = |plural: &str| double.requests(plural).remove(0);
+    let services = first("services");
+    assert_eq!(services.path, "/api/v1/services");
+    assert_eq!(services.param("labelSelector"), "!service.kubernetes.io/service-proxy-name");
+    assert_eq!(services.param("fieldSelector"), "spec.clusterIP!=None");
+    assert_eq!(services.user_agent, concat!("portway/", env!("CARGO_PKG_VERSION")));
+    assert!(services.is_streaming_list() && services.param("allowWatchBookmarks") == "true");
+    let slices = first("endpointslices");
+    assert_eq!(slices.path, "/apis/discovery.k8s.io/v1/endpointslices");
+    assert_eq!(slices.param("labelSelector"), "!service.kubernetes.io/headless");
+    assert_eq!(slices.param("fieldSelector"), "");
+    assert_eq!(first("nodes").param("fieldSelector"), "metadata.name=node-1");
+    let cidrs = first("servicecidrs");
+    assert_eq!((cidrs.path.as_str(), cidrs.param("labelSelector")), ("/apis/networking.k8s.io/v1/servicecidrs", ""));
+}
+
+#[tokio::test]
+async fn objects_that_leave_the_selector_are_deleted() {
+    let double = filled().await;
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    double.put(labelled(service("a", "10.96.0.1"), PROXY_NAME, ""));
+    running.services(&[]).await;
+    double.put(service("a", "10.96.0.1"));
+    running.services(&["a"]).await;
+    double.put(service("a", "None"));
+    running.services(&[]).await;
+}
+
+#[tokio::test]
+async fn a_server_without_streaming_lists_is_asked_for_pages() {
+    let double = filled().await;
+    double.refuse_streaming();
+    for number in 0..1200 {
+        double.put(service(&format!("s{number:04}"), &format!("10.97.{}.{}", number / 250, 1 + number % 250)));
+    }
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    assert_eq!(names(&running.model).len(), 1201);
+    let requests = double.requests("services");
+    let pages: Vec<&str> = requests.iter().filter(|r| r.param("limit") == "500").map(|r| r.param("continue")).collect();
+    assert_eq!(pages, ["", "500", "1000"]);
+    assert!(
+        requests.iter().all(|request| request.param("labelSelector") == "!service.kubernetes.io/service-proxy-name")
+    );
+    assert_eq!(running.count(&Event::ListStarted(Kind::Service)), 1);
+    double.delete("services", "ns", "s0000");
+    running.until("one less", |model| names(model).len() == 1200).await;
+    assert_eq!(running.stats.errors.load(Ordering::Relaxed), 0, "a refusal is no failure");
+}
+
+#[tokio::test]
+async fn a_streaming_list_that_never_ends_is_given_up() {
+    let double = filled().await;
+    double.withhold_bookmarks();
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    assert_eq!(names(&running.model), ["a"]);
+    assert!(double.requests("services").iter().any(|request| request.param("limit") == "500"));
+}
+
+#[tokio::test]
+async fn a_dropped_connection_is_resumed_without_a_list() {
+    let double = filled().await;
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    double.drop_connections();
+    double.put(service("b", "10.96.0.2"));
+    running.services(&["a", "b"]).await;
+    let requests = double.requests("services");
+    assert_eq!(requests.iter().filter(|request| request.is_streaming_list()).count(), 1);
+    assert!(requests.iter().any(|request| request.is_watch()), "{requests:?}");
+    assert_eq!(running.count(&Event::ListStarted(Kind::Service)), 1);
+}
+
+#[tokio::test]
+async fn a_lost_history_leads_to_a_new_list_that_sweeps() {
+    let double = filled().await;
+    double.put(service("gone", "10.96.0.7"));
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    running.services(&["a", "gone"]).await;
+    // Before the source can watch on, its version is too old: what happened in between is only in the list.
+    double.fail("services", 500, 2);
+    double.drop_connections();
+    double.delete("services", "ns", "gone");
+    double.put(service("new", "10.96.0.8"));
+    double.expire();
+    running.services(&["a", "new"]).await;
+    assert_eq!(running.count(&Event::ListStarted(Kind::Service)), 2);
+    assert!(running.stats.errors.load(Ordering::Relaxed) >= 1);
+}
+
+#[tokio::test]
+async fn a_version_refused_at_once_leads_to_a_new_list() {
+    let double = filled().await;
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    double.fail("services", 410, 1);
+    double.drop_connections();
+    double.put(service("b", "10.96.0.2"));
+    running.services(&["a", "b"]).await;
+    assert_eq!(running.count(&Event::ListStarted(Kind::Service)), 2);
+}
+
+#[tokio::test]
+async fn garbage_spoils_nothing_but_itself() {
+    let double = filled().await;
+    let mut broken = service("broken", "10.96.0.5");
+    broken["spec"]["ports"] = json!("eighty");
+    double.put(broken);
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    assert_eq!(names(&running.model), ["a"]);
+    assert_eq!(running.stats.skipped.load(Ordering::Relaxed), 1);
+    // A change that cannot be read leaves the last good version in force.
+    let mut broken = service("a", "10.96.0.1");
+    broken["spec"]["clusterIPs"] = json!({"not": "a list"});
+    double.put(broken);
+    double.send_raw("services", "{\"type\":\"ADDED\",\"object\":7}");
+    double.send_raw("services", "this is not JSON");
+    double.put(service("b", "10.96.0.2"));
+    running.services(&["a", "b"]).await;
+    double.put(service("broken", "10.96.0.5"));
+    running.services(&["a", "b", "broken"]).await;
+    // A bad value inside is reported, the rest is used.
+    let mut odd = service("odd", "10.96.0.6");
+    odd["spec"]["externalIPs"] = json!(["nonsense", "192.0.2.7"]);
+    double.put(odd);
+    running.services(&["a", "b", "broken", "odd"]).await;
+    let key = ObjectKey::new("ns", "odd");
+    assert_eq!(running.model.service(&key).map(|service| service.external_ips.len()), Some(1));
+    assert!(running.stats.problems.load(Ordering::Relaxed) >= 3);
+}
+
+#[tokio::test]
+async fn an_old_server_has_no_service_cidrs() {
+    let double = filled().await;
+    double.hide("servicecidrs", true);
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    assert!(running.model.service_cidrs().is_empty());
+    assert_eq!(double.requests("servicecidrs").len(), 1, "not asked again soon");
+    assert_eq!(running.stats.errors.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn refusals_are_retried() {
+    let double = filled().await;
+    double.fail("endpointslices", 403, 2);
+    double.fail("nodes", 401, 1);
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    assert_eq!(running.model.slice_count(), 1);
+    assert!(double.requests("endpointslices").iter().all(|request| request.is_streaming_list()), "a 403 is no refusal");
+}
+
+#[tokio::test]
+async fn the_source_ends_with_its_receiver() {
+    let double = filled().await;
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    drop(running.receiver);
+    let ended = timeout(Duration::from_secs(5), running.task).await.expect("in time");
+    ended.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn a_kubeconfig_is_read_and_a_master_overrides_it() {
+    let double = filled().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config");
+    let text =
+        "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}],
+        clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}]}";
+    std::fs::write(&path, text).expect("written");
+    let options = KubeOptions { kubeconfig: Some(path), master: Some(double.url()) };
+    let source = KubeSource::connect(&options, "node-1").await.expect("a client");
+    Running::run(source).listed().await;
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_says_what_to_correct() {
+    let connect = async |kubeconfig: Option<&str>, master: Option<&str>| {
+        let options = KubeOptions { kubeconfig: kubeconfig.map(Into::into), master: master.map(Into::into) };
+        KubeSource::connect(&options, "node-1").await.err().expect("an error").to_string()
+    };
+    assert!(connect(Some("/nowhere/config"), None).await.contains("cannot use the kubeconfig /nowhere/config"));
+    assert!(connect(None, Some("ftp://x")).await.contains("is not a URL"));
+    assert!(connect(None, None).await.contains("no kubeconfig and no master given"));
+}
