@@ -12,5 +12,5 @@ pub mod model;
 pub mod plan;
 pub mod render;
 pub mod ruleset;
-pub mod trace;
 pub mod source;
+pub mod trace;
