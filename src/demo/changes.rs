@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 use super::http::{self, Connection};
 use super::listing::Listing;
@@ -139,7 +139,7 @@ fn others() -> String {
 /// A client that asks all the time, from a thread of its own.
 struct Background {
     end: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Tally>>,
+    thread: Option<JoinHandle<Result<Tally>>>,
 }
 
 impl Background {
@@ -154,12 +154,19 @@ impl Background {
             }
             Ok(tally)
         })?;
-        Ok(Self { end, thread })
+        Ok(Self { end, thread: Some(thread) })
     }
 
-    fn end(self) -> Result<Tally> {
+    fn end(mut self) -> Result<Tally> {
         self.end.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the client in the background has panicked"))?
+        let thread = self.thread.take().context("the client in the background has ended")?;
+        thread.join().map_err(|_| anyhow!("the client in the background has panicked"))?
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
     }
 }
 
