@@ -3,12 +3,14 @@
 //! Data flows one way: `source` -> `model` -> `plan` -> `diff` -> `netlink`; `controller` runs the flow and `cli` starts
 //! it. `ruleset` is the language the last three share, `render` prints it as nft text.
 
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod demo;
 pub mod diff;
 pub mod host;
 pub mod model;
+pub mod netlink;
 pub mod plan;
 pub mod render;
 pub mod ruleset;

@@ -1,0 +1,60 @@
+# Portway's commands; `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where rustup puts cargo, and where Debian puts nft and ip: scripts/setup may install them a moment before their use.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+PREFIX ?= /usr/local
+CARGO_DENY_VERSION := 0.20.2
+
+# Tests and demo make network namespaces and change tables in them, which needs root; building does not.
+AS_ROOT := $(CURDIR)/scripts/as-root
+
+.PHONY: help
+help: ## list the targets
+	@sed -n -E 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+.PHONY: demo
+demo: setup build ## run Portway on real kernel rules, without a cluster (root)
+	$(AS_ROOT) target/release/portway demo
+
+# PORTWAY_NFT lists the nft programs that must be able to read our tables, the system's own first.
+.PHONY: test
+test: ## run all tests (root: they make network namespaces)
+	scripts/setup --test
+	export PORTWAY_NFT="$${PORTWAY_NFT:-$$(command -v nft):$(CURDIR)/target/nft/nft-trixie:$(CURDIR)/target/nft/nft-sid}"; \
+	cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']"
+
+.PHONY: lint
+lint: ## check formatting, and clippy without a single warning
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+
+# Installing cargo-deny builds it, once: about 3 minutes on 2 cores.
+.PHONY: cargo-deny
+cargo-deny:
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@$(CARGO_DENY_VERSION)
+
+.PHONY: deny
+deny: cargo-deny ## check licences, sources and banned crates of all dependencies
+	cargo deny check licenses bans sources
+
+.PHONY: advisories
+advisories: cargo-deny ## check dependencies against the RustSec advisories (fetches them from GitHub)
+	cargo deny check advisories
+
+.PHONY: build
+build: setup ## build target/release/portway
+	cargo build --release --locked
+
+.PHONY: install
+install: ## build with link-time optimisation and install into PREFIX/sbin (DESTDIR is honoured)
+	cargo build --profile dist --locked
+	install -D -m 755 target/dist/portway $(DESTDIR)$(PREFIX)/sbin/portway
+
+.PHONY: setup
+setup: ## install what the build needs and is missing
+	scripts/setup

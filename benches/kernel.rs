@@ -1,0 +1,79 @@
+//! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart.
+//!
+//! Run as root: `cargo bench --bench kernel`. Everything happens in a network namespace of its own.
+
+#![allow(missing_docs)]
+
+mod cluster;
+
+use std::time::{Duration, Instant};
+
+use portway::controller::Controller;
+use portway::model::Event;
+use portway::netlink::NftKernel;
+
+const ENDPOINTS: usize = 10;
+const ROUNDS: usize = 200;
+
+fn main() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root, for a network namespace of its own");
+    println!(
+        "| services x endpoints | first load | one endpoint p50 / p99 | service added and deleted p50 | restart |"
+    );
+    println!("|---|---|---|---|---|");
+    for services in [1_000, 10_000] {
+        row(services);
+    }
+}
+
+fn row(services: usize) {
+    let events = cluster::events(services, ENDPOINTS);
+    let mut kernel = NftKernel::open().expect("nf_tables");
+    kernel.cleanup().expect("a clean start");
+    let (mut controller, reports) = Controller::new(kernel, cluster::options());
+    let first = timed(|| controller.handle(events.clone(), Instant::now()));
+    let endpoint: Vec<Duration> = (1..=ROUNDS)
+        .map(|round| {
+            let slice = cluster::slice(services / 2, ENDPOINTS, round);
+            timed(|| controller.handle([Event::Slice(Box::new(slice))], Instant::now()))
+        })
+        .collect();
+    let service: Vec<Duration> = (1..=ROUNDS / 4)
+        .map(|_| {
+            let new = cluster::service(services);
+            let key = new.key.clone();
+            let slice = cluster::slice(services, ENDPOINTS, 0);
+            let events = [Event::Slice(Box::new(slice)), Event::Service(Box::new(new))];
+            timed(|| {
+                controller.handle(events, Instant::now());
+                controller.handle([Event::ServiceDeleted(key)], Instant::now());
+            })
+        })
+        .collect();
+    assert_eq!(reports.borrow().failures, 0);
+    drop(controller);
+    let (mut next, reports) = Controller::new(NftKernel::open().expect("nf_tables"), cluster::options());
+    let mut events = events;
+    events.push(Event::Slice(Box::new(cluster::slice(services / 2, ENDPOINTS, ROUNDS))));
+    let restart = timed(|| next.handle(events, Instant::now()));
+    assert_eq!((reports.borrow().added, reports.borrow().deleted), (0, 0), "a restart writes nothing");
+    println!(
+        "| {services} x {ENDPOINTS} | {:.0?} | {:.0?} / {:.0?} | {:.0?} | {restart:.0?} |",
+        first,
+        percentile(&endpoint, 50),
+        percentile(&endpoint, 99),
+        percentile(&service, 50),
+    );
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+fn percentile(samples: &[Duration], percent: usize) -> Duration {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted[(sorted.len() - 1) * percent / 100]
+}

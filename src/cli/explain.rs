@@ -1,0 +1,133 @@
+//! `portway explain`: what happens with a new connection, and why.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use super::args::ExplainArgs;
+use super::render::mirror_of;
+use crate::model::{Family, Protocol};
+use crate::netlink::NftKernel;
+use crate::plan::NodePortAddresses;
+use crate::ruleset::{Kernel, Listing, TABLE_NAME};
+use crate::trace::{End, Host, Packet, Trace, trace};
+
+pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+    let (destination, protocol) = parse_destination(&args.destination)?;
+    if args.from.is_ipv4() != destination.is_ipv4() {
+        bail!("--from {} and {destination} are not of the same family", args.from);
+    }
+    let packet = Packet {
+        source: args.from,
+        destination: destination.ip(),
+        protocol,
+        port: destination.port(),
+        interface: args.interface.clone(),
+    };
+    let (listing, host) = table(args, Family::of(destination.ip()))?;
+    let trace = trace(&listing, &host, &packet);
+    match args.output.as_str() {
+        "json" => println!("{:#}", as_json(&packet, &trace)),
+        _ => print!("{}", as_text(&packet, &host, &trace)),
+    }
+    Ok(())
+}
+
+/// The table to walk and the host it is for: what manifests compile to, or what the kernel holds.
+fn table(args: &ExplainArgs, family: Family) -> anyhow::Result<(Listing, Host)> {
+    let Some(folder) = &args.manifests else { return live(family) };
+    let mirror = mirror_of(folder, &args.plan.options()?)?;
+    let listing = mirror.listing(family).context("this family is not served")?;
+    let settings = mirror.settings().family(family).context("this family is not served")?;
+    let mut host = Host { addresses: settings.node_ip.into_iter().collect() };
+    if let NodePortAddresses::Listed(ips) = &settings.node_ports {
+        host.addresses.extend(ips);
+    }
+    Ok((listing, host))
+}
+
+fn live(family: Family) -> anyhow::Result<(Listing, Host)> {
+    let mut kernel = NftKernel::open().context("cannot talk to nf_tables")?;
+    let table = kernel.read(family).context("cannot read the table")?;
+    let table =
+        table.with_context(|| format!("there is no table {} {TABLE_NAME}: is Portway running here?", family.nft()))?;
+    let (listing, unknown) = table.listing(family);
+    for object in unknown {
+        eprintln!("portway: {object} is not as Portway makes it; what follows leaves it out");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let addresses = runtime.block_on(crate::host::addresses())?;
+    Ok((listing, Host { addresses }))
+}
+
+/// `10.96.0.10:53/udp`, `[fd00::1]:80`.
+fn parse_destination(text: &str) -> anyhow::Result<(SocketAddr, Protocol)> {
+    let (address, protocol) = match text.split_once('/') {
+        Some((address, name)) => {
+            let protocol = Protocol::parse(name).with_context(|| format!("{name:?} is none of tcp, udp, sctp"))?;
+            (address, protocol)
+        }
+        None => (text, Protocol::Tcp),
+    };
+    let address = address
+        .parse()
+        .with_context(|| format!("{address:?} is not ADDRESS:PORT (IPv6 in brackets, as in [fd00::1]:80)"))?;
+    Ok((address, protocol))
+}
+
+fn as_text(packet: &Packet, host: &Host, trace: &Trace) -> String {
+    let at = SocketAddr::new(packet.destination, packet.port);
+    let side = if host.is_local(packet.source) { " (this node)" } else { "" };
+    let mut out = format!("{}{side} -> {at} {}\n\n", packet.source, packet.protocol);
+    for (end, share) in &trace.ends {
+        out.push_str(&format!("  {:>5.1} %  {end}\n", share * 100.0));
+    }
+    out.push_str("\ndecided by\n");
+    for step in &trace.steps {
+        out.push_str(&format!("  {step}\n"));
+    }
+    if trace.steps.is_empty() {
+        out.push_str("  no rule: the packet is none of the proxy's business\n");
+    }
+    out
+}
+
+fn as_json(packet: &Packet, trace: &Trace) -> serde_json::Value {
+    let end = |(end, share): &(End, f64)| match end {
+        End::Translated { target, masquerade } => {
+            json!({"verdict": "DNAT", "backend": target.to_string(), "masquerade": masquerade, "probability": share})
+        }
+        End::Rejected => json!({"verdict": "REJECT", "probability": share}),
+        End::Dropped => json!({"verdict": "DROP", "probability": share}),
+        End::Untouched => json!({"verdict": "ACCEPT", "probability": share}),
+    };
+    let steps = trace
+        .steps
+        .iter()
+        .map(|step| json!({"chain": step.chain.to_string(), "rule": step.rule, "element": step.element}));
+    let ip = |ip: IpAddr| ip.to_string();
+    json!({
+        "from": ip(packet.source),
+        "to": ip(packet.destination),
+        "protocol": packet.protocol.to_string(),
+        "port": packet.port,
+        "outcomes": trace.ends.iter().map(end).collect::<Vec<_>>(),
+        "path": steps.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations() {
+        let parse = |text| parse_destination(text).map(|(at, protocol)| format!("{at} {protocol}")).ok();
+        assert_eq!(parse("10.96.0.10:53/udp").as_deref(), Some("10.96.0.10:53 UDP"));
+        assert_eq!(parse("[fd00::1]:80").as_deref(), Some("[fd00::1]:80 TCP"));
+        for text in ["10.96.0.10", "fd00::1:80x", "10.96.0.10:53/icmp", ":80"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `portway run`: wires a source to the sync loop.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::args::RunArgs;
+use crate::config::Options;
+use crate::controller::Controller;
+use crate::model::Event;
+use crate::netlink::NftKernel;
+use crate::source::{KubeOptions, KubeSource, ManifestSource};
+use crate::{host, netlink};
+
+/// Batches on their way to the sync loop; a source that is faster waits.
+const QUEUE: usize = 1024;
+/// How long the first sync waits for the Node object (specification 2.3).
+const NODE_WAIT: Duration = Duration::from_secs(30);
+
+pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
+    let mut options = args.plan.options()?;
+    options.families = host::families();
+    options.needs_addresses = true;
+    if args.manifests.is_none() {
+        options.node_wait = NODE_WAIT;
+    }
+    let kernel = kernel(!args.no_table_ownership)?;
+    info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
+
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (controller, _reports) = Controller::new(kernel, options.clone());
+    let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(feed(args, options, sender))?;
+    // All senders are gone: the loop ends when the kernel has what was sent. Rules stay in force.
+    runtime.shutdown_background();
+    sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
+}
+
+/// Opens nf_tables and makes sure that it can do all that is needed.
+fn kernel(owned: bool) -> anyhow::Result<NftKernel> {
+    let mut kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
+    let missing = kernel.preflight();
+    if !missing.is_empty() {
+        let sentences: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        anyhow::bail!("{}", sentences.join("\nportway: "));
+    }
+    Ok(kernel)
+}
+
+/// Runs the sources until a signal comes or one of them gives up.
+async fn feed(args: RunArgs, options: Options, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
+    let addresses = tokio::spawn(host::watch_addresses(sender.clone()));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let result = tokio::select! {
+        result = source(args, &options, sender) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    addresses.abort();
+    info!("stopping; the rules stay in force");
+    result
+}
+
+async fn source(args: RunArgs, options: &Options, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
+    match args.manifests {
+        Some(folder) => Ok(ManifestSource::open(folder, &options.node_name)?.run(sender).await?),
+        None => {
+            let access = KubeOptions { kubeconfig: args.kubeconfig, master: args.master };
+            Ok(KubeSource::connect(&access, &options.node_name).await?.run(sender).await?)
+        }
+    }
+}
