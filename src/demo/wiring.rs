@@ -16,8 +16,9 @@ use crate::config::{DetectLocal, Options};
 use crate::controller::{Controller, Report};
 use crate::host;
 use crate::model::Family;
+use crate::netlink::NftKernel;
 use crate::render;
-use crate::ruleset::{FakeKernel, Kernel};
+use crate::ruleset::Kernel;
 use crate::source::ManifestSource;
 
 /// How long a change may take before the demonstration gives up.
@@ -115,8 +116,8 @@ impl Drop for Portway {
 }
 
 /// The kernel of the calling thread's namespace.
-fn kernel() -> Result<impl Kernel> {
-    Ok(FakeKernel::new())
+fn kernel() -> Result<NftKernel> {
+    NftKernel::open().context("cannot talk to nf_tables")
 }
 
 /// The IPv4 table of the calling thread's namespace, read back from the kernel, as text.
