@@ -57,7 +57,7 @@ pub(super) struct Story<'a> {
     pub requests: usize,
     /// Requests that were answered, in all.
     pub answered: usize,
-    /// All changes that were timed.
+    /// The changes of the Service's endpoints.
     pub changes: Vec<Change>,
     /// What went wrong.
     pub complaints: Vec<String>,

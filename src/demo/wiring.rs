@@ -117,7 +117,11 @@ impl Drop for Portway {
 
 /// The kernel of the calling thread's namespace.
 fn kernel() -> Result<NftKernel> {
-    NftKernel::open().context("cannot talk to nf_tables")
+    let mut kernel = NftKernel::open().context("cannot talk to nf_tables")?;
+    if let Some(missing) = kernel.preflight().first() {
+        bail!("{missing}");
+    }
+    Ok(kernel)
 }
 
 /// The IPv4 table of the calling thread's namespace, read back from the kernel, as text.
