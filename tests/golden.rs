@@ -98,6 +98,7 @@ fn canonical(text: &str) -> String {
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (elements, rest) = part.split_once(" }").expect("elements end");
+        let elements = elements.replace(" counter", "");
         let mut elements: Vec<&str> = elements.split(", ").collect();
         elements.sort_unstable();
         out.push_str(&format!("elements = {{ {} }}{rest}", elements.join(", ")));

@@ -142,7 +142,7 @@ fn userdata(family: Family, spec: &SetSpec) -> Vec<u8> {
     let is_map = spec.value != ValueType::None;
     put_u32(&mut out, tag::KEY_BYTE_ORDER, order::MIXED);
     if is_map {
-        let order = if spec.value == ValueType::Verdict { order::HOST } else { order::MIXED };
+        let order = order::MIXED;
         put_u32(&mut out, tag::DATA_BYTE_ORDER, order);
     }
     // Only a key with a numgen slot has no name in nft's language and must be spelled out.

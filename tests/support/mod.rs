@@ -3,3 +3,4 @@
 
 pub mod api_double;
 pub mod cluster;
+pub(crate) mod netns;
