@@ -94,7 +94,8 @@ fn play(args: &DemoArgs, stop: &Stop) -> Result<()> {
         changes: Vec::new(),
         complaints: Vec::new(),
     };
-    let mut portway = story.first_service(|| Portway::start(&world.node, &folder, stop))?;
+    let portway = story.first_service(|| Portway::start(&world.node, &folder, stop));
+    let mut portway = portway.map_err(|cause| wiring::explain(&world.node, cause))?;
     story.spread()?;
     story.sources()?;
     let (services, rules) = story.changes(&mut portway)?;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::manifests::Folder;
 use super::netns::Namespace;
-use super::stop::Stop;
+use super::stop::{Interrupted, Stop};
 use super::world::{NODE, POD_CIDRS};
 use crate::config::{DetectLocal, Options};
 use crate::controller::{Controller, Report};
@@ -117,11 +117,18 @@ impl Drop for Portway {
 
 /// The kernel of the calling thread's namespace.
 fn kernel() -> Result<NftKernel> {
-    let mut kernel = NftKernel::open().context("cannot talk to nf_tables")?;
-    if let Some(missing) = kernel.preflight().first() {
-        bail!("{missing}");
+    NftKernel::open().context("cannot talk to nf_tables")
+}
+
+/// Adds to a failure what this kernel lacks, if that is why. Not asked beforehand: the answer takes half a second.
+pub(super) fn explain(node: &Namespace, cause: anyhow::Error) -> anyhow::Error {
+    if cause.is::<Interrupted>() {
+        return cause;
     }
-    Ok(kernel)
+    match node.run(|| Ok(kernel()?.preflight())) {
+        Ok(missing) => missing.into_iter().fold(cause, |cause, missing| cause.context(missing)),
+        Err(_) => cause,
+    }
 }
 
 /// The IPv4 table of the calling thread's namespace, read back from the kernel, as text.
