@@ -14,12 +14,13 @@ pub use args::{Cli, Command, PlanArgs, RunArgs};
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let verbosity = match &cli.command {
-        None => cli.run.verbosity,
-        Some(Command::Run(args)) => args.verbosity,
-        Some(_) => 0,
+    let level = match &cli.command {
+        None => level(cli.run.verbosity),
+        Some(Command::Run(args)) => level(args.verbosity),
+        // What they print is for people; only trouble may come in between.
+        Some(_) => "warn",
     };
-    log_to_stderr(verbosity, &cli.run.logging_format);
+    log_to_stderr(level, &cli.run.logging_format);
     let result = match cli.command {
         None => run::run(cli.run),
         Some(Command::Run(args)) => run::run(args),
@@ -38,12 +39,15 @@ pub fn main() -> ExitCode {
 }
 
 /// klog's levels: up to 1 is information for operators, 2 to 5 adds each sync, 6 and more everything.
-fn log_to_stderr(verbosity: u8, format: &str) {
-    let level = match verbosity {
+fn level(verbosity: u8) -> &'static str {
+    match verbosity {
         0 | 1 => "info",
         2..=5 => "info,portway=debug",
         _ => "debug,portway=trace",
-    };
+    }
+}
+
+fn log_to_stderr(level: &str, format: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));

@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use manifests::Folder;
-use screen::{Screen, millis};
+use screen::{Screen, millis, thousands};
 use steps::Story;
 use stop::{Interrupted, Stop};
-use wiring::Portway;
+use wiring::{Change, Portway};
 use world::World;
 
 /// The options of `portway demo`.
@@ -94,7 +94,8 @@ fn play(args: &DemoArgs, stop: &Stop) -> Result<()> {
         changes: Vec::new(),
         complaints: Vec::new(),
     };
-    let mut portway = story.first_service(|| Portway::start(&world.node, &folder, stop))?;
+    let portway = story.first_service(|| Portway::start(&world.node, &folder, stop));
+    let mut portway = portway.map_err(|cause| wiring::explain(&world.node, cause))?;
     story.spread()?;
     story.sources()?;
     let (services, rules) = story.changes(&mut portway)?;
@@ -124,10 +125,16 @@ fn summary(story: &Story<'_>, took: Duration) -> usize {
     let screen = story.screen;
     screen.heading("Summary");
     let good = story.complaints.is_empty();
-    screen.verdict(good, &format!("{} requests answered by the right pods, evenly", story.answered));
-    let slowest = story.changes.iter().map(|change| change.total).max().unwrap_or_default();
+    screen.verdict(good, &format!("{} requests answered, all by the right pods, evenly", thousands(story.answered)));
+    let span = |time: fn(&Change) -> Duration| {
+        let times = || story.changes.iter().map(time);
+        let (least, most) = (times().min().unwrap_or_default(), times().max().unwrap_or_default());
+        format!("{} to {}", millis(least), millis(most))
+    };
+    let (total, own) = (span(|change| change.total), span(|change| change.report.latency));
     let count = story.changes.len();
-    screen.verdict(true, &format!("{count} changes in the kernel, the slowest {} after its file", millis(slowest)));
+    screen.verdict(true, &format!("{count} endpoint changes in the kernel {total} after the file was saved"));
+    screen.verdict(true, &format!("of which Portway itself took {own}; the rest is noticing and reading files"));
     for complaint in &story.complaints {
         screen.verdict(false, complaint);
     }

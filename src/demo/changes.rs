@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 use super::http::{self, Connection};
 use super::listing::Listing;
@@ -15,12 +15,12 @@ use super::netns::Namespace;
 use super::screen::millis;
 use super::stats::Tally;
 use super::steps::{Story, WEB, names, web};
-use super::wiring::Portway;
+use super::wiring::{Change, Portway};
 
 /// Services that come and go beside the one that is watched.
 const OTHERS: usize = 1_000;
-/// The file with the endpoints that change.
-const ENDPOINTS: &str = "web-endpoints.yaml";
+/// The file they are in.
+const OTHERS_FILE: &str = "others.yaml";
 /// How long the client in the background rests between two requests.
 const REST: Duration = Duration::from_millis(1);
 
@@ -36,14 +36,14 @@ impl Story<'_> {
         let mut spread = Vec::new();
         self.scale(portway, "3 to 5 endpoints", &[1, 2, 3, 4, 5], &mut spread)?;
         self.scale(portway, "5 to 2 endpoints", &[4, 5], &mut spread)?;
-        self.timed(portway, "1,000 more Services", "others.yaml", &others())?;
-        let services = self.scale(portway, "2 to 3 endpoints, among 1,002", &[1, 2, 3], &mut spread)?;
+        self.timed(portway, "1,000 more Services", OTHERS_FILE, &others())?;
+        let services = self.scale(portway, "2 to 3, among 1,002 Services", &[1, 2, 3], &mut spread)?;
         let during = background.end()?;
         let rules = Listing::of(&self.world.node)?.rules();
-        self.timed(portway, "3 to 0 endpoints", ENDPOINTS, &slices(&[]))?;
+        self.endpoints(portway, "3 to 0 endpoints", &[])?;
         self.refused()?;
-        self.timed(portway, "0 to 3 endpoints", ENDPOINTS, &slices(&[1, 2, 3]))?;
-        self.timed(portway, "1,000 Services go", "others.yaml", "")?;
+        self.scale(portway, "0 to 3 endpoints", &[1, 2, 3], &mut spread)?;
+        self.timed(portway, "1,000 Services go", OTHERS_FILE, "")?;
         self.screen.line("");
         let all = names(&[1, 2, 3, 4, 5]);
         self.screen.bar_heads(&format!("{} requests each after", self.requests), &all);
@@ -64,20 +64,25 @@ impl Story<'_> {
         pods: &[usize],
         spread: &mut Vec<(&'static str, Tally)>,
     ) -> Result<usize> {
-        let services = self.timed(portway, label, ENDPOINTS, &slices(pods))?;
+        let services = self.endpoints(portway, label, pods)?;
         spread.push((label, self.requests_to(web(0), &names(pods))?));
         Ok(services)
     }
 
-    fn timed(&mut self, portway: &mut Portway, label: &str, file: &str, text: &str) -> Result<usize> {
+    fn endpoints(&mut self, portway: &mut Portway, label: &str, pods: &[usize]) -> Result<usize> {
+        let change = self.timed(portway, label, "web-endpoints.yaml", &manifests::slices(&WEB, pods))?;
+        let services = change.report.services;
+        self.changes.push(change);
+        Ok(services)
+    }
+
+    fn timed(&mut self, portway: &mut Portway, label: &str, file: &str, text: &str) -> Result<Change> {
         self.stop.check()?;
         let change = portway.committed(self.folder.put(file, text)?)?;
         let (total, own) = (millis(change.total), millis(change.report.latency));
         let elements = format!("+{} -{}", change.report.added, change.report.deleted);
         self.screen.row(label, &format!("{total:>14}   {own:>14}   {elements}"));
-        let services = change.report.services;
-        self.changes.push(change);
-        Ok(services)
+        Ok(change)
     }
 
     /// Without endpoints a client is told at once instead of being left to wait.
@@ -98,7 +103,8 @@ impl Story<'_> {
     fn undisturbed(&mut self, during: &Tally) {
         let (requests, failed) = (during.requests(), during.failed);
         self.answered += requests - failed;
-        self.screen.row("requests meanwhile", &format!("{requests} from a client that never stopped, {failed} failed"));
+        let text = format!("{requests} from a client that asked all the time, {failed} failed");
+        self.screen.row("requests meanwhile", &text);
         if let Some(first) = &during.first_failure {
             self.complain(format!("{failed} requests failed while the Service changed: {first}"));
         }
@@ -114,10 +120,6 @@ impl Story<'_> {
             Err(cause) => self.complain(format!("a connection from before the changes is dead: {cause:#}")),
         }
     }
-}
-
-fn slices(pods: &[usize]) -> String {
-    manifests::slices(&WEB, pods)
 }
 
 /// Many Services with three endpoints each, as one file.
@@ -139,7 +141,7 @@ fn others() -> String {
 /// A client that asks all the time, from a thread of its own.
 struct Background {
     end: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Tally>>,
+    thread: Option<JoinHandle<Result<Tally>>>,
 }
 
 impl Background {
@@ -154,12 +156,19 @@ impl Background {
             }
             Ok(tally)
         })?;
-        Ok(Self { end, thread })
+        Ok(Self { end, thread: Some(thread) })
     }
 
-    fn end(self) -> Result<Tally> {
+    fn end(mut self) -> Result<Tally> {
         self.end.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the client in the background has panicked"))?
+        let thread = self.thread.take().context("the client in the background has ended")?;
+        thread.join().map_err(|_| anyhow!("the client in the background has panicked"))?
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
     }
 }
 

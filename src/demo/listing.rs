@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::netns::Namespace;
+use super::screen::thousands;
 use super::steps::{Story, WEB_IPS};
 use super::wiring;
 
@@ -22,16 +23,17 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// As the `nft` program prints it; read back and printed by Portway where there is none, or one that cannot.
+    /// As the `nft` program prints it; where there is none, read back and printed by Portway.
     pub(super) fn of(node: &Namespace) -> Result<Self> {
-        node.run(|| {
-            let output = Command::new("nft").args(["list", "table", "ip", "portway"]).output();
-            match output {
-                Ok(output) if output.status.success() => {
-                    Ok(Self { by: "nft list table ip portway", text: String::from_utf8(output.stdout)? })
-                }
-                _ => Ok(Self { by: "read back by Portway; nft is not installed", text: wiring::read_back()? }),
+        node.run(|| match Command::new("nft").args(["list", "table", "ip", "portway"]).output() {
+            Ok(output) if output.status.success() => {
+                Ok(Self { by: "nft list table ip portway", text: String::from_utf8(output.stdout)? })
             }
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                bail!("nft cannot list the table: {} ({})", said.trim(), output.status)
+            }
+            Err(_) => Ok(Self { by: "read back by Portway, as nft is not installed", text: wiring::read_back()? }),
         })
     }
 
@@ -79,13 +81,14 @@ impl Story<'_> {
     pub(super) fn listing(&mut self, services: usize, rules: usize) -> Result<()> {
         let listing = Listing::of(&self.world.node)?;
         self.screen.heading("5. In the kernel: a Service is some elements, never a rule");
-        self.screen.line(&self.screen.faint(&format!("   {} (what concerns 10.96.0.10)", listing.by)));
+        self.screen.line(&self.screen.faint(&format!("   {} (what serves 10.96.0.10)", listing.by)));
         for line in listing.excerpt(&WEB_IPS[0].to_string()) {
             self.screen.line(&format!("   {line}"));
         }
         let now = listing.rules();
         self.screen.line("");
-        self.screen.row("rules in this table", &format!("{now} now with 2 Services, {rules} with {services} before"));
+        let many = thousands(services);
+        self.screen.row("rules in this table", &format!("{now} now with 2 Services, {rules} with {many} before"));
         if now != rules {
             self.complain("the number of rules depends on the number of Services".to_owned());
         }

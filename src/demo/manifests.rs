@@ -1,6 +1,5 @@
 //! The manifests the demonstration writes, and the folder they are in.
 
-use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -84,62 +83,84 @@ pub(super) struct Service<'a> {
 pub(super) fn service(service: &Service<'_>) -> String {
     let Service { name, cluster_ips, external_ips, node_port, local } = service;
     let kind = if node_port.is_some() { "NodePort" } else { "ClusterIP" };
-    let families = cluster_ips.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" });
-    let families = families.collect::<Vec<_>>().join(", ");
-    let mut out = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n");
-    let _ = writeln!(out, "  type: {kind}\n  selector: {{app: {name}}}");
-    let _ = writeln!(out, "  clusterIP: {}", quoted(&cluster_ips[..1]));
-    let _ = writeln!(out, "  clusterIPs: [{}]\n  ipFamilies: [{families}]", quoted(cluster_ips));
-    let _ =
-        writeln!(out, "  ipFamilyPolicy: {}", if cluster_ips.len() > 1 { "RequireDualStack" } else { "SingleStack" });
+    let policy = if cluster_ips.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+    let families: Vec<&str> = cluster_ips.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+    let mut lines = vec![
+        "apiVersion: v1".to_owned(),
+        "kind: Service".to_owned(),
+        format!("metadata: {{name: {name}, namespace: default}}"),
+        "spec:".to_owned(),
+        format!("  type: {kind}"),
+        format!("  selector: {{app: {name}}}"),
+        format!("  clusterIP: {}", quoted(&cluster_ips[..1])),
+        format!("  clusterIPs: [{}]", quoted(cluster_ips)),
+        format!("  ipFamilies: [{}]", families.join(", ")),
+        format!("  ipFamilyPolicy: {policy}"),
+    ];
     if !external_ips.is_empty() {
-        let _ = writeln!(out, "  externalIPs: [{}]", quoted(external_ips));
+        lines.push(format!("  externalIPs: [{}]", quoted(external_ips)));
     }
     if *local {
-        out.push_str("  externalTrafficPolicy: Local\n");
+        lines.push("  externalTrafficPolicy: Local".to_owned());
     }
-    let _ = write!(out, "  ports:\n  - {{name: http, protocol: TCP, port: 80, targetPort: {POD_PORT}");
-    if let Some(port) = node_port {
-        let _ = write!(out, ", nodePort: {port}");
-    }
-    out.push_str("}\n");
-    out
+    let node_port = node_port.map(|port| format!(", nodePort: {port}")).unwrap_or_default();
+    lines.push("  ports:".to_owned());
+    lines.push(format!("  - {{name: http, protocol: TCP, port: 80, targetPort: {POD_PORT}{node_port}}}"));
+    text(&lines)
 }
 
 /// The EndpointSlices of a Service: one of each family its ClusterIPs have, with an endpoint for each pod.
 pub(super) fn slices(of: &Service<'_>, pods: &[usize]) -> String {
-    let mut out = String::new();
+    let mut lines = Vec::new();
     for cluster_ip in of.cluster_ips {
         let (suffix, family, index) = if cluster_ip.is_ipv4() { ("v4", "IPv4", 0) } else { ("v6", "IPv6", 1) };
         let name = of.name;
         let labels = format!("labels: {{kubernetes.io/service-name: {name}}}");
-        let _ = writeln!(out, "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice");
-        let _ = writeln!(out, "metadata: {{name: {name}-{suffix}, namespace: default, {labels}}}");
-        let _ = writeln!(out, "addressType: {family}\nports:\n- {{name: http, protocol: TCP, port: {POD_PORT}}}");
-        let _ = writeln!(out, "endpoints:{}", if pods.is_empty() { " []" } else { "" });
+        lines.extend([
+            "---".to_owned(),
+            "apiVersion: discovery.k8s.io/v1".to_owned(),
+            "kind: EndpointSlice".to_owned(),
+            format!("metadata: {{name: {name}-{suffix}, namespace: default, {labels}}}"),
+            format!("addressType: {family}"),
+            "ports:".to_owned(),
+            format!("- {{name: http, protocol: TCP, port: {POD_PORT}}}"),
+            format!("endpoints:{}", if pods.is_empty() { " []" } else { "" }),
+        ]);
         for pod in pods {
             let address = quoted(&pod_ips(*pod)[index..=index]);
-            let target = format!("targetRef: {{kind: Pod, namespace: default, name: {}}}", pod_name(*pod));
-            let _ = writeln!(
-                out,
-                "- {{addresses: [{address}], conditions: {{ready: true, serving: true, terminating: false}}, \
-                 nodeName: {NODE}, {target}}}"
-            );
+            let pod = pod_name(*pod);
+            let conditions = "conditions: {ready: true, serving: true, terminating: false}";
+            let target = format!("targetRef: {{kind: Pod, namespace: default, name: {pod}}}");
+            lines.push(format!("- {{addresses: [{address}], {conditions}, nodeName: {NODE}, {target}}}"));
         }
     }
-    out
+    text(&lines)
 }
 
 /// The node, and the ranges of its cluster.
 pub(super) fn cluster() -> String {
-    let mut out = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {NODE}}}\n");
-    let _ = writeln!(out, "spec: {{podCIDRs: ['{}', '{}']}}\nstatus:\n  addresses:", POD_CIDRS[0], POD_CIDRS[1]);
-    for ip in NODE_IPS {
-        let _ = writeln!(out, "  - {{type: InternalIP, address: '{ip}'}}");
-    }
-    let _ = writeln!(out, "---\napiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{name: kubernetes}}");
-    let _ = writeln!(out, "spec: {{cidrs: ['{}', '{}']}}", SERVICE_CIDRS[0], SERVICE_CIDRS[1]);
-    out
+    let [pods, services] = [POD_CIDRS, SERVICE_CIDRS].map(|[v4, v6]| format!("['{v4}', '{v6}']"));
+    let mut lines = vec![
+        "apiVersion: v1".to_owned(),
+        "kind: Node".to_owned(),
+        format!("metadata: {{name: {NODE}}}"),
+        format!("spec: {{podCIDRs: {pods}}}"),
+        "status:".to_owned(),
+        "  addresses:".to_owned(),
+    ];
+    lines.extend(NODE_IPS.map(|ip| format!("  - {{type: InternalIP, address: '{ip}'}}")));
+    lines.extend([
+        "---".to_owned(),
+        "apiVersion: networking.k8s.io/v1".to_owned(),
+        "kind: ServiceCIDR".to_owned(),
+        "metadata: {name: kubernetes}".to_owned(),
+        format!("spec: {{cidrs: {services}}}"),
+    ]);
+    text(&lines)
+}
+
+fn text(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// In quotes: an IPv6 address is full of colons.

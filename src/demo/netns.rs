@@ -25,7 +25,8 @@ pub(super) struct Namespace {
 impl Namespace {
     /// Creates a namespace called [`PREFIX`] and `suffix`.
     pub(super) fn create(suffix: &str) -> Result<Self> {
-        share_folder().with_context(|| format!("cannot prepare {FOLDER}"))?;
+        share_folder()
+            .with_context(|| format!("cannot prepare {FOLDER} (within a container this needs --privileged)"))?;
         let name = format!("{PREFIX}{suffix}");
         let path = Path::new(FOLDER).join(&name);
         File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;

@@ -84,9 +84,22 @@ pub(super) fn millis(time: Duration) -> String {
     format!("{millis:.digits$} ms")
 }
 
+/// A number with a comma at the thousands: `12,345`.
+pub(super) fn thousands(number: usize) -> String {
+    match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", thousands(number / 1_000), number % 1_000),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_numbers_have_commas() {
+        assert_eq!([7, 1_002, 1_234_056].map(thousands), ["7", "1,002", "1,234,056"]);
+    }
 
     #[test]
     fn times_are_not_more_exact_than_they_are_worth() {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::http::{self, Answer, Connection};
 use super::manifests::{self, Folder, Service};
@@ -57,7 +57,7 @@ pub(super) struct Story<'a> {
     pub requests: usize,
     /// Requests that were answered, in all.
     pub answered: usize,
-    /// All changes that were timed.
+    /// The changes of the Service's endpoints.
     pub changes: Vec<Change>,
     /// What went wrong.
     pub complaints: Vec<String>,
@@ -116,8 +116,8 @@ impl Story<'_> {
                 self.stop.check()?;
                 tally.count(http::get(address));
                 // One that is not answered takes seconds: a few are enough to know.
-                if tally.failed >= 3 {
-                    break;
+                if let (3.., Some(first)) = (tally.failed, &tally.first_failure) {
+                    bail!("requests to {address} fail: {first}");
                 }
             }
             Ok(())
@@ -169,7 +169,7 @@ impl Story<'_> {
                     return Ok(answer);
                 }
             }
-            anyhow::bail!("none of 200 requests got to the wanted pod")
+            bail!("none of 200 requests got to the wanted pod")
         })
     }
 

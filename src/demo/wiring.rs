@@ -10,14 +10,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::manifests::Folder;
 use super::netns::Namespace;
-use super::stop::Stop;
+use super::stop::{Interrupted, Stop};
 use super::world::{NODE, POD_CIDRS};
 use crate::config::{DetectLocal, Options};
 use crate::controller::{Controller, Report};
 use crate::host;
 use crate::model::Family;
+use crate::netlink::NftKernel;
 use crate::render;
-use crate::ruleset::{FakeKernel, Kernel};
+use crate::ruleset::Kernel;
 use crate::source::ManifestSource;
 
 /// How long a change may take before the demonstration gives up.
@@ -115,8 +116,19 @@ impl Drop for Portway {
 }
 
 /// The kernel of the calling thread's namespace.
-fn kernel() -> Result<impl Kernel> {
-    Ok(FakeKernel::new())
+fn kernel() -> Result<NftKernel> {
+    NftKernel::open().context("cannot talk to nf_tables")
+}
+
+/// Adds to a failure what this kernel lacks, if that is why. Not asked beforehand: the answer takes half a second.
+pub(super) fn explain(node: &Namespace, cause: anyhow::Error) -> anyhow::Error {
+    if cause.is::<Interrupted>() {
+        return cause;
+    }
+    match node.run(|| Ok(kernel()?.preflight())) {
+        Ok(missing) => missing.into_iter().fold(cause, |cause, missing| cause.context(missing)),
+        Err(_) => cause,
+    }
 }
 
 /// The IPv4 table of the calling thread's namespace, read back from the kernel, as text.
