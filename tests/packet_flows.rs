@@ -3,7 +3,7 @@
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -14,8 +14,8 @@ use anyhow::{Result, ensure};
 use support::corpus::{self, Entry};
 use support::stage::{Report, Stage};
 
-/// Where the corpus is, seen from the root of the crate.
-const DEFAULT_CORPUS: &str = "../shared/spec/packet-flows.yaml";
+/// Where the corpus is, seen from the folder that holds the repository.
+const DEFAULT_CORPUS: &str = "shared/spec/packet-flows.yaml";
 /// Scenarios at a time; most of a scenario's time is spent waiting for nothing to happen.
 const DEFAULT_JOBS: usize = 3;
 
@@ -78,8 +78,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
     Ok(total.failed == 0 && total.blind == 0)
 }
 
+/// The corpus beside the repository, or further up for a work tree that lies deeper.
 fn default_corpus() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(DEFAULT_CORPUS)
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let beside = |folder: &Path| folder.join(DEFAULT_CORPUS);
+    let found = root.ancestors().skip(1).map(beside).find(|path| path.exists());
+    found.unwrap_or_else(|| beside(root.parent().unwrap_or(root)))
 }
 
 /// Plays scenarios on a few threads and prints their reports in the order of the corpus.

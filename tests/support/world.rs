@@ -18,10 +18,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, bind, recv, recvmsg,
     send, setsockopt, sockopt,
@@ -54,6 +55,14 @@ pub(crate) enum PodInterface {
     Bridge(String),
     /// A plain interface with this name.
     Plain(String),
+}
+
+impl PodInterface {
+    fn name(&self) -> &str {
+        match self {
+            Self::Bridge(name) | Self::Plain(name) => name,
+        }
+    }
 }
 
 /// Where somebody stands, or where a packet is seen.
@@ -93,6 +102,10 @@ impl World {
         let pods = Wire::attach("out-pods", PODS_MAC, OUT_PODS_MAC)?;
         node.enter()?;
         ip_batch(&node_side(layout))?;
+        wait_until_running(&["uplink0", layout.pod_interface.name()])?;
+        outside.enter()?;
+        wait_until_running(&["out-uplink", "out-pods"])?;
+        node.enter()?;
         let raw = |domain, number: u8| {
             Socket::new(domain, Type::RAW, Some(SocketProtocol::from(i32::from(number))))
                 .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
@@ -219,6 +232,22 @@ impl Wire {
                 Err(error) => return Err(error).context("cannot read frames"),
             }
         }
+    }
+}
+
+/// Waits until interfaces of the calling thread's namespace have a carrier; the kernel notices that a moment after both
+/// ends of a cable are up, and until then throws packets away.
+fn wait_until_running(names: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let running = |entry: &InterfaceAddress| entry.flags.contains(InterfaceFlags::IFF_RUNNING);
+        let up: Vec<String> =
+            getifaddrs().context("cannot list interfaces")?.filter(running).map(|entry| entry.interface_name).collect();
+        if names.iter().all(|name| up.iter().any(|other| other == name)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "of the interfaces {names:?} only {up:?} came up");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
