@@ -189,8 +189,8 @@ impl World {
 #[derive(Debug)]
 struct Wire {
     socket: OwnedFd,
-    to_node: [u8; 12],
-    from_node: [u8; 12],
+    own: [u8; 6],
+    node: [u8; 6],
 }
 
 impl Wire {
@@ -206,19 +206,12 @@ impl Wire {
             .find_map(|entry| entry.address?.as_link_addr().copied())
             .with_context(|| format!("there is no interface {interface}"))?;
         bind(socket.as_raw_fd(), &address).with_context(|| format!("cannot bind to {interface}"))?;
-        let (node, own) = (mac(node_mac), mac(own_mac));
-        let both = |first: [u8; 6], second: [u8; 6]| {
-            let mut pair = [0; 12];
-            pair[..6].copy_from_slice(&first);
-            pair[6..].copy_from_slice(&second);
-            pair
-        };
-        Ok(Self { socket, to_node: both(node, own), from_node: both(own, node) })
+        Ok(Self { socket, own: mac(own_mac), node: mac(node_mac) })
     }
 
     fn send(&self, packet: &[u8]) -> Result<()> {
         let ether_type = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
-        let frame = [&self.to_node[..], &ether_type, packet].concat();
+        let frame = [&self.node[..], &self.own, &ether_type, packet].concat();
         send(self.socket.as_raw_fd(), &frame, MsgFlags::empty()).context("cannot send a frame").map(drop)
     }
 
@@ -226,7 +219,7 @@ impl Wire {
     fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
         loop {
             match recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()) {
-                Ok(length) if length > 14 && buffer[..12] == self.from_node => return Ok(Some(&buffer[14..length])),
+                Ok(length) if length > 14 && buffer[..6] == self.own => return Ok(Some(&buffer[14..length])),
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(error) => return Err(error).context("cannot read frames"),
@@ -315,6 +308,8 @@ fn node_side(layout: &Layout) -> String {
         PodInterface::Bridge(name) => {
             commands.push(format!("link add {name} address {PODS_MAC} type bridge forward_delay 0 mcast_snooping 0"));
             commands.push(format!("link set podport0 master {name}"));
+            // With br_netfilter a packet translated to another pod never leaves the bridge: it goes back through its port.
+            commands.push("link set podport0 type bridge_slave hairpin on".to_owned());
             commands.push("link set podport0 up".to_owned());
             name
         }
