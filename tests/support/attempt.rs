@@ -1,9 +1,10 @@
 //! Trying a flow with real packets and judging what became of them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -12,9 +13,11 @@ use super::packets::{Probe, Sight};
 use super::world::{Place, World, bystander};
 
 /// How long a packet may take that must turn up. Only failures wait this long.
-const PATIENCE: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(1);
 /// How long nothing must turn up. Packets cross the node within the very call that sends them, so this is generous.
 const QUIET: Duration = Duration::from_millis(150);
+/// Tries where every one must end alike.
+const FEW: usize = 4;
 /// Tries per backend: missing one of N backends in 16 (N + 1) fair tries happens once in millions of flows.
 const TRIES_PER_BACKEND: usize = 16;
 /// Packets in flight at once, so that no socket buffer overflows.
@@ -35,6 +38,14 @@ pub(crate) enum Outcome {
 
 /// A flow's probes and what became of each.
 pub(crate) type Outcomes = Vec<(Probe, Outcome)>;
+
+/// When to stop watching.
+#[derive(Clone, Copy, Debug)]
+enum Patience {
+    UntilAllSeen,
+    UntilQuiet,
+    UntilQuietAndLastSeen,
+}
 
 /// The source ports and tags of probes; no two probes of a run share a tag.
 #[derive(Debug, Default)]
@@ -69,35 +80,31 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Opens as many connections as it takes to tell whether a flow does what its expectation says.
     pub(crate) fn run(&self, flow: &Flow) -> Result<Result<(), String>> {
-        let outcomes = self.outcomes(flow)?;
-        if flow.expect.verdict == Verdict::Drop && !flow.from.is_loopback() {
-            self.check_path(flow)?;
-        }
+        let outcomes = match flow.expect.verdict {
+            Verdict::Dnat => self.choices(flow)?,
+            Verdict::Reject | Verdict::Accept => self.send_and_watch(self.probes(flow, FEW), Patience::UntilAllSeen)?,
+            Verdict::Drop => self.silence(flow)?,
+        };
         Ok(judge(flow, &outcomes, self.node_addresses))
     }
 
-    /// Makes sure that the silence after a dropped probe is not that of a broken world.
-    pub(crate) fn check_path(&self, flow: &Flow) -> Result<()> {
-        let other = bystander(flow.from);
-        let control = Flow { to: other.ip(), port: other.port(), ..flow.clone() };
-        let outcomes = self.try_once(&control, 1, false)?;
-        let untouched = outcomes.iter().all(|(probe, outcome)| is_untouched(probe, outcome));
-        ensure!(untouched, "a packet from {} to a bystander did not get through: {}", flow.from, summary(&outcomes));
-        Ok(())
+    /// Tells whether a packet from the flow's source to somebody else gets through, as it must without any proxy.
+    pub(crate) fn path_is_open(&self, flow: &Flow) -> Result<bool> {
+        let outcomes = self.send_and_watch(vec![self.control(flow)], Patience::UntilAllSeen)?;
+        Ok(outcomes.iter().all(|(probe, outcome)| is_untouched(probe, outcome)))
     }
 
-    fn outcomes(&self, flow: &Flow) -> Result<Outcomes> {
-        let tries = match flow.expect.verdict {
-            Verdict::Dnat => TRIES_PER_BACKEND * (flow.expect.backends.len() + 1),
-            Verdict::Reject | Verdict::Drop | Verdict::Accept => 4,
-        };
-        let silent = flow.expect.verdict == Verdict::Drop;
+    /// Tries often enough that every backend must have been chosen.
+    fn choices(&self, flow: &Flow) -> Result<Outcomes> {
+        let tries = TRIES_PER_BACKEND * (flow.expect.backends.len() + 1);
         let batch = if self.forget.is_some() { 1 } else { BATCH };
         let mut outcomes = Vec::new();
         while outcomes.len() < tries {
-            let batch = self.try_once(flow, batch.min(tries - outcomes.len()), silent)?;
-            let hopeless = batch.iter().any(|(_, outcome)| *outcome == Outcome::Vanished) && !silent;
+            let probes = self.probes(flow, batch.min(tries - outcomes.len()));
+            let batch = self.send_and_watch(probes, Patience::UntilAllSeen)?;
+            let hopeless = batch.iter().any(|(_, outcome)| *outcome == Outcome::Vanished);
             outcomes.extend(batch);
+            // Forgetting takes a while, so then it is enough to have seen all backends.
             if hopeless || (self.forget.is_some() && reaches_all(flow, &outcomes)) {
                 break;
             }
@@ -105,40 +112,60 @@ impl Attempt<'_> {
         Ok(outcomes)
     }
 
-    /// Sends a handful of probes at once and waits for all of them.
-    fn try_once(&self, flow: &Flow, count: usize, silent: bool) -> Result<Outcomes> {
-        if let Some(forget) = self.forget {
-            forget()?;
+    /// Sends probes that should vanish and after them one that must arrive: the silence must not be that of a broken world.
+    fn silence(&self, flow: &Flow) -> Result<Outcomes> {
+        let mut probes = self.probes(flow, FEW);
+        if flow.from.is_loopback() {
+            return self.send_and_watch(probes, Patience::UntilQuiet);
         }
-        let probes: Vec<Probe> = (0..count).map(|_| self.numbers.probe(flow)).collect();
-        let outcomes =
-            std::cell::RefCell::new(BTreeMap::from_iter(probes.iter().map(|probe| (probe.tag, Outcome::Vanished))));
+        probes.push(self.control(flow));
+        let mut outcomes = self.send_and_watch(probes, Patience::UntilQuietAndLastSeen)?;
+        let control = outcomes.split_off(FEW);
+        let open = control.iter().all(|(probe, outcome)| is_untouched(probe, outcome));
+        ensure!(open, "a packet from {} to a bystander did not get through: {}", flow.from, summary(&control));
+        Ok(outcomes)
+    }
+
+    fn probes(&self, flow: &Flow, count: usize) -> Vec<Probe> {
+        (0..count).map(|_| self.numbers.probe(flow)).collect()
+    }
+
+    fn control(&self, flow: &Flow) -> Probe {
+        Probe { target: bystander(flow.from), ..self.numbers.probe(flow) }
+    }
+
+    /// Sends probes at once and notes what becomes of each.
+    fn send_and_watch(&self, probes: Vec<Probe>, patience: Patience) -> Result<Outcomes> {
+        self.forget.map_or(Ok(()), |forget| forget())?;
         self.world.look(|_, _| {})?;
+        let sent = Instant::now();
         for probe in &probes {
             self.world.send(self.place, probe)?;
         }
-        let record = |place: Place, sight: Sight| {
-            if let Some(outcome) = outcomes.borrow_mut().get_mut(&sight.tag()) {
-                self.record(flow, place, sight, outcome);
+        let outcomes = RefCell::new(probes.into_iter().map(|probe| (probe, Outcome::Vanished)).collect::<Outcomes>());
+        let note = |place: Place, sight: Sight| {
+            let mut outcomes = outcomes.borrow_mut();
+            if let Some((probe, outcome)) = outcomes.iter_mut().find(|(probe, _)| probe.tag == sight.tag()) {
+                self.note(probe, place, sight, outcome);
             }
         };
-        let complete = || !silent && !outcomes.borrow().values().any(|outcome| *outcome == Outcome::Vanished);
-        self.world.watch(if silent { QUIET } else { PATIENCE }, record, complete)?;
-        let mut outcomes = outcomes.into_inner();
-        Ok(probes
-            .into_iter()
-            .map(|probe| (outcomes.remove(&probe.tag).expect("one per probe"), probe))
-            .map(|(a, b)| (b, a))
-            .collect())
+        let seen = |(_, outcome): &(Probe, Outcome)| *outcome != Outcome::Vanished;
+        let enough = || match patience {
+            Patience::UntilAllSeen => outcomes.borrow().iter().all(seen),
+            Patience::UntilQuiet => sent.elapsed() >= QUIET,
+            Patience::UntilQuietAndLastSeen => sent.elapsed() >= QUIET && outcomes.borrow().last().is_some_and(seen),
+        };
+        self.world.watch(LIMIT, note, enough)?;
+        Ok(outcomes.into_inner())
     }
 
     /// Takes note of a sight. An error never overrides an arrival: the stack itself complains about closed ports.
-    fn record(&self, flow: &Flow, place: Place, sight: Sight, outcome: &mut Outcome) {
+    fn note(&self, probe: &Probe, place: Place, sight: Sight, outcome: &mut Outcome) {
         match sight {
             Sight::Packet { source, target, .. } => *outcome = Outcome::Arrived { source, target },
             Sight::Error { .. } if matches!(outcome, Outcome::Arrived { .. }) => {}
-            Sight::Error { to, port_unreachable: true, .. } if to == flow.from && place == self.place => {
-                *outcome = Outcome::Refused
+            Sight::Error { to, port_unreachable: true, .. } if to == probe.source.ip() && place == self.place => {
+                *outcome = Outcome::Refused;
             }
             Sight::Error { to, kind, .. } => {
                 *outcome = Outcome::OddError(format!("ICMP error {}/{} to {to} at {place:?}", kind.0, kind.1));
