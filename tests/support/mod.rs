@@ -10,4 +10,5 @@ pub(crate) mod objects;
 pub(crate) mod packets;
 pub(crate) mod program;
 pub(crate) mod stage;
+pub(crate) mod wire;
 pub(crate) mod world;
