@@ -2,5 +2,14 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod api_double;
+pub(crate) mod attempt;
 pub mod cluster;
+pub(crate) mod corpus;
+pub(crate) mod health;
 pub(crate) mod netns;
+pub(crate) mod objects;
+pub(crate) mod packets;
+pub(crate) mod program;
+pub(crate) mod stage;
+pub(crate) mod wire;
+pub(crate) mod world;

@@ -1,0 +1,194 @@
+//! The program under test as a child process, fed with a folder of manifests.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+
+use super::corpus::Scenario;
+
+/// How long a program may take from a change of its manifests to having it in the kernel.
+const SYNC_LIMIT: Duration = Duration::from_secs(10);
+/// How many lines of the log are worth printing.
+const LOG_TAIL: usize = 150;
+
+/// The running program.
+#[derive(Debug)]
+pub(crate) struct Program {
+    child: Child,
+    log: Arc<Log>,
+    readers: Vec<JoinHandle<()>>,
+    manifests: Manifests,
+}
+
+/// The folder that the program watches.
+#[derive(Debug)]
+struct Manifests {
+    folder: TempDir,
+}
+
+/// What the program has said so far.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    all: Vec<String>,
+    synced: usize,
+    ended: bool,
+}
+
+impl Program {
+    /// Starts the program in the calling thread's network namespace and waits for its first sync.
+    pub(crate) fn start(scenario: &Scenario, objects: &str) -> Result<Self> {
+        let manifests = Manifests::new()?;
+        manifests.replace(objects)?;
+        let path = std::env::var_os("PORTWAY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_portway").into());
+        // The program must not outlive a test that is killed.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(&path)
+            .args(arguments(scenario, &manifests.path())?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {} through setpriv (util-linux)", Path::new(&path).display()))?;
+        let log = Arc::new(Log::default());
+        let stdout = child.stdout.take().context("no stdout")?;
+        let stderr = child.stderr.take().context("no stderr")?;
+        let readers = vec![log.follow(stdout, false), log.follow(stderr, true)];
+        let program = Self { child, log, readers, manifests };
+        match program.wait_for_sync(0) {
+            Ok(()) => Ok(program),
+            Err(error) => bail!("{error:#}\n{}", program.log_tail()),
+        }
+    }
+
+    /// Replaces all objects in one step and waits until the program has followed.
+    pub(crate) fn reload(&self, objects: &str) -> Result<()> {
+        let before = self.log.lock().synced;
+        self.manifests.replace(objects)?;
+        self.wait_for_sync(before)
+    }
+
+    /// The end of the log.
+    pub(crate) fn log_tail(&self) -> String {
+        let lines = self.log.lock();
+        let from = lines.all.len().saturating_sub(LOG_TAIL);
+        format!("--- log of the program, last {} lines\n{}", lines.all.len() - from, lines.all[from..].join("\n"))
+    }
+
+    fn wait_for_sync(&self, already: usize) -> Result<()> {
+        let deadline = Instant::now() + SYNC_LIMIT;
+        let mut lines = self.log.lock();
+        loop {
+            if lines.synced > already {
+                return Ok(());
+            }
+            if lines.ended {
+                bail!("the program has ended");
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("the program did not report `synced` within {} s", SYNC_LIMIT.as_secs());
+            }
+            (lines, _) = self.log.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is what is wanted.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        for reader in self.readers.drain(..) {
+            reader.join().ok();
+        }
+    }
+}
+
+impl Manifests {
+    fn new() -> Result<Self> {
+        let folder = TempDir::with_prefix("portway-flows-").context("cannot make a folder")?;
+        std::fs::create_dir(folder.path().join("manifests")).context("cannot make the folder of manifests")?;
+        Ok(Self { folder })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("manifests")
+    }
+
+    /// Puts a complete file in place by renaming it, as careful editors do.
+    fn replace(&self, objects: &str) -> Result<()> {
+        let draft = self.folder.path().join("draft.yaml");
+        std::fs::write(&draft, objects).context("cannot write manifests")?;
+        std::fs::rename(draft, self.path().join("cluster.yaml")).context("cannot put manifests in place")
+    }
+}
+
+impl Log {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Collects lines until the stream ends; only the last stream's end is the program's end.
+    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static, is_log: bool) -> JoinHandle<()> {
+        let log = Arc::clone(self);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                let mut lines = log.lock();
+                let reports_sync = line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "synced");
+                lines.synced += usize::from(is_log && reports_sync);
+                lines.all.push(line);
+                log.changed.notify_all();
+            }
+            log.lock().ended |= is_log;
+            log.changed.notify_all();
+        })
+    }
+}
+
+/// The command line for a scenario.
+fn arguments(scenario: &Scenario, manifests: &Path) -> Result<Vec<String>> {
+    let config = &scenario.config;
+    let manifests = manifests.to_str().context("a folder with a strange name")?;
+    let mode = match config.detect_local_mode.as_deref() {
+        None | Some("None") => "ClusterCIDR",
+        Some(mode) => mode,
+    };
+    let mut arguments: Vec<String> =
+        ["run", "--manifests", manifests, "--hostname-override", &scenario.node.name, "--detect-local-mode", mode]
+            .map(str::to_owned)
+            .into();
+    let mut option = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
+    let has_detection = config.detect_local_mode.as_deref() != Some("None");
+    if has_detection && !config.cluster_cidrs.0.is_empty() {
+        option("--cluster-cidr", &config.cluster_cidrs.0.join(","));
+    }
+    if let Some(name) = config.bridge_interface() {
+        option("--pod-bridge-interface", name);
+    }
+    if let Some(prefix) = config.interface_name_prefix() {
+        option("--pod-interface-name-prefix", prefix);
+    }
+    if let Some(addresses) = config.node_port_addresses.as_ref().filter(|addresses| !addresses.0.is_empty()) {
+        option("--nodeport-addresses", &addresses.0.join(","));
+    }
+    option("-v", "4");
+    if config.masquerade_all {
+        arguments.push("--masquerade-all".to_owned());
+    }
+    arguments.push("--no-table-ownership".to_owned());
+    Ok(arguments)
+}
