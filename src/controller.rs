@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Options;
 use crate::diff::{Conflict, Mirror, SlotHints, StaleAffinity, Update, stale_records};
-use crate::model::{Event, Family, Kind, Model};
+use crate::model::{Changes, Event, Family, Kind, Model};
 use crate::ruleset::{Kernel, KernelError, SetId, Transaction};
 
 /// The first wait after a failed sync; doubles up to [`RETRY_MAX`].
@@ -35,6 +35,38 @@ pub struct Report {
     pub failures: u32,
 }
 
+/// Is told what the sync loop does: metrics, health, conntrack clean-up, health-check ports. Called on the loop's thread,
+/// so it must hand long work to somebody else.
+pub trait Observer: Send {
+    /// Events arrived and are about to be folded into the model.
+    fn received(&mut self, _batch: &[Event]) {}
+    /// Something changed that a sync has to deal with.
+    fn requested(&mut self) {}
+    /// The kernel is equal to the mirror again; called after every successful sync, also one that sent nothing.
+    fn synced(&mut self, _sync: &Synced<'_>) {}
+    /// The kernel refused; it will be tried again.
+    fn failed(&mut self, _cause: &KernelError, _duration: Duration) {}
+    /// A comparison with the kernel found and repaired this many elements changed by somebody else.
+    fn repaired(&mut self, _elements: usize) {}
+}
+
+/// A successful sync.
+#[derive(Debug)]
+pub struct Synced<'a> {
+    /// All objects.
+    pub model: &'a Model,
+    /// What the kernel holds now; `mirror.settings()` are in force.
+    pub mirror: &'a Mirror,
+    /// What had changed; empty for a full sync.
+    pub changes: &'a Changes,
+    /// Everything was compared with the kernel (first sync, or after a failure), not just the changes.
+    pub full: bool,
+    /// What was sent; without operations when nothing had to be.
+    pub transaction: &'a Transaction,
+    /// Time the sync took, without waiting for it.
+    pub duration: Duration,
+}
+
 /// Keeps the kernel equal to the model.
 pub struct Controller<K> {
     kernel: K,
@@ -42,6 +74,7 @@ pub struct Controller<K> {
     model: Model,
     mirror: Option<Mirror>,
     reports: watch::Sender<Report>,
+    observers: Vec<Box<dyn Observer>>,
     started: Instant,
     verified: Instant,
     last_sync: Option<Instant>,
@@ -59,12 +92,18 @@ impl<K: Kernel> Controller<K> {
             model: Model::default(),
             mirror: None,
             reports,
+            observers: Vec::new(),
             started: now,
             verified: now,
             last_sync: None,
             retry: None,
         };
         (this, receiver)
+    }
+
+    /// Adds somebody who wants to know.
+    pub fn observe(&mut self, observer: impl Observer + 'static) {
+        self.observers.push(Box::new(observer));
     }
 
     /// Runs until all senders are gone. Rules stay in force afterwards. Call it on a thread of its own.
@@ -92,7 +131,7 @@ impl<K: Kernel> Controller<K> {
         }
         let mut next = Some(batch);
         while let Some(batch) = next {
-            batch.into_iter().for_each(|event| self.model.apply(event));
+            self.fold(batch);
             next = events.try_recv().ok();
         }
         self.sync(received);
@@ -100,8 +139,13 @@ impl<K: Kernel> Controller<K> {
 
     /// Folds events and brings the kernel up to date; `received` is when the oldest of them arrived.
     pub fn handle(&mut self, events: impl IntoIterator<Item = Event>, received: Instant) {
-        events.into_iter().for_each(|event| self.model.apply(event));
+        self.fold(events.into_iter().collect());
         self.sync(received);
+    }
+
+    fn fold(&mut self, batch: Vec<Event>) {
+        self.observers.iter_mut().for_each(|observer| observer.received(&batch));
+        batch.into_iter().for_each(|event| self.model.apply(event));
     }
 
     /// The kernel, for tests.
@@ -120,8 +164,10 @@ impl<K: Kernel> Controller<K> {
             return;
         };
         match self.rebase_onto(mirror) {
-            Ok((added, deleted)) if added + deleted > 0 => {
+            Ok(sent) if !sent.is_empty() => {
+                let (added, deleted) = sent.element_counts();
                 warn!(added, deleted, "the table was changed by someone else; repaired");
+                self.observers.iter_mut().for_each(|observer| observer.repaired(added + deleted));
             }
             Ok(_) => {}
             Err(cause) => self.failed(&cause),
@@ -158,19 +204,27 @@ impl<K: Kernel> Controller<K> {
         if !self.is_ready() || (self.mirror.is_none() && self.retry.is_some_and(|(at, _)| at > Instant::now())) {
             return;
         }
+        if self.mirror.is_none() || !self.model.pending().is_empty() {
+            self.observers.iter_mut().for_each(|observer| observer.requested());
+        }
+        let start = Instant::now();
+        let changes = self.model.take_changes();
+        let full = self.mirror.is_none();
         let result = match self.mirror.take() {
             None => self.first_sync(),
-            Some(mirror) => self.next_sync(mirror),
+            Some(mirror) => self.next_sync(mirror, &changes),
         };
         match result {
-            Ok((added, deleted)) => self.succeeded(added, deleted, received.elapsed()),
-            Err(cause) => self.failed(&cause),
+            Ok(transaction) => self.succeeded(&transaction, &changes, full, start.elapsed(), received.elapsed()),
+            Err(cause) => {
+                self.observers.iter_mut().for_each(|observer| observer.failed(&cause, start.elapsed()));
+                self.failed(&cause);
+            }
         }
     }
 
     /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
-    fn first_sync(&mut self) -> Result<(usize, usize), KernelError> {
-        self.model.take_changes();
+    fn first_sync(&mut self) -> Result<Transaction, KernelError> {
         let settings = self.options.settings(&self.model);
         let mut hints = HashMap::new();
         for family in Family::ALL {
@@ -184,7 +238,7 @@ impl<K: Kernel> Controller<K> {
     }
 
     /// Makes the kernel equal to a mirror, whatever it holds now.
-    fn rebase_onto(&mut self, mirror: Mirror) -> Result<(usize, usize), KernelError> {
+    fn rebase_onto(&mut self, mirror: Mirror) -> Result<Transaction, KernelError> {
         let (mut main, mut after) = (Transaction::default(), Transaction::default());
         for family in Family::ALL {
             let table = self.kernel.read(family)?;
@@ -195,7 +249,7 @@ impl<K: Kernel> Controller<K> {
         self.commit(&main, &after)?;
         self.forget_orphans(&mirror)?;
         self.mirror = Some(mirror);
-        Ok(main.element_counts())
+        Ok(main)
     }
 
     /// Deletes affinity records that no sticky frontend stands behind.
@@ -210,15 +264,14 @@ impl<K: Kernel> Controller<K> {
         Ok(())
     }
 
-    fn next_sync(&mut self, mut mirror: Mirror) -> Result<(usize, usize), KernelError> {
-        let changes = self.model.take_changes();
+    fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Transaction, KernelError> {
         let settings = self.options.settings(&self.model);
-        let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, &changes);
+        let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, changes);
         report_conflicts(&conflicts);
         self.commit(&main, &after)?;
         self.forget_stale(stale)?;
         self.mirror = Some(mirror);
-        Ok(main.element_counts())
+        Ok(main)
     }
 
     fn commit(&mut self, main: &Transaction, after: &Transaction) -> Result<(), KernelError> {
@@ -250,7 +303,15 @@ impl<K: Kernel> Controller<K> {
         Ok(())
     }
 
-    fn succeeded(&mut self, added: usize, deleted: usize, latency: Duration) {
+    fn succeeded(
+        &mut self,
+        transaction: &Transaction,
+        changes: &Changes,
+        full: bool,
+        duration: Duration,
+        latency: Duration,
+    ) {
+        let (added, deleted) = transaction.element_counts();
         let services = self.model.service_count();
         let mut first = false;
         self.retry = None;
@@ -263,6 +324,10 @@ impl<K: Kernel> Controller<K> {
             info!(services, added, deleted, ?latency, "first sync done");
         }
         debug!(services, added, deleted, ?latency, "synced");
+        if let Some(mirror) = &self.mirror {
+            let sync = Synced { model: &self.model, mirror, changes, full, transaction, duration };
+            self.observers.iter_mut().for_each(|observer| observer.synced(&sync));
+        }
     }
 
     fn failed(&mut self, cause: &KernelError) {
