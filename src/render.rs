@@ -1,7 +1,5 @@
 //! Prints a table as `nft list table` would, stateless (`nft -s`), with one element a line.
 
-use std::fmt::Write;
-
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
     Bytes, ChainId, Element, Field, FieldType, Listing, Rule, SetId, SetSpec, TABLE_NAME, Term, Value, ValueType,
@@ -30,9 +28,9 @@ fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {
     let spec = set.spec();
     let kind = if spec.value == ValueType::None { "set" } else { "map" };
     let mut out = format!("\t{kind} {} {{\n", spec.name);
-    let _ = writeln!(out, "\t\t{}", type_text(family, &spec));
+    out.push_str(&format!("\t\t{}\n", type_text(family, &spec)));
     if let Some(size) = spec.size {
-        let _ = writeln!(out, "\t\tsize {size}");
+        out.push_str(&format!("\t\tsize {size}\n"));
     }
     if spec.interval {
         out.push_str("\t\tflags interval\n");
@@ -45,7 +43,7 @@ fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {
     }
     for (index, element) in elements.iter().enumerate() {
         let start = if index == 0 { "\t\telements = { " } else { ",\n\t\t\t     " };
-        let _ = write!(out, "{start}{}", element_text(family, set, element));
+        out.push_str(&format!("{start}{}", element_text(family, set, element)));
     }
     if !elements.is_empty() {
         out.push_str(" }\n");
@@ -84,15 +82,15 @@ pub fn element_text(family: Family, set: SetId, element: &Element) -> String {
         None => concat_text(family, spec.key, &element.key),
     };
     if let Some(comment) = &element.comment {
-        let _ = write!(out, " comment \"{comment}\"");
+        out.push_str(&format!(" comment \"{comment}\""));
     }
     match &element.value {
         Value::None => {}
         Value::Verdict(verdict) => {
-            let _ = write!(out, " : {}", verdict_text(*verdict));
+            out.push_str(&format!(" : {}", verdict_text(*verdict)));
         }
         Value::Data(data) => {
-            let _ = write!(out, " : {}", concat_text(family, spec.value_fields(), data));
+            out.push_str(&format!(" : {}", concat_text(family, spec.value_fields(), data)));
         }
     }
     out
@@ -157,10 +155,10 @@ fn prefix_len(family: Family, first: &Bytes, last: &Bytes, at: usize) -> Option<
 fn chain_text(family: Family, chain: ChainId, rules: &[Rule]) -> String {
     let mut out = format!("\tchain {chain} {{\n");
     if let Some(base) = chain.base() {
-        let _ = writeln!(out, "\t\ttype nat hook {} priority {}; policy accept;", base.name, base.priority_name);
+        out.push_str(&format!("\t\ttype nat hook {} priority {}; policy accept;\n", base.name, base.priority_name));
     }
     for rule in rules {
-        let _ = writeln!(out, "\t\t{}", rule_text(family, rule));
+        out.push_str(&format!("\t\t{}\n", rule_text(family, rule)));
     }
     out.push_str("\t}\n");
     out

@@ -245,6 +245,32 @@ async fn a_version_refused_at_once_leads_to_a_new_list() {
 }
 
 #[tokio::test]
+async fn a_server_that_loses_streaming_lists_is_asked_for_pages_from_then_on() {
+    let double = filled().await;
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    double.refuse_streaming();
+    double.fail("services", 410, 1);
+    double.drop_connections();
+    double.put(service("b", "10.96.0.2"));
+    running.services(&["a", "b"]).await;
+    assert!(double.requests("services").iter().any(|request| request.param("limit") == "500"));
+}
+
+#[tokio::test]
+async fn a_version_refused_in_pages_leads_to_new_pages() {
+    let double = filled().await;
+    double.refuse_streaming();
+    let mut running = Running::start(&double).await;
+    running.listed().await;
+    double.fail("services", 400, 1);
+    double.drop_connections();
+    double.put(service("b", "10.96.0.2"));
+    running.services(&["a", "b"]).await;
+    assert_eq!(running.count(&Event::ListStarted(Kind::Service)), 2);
+}
+
+#[tokio::test]
 async fn garbage_spoils_nothing_but_itself() {
     let double = filled().await;
     let mut broken = service("broken", "10.96.0.5");

@@ -1,6 +1,6 @@
 //! A cluster of Services with one port and one slice each.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::net::IpAddr;
 use std::sync::Arc;

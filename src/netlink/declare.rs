@@ -128,7 +128,6 @@ mod kind {
 /// Byte orders in `nft`'s notes.
 mod order {
     pub(super) const MIXED: u32 = 0;
-    pub(super) const HOST: u32 = 1;
     pub(super) const BIG_ENDIAN: u32 = 2;
 }
 

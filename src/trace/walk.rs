@@ -63,7 +63,7 @@ impl<'a> Walk<'a> {
             }
             Outcome::Next | Outcome::Return | Outcome::Masqueraded => self.end(End::Untouched, 1.0),
         }
-        self.trace.ends.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.trace.ends.sort_by_key(|(end, _)| *end);
         self.trace
     }
 

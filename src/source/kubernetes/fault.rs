@@ -28,9 +28,11 @@ pub(super) fn unknown_kind(error: &Error) -> bool {
     status(error).is_some_and(|status| status.code == 404)
 }
 
-/// The point to go on watching from is gone, which `kube` notices only in the stream, not in its first answer.
-pub(super) fn expired(error: &Error) -> bool {
-    matches!(error, Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+/// The server does not go on from the version asked for: history expired, or etcd restored from a backup. In a stream
+/// `kube` notices the former itself, in the first answer it does not.
+pub(super) fn version_refused(error: &Error) -> bool {
+    let gone = status(error).is_some_and(|status| status.code == 410);
+    matches!(error, Error::WatchStartFailed(_)) && (gone || refuses_streaming(error))
 }
 
 /// The error for operators: the server's words and what to do, or the whole chain of causes.
@@ -75,6 +77,13 @@ mod tests {
             assert_eq!(refuses_streaming(&api_error(code)), refused, "{code}");
         }
         assert!(!refuses_streaming(&Error::NoResourceVersion));
+    }
+
+    #[test]
+    fn refused_versions_need_a_new_list_and_outages_do_not() {
+        for (code, refused) in [(410, true), (400, true), (403, false), (429, false), (500, false), (504, false)] {
+            assert_eq!(version_refused(&api_error(code)), refused, "{code}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::backoff::{Backoff, Throttle, jitter};
-use super::fault::{describe, expired, refuses_streaming, unknown_kind};
+use super::fault::{describe, refuses_streaming, unknown_kind, version_refused};
 use crate::model::{Event, ObjectKey};
 use crate::source::EventSender;
 use crate::source::convert::{Convert, Converter};
@@ -186,8 +186,7 @@ impl<T: Convert> Follow<T> {
     }
 
     async fn failed(&mut self, error: watcher::Error) -> Result<Option<Next>, Closed> {
-        let listing = self.list.is_some() || !self.listed;
-        if self.streaming && listing && refuses_streaming(&error) {
+        if self.streaming && refuses_streaming(&error) {
             info!(kind = self.plural, "streaming lists are not available, using paged lists: {error}");
             return Ok(Some(Next::Paged));
         }
@@ -203,8 +202,8 @@ impl<T: Convert> Follow<T> {
         let delay = self.backoff.next();
         self.complain(&describe(&error, &self.plural));
         sleep(delay).await;
-        // kube itself would ask for the same gone version for ever.
-        Ok(expired(&error).then_some(Next::Relist))
+        // kube itself would ask for the same version for ever.
+        Ok(version_refused(&error).then_some(Next::Relist))
     }
 
     fn complain(&mut self, message: &str) {

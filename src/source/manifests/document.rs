@@ -1,5 +1,7 @@
 //! One file of manifests: its documents, the objects in them, and where the faults are.
 
+use std::cell::Cell;
+
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::de::StrRead;
 use serde_yaml::Value;
@@ -9,6 +11,9 @@ use tracing::debug;
 use super::locate::{Step, line_of, steps};
 use crate::source::api;
 use crate::source::problem::Problem;
+
+/// Faults of one document whose exact lines are looked up, which costs a parse each; more get the document's line.
+const LOOKUPS: u32 = 20;
 
 /// An object of a kind that is read.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ pub(super) fn parse(file: &str, text: &str) -> Parsed {
         parse_json(file, text, &mut parsed);
     } else {
         for (line, document) in split(text) {
-            Document { file, line, text: document }.parse_yaml(&mut parsed);
+            Document::new(file, line, document).parse_yaml(&mut parsed);
         }
     }
     parsed
@@ -51,7 +56,7 @@ fn parse_json(file: &str, text: &str, parsed: &mut Parsed) {
             None => return,
             Some(Ok(value)) => {
                 let end = stream.byte_offset();
-                Document { file, line, text: &text[start..end] }.read(value, &mut Vec::new(), None, parsed);
+                Document::new(file, line, &text[start..end]).read(value, &mut Vec::new(), None, parsed);
             }
             Some(Err(error)) => {
                 parsed.broken.push(Problem {
@@ -109,9 +114,14 @@ struct Document<'t> {
     file: &'t str,
     line: usize,
     text: &'t str,
+    lookups: Cell<u32>,
 }
 
-impl Document<'_> {
+impl<'t> Document<'t> {
+    fn new(file: &'t str, line: usize, text: &'t str) -> Self {
+        Self { file, line, text, lookups: Cell::new(0) }
+    }
+
     fn parse_yaml(&self, parsed: &mut Parsed) {
         let value = serde_yaml::from_str::<Value>(self.text).and_then(|mut value| {
             if self.text.contains("<<") {
@@ -201,7 +211,9 @@ impl Document<'_> {
     }
 
     fn problem(&self, path: &[Step], message: &str) -> Problem {
-        let line = line_of(self.text, path).map_or(self.line, |line| self.line + line - 1);
+        let lookups = self.lookups.replace(self.lookups.get().saturating_add(1));
+        let found = if lookups < LOOKUPS { line_of(self.text, path) } else { None };
+        let line = found.map_or(self.line, |line| self.line + line - 1);
         Problem { object: format!("{}:{line}", self.file), field: Step::join(path), message: message.to_owned() }
     }
 
