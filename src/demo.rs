@@ -1,8 +1,8 @@
 //! `portway demo`: a small cluster network in namespaces, the real Portway in the middle, real requests through it.
 //!
-//! Nothing outside the demonstration's own namespaces, its folder below `/run` and its files in `/run/netns` is touched,
-//! and all of that goes when it ends: by itself, by an error, by a panic, by a signal. A run that was killed is cleaned
-//! up by the next, or by `portway demo --clean`.
+//! Nothing outside the demonstration's own namespaces, its folder below `/run` and its files in `/run/netns` is touched
+//! (that folder becomes a shared mount, as after `ip netns add`). All of it goes when the demonstration ends: by itself,
+//! by an error, by a panic, by a signal. A run that was killed is cleaned up by the next, or by `portway demo --clean`.
 
 mod changes;
 mod http;
@@ -17,6 +17,7 @@ mod stop;
 mod wiring;
 mod world;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -37,8 +38,8 @@ pub struct DemoArgs {
     /// Requests to send to each address
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     pub requests: u32,
-    /// End a running demo, remove what a killed one has left, and do nothing else
-    #[arg(long)]
+    /// End a kept demo, or remove what a killed one has left, and do nothing else
+    #[arg(long, conflicts_with_all = ["keep", "requests"])]
     pub clean: bool,
 }
 
@@ -49,6 +50,9 @@ pub fn run(args: DemoArgs) -> Result<()> {
     }
     if args.clean {
         return clean();
+    }
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        bail!("portway demo uses IPv6 too, and this kernel runs without: boot it without ipv6.disable=1");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = Stop::listen(&runtime)?;

@@ -87,6 +87,7 @@ impl Story<'_> {
         }
         let now = listing.rules();
         self.screen.line("");
+        self.screen.row("what the counter counts", "new connections since this element was last changed");
         let many = thousands(services);
         self.screen.row("rules in this table", &format!("{now} now with 2 Services, {rules} with {many} before"));
         if now != rules {

@@ -67,8 +67,8 @@ impl Story<'_> {
     /// Writes the first manifests, shows that nothing answers yet, and starts Portway with `start`.
     pub(super) fn first_service(&mut self, start: impl FnOnce() -> Result<Portway>) -> Result<Portway> {
         self.screen.heading("1. A Service with three endpoints");
-        self.screen
-            .row("Service web", "ClusterIP 10.96.0.10 and fd00:10:96::a, NodePort 30080, external IP 203.0.113.10");
+        self.screen.row("Service web", "ClusterIPs 10.96.0.10 and fd00:10:96::a");
+        self.screen.row("also reached by", "NodePort 30080 and the external IP 203.0.113.10");
         self.screen.row("endpoints", "pod-1, pod-2 and pod-3, in EndpointSlices of both families");
         self.folder.put("cluster.yaml", &manifests::cluster())?;
         self.folder.put("web.yaml", &manifests::service(&WEB))?;

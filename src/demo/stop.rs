@@ -16,10 +16,16 @@ use tokio::signal::unix::{SignalKind, signal};
 const DOOR: &[u8] = b"portway-demo";
 /// How often waiting looks up.
 const TICK: Duration = Duration::from_millis(20);
+/// How long a demonstration may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether somebody wants the demonstration to end.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Stop(Arc<AtomicBool>);
+#[derive(Debug, Clone)]
+pub(super) struct Stop {
+    asked: Arc<AtomicBool>,
+    // Held as long as anything of the demonstration is there.
+    door: Arc<UnixListener>,
+}
 
 /// The demonstration was asked to end; not a failure of Portway.
 #[derive(Debug, thiserror::Error)]
@@ -27,24 +33,16 @@ pub(super) struct Stop(Arc<AtomicBool>);
 pub(super) struct Interrupted;
 
 impl Stop {
-    /// Listens for signals on `runtime`, and at the door: so there is at most one demonstration at a time.
+    /// Listens for signals on `runtime`, and takes the door: so there is at most one demonstration at a time.
     pub(super) fn listen(runtime: &Runtime) -> Result<Self> {
-        let stop = Self::default();
         let door = match UnixListener::bind_addr(&door()?) {
             Err(cause) if cause.kind() == ErrorKind::AddrInUse => {
-                bail!("another demo is running: wait for it, or end it with `portway demo --clean`")
+                bail!("another demo is running: wait for it, or end a kept one with `portway demo --clean`")
             }
             other => other.context("cannot make the socket for --clean")?,
         };
-        let own = stop.clone();
-        let wait = move || {
-            if door.accept().is_ok() {
-                own.set();
-            }
-            // The name stays taken until the process ends, which is when everything is removed.
-            std::mem::forget(door);
-        };
-        thread::Builder::new().spawn(wait).context("cannot start a thread")?;
+        door.set_nonblocking(true).context("cannot prepare the socket for --clean")?;
+        let stop = Self { asked: Arc::default(), door: Arc::new(door) };
         for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
             let _context = runtime.enter();
             let (mut signals, own) = (signal(kind).context("cannot listen for signals")?, stop.clone());
@@ -58,31 +56,32 @@ impl Stop {
     }
 
     fn set(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.asked.store(true, Ordering::SeqCst);
     }
 
     /// An error once the demonstration should end.
     pub(super) fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::SeqCst) { Err(Interrupted.into()) } else { Ok(()) }
+        if self.asked.load(Ordering::SeqCst) { Err(Interrupted.into()) } else { Ok(()) }
     }
 
-    /// Waits for that.
+    /// Waits for that, or for a knock: only a kept demonstration opens, one that plays ends soon by itself.
     pub(super) fn wait(&self) {
-        while self.check().is_ok() {
+        while self.check().is_ok() && self.door.accept().is_err() {
             thread::sleep(TICK);
         }
     }
 }
 
-/// Asks a running demonstration to end and waits until it has; says whether there was one.
+/// Asks a kept demonstration to end, or lets one that plays come to its end; says whether there was one.
 pub(super) fn end_running() -> Result<bool> {
     let door = door()?;
-    if UnixStream::connect_addr(&door).is_err() {
+    // Open until the end: the knock waits in line while the demonstration plays.
+    let Ok(_knock) = UnixStream::connect_addr(&door) else {
         return Ok(false);
-    }
+    };
     let start = Instant::now();
     while UnixListener::bind_addr(&door).is_err() {
-        if start.elapsed() > Duration::from_secs(10) {
+        if start.elapsed() > PATIENCE {
             bail!("the running demo does not end: kill it, then clean again");
         }
         thread::sleep(TICK);
