@@ -41,10 +41,10 @@ pub(crate) type Outcomes = Vec<(Probe, Outcome)>;
 
 /// When to stop watching.
 #[derive(Clone, Copy, Debug)]
-enum Patience {
-    UntilAllSeen,
-    UntilQuiet,
-    UntilQuietAndLastSeen,
+enum Until {
+    AllSeen,
+    Quiet,
+    QuietAndLastSeen,
 }
 
 /// The source ports and tags of probes; no two probes of a run share a tag.
@@ -82,7 +82,7 @@ impl Attempt<'_> {
     pub(crate) fn run(&self, flow: &Flow) -> Result<Result<(), String>> {
         let outcomes = match flow.expect.verdict {
             Verdict::Dnat => self.choices(flow)?,
-            Verdict::Reject | Verdict::Accept => self.send_and_watch(self.probes(flow, FEW), Patience::UntilAllSeen)?,
+            Verdict::Reject | Verdict::Accept => self.send_and_watch(self.probes(flow, FEW), Until::AllSeen)?,
             Verdict::Drop => self.silence(flow)?,
         };
         Ok(judge(flow, &outcomes, self.node_addresses))
@@ -90,7 +90,7 @@ impl Attempt<'_> {
 
     /// Tells whether a packet from the flow's source to somebody else gets through, as it must without any proxy.
     pub(crate) fn path_is_open(&self, flow: &Flow) -> Result<bool> {
-        let outcomes = self.send_and_watch(vec![self.control(flow)], Patience::UntilAllSeen)?;
+        let outcomes = self.send_and_watch(vec![self.control(flow)], Until::AllSeen)?;
         Ok(outcomes.iter().all(|(probe, outcome)| is_untouched(probe, outcome)))
     }
 
@@ -101,7 +101,7 @@ impl Attempt<'_> {
         let mut outcomes = Vec::new();
         while outcomes.len() < tries {
             let probes = self.probes(flow, batch.min(tries - outcomes.len()));
-            let batch = self.send_and_watch(probes, Patience::UntilAllSeen)?;
+            let batch = self.send_and_watch(probes, Until::AllSeen)?;
             let hopeless = batch.iter().any(|(_, outcome)| *outcome == Outcome::Vanished);
             outcomes.extend(batch);
             // Forgetting takes a while, so then it is enough to have seen all backends.
@@ -116,10 +116,10 @@ impl Attempt<'_> {
     fn silence(&self, flow: &Flow) -> Result<Outcomes> {
         let mut probes = self.probes(flow, FEW);
         if flow.from.is_loopback() {
-            return self.send_and_watch(probes, Patience::UntilQuiet);
+            return self.send_and_watch(probes, Until::Quiet);
         }
         probes.push(self.control(flow));
-        let mut outcomes = self.send_and_watch(probes, Patience::UntilQuietAndLastSeen)?;
+        let mut outcomes = self.send_and_watch(probes, Until::QuietAndLastSeen)?;
         let control = outcomes.split_off(FEW);
         let open = control.iter().all(|(probe, outcome)| is_untouched(probe, outcome));
         ensure!(open, "a packet from {} to a bystander did not get through: {}", flow.from, summary(&control));
@@ -135,7 +135,7 @@ impl Attempt<'_> {
     }
 
     /// Sends probes at once and notes what becomes of each.
-    fn send_and_watch(&self, probes: Vec<Probe>, patience: Patience) -> Result<Outcomes> {
+    fn send_and_watch(&self, probes: Vec<Probe>, until: Until) -> Result<Outcomes> {
         self.forget.map_or(Ok(()), |forget| forget())?;
         self.world.look(|_, _| {})?;
         let sent = Instant::now();
@@ -150,10 +150,10 @@ impl Attempt<'_> {
             }
         };
         let seen = |(_, outcome): &(Probe, Outcome)| *outcome != Outcome::Vanished;
-        let enough = || match patience {
-            Patience::UntilAllSeen => outcomes.borrow().iter().all(seen),
-            Patience::UntilQuiet => sent.elapsed() >= QUIET,
-            Patience::UntilQuietAndLastSeen => sent.elapsed() >= QUIET && outcomes.borrow().last().is_some_and(seen),
+        let enough = || match until {
+            Until::AllSeen => outcomes.borrow().iter().all(seen),
+            Until::Quiet => sent.elapsed() >= QUIET,
+            Until::QuietAndLastSeen => sent.elapsed() >= QUIET && outcomes.borrow().last().is_some_and(seen),
         };
         self.world.watch(LIMIT, note, enough)?;
         Ok(outcomes.into_inner())
