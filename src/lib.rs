@@ -4,4 +4,5 @@
 //! it. `ruleset` is the language the last three share, `render` prints it as nft text.
 
 pub mod model;
+pub mod netlink;
 pub mod ruleset;

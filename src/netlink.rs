@@ -1,0 +1,331 @@
+//! The kernel's side of the table: nf_tables over netlink.
+//!
+//! [`NftKernel`] holds one socket for life. A transaction is one `sendmsg` that the kernel applies whole or not at all.
+//! Objects are built with libnftnl, elements (of which there can be a million) directly; `nft` is never run. What results
+//! is what `nft` would have made, so any `nft` from 1.0.6 on can list it.
+//!
+//! A transaction is limited by the socket's send buffer, which is raised as needed: 1 GiB with CAP_NET_ADMIN in the first
+//! user namespace, `net.core.wmem_max` elsewhere. Elements take 60 to 200 bytes each.
+
+mod abi;
+mod attr;
+mod batch;
+mod declare;
+mod elements;
+mod expr;
+#[allow(unsafe_code)]
+mod ffi;
+mod link;
+mod objects;
+mod preflight;
+mod read;
+mod words;
+
+use std::collections::HashMap;
+use std::io;
+
+use crate::model::Family;
+use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
+
+use batch::Batch;
+use elements::Action;
+use ffi::Scratch;
+use link::{Answer, Failure, Link};
+pub use preflight::Missing;
+
+/// A table to try things in; never committed.
+const TRIAL_TABLE: &str = "portway-trial";
+/// Attempts to delete what others delete at the same time.
+const FORGET_TRIES: usize = 3;
+
+/// How to work with the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Own the tables where the kernel can (Linux 6.9): as long as this process lives no other one can change them, and
+    /// they stay in force when it ends.
+    pub owned: bool,
+    /// Use what Linux got after 5.15, where it is there. Off, the ways for older kernels are taken (for tests).
+    pub modern: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { owned: true, modern: true }
+    }
+}
+
+/// What one commit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Commit,
+    /// As [`Mode::Commit`], but deleting an element that is not there is no error.
+    CommitDestroy,
+    /// Have the kernel check everything, change nothing.
+    Trial,
+}
+
+/// The door to nf_tables in one network namespace.
+pub struct NftKernel {
+    link: Link,
+    options: Options,
+    /// Whether tables can be owned; found out when first needed.
+    can_own: Option<bool>,
+    /// Whether elements can be deleted without being there; found out when first needed.
+    can_destroy: Option<bool>,
+    scratch: Option<Scratch>,
+}
+
+impl NftKernel {
+    /// Opens the door in the network namespace of the calling thread, with default options.
+    pub fn open() -> Result<Self, KernelError> {
+        Self::open_with(Options::default())
+    }
+
+    /// Opens the door in the network namespace of the calling thread.
+    pub fn open_with(options: Options) -> Result<Self, KernelError> {
+        let link =
+            Link::open().map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
+        Ok(Self { link, options, can_own: None, can_destroy: None, scratch: None })
+    }
+
+    /// The number of the current generation: every committed transaction, of anybody in this network namespace, makes a
+    /// new one.
+    pub fn generation(&mut self) -> Result<u32, KernelError> {
+        self.link.generation()
+    }
+
+    /// Has the kernel check a transaction without applying it.
+    pub fn check(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.commit(TABLE_NAME, &transaction.ops, Mode::Trial)
+    }
+
+    /// Deletes our tables, in both families, and nothing else; says in which families there was one.
+    pub fn cleanup(&mut self) -> Result<Vec<Family>, KernelError> {
+        for _ in 0..FORGET_TRIES {
+            let mut there = Vec::new();
+            for family in Family::ALL {
+                if read::table_info(&mut self.link, family, TABLE_NAME)?.is_some() {
+                    there.push(family);
+                }
+            }
+            let ops: Vec<_> = there.iter().map(|family| (*family, Op::DeleteTable)).collect();
+            match self.commit(TABLE_NAME, &ops, Mode::Commit) {
+                Ok(()) => return Ok(there),
+                // Somebody else was quicker with one of them.
+                Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn commit(&mut self, table: &str, ops: &[(Family, Op)], mode: Mode) -> Result<(), KernelError> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let doing = "committing a transaction";
+        let batch = self.encode(table, ops, mode)?;
+        let before = self.link.generation()?;
+        let answer = match self.link.send_batch(&batch) {
+            Ok(answer) => answer,
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                let seq = batch.next_seq();
+                Answer::Failed(Failure { seq, errno: libc::EMSGSIZE, offset: None, words: None })
+            }
+            Err(source) => return Err(KernelError::Io { doing, source }),
+        };
+        let result = match answer {
+            Answer::Done => Ok(()),
+            Answer::Failed(failure) => Err(self.refused(table, ops, &batch, &failure)?),
+            Answer::Unknown => {
+                // The answer was lost for want of memory. One generation further, it was us.
+                let after = self.link.generation()?;
+                if mode == Mode::Trial || after != before.wrapping_add(1) {
+                    let source = io::Error::from_raw_os_error(libc::ENOBUFS);
+                    Err(KernelError::Io { doing, source })
+                } else {
+                    tracing::warn!("the kernel's answer to a transaction was lost; it did take effect");
+                    Ok(())
+                }
+            }
+        };
+        self.scratch = Some(batch.into_scratch());
+        result
+    }
+
+    fn encode(&mut self, table: &str, ops: &[(Family, Op)], mode: Mode) -> Result<Batch, KernelError> {
+        let scratch = self.scratch.take().unwrap_or_else(Scratch::new);
+        let mut batch = Batch::new(self.link.next_seq(), scratch);
+        let mut deleted = Vec::new();
+        for (index, (family, op)) in ops.iter().enumerate() {
+            let flags = match op {
+                Op::AddTable if table == TABLE_NAME => self.flags_for(*family, deleted.contains(family))?,
+                _ => 0,
+            };
+            match op {
+                Op::DeleteTable => deleted.push(*family),
+                Op::DeleteElements(set, list) if mode == Mode::CommitDestroy => {
+                    elements::write(&mut batch, index, (*family, table, *set), Action::Destroy, list);
+                    continue;
+                }
+                _ => {}
+            }
+            objects::write(&mut batch, index, *family, table, op, flags);
+        }
+        batch.finish(mode == Mode::Trial);
+        Ok(batch)
+    }
+
+    /// The flags to add our table with: new, ours already, left behind by a process that ended, or somebody's.
+    fn flags_for(&mut self, family: Family, deleted_before: bool) -> Result<u32, KernelError> {
+        let wanted = self.wanted_flags()?;
+        let existing = read::table_info(&mut self.link, family, TABLE_NAME)?;
+        let Some(info) = existing else { return Ok(wanted) };
+        if let Some(owner) = info.owner.filter(|owner| *owner != self.link.port_id()) {
+            return Err(KernelError::Owned { family, owner: owner_in_words(owner) });
+        }
+        if deleted_before {
+            return Ok(wanted);
+        }
+        let is_orphan = info.flags & OWNED_FLAGS == abi::table::F_PERSIST;
+        // Flags other than the owner cannot change as long as the table lives.
+        Ok(if is_orphan { info.flags | wanted } else { info.flags })
+    }
+
+    fn wanted_flags(&mut self) -> Result<u32, KernelError> {
+        if !(self.options.owned && self.options.modern) {
+            return Ok(0);
+        }
+        let can_own = match self.can_own {
+            Some(known) => known,
+            None => self.find_out_owning()?,
+        };
+        self.can_own = Some(can_own);
+        Ok(if can_own { OWNED_FLAGS } else { 0 })
+    }
+
+    fn find_out_owning(&mut self) -> Result<bool, KernelError> {
+        let mut batch = Batch::new(self.link.next_seq(), Scratch::new());
+        objects::write(&mut batch, 0, Family::Ipv4, TRIAL_TABLE, &Op::AddTable, OWNED_FLAGS);
+        batch.finish(true);
+        let doing = "finding out whether tables can be owned";
+        match self.link.send_batch(&batch).map_err(|source| KernelError::Io { doing, source })? {
+            Answer::Done => Ok(true),
+            Answer::Failed(Failure { errno: libc::EOPNOTSUPP | libc::EINVAL, .. }) => {
+                tracing::info!("this kernel cannot protect a table from other programs (Linux 6.9 can)");
+                Ok(false)
+            }
+            Answer::Failed(failure) => {
+                let ops = [(Family::Ipv4, Op::AddTable)];
+                Err(self.refused(TRIAL_TABLE, &ops, &batch, &failure)?)
+            }
+            Answer::Unknown => {
+                Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) })
+            }
+        }
+    }
+
+    /// The error for what the kernel said, or the error met while finding out more.
+    fn refused(
+        &mut self,
+        table: &str,
+        ops: &[(Family, Op)],
+        batch: &Batch,
+        failure: &Failure,
+    ) -> Result<KernelError, KernelError> {
+        let Failure { seq, errno, offset, words } = failure;
+        let origin = batch.origin(*seq);
+        let change = origin.and_then(|origin| ops.get(origin.op));
+        if let (libc::EPERM, Some((family, _))) = (*errno, change) {
+            let info = read::table_info(&mut self.link, *family, table)?;
+            let owner = info.and_then(|info| info.owner).filter(|owner| *owner != self.link.port_id());
+            if let Some(owner) = owner {
+                return Ok(KernelError::Owned { family: *family, owner: owner_in_words(owner) });
+            }
+        }
+        let element = origin.and_then(|origin| batch.element_at(origin, (*offset)?));
+        Ok(KernelError::Refused {
+            op: origin.map_or(ops.len(), |origin| origin.op),
+            element,
+            object: change.map_or_else(
+                || "the transaction as a whole".to_owned(),
+                |(family, op)| words::object(*family, table, op, element),
+            ),
+            reason: words::reason(*errno, words.as_deref(), change.map(|(_, op)| op)),
+            errno: *errno,
+        })
+    }
+
+    /// Deletes what is there at the moment, on kernels that make an error of what is not.
+    fn forget_one_by_one(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
+        for _ in 0..FORGET_TRIES {
+            let there = self.read_set(family, set)?;
+            let list: Vec<_> = elements.iter().filter(|element| there.contains_key(&element.key)).cloned().collect();
+            if list.is_empty() {
+                return Ok(());
+            }
+            match self.commit(TABLE_NAME, &[(family, Op::DeleteElements(set, list))], Mode::Commit) {
+                Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
+                result => return result,
+            }
+        }
+        for element in elements {
+            let op = Op::DeleteElements(set, vec![element.clone()]);
+            match self.commit(TABLE_NAME, &[(family, op)], Mode::Commit) {
+                Ok(()) | Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Flags of a table that is ours as long as we live, and stays when we end.
+const OWNED_FLAGS: u32 = abi::table::F_OWNER | abi::table::F_PERSIST;
+
+impl Kernel for NftKernel {
+    fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.commit(TABLE_NAME, &transaction.ops, Mode::Commit)
+    }
+
+    fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
+        // A table that could be protected but is not can only be replaced.
+        let flags = self.wanted_flags()? & abi::table::F_PERSIST;
+        read::table(&mut self.link, family, TABLE_NAME, flags)
+    }
+
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+        read::elements(&mut self.link, family, TABLE_NAME, set)
+    }
+
+    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
+        if elements.is_empty() {
+            return Ok(());
+        }
+        if self.options.modern && self.can_destroy != Some(false) {
+            let ops = [(family, Op::DeleteElements(set, elements.to_vec()))];
+            match self.commit(TABLE_NAME, &ops, Mode::CommitDestroy) {
+                Ok(()) => {
+                    self.can_destroy = Some(true);
+                    return Ok(());
+                }
+                // The message is unknown before Linux 6.3.
+                Err(KernelError::Refused { errno: libc::EINVAL | libc::EOPNOTSUPP, .. })
+                    if self.can_destroy.is_none() =>
+                {
+                    self.can_destroy = Some(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.forget_one_by_one(family, set, elements)
+    }
+}
+
+/// ` (netlink port 123, which is that of process 123, firewalld)`: ports mostly are process numbers.
+fn owner_in_words(port: u32) -> String {
+    match std::fs::read_to_string(format!("/proc/{port}/comm")) {
+        Ok(name) => format!(" ({}, pid {port})", name.trim_end()),
+        Err(_) => format!(" (netlink port {port})"),
+    }
+}

@@ -1,0 +1,170 @@
+//! Writing and reading netlink attributes: a 16-bit length (with the 4-byte head), a 16-bit type, the value, padding to
+//! 4 bytes. Lengths and types are in host order; values of nf_tables are in network order.
+
+/// Marks an attribute that holds attributes.
+const NESTED: u16 = 1 << 15;
+/// Flags in the type field (`NLA_F_NESTED`, `NLA_F_NET_BYTEORDER`).
+const TYPE_MASK: u16 = 0x3fff;
+
+/// Appends an attribute.
+pub(super) fn put(buf: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let len = (value.len() + 4) as u16;
+    buf.extend_from_slice(&len.to_ne_bytes());
+    buf.extend_from_slice(&kind.to_ne_bytes());
+    buf.extend_from_slice(value);
+    pad(buf);
+}
+
+/// Appends a 32-bit attribute in network order.
+pub(super) fn put_u32(buf: &mut Vec<u8>, kind: u16, value: u32) {
+    put(buf, kind, &value.to_be_bytes());
+}
+
+/// Appends a zero-terminated string.
+pub(super) fn put_str(buf: &mut Vec<u8>, kind: u16, value: &str) {
+    let len = (value.len() + 5) as u16;
+    buf.extend_from_slice(&len.to_ne_bytes());
+    buf.extend_from_slice(&kind.to_ne_bytes());
+    buf.extend_from_slice(value.as_bytes());
+    buf.push(0);
+    pad(buf);
+}
+
+/// Begins an attribute that holds attributes; give the result to [`end_nest`].
+pub(super) fn begin_nest(buf: &mut Vec<u8>, kind: u16) -> usize {
+    let start = buf.len();
+    buf.extend_from_slice(&[0, 0]);
+    buf.extend_from_slice(&(kind | NESTED).to_ne_bytes());
+    start
+}
+
+/// Closes a nest. Writers keep nests below the 64 KiB a 16-bit length can say.
+pub(super) fn end_nest(buf: &mut [u8], start: usize) {
+    let len = buf.len() - start;
+    debug_assert!(len <= usize::from(u16::MAX), "nest of {len} bytes");
+    buf[start..start + 2].copy_from_slice(&(len as u16).to_ne_bytes());
+}
+
+fn pad(buf: &mut Vec<u8>) {
+    buf.resize(buf.len().next_multiple_of(4), 0);
+}
+
+/// An attribute as read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attr<'a> {
+    /// Its type, without flags.
+    pub(super) kind: u16,
+    /// Its value.
+    pub(super) value: &'a [u8],
+    /// Where it begins in the slice that is read.
+    pub(super) offset: usize,
+}
+
+impl<'a> Attr<'a> {
+    /// A 32-bit value in network order.
+    pub(super) fn u32(&self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.value.try_into().ok()?))
+    }
+
+    /// A 64-bit value in network order.
+    pub(super) fn u64(&self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.value.try_into().ok()?))
+    }
+
+    /// A one-byte value.
+    pub(super) fn u8(&self) -> Option<u8> {
+        self.value.first().copied()
+    }
+
+    /// A string, with or without terminating zero.
+    pub(super) fn str(&self) -> Option<&'a str> {
+        let bytes = self.value.split(|byte| *byte == 0).next()?;
+        std::str::from_utf8(bytes).ok()
+    }
+
+    /// The attributes inside.
+    pub(super) fn nested(&self) -> Attrs<'a> {
+        Attrs::new(self.value)
+    }
+}
+
+/// Reads attributes one after the other; ends at the first that is malformed.
+#[derive(Debug, Clone)]
+pub(super) struct Attrs<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Attrs<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, offset: 0 }
+    }
+
+    /// The first attribute of a type.
+    pub(super) fn find_kind(&self, kind: u16) -> Option<Attr<'a>> {
+        self.clone().find(|attr| attr.kind == kind)
+    }
+
+    /// The value of the first attribute of a type, as a 32-bit number.
+    pub(super) fn u32_of(&self, kind: u16) -> Option<u32> {
+        self.find_kind(kind)?.u32()
+    }
+
+    /// The value of the first attribute of a type, as a string.
+    pub(super) fn str_of(&self, kind: u16) -> Option<&'a str> {
+        self.find_kind(kind)?.str()
+    }
+
+    /// The attributes inside the first attribute of a type.
+    pub(super) fn nested_of(&self, kind: u16) -> Option<Attrs<'a>> {
+        Some(self.find_kind(kind)?.nested())
+    }
+}
+
+impl<'a> Iterator for Attrs<'a> {
+    type Item = Attr<'a>;
+
+    fn next(&mut self) -> Option<Attr<'a>> {
+        let rest = self.bytes.get(self.offset..)?;
+        let head: [u8; 4] = rest.get(..4)?.try_into().ok()?;
+        let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & TYPE_MASK;
+        let value = rest.get(4..len)?;
+        let attr = Attr { kind, value, offset: self.offset };
+        self.offset += len.next_multiple_of(4);
+        Some(attr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_as_written() {
+        let mut buf = Vec::new();
+        put_str(&mut buf, 1, "portway");
+        let nest = begin_nest(&mut buf, 2);
+        put_u32(&mut buf, 3, 0xffff_fffc);
+        put(&mut buf, 4, &[1, 2, 3, 4, 5]);
+        end_nest(&mut buf, nest);
+        put(&mut buf, 5, &[9]);
+        assert_eq!(buf.len() % 4, 0);
+
+        let attrs = Attrs::new(&buf);
+        assert_eq!(attrs.str_of(1), Some("portway"));
+        let inner = attrs.nested_of(2).expect("written");
+        assert_eq!(inner.u32_of(3), Some(0xffff_fffc));
+        assert_eq!(inner.find_kind(4).expect("written").value, [1, 2, 3, 4, 5]);
+        assert_eq!(attrs.find_kind(5).expect("written").u8(), Some(9));
+        assert_eq!(attrs.count(), 3);
+    }
+
+    #[test]
+    fn malformed_attributes_end_the_list() {
+        // Lengths below the head, beyond the end, and a cut head.
+        for bytes in [&[3, 0, 1, 0][..], &[9, 0, 1, 0, 0, 0, 0, 0], &[4, 0, 1]] {
+            assert_eq!(Attrs::new(bytes).count(), 0, "{bytes:?}");
+        }
+    }
+}

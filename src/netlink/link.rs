@@ -1,0 +1,344 @@
+//! The conversation with the kernel: batches and their answers, dumps, and what errors say.
+
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendmsg};
+
+use super::abi;
+use super::attr::Attrs;
+use super::batch::{self, Batch};
+use super::ffi::Socket;
+use crate::ruleset::KernelError;
+
+/// Wanted room for answers: errors of thousands of messages at once.
+const RECEIVE_ROOM: i32 = 4 << 20;
+/// Room for messages that most transactions fit in.
+const SEND_ROOM: i32 = 4 << 20;
+/// What the kernel takes of the send buffer besides the data.
+const SEND_OVERHEAD: usize = 4096;
+/// Longer than any part of a dump the kernel sends at once.
+const RECEIVE_LEN: usize = 128 * 1024;
+/// A dump that is interrupted this often is given up.
+const DUMP_TRIES: u32 = 20;
+/// Pause before a dump is tried again; grows with every try.
+const DUMP_PAUSE: Duration = Duration::from_millis(2);
+/// `IOV_MAX`.
+const PAGES_MAX: usize = 1024;
+
+/// `NETLINK_CAP_ACK`: errors without a copy of the message.
+const CAP_ACK: i32 = 10;
+/// `NETLINK_EXT_ACK`: errors with the place of the offending attribute.
+const EXT_ACK: i32 = 11;
+/// `SOL_NETLINK`.
+const SOL_NETLINK: i32 = 270;
+/// `NLM_F_DUMP_INTR`.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// `NLM_F_CAPPED`: the error does not repeat the message.
+const CAPPED: u16 = 0x100;
+/// `NLM_F_ACK_TLVS`: the error has attributes.
+const ACK_TLVS: u16 = 0x200;
+
+/// A kernel error about one message.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// Sequence number of the message.
+    pub(super) seq: u32,
+    /// The error.
+    pub(super) errno: i32,
+    /// Offset of the offending attribute within the message, where the kernel says it.
+    pub(super) offset: Option<usize>,
+    /// The kernel's own words, if any.
+    pub(super) words: Option<String>,
+}
+
+/// What the kernel answered to a batch.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Done.
+    Done,
+    /// The first error; nothing was changed.
+    Failed(Failure),
+    /// Answers were lost, or none came.
+    Unknown,
+}
+
+/// One message of an answer.
+pub(super) struct Message<'a> {
+    /// Attributes behind `struct nfgenmsg`.
+    pub(super) attrs: Attrs<'a>,
+}
+
+/// Why a request failed.
+#[derive(Debug)]
+pub(super) enum RequestError {
+    /// The kernel's errno.
+    Errno(i32),
+    /// Reading made no sense of it.
+    Other(KernelError),
+}
+
+impl RequestError {
+    /// As an error of the door.
+    pub(super) fn into_kernel(self, doing: &'static str) -> KernelError {
+        match self {
+            RequestError::Errno(errno) => KernelError::Io { doing, source: io::Error::from_raw_os_error(errno) },
+            RequestError::Other(error) => error,
+        }
+    }
+}
+
+/// The socket with its buffers and sequence numbers.
+pub(super) struct Link {
+    socket: Socket,
+    send_room: usize,
+    buffer: Vec<u8>,
+    next_seq: u32,
+}
+
+impl Link {
+    pub(super) fn open() -> io::Result<Self> {
+        let socket = Socket::open()?;
+        // Either only makes errors more precise; kernels before 4.12 and 4.15 do without.
+        for option in [EXT_ACK, CAP_ACK] {
+            if let Err(error) = socket.set_option(SOL_NETLINK, option, 1) {
+                tracing::debug!(option, %error, "netlink option not available");
+            }
+        }
+        raise(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_ROOM);
+        raise(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_ROOM);
+        Ok(Self { socket, send_room: SEND_ROOM as usize, buffer: vec![0; RECEIVE_LEN], next_seq: 1 })
+    }
+
+    /// What the kernel knows this socket by.
+    pub(super) fn port_id(&self) -> u32 {
+        self.socket.port_id()
+    }
+
+    /// The sequence number of the next message.
+    pub(super) fn next_seq(&self) -> u32 {
+        self.next_seq
+    }
+
+    /// Sends a batch in one piece and waits for what the kernel made of it.
+    pub(super) fn send_batch(&mut self, batch: &Batch) -> io::Result<Answer> {
+        self.next_seq = batch.next_seq();
+        self.send(batch.pages(), batch.len())?;
+        // The kernel has handled the batch by the time `sendmsg` returns: all answers are there.
+        let mut answer = Answer::Unknown;
+        loop {
+            let len = match recv(self.socket.fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(len) => len,
+                Err(Errno::EAGAIN) => return Ok(answer),
+                // Some answers did not fit; those before them may still say what happened.
+                Err(Errno::ENOBUFS | Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            for (header, body) in messages(&self.buffer[..len]) {
+                if !batch.contains(header.seq) || header.kind != libc::NLMSG_ERROR as u16 {
+                    continue;
+                }
+                match (&answer, read_error(&header, body)) {
+                    // A failed commit is reported first, and the last change acknowledged nevertheless.
+                    (Answer::Failed(_), _) => {}
+                    (_, Some(failure)) if failure.errno != 0 => answer = Answer::Failed(failure),
+                    (_, Some(_)) => answer = Answer::Done,
+                    (_, None) => {}
+                }
+            }
+        }
+    }
+
+    /// Asks for one object.
+    pub(super) fn get<T>(
+        &mut self,
+        kind: u16,
+        family: u8,
+        attrs: impl FnOnce(&mut Vec<u8>),
+        read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+    ) -> Result<Option<T>, RequestError> {
+        let seq = self.request(kind, family, 0, attrs)?;
+        let (mut found, interrupted) = self.answers(seq, true, read)?;
+        debug_assert!(!interrupted, "only dumps are interrupted");
+        Ok(found.pop())
+    }
+
+    /// Asks for all objects; whether somebody changed nf_tables meanwhile.
+    pub(super) fn dump<T>(
+        &mut self,
+        kind: u16,
+        family: u8,
+        attrs: impl FnOnce(&mut Vec<u8>),
+        read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+    ) -> Result<(Vec<T>, bool), RequestError> {
+        let seq = self.request(kind, family, libc::NLM_F_DUMP as u16, attrs)?;
+        self.answers(seq, false, read)
+    }
+
+    /// The number of the current generation of nf_tables in this network namespace.
+    pub(super) fn generation(&mut self) -> Result<u32, KernelError> {
+        let doing = "reading the generation of nf_tables";
+        let garbled = || KernelError::Garbled { doing, what: "no generation".to_owned() };
+        self.get(abi::msg::GETGEN, 0, |_| {}, |message| message.attrs.u32_of(abi::GEN_ID).ok_or_else(garbled))
+            .map_err(|error| error.into_kernel(doing))?
+            .ok_or_else(garbled)
+    }
+
+    fn request(
+        &mut self,
+        kind: u16,
+        family: u8,
+        flags: u16,
+        attrs: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<u32, RequestError> {
+        let seq = self.next_seq;
+        self.next_seq = seq.wrapping_add(1);
+        let mut message = Vec::with_capacity(128);
+        batch::put_head(&mut message, abi::SUBSYSTEM << 8 | kind, family, flags, seq, 0);
+        attrs(&mut message);
+        batch::set_len(&mut message, 0);
+        let len = message.len();
+        self.send([message.as_slice()].into_iter(), len).map_err(request_error)?;
+        Ok(seq)
+    }
+
+    fn send<'a>(&mut self, pages: impl ExactSizeIterator<Item = &'a [u8]>, len: usize) -> io::Result<()> {
+        let room = len + SEND_OVERHEAD;
+        if pages.len() > PAGES_MAX || room > i32::MAX as usize / 2 {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        if room > self.send_room {
+            raise(&self.socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, room as i32);
+            self.send_room = room;
+        }
+        let slices: Vec<IoSlice<'_>> = pages.map(IoSlice::new).collect();
+        let kernel = NetlinkAddr::new(0, 0);
+        loop {
+            match sendmsg(self.socket.fd(), &slices, &[], MsgFlags::empty(), Some(&kernel)) {
+                Ok(sent) if sent == len => return Ok(()),
+                Ok(_) => return Err(io::Error::from(io::ErrorKind::WriteZero)),
+                // Interrupted before anything was sent.
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Reads the answers to a request until its end, also behind an error of `read`.
+    fn answers<T>(
+        &mut self,
+        seq: u32,
+        single: bool,
+        mut read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+    ) -> Result<(Vec<T>, bool), RequestError> {
+        let (mut found, mut interrupted, mut failed) = (Vec::new(), false, None);
+        loop {
+            let len = match recv(self.socket.fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(len) => len,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(RequestError::Errno(errno as i32)),
+            };
+            for (header, body) in messages(&self.buffer[..len]) {
+                if header.seq != seq {
+                    continue;
+                }
+                interrupted |= header.flags & DUMP_INTERRUPTED != 0;
+                let end = match i32::from(header.kind) {
+                    libc::NLMSG_ERROR => Some(read_error(&header, body).map_or(0, |failure| failure.errno)),
+                    libc::NLMSG_DONE => {
+                        let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                        Some(-code)
+                    }
+                    _ => {
+                        let attrs = Attrs::new(body.get(4..).unwrap_or_default());
+                        match read(Message { attrs }) {
+                            Ok(object) => found.push(object),
+                            Err(error) => failed = failed.or(Some(error)),
+                        }
+                        single.then_some(0)
+                    }
+                };
+                match (end, failed.take()) {
+                    (None, still) => failed = still,
+                    (Some(0), None) => return Ok((found, interrupted)),
+                    (Some(0), Some(error)) => return Err(RequestError::Other(error)),
+                    // The kernel ends a dump this way when the table changes under it.
+                    (Some(libc::EINTR), _) => return Ok((found, true)),
+                    (Some(errno), _) => return Err(RequestError::Errno(errno)),
+                }
+            }
+        }
+    }
+}
+
+/// Runs `read` until nobody changes nf_tables meanwhile.
+pub(super) fn retry_interrupted<T>(
+    doing: &'static str,
+    mut read: impl FnMut() -> Result<Option<T>, KernelError>,
+) -> Result<T, KernelError> {
+    for attempt in 0..DUMP_TRIES {
+        if let Some(result) = read()? {
+            return Ok(result);
+        }
+        std::thread::sleep(DUMP_PAUSE * (attempt + 1));
+    }
+    Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::EINTR) })
+}
+
+fn request_error(error: io::Error) -> RequestError {
+    RequestError::Errno(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// Raises a buffer beyond the system's limit where we may, to the limit elsewhere.
+fn raise(socket: &Socket, force: i32, plain: i32, value: i32) {
+    let result = socket.set_option(libc::SOL_SOCKET, force, value);
+    if let Err(error) = result.or_else(|_| socket.set_option(libc::SOL_SOCKET, plain, value)) {
+        tracing::warn!(value, %error, "cannot raise the netlink buffer");
+    }
+}
+
+struct Header {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+}
+
+/// Splits what one `recv` brought into heads and bodies.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+    std::iter::from_fn(move || {
+        let head: &[u8; abi::HEADER_LEN] = bytes.first_chunk()?;
+        let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let body = bytes.get(abi::HEADER_LEN..len)?;
+        let header = Header {
+            kind: u16::from_ne_bytes([head[4], head[5]]),
+            flags: u16::from_ne_bytes([head[6], head[7]]),
+            seq: u32::from_ne_bytes([head[8], head[9], head[10], head[11]]),
+        };
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((header, body))
+    })
+}
+
+/// Reads `struct nlmsgerr`; errno 0 is an acknowledgement.
+fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
+    let errno = -i32::from_ne_bytes(*body.first_chunk()?);
+    let mut failure = Failure { seq: header.seq, errno, offset: None, words: None };
+    if header.flags & ACK_TLVS != 0 {
+        // Behind errno comes the head of the message in question, and the whole of it unless capped.
+        let len: [u8; 4] = body.get(4..8)?.try_into().ok()?;
+        let len = u32::from_ne_bytes(len) as usize;
+        let copied = if header.flags & CAPPED != 0 || errno == 0 { abi::HEADER_LEN } else { len.next_multiple_of(4) };
+        for attr in Attrs::new(body.get(4 + copied..)?) {
+            match attr.kind {
+                abi::ERROR_MESSAGE => failure.words = attr.str().map(str::to_owned),
+                // In host order, unlike everything of nf_tables.
+                abi::ERROR_OFFSET => {
+                    failure.offset = attr.value.first_chunk().map(|offset| u32::from_ne_bytes(*offset) as usize);
+                }
+                _ => {}
+            }
+        }
+    }
+    Some(failure)
+}

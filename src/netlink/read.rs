@@ -1,0 +1,288 @@
+//! Reading our tables back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::abi::{self, elem};
+use super::attr::{self, Attrs};
+use super::declare::Declaration;
+use super::elements::{ElementReader, ForeignElement};
+use super::expr;
+use super::link::{Link, Message, RequestError, retry_interrupted};
+use crate::model::Family;
+use crate::ruleset::{Bytes, ChainId, Element, Expr, KernelError, SetId, Table};
+
+/// What is being done, for errors.
+const READING: &str = "reading the table back";
+
+/// A table's own attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TableInfo {
+    pub(super) flags: u32,
+    /// The netlink port of the socket that owns it.
+    pub(super) owner: Option<u32>,
+}
+
+/// Asks for a table of a family; `None` when there is none.
+pub(super) fn table_info(link: &mut Link, family: Family, name: &str) -> Result<Option<TableInfo>, KernelError> {
+    let result = link.get(
+        abi::msg::GETTABLE,
+        expr::nfproto(family),
+        |buf| attr::put_str(buf, abi::table::NAME, name),
+        |message| {
+            let flags = message.attrs.u32_of(abi::table::FLAGS).unwrap_or(0);
+            Ok(TableInfo { flags, owner: message.attrs.u32_of(abi::table::OWNER) })
+        },
+    );
+    match result {
+        Ok(info) => Ok(info),
+        Err(RequestError::Errno(libc::ENOENT)) => Ok(None),
+        Err(error) => Err(error.into_kernel("looking for the table")),
+    }
+}
+
+/// Reads a table whole. With `want_flags`, a table that lacks one of them is foreign.
+pub(super) fn table(
+    link: &mut Link,
+    family: Family,
+    name: &str,
+    want_flags: u32,
+) -> Result<Option<Table>, KernelError> {
+    retry_interrupted(READING, || {
+        let before = link.generation()?;
+        let Some(info) = table_info(link, family, name)? else { return Ok(Some(None)) };
+        let mut reader = Reader { link, family, name, interrupted: false, table: Table::default() };
+        if info.flags & want_flags != want_flags || info.flags & !(abi::table::F_OWNER | abi::table::F_PERSIST) != 0 {
+            reader.table.foreign.push(format!("flags {:#x} of the table", info.flags));
+        }
+        match reader.read() {
+            Ok(()) => {}
+            // Something went away between two dumps.
+            Err(RequestError::Errno(libc::ENOENT)) => return Ok(None),
+            Err(error) => return Err(error.into_kernel(READING)),
+        }
+        let (table, mut interrupted) = (reader.table, reader.interrupted);
+        // Nobody else can change a table of ours, whatever happens elsewhere.
+        if info.owner != Some(link.port_id()) {
+            interrupted |= link.generation()? != before;
+        }
+        Ok((!interrupted).then_some(Some(table)))
+    })
+}
+
+/// Reads the elements of a set.
+pub(super) fn elements(
+    link: &mut Link,
+    family: Family,
+    table: &str,
+    set: SetId,
+) -> Result<HashMap<Bytes, Element>, KernelError> {
+    let doing = "reading the elements of a set";
+    retry_interrupted(doing, || {
+        let owned = table_info(link, family, table)?.is_some_and(|info| info.owner == Some(link.port_id()));
+        let read = dump_elements(link, family, table, set).map_err(|error| error.into_kernel(doing))?;
+        let reader = read.reader.map_err(|ForeignElement(what)| KernelError::Garbled { doing, what })?;
+        let complete = (owned || !read.interrupted) && !reader.has_duplicates();
+        Ok(complete.then(|| reader.finish()))
+    })
+}
+
+struct ElementDump {
+    reader: Result<ElementReader, ForeignElement>,
+    interrupted: bool,
+}
+
+fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<ElementDump, RequestError> {
+    let mut reader = ElementReader::new(family, set);
+    let mut foreign = None;
+    let (_, interrupted) = link.dump(
+        abi::msg::GETSETELEM,
+        expr::nfproto(family),
+        |buf| {
+            attr::put_str(buf, elem::LIST_TABLE, table);
+            attr::put_str(buf, elem::LIST_SET, set.spec().name);
+        },
+        |message| {
+            if foreign.is_none() {
+                foreign = reader.message(&message.attrs).err();
+            }
+            Ok(())
+        },
+    )?;
+    Ok(ElementDump { reader: foreign.map_or(Ok(reader), Err), interrupted })
+}
+
+struct Reader<'a> {
+    link: &'a mut Link,
+    family: Family,
+    name: &'a str,
+    interrupted: bool,
+    table: Table,
+}
+
+impl Reader<'_> {
+    fn read(&mut self) -> Result<(), RequestError> {
+        let info = table_info(self.link, self.family, self.name).map_err(RequestError::Other)?;
+        let owned = info.is_some_and(|info| info.owner == Some(self.link.port_id()));
+        self.chains()?;
+        self.rules()?;
+        self.sets(owned)?;
+        self.interrupted &= !owned;
+        Ok(())
+    }
+
+    /// The kernel cannot list the chains of one table only: those of others are passed over unread.
+    fn chains(&mut self) -> Result<(), RequestError> {
+        let name = self.name;
+        let (chains, interrupted) = self.link.dump(
+            abi::msg::GETCHAIN,
+            expr::nfproto(self.family),
+            |_| {},
+            |message| {
+                let attrs = message.attrs;
+                if attrs.str_of(abi::chain::TABLE) != Some(name) {
+                    return Ok(None);
+                }
+                let name = attrs.str_of(abi::chain::NAME).ok_or_else(|| garbled("a chain without name"))?;
+                let known = name.parse::<ChainId>().ok().filter(|chain| is_as_declared(*chain, &attrs));
+                Ok(Some(known.ok_or_else(|| name.to_owned())))
+            },
+        )?;
+        self.interrupted |= interrupted;
+        for chain in chains.into_iter().flatten() {
+            match chain {
+                Ok(chain) => drop(self.table.chains.insert(chain, Vec::new())),
+                Err(name) => self.table.foreign.push(format!("chain {name}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn rules(&mut self) -> Result<(), RequestError> {
+        let (family, name) = (self.family, self.name);
+        let (rules, interrupted) = self.link.dump(
+            abi::msg::GETRULE,
+            expr::nfproto(family),
+            |buf| attr::put_str(buf, abi::rule::TABLE, name),
+            |message| Ok(read_rule(family, name, &message)),
+        )?;
+        self.interrupted |= interrupted;
+        for (chain, code) in rules.into_iter().flatten() {
+            let known = chain.parse().ok().and_then(|id: ChainId| self.table.chains.get_mut(&id));
+            match (known, code) {
+                (Some(rules), Some(code)) => rules.push(code),
+                (Some(rules), None) => {
+                    let number = rules.len() + 1;
+                    self.table.foreign.push(format!("rule {number} of chain {chain}"));
+                }
+                // The chain is foreign, and that says it all.
+                (None, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn sets(&mut self, owned: bool) -> Result<(), RequestError> {
+        let (family, name) = (self.family, self.name);
+        let (sets, interrupted) = self.link.dump(
+            abi::msg::GETSET,
+            expr::nfproto(family),
+            |buf| attr::put_str(buf, abi::set::TABLE, name),
+            |message| {
+                let attrs = message.attrs;
+                if attrs.str_of(abi::set::TABLE) != Some(name) {
+                    return Ok(None);
+                }
+                let name = attrs.str_of(abi::set::NAME).ok_or_else(|| garbled("a set without name"))?;
+                let known = SetId::from_name(name)
+                    .filter(|set| read_declaration(&attrs) == Some(Declaration::of(family, &set.spec())));
+                Ok(Some(known.map(|set| (set, attrs.u32_of(abi::set::COUNT))).ok_or_else(|| name.to_owned())))
+            },
+        )?;
+        self.interrupted |= interrupted;
+        let mut known = BTreeMap::new();
+        for set in sets.into_iter().flatten() {
+            match set {
+                Ok((set, count)) => drop(known.insert(set, count)),
+                Err(name) => self.table.foreign.push(format!("set {name}")),
+            }
+        }
+        for (set, count) in known {
+            self.elements(set, count, owned)?;
+        }
+        Ok(())
+    }
+
+    fn elements(&mut self, set: SetId, count: Option<u32>, owned: bool) -> Result<(), RequestError> {
+        let read = retry_interrupted(READING, || {
+            let read = match dump_elements(self.link, self.family, self.name, set) {
+                Ok(read) => read,
+                Err(error) => return Ok(Some(Err(error))),
+            };
+            let spec = set.spec();
+            let complete = match &read.reader {
+                // A set that is being resized can be listed with gaps; elements of a dynamic one come and go anyway.
+                Ok(reader) => {
+                    let counted = spec.interval || spec.dynamic || count.is_none_or(|n| n as usize == reader.count());
+                    !reader.has_duplicates() && (counted || !owned)
+                }
+                Err(_) => true,
+            };
+            Ok(complete.then_some(Ok(read)))
+        })
+        .map_err(RequestError::Other)??;
+        self.interrupted |= read.interrupted;
+        match read.reader {
+            Ok(reader) => drop(self.table.sets.insert(set, reader.finish())),
+            Err(ForeignElement(what)) => self.table.foreign.push(what),
+        }
+        Ok(())
+    }
+}
+
+fn garbled(what: &str) -> KernelError {
+    KernelError::Garbled { doing: READING, what: what.to_owned() }
+}
+
+fn read_rule(family: Family, table: &str, message: &Message<'_>) -> Option<(String, Option<Vec<Expr>>)> {
+    let attrs = &message.attrs;
+    if attrs.str_of(abi::rule::TABLE) != Some(table) {
+        return None;
+    }
+    let chain = attrs.str_of(abi::rule::CHAIN)?.to_owned();
+    let expressions = attrs.nested_of(abi::rule::EXPRESSIONS).unwrap_or(Attrs::new(&[]));
+    Some((chain, expr::decode_all(family, expressions)))
+}
+
+/// Whether hook, priority, type and policy are what the chain's name stands for.
+fn is_as_declared(chain: ChainId, attrs: &Attrs<'_>) -> bool {
+    let hook = attrs.nested_of(abi::chain::HOOK);
+    match (chain.base(), hook) {
+        (None, None) => true,
+        (Some(base), Some(hook)) => {
+            hook.u32_of(abi::chain::HOOK_NUM) == Some(base.hook)
+                && hook.u32_of(abi::chain::HOOK_PRIORITY) == Some(base.priority as u32)
+                && attrs.str_of(abi::chain::TYPE) == Some("nat")
+                && attrs.u32_of(abi::chain::POLICY) == Some(abi::chain::POLICY_ACCEPT)
+        }
+        _ => false,
+    }
+}
+
+fn read_declaration(attrs: &Attrs<'_>) -> Option<Declaration> {
+    let data_type = attrs.u32_of(abi::set::DATA_TYPE);
+    let verdict = data_type == Some(abi::set::VERDICT_TYPE);
+    let data = match data_type.filter(|_| !verdict) {
+        Some(data_type) => Some((data_type, attrs.u32_of(abi::set::DATA_LEN)?)),
+        None => None,
+    };
+    let counter = attrs.nested_of(abi::set::EXPR).and_then(|expr| expr.str_of(abi::EXPR_NAME)) == Some("counter");
+    Some(Declaration {
+        flags: attrs.u32_of(abi::set::FLAGS).unwrap_or(0),
+        key_type: attrs.u32_of(abi::set::KEY_TYPE)?,
+        key_len: attrs.u32_of(abi::set::KEY_LEN)?,
+        data,
+        verdict,
+        size: attrs.nested_of(abi::set::DESC).and_then(|desc| desc.u32_of(abi::set::DESC_SIZE)).unwrap_or(0),
+        counter,
+    })
+}
