@@ -78,23 +78,23 @@ pub(super) fn elements(
 ) -> Result<HashMap<Bytes, Element>, KernelError> {
     let doing = "reading the elements of a set";
     retry_interrupted(doing, || {
+        let before = link.generation()?;
         let owned = table_info(link, family, table)?.is_some_and(|info| info.owner == Some(link.port_id()));
         let read = dump_elements(link, family, table, set).map_err(|error| error.into_kernel(doing))?;
-        let reader = read.reader.map_err(|ForeignElement(what)| KernelError::Garbled { doing, what })?;
-        let complete = (owned || !read.interrupted) && !reader.has_duplicates();
+        let reader = read.map_err(|ForeignElement(what)| KernelError::Garbled { doing, what })?;
+        // The kernel does not mark dumps of elements as interrupted.
+        let undisturbed = owned || link.generation()? == before;
+        let complete = undisturbed && !reader.has_duplicates();
         Ok(complete.then(|| reader.finish()))
     })
 }
 
-struct ElementDump {
-    reader: Result<ElementReader, ForeignElement>,
-    interrupted: bool,
-}
+type ElementDump = Result<ElementReader, ForeignElement>;
 
 fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<ElementDump, RequestError> {
     let mut reader = ElementReader::new(family, set);
     let mut foreign = None;
-    let (_, interrupted) = link.dump(
+    link.dump(
         abi::msg::GETSETELEM,
         expr::nfproto(family),
         |buf| {
@@ -108,7 +108,7 @@ fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Re
             Ok(())
         },
     )?;
-    Ok(ElementDump { reader: foreign.map_or(Ok(reader), Err), interrupted })
+    Ok(foreign.map_or(Ok(reader), Err))
 }
 
 struct Reader<'a> {
@@ -219,7 +219,7 @@ impl Reader<'_> {
                 Err(error) => return Ok(Some(Err(error))),
             };
             let spec = set.spec();
-            let complete = match &read.reader {
+            let complete = match &read {
                 // A set that is being resized can be listed with gaps; elements of a dynamic one come and go anyway.
                 Ok(reader) => {
                     let counted = spec.interval || spec.dynamic || count.is_none_or(|n| n as usize == reader.count());
@@ -230,8 +230,7 @@ impl Reader<'_> {
             Ok(complete.then_some(Ok(read)))
         })
         .map_err(RequestError::Other)??;
-        self.interrupted |= read.interrupted;
-        match read.reader {
+        match read {
             Ok(reader) => drop(self.table.sets.insert(set, reader.finish())),
             Err(ForeignElement(what)) => self.table.foreign.push(what),
         }
