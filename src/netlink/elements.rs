@@ -324,3 +324,6 @@ impl ElementReader {
         self.elements
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,7 @@ pub(super) fn table(
     want_flags: u32,
 ) -> Result<Option<Table>, KernelError> {
     retry_interrupted(READING, || {
-        let before = link.generation()?;
+        let before = generation(link)?;
         let Some(info) = table_info(link, family, name)? else { return Ok(Some(None)) };
         let mut reader = Reader { link, family, name, interrupted: false, table: Table::default() };
         if info.flags & want_flags != want_flags || info.flags & !(abi::table::F_OWNER | abi::table::F_PERSIST) != 0 {
@@ -63,7 +63,7 @@ pub(super) fn table(
         let (table, mut interrupted) = (reader.table, reader.interrupted);
         // Nobody else can change a table of ours, whatever happens elsewhere.
         if info.owner != Some(link.port_id()) {
-            interrupted |= link.generation()? != before;
+            interrupted |= generation(link)? != before;
         }
         Ok((!interrupted).then_some(Some(table)))
     })
@@ -78,12 +78,12 @@ pub(super) fn elements(
 ) -> Result<HashMap<Bytes, Element>, KernelError> {
     let doing = "reading the elements of a set";
     retry_interrupted(doing, || {
-        let before = link.generation()?;
+        let before = generation(link)?;
         let owned = table_info(link, family, table)?.is_some_and(|info| info.owner == Some(link.port_id()));
         let read = dump_elements(link, family, table, set).map_err(|error| error.into_kernel(doing))?;
         let reader = read.map_err(|ForeignElement(what)| KernelError::Garbled { doing, what })?;
         // The kernel does not mark dumps of elements as interrupted.
-        let undisturbed = owned || link.generation()? == before;
+        let undisturbed = owned || generation(link)? == before;
         let complete = undisturbed && !reader.has_duplicates();
         Ok(complete.then(|| reader.finish()))
     })
@@ -236,6 +236,10 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+fn generation(link: &mut Link) -> Result<u32, KernelError> {
+    link.generation().map_err(|error| error.into_kernel(READING))
 }
 
 fn garbled(what: &str) -> KernelError {
