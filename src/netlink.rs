@@ -13,7 +13,6 @@ mod batch;
 mod declare;
 mod elements;
 mod expr;
-#[allow(unsafe_code)]
 mod ffi;
 mod link;
 mod objects;
@@ -83,8 +82,8 @@ impl NftKernel {
 
     /// Opens the door in the network namespace of the calling thread.
     pub fn open_with(options: Options) -> Result<Self, KernelError> {
-        let link =
-            Link::open().map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
+        let link = Link::open()
+            .map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
         Ok(Self { link, options, can_own: None, can_destroy: None, scratch: None })
     }
 
@@ -225,9 +224,7 @@ impl NftKernel {
                 let ops = [(Family::Ipv4, Op::AddTable)];
                 Err(self.refused(TRIAL_TABLE, &ops, &batch, &failure))
             }
-            Answer::Unknown => {
-                Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) })
-            }
+            Answer::Unknown => Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) }),
         }
     }
 

@@ -39,7 +39,10 @@ fn a_reader_never_sees_half_a_transaction() {
         let (done, seen) = (AtomicBool::new(false), AtomicU32::new(0));
         let mut kernel = NftKernel::open().expect("a socket");
         kernel.apply(&empty_table(family)).expect("applied");
-        kernel.apply(&Transaction { ops: vec![(family, Op::AddElements(SetId::Endpoints, generation(family, COUNT, 1)))] })
+        kernel
+            .apply(&Transaction {
+                ops: vec![(family, Op::AddElements(SetId::Endpoints, generation(family, COUNT, 1)))],
+            })
             .expect("applied");
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
@@ -53,10 +56,13 @@ fn a_reader_never_sees_half_a_transaction() {
                         Err(error) => panic!("{error}"),
                     };
                     assert_eq!(elements.len(), COUNT as usize);
-                    let mut ports: Vec<_> = elements.values().map(|element| match element.value {
-                        Value::Data(data) => data.u16_at(4),
-                        _ => None,
-                    }).collect();
+                    let mut ports: Vec<_> = elements
+                        .values()
+                        .map(|element| match element.value {
+                            Value::Data(data) => data.u16_at(4),
+                            _ => None,
+                        })
+                        .collect();
                     ports.sort_unstable();
                     assert_eq!(ports.first(), ports.last(), "elements of two generations");
                     seen.fetch_add(1, Ordering::Relaxed);
@@ -119,10 +125,17 @@ fn errors_name_their_object() {
         kernel.apply(&sample::transaction(family)).expect("applied");
         let [first, second] = [1, 900].map(|n| sample::element(family, SetId::ServiceCidrs, n));
         let overlap = sample::elements(family, SetId::AllowedSources)[0].clone();
-        let overlap = Element { end: overlap.end, key: Bytes::new().ip(sample::ip(family, 1)).u8(6).u16(443).ip([10, 0, 3, 0].into()), ..overlap };
+        let overlap = Element {
+            end: overlap.end,
+            key: Bytes::new().ip(sample::ip(family, 1)).u8(6).u16(443).ip([10, 0, 3, 0].into()),
+            ..overlap
+        };
         let pick = sample::pick(1);
         for (op, object) in [
-            (Op::DeleteElements(SetId::ServiceCidrs, vec![first.clone()]), "element 10.96.0.1 of set ip portway service-cidrs"),
+            (
+                Op::DeleteElements(SetId::ServiceCidrs, vec![first.clone()]),
+                "element 10.96.0.1 of set ip portway service-cidrs",
+            ),
             (
                 Op::DeleteElements(SetId::Services, vec![sample::element(family, SetId::Services, 77)]),
                 "element 10.96.0.77 . sctp . 157 of map ip portway services",
@@ -142,11 +155,17 @@ fn errors_name_their_object() {
             }
         }
         // Ranges of two keys in the kernel count as one.
-        let ops = vec![(family, Op::DeleteElements(SetId::ServiceCidrs, vec![
-            sample::elements(family, SetId::ServiceCidrs)[0].clone(),
-            sample::elements(family, SetId::ServiceCidrs)[3].clone(),
-            second,
-        ]))];
+        let ops = vec![(
+            family,
+            Op::DeleteElements(
+                SetId::ServiceCidrs,
+                vec![
+                    sample::elements(family, SetId::ServiceCidrs)[0].clone(),
+                    sample::elements(family, SetId::ServiceCidrs)[3].clone(),
+                    second,
+                ],
+            ),
+        )];
         match kernel.apply(&Transaction { ops }) {
             Err(KernelError::Refused { element: Some(2), .. }) => {}
             other => panic!("{other:?}"),
@@ -163,6 +182,29 @@ fn nothing_to_do_sends_nothing() {
         kernel.apply(&Transaction::default()).expect("nothing");
         assert_eq!(kernel.generation().expect("readable"), before);
     });
+}
+
+/// How long loading and reading take, by size: `cargo test --release --test netlink_atomic -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_loading_and_reading() {
+    let family = Family::Ipv4;
+    for count in [10_000, 50_000, 100_000, 200_000, 1_000_000] {
+        in_netns(|| {
+            let mut kernel = NftKernel::open().expect("a socket");
+            kernel.apply(&empty_table(family)).expect("applied");
+            let elements = generation(family, count, 8080);
+            let transaction = Transaction { ops: vec![(family, Op::AddElements(SetId::Endpoints, elements))] };
+            let start = Instant::now();
+            kernel.apply(&transaction).expect("applied");
+            let loaded = start.elapsed();
+            let read = (count <= 200_000).then(|| {
+                assert_eq!(kernel.read_set(family, SetId::Endpoints).expect("readable").len(), count as usize);
+                start.elapsed() - loaded
+            });
+            println!("{count} elements: loaded in {loaded:?}, read in {read:?}");
+        });
+    }
 }
 
 #[test]

@@ -47,12 +47,18 @@ fn what_others_did_to_the_table_is_foreign() {
     for (command, foreign) in [
         ("add chain ip portway mine", "chain mine"),
         ("add chain ip portway pick-7 { type filter hook input priority 0; }", "chain pick-7"),
-        ("delete chain ip portway output; add chain ip portway output { type nat hook output priority -99; }", "chain output"),
+        (
+            "delete chain ip portway output; add chain ip portway output { type nat hook output priority -99; }",
+            "chain output",
+        ),
         ("add set ip portway mine { type ipv4_addr; }", "set mine"),
         ("add set ip portway node-ips { type ipv6_addr; }", "set node-ips"),
         ("add rule ip portway refuse counter", "rule 2 of chain refuse"),
         ("insert rule ip portway refuse meta mark 1 drop", "rule 1 of chain refuse"),
-        ("add element ip portway services { 1.2.3.4 . tcp . 80 : accept }", "an element of services with key Some([01, 02, 03, 04, 06, 00, 00, 00, 00, 50, 00, 00])"),
+        (
+            "add element ip portway services { 1.2.3.4 . tcp . 80 : accept }",
+            "an element of services with key Some([01, 02, 03, 04, 06, 00, 00, 00, 00, 50, 00, 00])",
+        ),
     ] {
         in_netns(|| {
             let mut kernel = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
@@ -76,8 +82,12 @@ fn rules_and_elements_of_others_are_seen() {
         let mut kernel = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
         kernel.apply(&sample::transaction(family)).expect("applied");
         let nft = Nft::all()[0].clone();
-        nft.run(&["-f", "-"], "add rule ip portway refuse drop; delete element ip portway cluster-ips { 10.96.0.1 }; \
-                               add element ip portway service-cidrs { 172.16.0.0/12 }").expect("done");
+        nft.run(
+            &["-f", "-"],
+            "add rule ip portway refuse drop; delete element ip portway cluster-ips { 10.96.0.1 }; \
+                               add element ip portway service-cidrs { 172.16.0.0/12 }",
+        )
+        .expect("done");
         let table = kernel.read(family).expect("readable").expect("there");
         assert_eq!(table.foreign, Vec::<String>::new());
         assert_eq!(table.chains[&ChainId::Refuse].len(), 2);
@@ -90,10 +100,12 @@ fn rules_and_elements_of_others_are_seen() {
 #[test]
 fn the_longest_comment_is_cut_at_a_character() {
     let family = Family::Ipv4;
-    for (text, kept) in [("x".repeat(128), 128), ("x".repeat(300), 128), ("ä".repeat(64), 128), ("xä".repeat(50), 127)] {
+    for (text, kept) in [("x".repeat(128), 128), ("x".repeat(300), 128), ("ä".repeat(64), 128), ("xä".repeat(50), 127)]
+    {
         in_netns(|| {
             let mut kernel = NftKernel::open().expect("a socket");
-            let element = Element { comment: Some(text.as_str().into()), ..sample::element(family, SetId::ClusterIps, 1) };
+            let element =
+                Element { comment: Some(text.as_str().into()), ..sample::element(family, SetId::ClusterIps, 1) };
             let ops = vec![
                 (family, Op::AddTable),
                 (family, Op::AddSet(SetId::ClusterIps)),

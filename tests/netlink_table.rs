@@ -30,7 +30,8 @@ fn assert_reads_back(kernel: &mut NftKernel, family: Family) {
 
 #[test]
 fn everything_reads_back_as_applied() {
-    for options in [Options::default(), Options { owned: false, modern: true }, Options { owned: true, modern: false }] {
+    for options in [Options::default(), Options { owned: false, modern: true }, Options { owned: true, modern: false }]
+    {
         in_netns(|| {
             let mut kernel = NftKernel::open_with(options).expect("a socket");
             for family in Family::ALL {

@@ -217,10 +217,7 @@ mod tests {
         let notes = |family, set: SetId| hex(&userdata(family, &set.spec()));
         assert_eq!(notes(Family::Ipv4, SetId::ClusterIps), "000402000000");
         assert_eq!(notes(Family::Ipv4, SetId::Hairpin), "000400000000030800040d0000000100");
-        assert_eq!(
-            notes(Family::Ipv4, SetId::Services),
-            "000400000000010400000000030800040d0000000100060400000000"
-        );
+        assert_eq!(notes(Family::Ipv4, SetId::Services), "000400000000010400000000030800040d0000000100060400000000");
         assert_eq!(
             notes(Family::Ipv6, SetId::Affinity),
             "000400000000010400000000030800040d0000000100040800040d0000000100060400000000"

@@ -230,6 +230,11 @@ impl Link {
         }
     }
 
+    /// Lets a dump that failed run out: the kernel begins no other one before.
+    fn drain(&mut self) {
+        while !matches!(recv(self.socket.fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN)) {}
+    }
+
     /// Reads the answers to a request until its end, also behind an error of `read`.
     fn answers<T>(
         &mut self,
@@ -242,7 +247,10 @@ impl Link {
             let len = match recv(self.socket.fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => len,
                 Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(RequestError::Errno(errno as i32)),
+                Err(errno) => {
+                    self.drain();
+                    return Err(RequestError::Errno(errno as i32));
+                }
             };
             for (header, body) in messages(&self.buffer[..len]) {
                 if header.seq != seq {

@@ -16,8 +16,7 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
     let create = |kind| head(kind, libc::NLM_F_CREATE);
     match op {
         Op::AddTable => {
-            let object =
-                Table::new().str(sys::NFTNL_TABLE_NAME, table).u32(sys::NFTNL_TABLE_FLAGS, table_flags);
+            let object = Table::new().str(sys::NFTNL_TABLE_NAME, table).u32(sys::NFTNL_TABLE_FLAGS, table_flags);
             batch.object(index, create(msg::NEWTABLE), |scratch, head, out| object.build(scratch, head, out));
         }
         Op::DeleteTable => {
@@ -68,5 +67,8 @@ fn chain(table: &str, id: ChainId, with_hook: bool) -> Chain {
 
 fn rule(family: Family, table: &str, chain: ChainId) -> Rule {
     let nfproto = u32::from(expr::nfproto(family));
-    Rule::new().u32(sys::NFTNL_RULE_FAMILY, nfproto).str(sys::NFTNL_RULE_TABLE, table).str(sys::NFTNL_RULE_CHAIN, &chain.to_string())
+    Rule::new()
+        .u32(sys::NFTNL_RULE_FAMILY, nfproto)
+        .str(sys::NFTNL_RULE_TABLE, table)
+        .str(sys::NFTNL_RULE_CHAIN, &chain.to_string())
 }

@@ -36,8 +36,7 @@ impl NftKernel {
         let mut missing = Vec::new();
         for family in Family::ALL {
             for probe in probes(family) {
-                let ops: Vec<_> =
-                    std::iter::once(Op::AddTable).chain(probe.ops).map(|op| (family, op)).collect();
+                let ops: Vec<_> = std::iter::once(Op::AddTable).chain(probe.ops).map(|op| (family, op)).collect();
                 let Err(error) = self.commit(TRIAL_TABLE, &ops, Mode::Trial) else { continue };
                 if let KernelError::Refused { errno: libc::EPERM, .. } = error {
                     let sentence = "this process may not change nf_tables: it needs CAP_NET_ADMIN in the user \
@@ -49,8 +48,12 @@ impl NftKernel {
                     KernelError::Refused { reason, .. } => reason.clone(),
                     other => other.to_string(),
                 };
-                let sentence = format!("this kernel lacks {}: no {} in family {}: {why}", probe.source, probe.feature,
-                    family.nft());
+                let sentence = format!(
+                    "this kernel lacks {}: no {} in family {}: {why}",
+                    probe.source,
+                    probe.feature,
+                    family.nft()
+                );
                 missing.push(Missing { sentence });
                 if ops.len() == 1 {
                     // Without tables nothing else works either.
@@ -168,11 +171,7 @@ fn probes(family: Family) -> Vec<Probe> {
                 ],
             ),
         ),
-        probe(
-            "masquerading (masq expression)",
-            "CONFIG_NFT_MASQ",
-            rule(ChainId::Postrouting, vec![Term::Masquerade]),
-        ),
+        probe("masquerading (masq expression)", "CONFIG_NFT_MASQ", rule(ChainId::Postrouting, vec![Term::Masquerade])),
         probe("rejecting (reject expression)", config_reject, in_prerouting(vec![Term::Reject])),
         probe(
             "chains of type nat where connections end on this host",

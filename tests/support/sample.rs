@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use portway::model::{Family, Protocol};
 use portway::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Op, Pick, Rule, SetId, Term, Transaction, Value,
-    ValueType, Verdict,
+    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Op, Pick, Rule, SetId, Term, Transaction, Value, ValueType,
+    Verdict,
 };
 
 /// The n-th address of a family.
@@ -50,7 +50,7 @@ pub fn element(family: Family, set: SetId, n: u32) -> Element {
     };
     let key = key(family, set, n);
     // Affinity records are nobody's in particular.
-    let comment = (n % 2 == 0 && set != SetId::Affinity).then(|| format!("ns-{n}/näme:http").into());
+    let comment = (n.is_multiple_of(2) && set != SetId::Affinity).then(|| format!("ns-{n}/näme:http").into());
     Element { key, end: spec.interval.then_some(key), value, comment }
 }
 
@@ -65,10 +65,9 @@ pub fn elements(family: Family, set: SetId) -> Vec<Element> {
     let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
     let (nets, last) = match family {
         Family::Ipv4 => (["10.0.0.0", "10.0.255.255", "10.1.0.0", "10.1.0.255"], ["255.0.0.0", "255.255.255.255"]),
-        Family::Ipv6 => (
-            ["fd00::", "fd00::ffff", "fd00::1:0", "fd00::1:ff"],
-            ["ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"],
-        ),
+        Family::Ipv6 => {
+            (["fd00::", "fd00::ffff", "fd00::1:0", "fd00::1:ff"], ["ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])
+        }
     };
     let nets = nets.map(parse);
     let last = last.map(parse);
@@ -209,10 +208,7 @@ pub fn chains(family: Family) -> Vec<(ChainId, Vec<Rule>)> {
     chains.push((ChainId::Prerouting, jump(ChainId::Dispatch)));
     chains.push((ChainId::Output, jump(ChainId::Dispatch)));
     chains.push((ChainId::Input, jump(ChainId::Remember(10_800))));
-    chains.push((
-        ChainId::Postrouting,
-        vec![vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]],
-    ));
+    chains.push((ChainId::Postrouting, vec![vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]]));
     chains
 }
 
