@@ -13,7 +13,6 @@ mod batch;
 mod declare;
 mod elements;
 mod expr;
-#[allow(unsafe_code)]
 mod ffi;
 mod link;
 mod objects;
@@ -30,7 +29,7 @@ use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME,
 use batch::Batch;
 use elements::Action;
 use ffi::Scratch;
-use link::{Answer, Failure, Link};
+use link::{Answer, Failure, Link, RequestError};
 pub use preflight::Missing;
 
 /// A table to try things in; never committed.
@@ -91,10 +90,11 @@ impl NftKernel {
     /// The number of the current generation: every committed transaction, of anybody in this network namespace, makes a
     /// new one.
     pub fn generation(&mut self) -> Result<u32, KernelError> {
-        self.link.generation()
+        self.link.generation().map_err(|error| error.into_kernel(link::READING_GENERATION))
     }
 
-    /// Has the kernel check a transaction without applying it.
+    /// Has the kernel check a transaction without applying it. Two things only a commit finds: expressions that are not
+    /// allowed in the hook they can be reached from, and a table that somebody changed meanwhile.
     pub fn check(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         self.commit(TABLE_NAME, &transaction.ops, Mode::Trial)
     }
@@ -125,21 +125,26 @@ impl NftKernel {
         }
         let doing = "committing a transaction";
         let batch = self.encode(table, ops, mode)?;
-        let before = self.link.generation()?;
+        // An error before anything was sent is about the whole.
+        let whole = |errno| Failure { seq: batch.next_seq(), errno, offset: None, words: None };
+        let before = match self.link.generation() {
+            Ok(generation) => generation,
+            Err(RequestError::Errno(errno @ libc::EPERM)) => {
+                return Err(self.refused(table, ops, &batch, &whole(errno)));
+            }
+            Err(error) => return Err(error.into_kernel(link::READING_GENERATION)),
+        };
         let answer = match self.link.send_batch(&batch) {
             Ok(answer) => answer,
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                let seq = batch.next_seq();
-                Answer::Failed(Failure { seq, errno: libc::EMSGSIZE, offset: None, words: None })
-            }
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Answer::Failed(whole(libc::EMSGSIZE)),
             Err(source) => return Err(KernelError::Io { doing, source }),
         };
         let result = match answer {
             Answer::Done => Ok(()),
-            Answer::Failed(failure) => Err(self.refused(table, ops, &batch, &failure)?),
+            Answer::Failed(failure) => Err(self.refused(table, ops, &batch, &failure)),
             Answer::Unknown => {
                 // The answer was lost for want of memory. One generation further, it was us.
-                let after = self.link.generation()?;
+                let after = self.generation()?;
                 if mode == Mode::Trial || after != before.wrapping_add(1) {
                     let source = io::Error::from_raw_os_error(libc::ENOBUFS);
                     Err(KernelError::Io { doing, source })
@@ -217,32 +222,26 @@ impl NftKernel {
             }
             Answer::Failed(failure) => {
                 let ops = [(Family::Ipv4, Op::AddTable)];
-                Err(self.refused(TRIAL_TABLE, &ops, &batch, &failure)?)
+                Err(self.refused(TRIAL_TABLE, &ops, &batch, &failure))
             }
             Answer::Unknown => Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) }),
         }
     }
 
-    /// The error for what the kernel said, or the error met while finding out more.
-    fn refused(
-        &mut self,
-        table: &str,
-        ops: &[(Family, Op)],
-        batch: &Batch,
-        failure: &Failure,
-    ) -> Result<KernelError, KernelError> {
+    /// The error for what the kernel said.
+    fn refused(&mut self, table: &str, ops: &[(Family, Op)], batch: &Batch, failure: &Failure) -> KernelError {
         let Failure { seq, errno, offset, words } = failure;
         let origin = batch.origin(*seq);
         let change = origin.and_then(|origin| ops.get(origin.op));
         if let (libc::EPERM, Some((family, _))) = (*errno, change) {
-            let info = read::table_info(&mut self.link, *family, table)?;
+            let info = read::table_info(&mut self.link, *family, table).ok().flatten();
             let owner = info.and_then(|info| info.owner).filter(|owner| *owner != self.link.port_id());
             if let Some(owner) = owner {
-                return Ok(KernelError::Owned { family: *family, owner: owner_in_words(owner) });
+                return KernelError::Owned { family: *family, owner: owner_in_words(owner) };
             }
         }
         let element = origin.and_then(|origin| batch.element_at(origin, (*offset)?));
-        Ok(KernelError::Refused {
+        KernelError::Refused {
             op: origin.map_or(ops.len(), |origin| origin.op),
             element,
             object: change.map_or_else(
@@ -251,7 +250,7 @@ impl NftKernel {
             ),
             reason: words::reason(*errno, words.as_deref(), change.map(|(_, op)| op)),
             errno: *errno,
-        })
+        }
     }
 
     /// Deletes what is there at the moment, on kernels that make an error of what is not.

@@ -141,8 +141,8 @@ fn userdata(family: Family, spec: &SetSpec) -> Vec<u8> {
     let is_map = spec.value != ValueType::None;
     put_u32(&mut out, tag::KEY_BYTE_ORDER, order::MIXED);
     if is_map {
-        let order = order::MIXED;
-        put_u32(&mut out, tag::DATA_BYTE_ORDER, order);
+        // Newer versions abort on a verdict with any other.
+        put_u32(&mut out, tag::DATA_BYTE_ORDER, order::MIXED);
     }
     // Only a key with a numgen slot has no name in nft's language and must be spelled out.
     let spelled_out = spec.key.contains(&FieldType::Slot);
@@ -217,11 +217,7 @@ mod tests {
         let notes = |family, set: SetId| hex(&userdata(family, &set.spec()));
         assert_eq!(notes(Family::Ipv4, SetId::ClusterIps), "000402000000");
         assert_eq!(notes(Family::Ipv4, SetId::Hairpin), "000400000000030800040d0000000100");
-        assert_eq!(
-            notes(Family::Ipv4, SetId::Services),
-            "00040000000001040100000003080\
-             0040d0000000100060400000000"
-        );
+        assert_eq!(notes(Family::Ipv4, SetId::Services), "000400000000010400000000030800040d0000000100060400000000");
         assert_eq!(
             notes(Family::Ipv6, SetId::Affinity),
             "000400000000010400000000030800040d0000000100040800040d0000000100060400000000"

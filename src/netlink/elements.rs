@@ -141,7 +141,11 @@ fn put_notes(buf: &mut Vec<u8>, comment: Option<&str>, open: bool) {
     let mut notes = [0_u8; COMMENT_MAX + 16];
     let mut len = 0;
     if let Some(comment) = comment {
-        let text = &comment.as_bytes()[..comment.floor_char_boundary(COMMENT_MAX)];
+        let mut end = comment.len().min(COMMENT_MAX);
+        while !comment.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = &comment.as_bytes()[..end];
         notes[0] = elem::UDATA_COMMENT;
         notes[1] = (text.len() + 1) as u8;
         notes[2..2 + text.len()].copy_from_slice(text);
@@ -324,3 +328,6 @@ impl ElementReader {
         self.elements
     }
 }
+
+#[cfg(test)]
+mod tests;

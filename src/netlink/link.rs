@@ -27,6 +27,9 @@ const DUMP_PAUSE: Duration = Duration::from_millis(2);
 /// `IOV_MAX`.
 const PAGES_MAX: usize = 1024;
 
+/// What is being done, for errors.
+pub(super) const READING_GENERATION: &str = "reading the generation of nf_tables";
+
 /// `NETLINK_CAP_ACK`: errors without a copy of the message.
 const CAP_ACK: i32 = 10;
 /// `NETLINK_EXT_ACK`: errors with the place of the offending attribute.
@@ -83,6 +86,10 @@ impl RequestError {
     /// As an error of the door.
     pub(super) fn into_kernel(self, doing: &'static str) -> KernelError {
         match self {
+            RequestError::Errno(libc::EPERM) => {
+                let source = io::Error::new(io::ErrorKind::PermissionDenied, "needs CAP_NET_ADMIN");
+                KernelError::Io { doing, source }
+            }
             RequestError::Errno(errno) => KernelError::Io { doing, source: io::Error::from_raw_os_error(errno) },
             RequestError::Other(error) => error,
         }
@@ -177,12 +184,10 @@ impl Link {
     }
 
     /// The number of the current generation of nf_tables in this network namespace.
-    pub(super) fn generation(&mut self) -> Result<u32, KernelError> {
-        let doing = "reading the generation of nf_tables";
-        let garbled = || KernelError::Garbled { doing, what: "no generation".to_owned() };
-        self.get(abi::msg::GETGEN, 0, |_| {}, |message| message.attrs.u32_of(abi::GEN_ID).ok_or_else(garbled))
-            .map_err(|error| error.into_kernel(doing))?
-            .ok_or_else(garbled)
+    pub(super) fn generation(&mut self) -> Result<u32, RequestError> {
+        let garbled = || KernelError::Garbled { doing: READING_GENERATION, what: "no generation".to_owned() };
+        self.get(abi::msg::GETGEN, 0, |_| {}, |message| message.attrs.u32_of(abi::GEN_ID).ok_or_else(garbled))?
+            .ok_or_else(|| RequestError::Other(garbled()))
     }
 
     fn request(
@@ -225,6 +230,11 @@ impl Link {
         }
     }
 
+    /// Lets a dump that failed run out: the kernel begins no other one before.
+    fn drain(&mut self) {
+        while !matches!(recv(self.socket.fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN)) {}
+    }
+
     /// Reads the answers to a request until its end, also behind an error of `read`.
     fn answers<T>(
         &mut self,
@@ -237,7 +247,10 @@ impl Link {
             let len = match recv(self.socket.fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => len,
                 Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(RequestError::Errno(errno as i32)),
+                Err(errno) => {
+                    self.drain();
+                    return Err(RequestError::Errno(errno as i32));
+                }
             };
             for (header, body) in messages(&self.buffer[..len]) {
                 if header.seq != seq {

@@ -37,7 +37,7 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
             batch.object(index, head(msg::DELCHAIN, 0), |scratch, head, out| object.build(scratch, head, out));
         }
         Op::AddRule(chain, terms) => {
-            let mut object = rule(table, *chain);
+            let mut object = rule(family, table, *chain);
             for code in lower(family, terms) {
                 expr::add(&mut object, family, &code);
             }
@@ -45,7 +45,7 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
             batch.object(index, head, |scratch, head, out| object.build(scratch, head, out));
         }
         Op::FlushChain(chain) => {
-            let object = rule(table, *chain);
+            let object = rule(family, table, *chain);
             batch.object(index, head(msg::DELRULE, 0), |scratch, head, out| object.build(scratch, head, out));
         }
         Op::AddElements(set, list) => elements::write(batch, index, (family, table, *set), Action::Add, list),
@@ -65,6 +65,10 @@ fn chain(table: &str, id: ChainId, with_hook: bool) -> Chain {
     }
 }
 
-fn rule(table: &str, chain: ChainId) -> Rule {
-    Rule::new().str(sys::NFTNL_RULE_TABLE, table).str(sys::NFTNL_RULE_CHAIN, &chain.to_string())
+fn rule(family: Family, table: &str, chain: ChainId) -> Rule {
+    let nfproto = u32::from(expr::nfproto(family));
+    Rule::new()
+        .u32(sys::NFTNL_RULE_FAMILY, nfproto)
+        .str(sys::NFTNL_RULE_TABLE, table)
+        .str(sys::NFTNL_RULE_CHAIN, &chain.to_string())
 }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::{Mode, NftKernel, TRIAL_TABLE};
 use crate::model::Family;
-use crate::ruleset::{Bytes, EndpointMap};
-use crate::ruleset::{ChainId, Element, Field, KernelError, Op, Pick, Rule, SetId, Term, Value, Verdict};
+use crate::ruleset::{
+    Bytes, ChainId, Element, EndpointMap, Field, KernelError, Op, Pick, Rule, SetId, Term, Value, Verdict,
+};
 
 /// Something this kernel lacks, or this process may not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +31,7 @@ struct Probe {
 }
 
 impl NftKernel {
-    /// Tries every feature our tables use, in a table that is never committed. Empty when all is well.
+    /// Tries every feature our tables use, in a table that is never committed, or deleted again. Empty when all is well.
     pub fn preflight(&mut self) -> Vec<Missing> {
         let mut missing = Vec::new();
         for family in Family::ALL {
@@ -58,7 +61,48 @@ impl NftKernel {
                 }
             }
         }
+        if missing.is_empty() {
+            missing.extend(Family::ALL.into_iter().filter_map(|family| self.try_hooks(family).err()));
+        }
         missing
+    }
+
+    /// Which expression is allowed in which hook is only checked when it becomes real: for a moment, in rules that no
+    /// packet matches.
+    fn try_hooks(&mut self, family: Family) -> Result<(), Missing> {
+        let net = match family {
+            Family::Ipv4 => IpNet::V4(Ipv4Net::default()),
+            Family::Ipv6 => IpNet::V6(Ipv6Net::default()),
+        };
+        let net = IpNet::from(net.addr());
+        let source = |negate| Term::Prefix { field: Field::SourceAddress, negate, net };
+        let never = |term| vec![source(false), source(true), term];
+        let mut ops: Vec<_> = [
+            Op::AddTable,
+            // Whatever an earlier try left behind when it was killed.
+            Op::DeleteTable,
+            Op::AddTable,
+            Op::AddChain(ChainId::Prerouting),
+            Op::AddChain(ChainId::Postrouting),
+            Op::AddRule(ChainId::Prerouting, never(Term::Reject)),
+            Op::AddRule(ChainId::Postrouting, never(Term::Masquerade)),
+        ]
+        .into_iter()
+        .map(|op| (family, op))
+        .collect();
+        let nft = family.nft();
+        let result = self.commit(TRIAL_TABLE, &ops, Mode::Commit);
+        let sentence = match result {
+            Ok(()) => {
+                ops.truncate(2);
+                match self.commit(TRIAL_TABLE, &ops[1..], Mode::Commit) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => format!("cannot delete table {nft} {TRIAL_TABLE} again: {error}"),
+                }
+            }
+            Err(error) => format!("this kernel lacks Linux 5.9: no reject before routing in family {nft}: {error}"),
+        };
+        Err(Missing { sentence })
     }
 }
 
@@ -69,8 +113,8 @@ fn probes(family: Family) -> Vec<Probe> {
     let rule = |chain: ChainId, terms: Rule| vec![Op::AddChain(chain), Op::AddRule(chain, terms)];
     let in_prerouting = |terms: Rule| rule(ChainId::Prerouting, terms);
     let (config_fib, config_reject, config_table) = match family {
-        Family::Ipv4 => ("CONFIG_NFT_FIB_IPV4", "CONFIG_NFT_REJECT_IPV4 or Linux 5.9", "CONFIG_NF_TABLES_IPV4"),
-        Family::Ipv6 => ("CONFIG_NFT_FIB_IPV6", "CONFIG_NFT_REJECT_IPV6 or Linux 5.9", "CONFIG_NF_TABLES_IPV6"),
+        Family::Ipv4 => ("CONFIG_NFT_FIB_IPV4", "CONFIG_NFT_REJECT_IPV4", "CONFIG_NF_TABLES_IPV4"),
+        Family::Ipv6 => ("CONFIG_NFT_FIB_IPV6", "CONFIG_NFT_REJECT_IPV6", "CONFIG_NF_TABLES_IPV6"),
     };
     let probe = |feature, source, ops| Probe { feature, source, ops };
     let with = |set: SetId, ops: Vec<Op>| std::iter::once(Op::AddSet(set)).chain(ops).collect::<Vec<_>>();
@@ -128,7 +172,7 @@ fn probes(family: Family) -> Vec<Probe> {
             ),
         ),
         probe("masquerading (masq expression)", "CONFIG_NFT_MASQ", rule(ChainId::Postrouting, vec![Term::Masquerade])),
-        probe("rejecting before routing (reject expression)", config_reject, in_prerouting(vec![Term::Reject])),
+        probe("rejecting (reject expression)", config_reject, in_prerouting(vec![Term::Reject])),
         probe(
             "chains of type nat where connections end on this host",
             "CONFIG_NF_NAT (hook input)",

@@ -1,6 +1,7 @@
 //! Reading our tables back.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::abi::{self, elem};
 use super::attr::{self, Attrs};
@@ -11,6 +12,10 @@ use super::link::{Link, Message, RequestError, retry_interrupted};
 use crate::model::Family;
 use crate::ruleset::{Bytes, ChainId, Element, Expr, KernelError, SetId, Table};
 
+/// A set that is being resized for longer than this many listings is taken as listed.
+const RESIZE_TRIES: u32 = 5;
+/// Pause between listings of a set that is being resized.
+const RESIZE_PAUSE: Duration = Duration::from_millis(5);
 /// What is being done, for errors.
 const READING: &str = "reading the table back";
 
@@ -48,24 +53,23 @@ pub(super) fn table(
     want_flags: u32,
 ) -> Result<Option<Table>, KernelError> {
     retry_interrupted(READING, || {
-        let before = link.generation()?;
+        let before = generation(link)?;
         let Some(info) = table_info(link, family, name)? else { return Ok(Some(None)) };
         let mut reader = Reader { link, family, name, interrupted: false, table: Table::default() };
         if info.flags & want_flags != want_flags || info.flags & !(abi::table::F_OWNER | abi::table::F_PERSIST) != 0 {
             reader.table.foreign.push(format!("flags {:#x} of the table", info.flags));
         }
+        let owned = info.owner == Some(reader.link.port_id());
         match reader.read() {
             Ok(()) => {}
             // Something went away between two dumps.
             Err(RequestError::Errno(libc::ENOENT)) => return Ok(None),
             Err(error) => return Err(error.into_kernel(READING)),
         }
-        let (table, mut interrupted) = (reader.table, reader.interrupted);
+        let (table, interrupted) = (reader.table, reader.interrupted);
         // Nobody else can change a table of ours, whatever happens elsewhere.
-        if info.owner != Some(link.port_id()) {
-            interrupted |= link.generation()? != before;
-        }
-        Ok((!interrupted).then_some(Some(table)))
+        let undisturbed = owned || (!interrupted && generation(link)? == before);
+        Ok(undisturbed.then_some(Some(table)))
     })
 }
 
@@ -78,23 +82,23 @@ pub(super) fn elements(
 ) -> Result<HashMap<Bytes, Element>, KernelError> {
     let doing = "reading the elements of a set";
     retry_interrupted(doing, || {
+        let before = generation(link)?;
         let owned = table_info(link, family, table)?.is_some_and(|info| info.owner == Some(link.port_id()));
         let read = dump_elements(link, family, table, set).map_err(|error| error.into_kernel(doing))?;
-        let reader = read.reader.map_err(|ForeignElement(what)| KernelError::Garbled { doing, what })?;
-        let complete = (owned || !read.interrupted) && !reader.has_duplicates();
+        let reader = read.map_err(|ForeignElement(what)| KernelError::Garbled { doing, what })?;
+        // The kernel does not mark dumps of elements as interrupted.
+        let undisturbed = owned || generation(link)? == before;
+        let complete = undisturbed && !reader.has_duplicates();
         Ok(complete.then(|| reader.finish()))
     })
 }
 
-struct ElementDump {
-    reader: Result<ElementReader, ForeignElement>,
-    interrupted: bool,
-}
+type ElementDump = Result<ElementReader, ForeignElement>;
 
 fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<ElementDump, RequestError> {
     let mut reader = ElementReader::new(family, set);
     let mut foreign = None;
-    let (_, interrupted) = link.dump(
+    link.dump(
         abi::msg::GETSETELEM,
         expr::nfproto(family),
         |buf| {
@@ -108,7 +112,7 @@ fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Re
             Ok(())
         },
     )?;
-    Ok(ElementDump { reader: foreign.map_or(Ok(reader), Err), interrupted })
+    Ok(foreign.map_or(Ok(reader), Err))
 }
 
 struct Reader<'a> {
@@ -121,13 +125,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&mut self) -> Result<(), RequestError> {
-        let info = table_info(self.link, self.family, self.name).map_err(RequestError::Other)?;
-        let owned = info.is_some_and(|info| info.owner == Some(self.link.port_id()));
         self.chains()?;
         self.rules()?;
-        self.sets(owned)?;
-        self.interrupted &= !owned;
-        Ok(())
+        self.sets()
     }
 
     /// The kernel cannot list the chains of one table only: those of others are passed over unread.
@@ -181,7 +181,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn sets(&mut self, owned: bool) -> Result<(), RequestError> {
+    fn sets(&mut self) -> Result<(), RequestError> {
         let (family, name) = (self.family, self.name);
         let (sets, interrupted) = self.link.dump(
             abi::msg::GETSET,
@@ -207,36 +207,38 @@ impl Reader<'_> {
             }
         }
         for (set, count) in known {
-            self.elements(set, count, owned)?;
+            self.elements(set, count)?;
         }
         Ok(())
     }
 
-    fn elements(&mut self, set: SetId, count: Option<u32>, owned: bool) -> Result<(), RequestError> {
-        let read = retry_interrupted(READING, || {
-            let read = match dump_elements(self.link, self.family, self.name, set) {
-                Ok(read) => read,
-                Err(error) => return Ok(Some(Err(error))),
-            };
-            let spec = set.spec();
-            let complete = match &read.reader {
-                // A set that is being resized can be listed with gaps; elements of a dynamic one come and go anyway.
-                Ok(reader) => {
-                    let counted = spec.interval || spec.dynamic || count.is_none_or(|n| n as usize == reader.count());
-                    !reader.has_duplicates() && (counted || !owned)
+    fn elements(&mut self, set: SetId, count: Option<u32>) -> Result<(), RequestError> {
+        let spec = set.spec();
+        // Elements of dynamic maps come and go; a range is two elements to the kernel.
+        let count = count.filter(|_| !spec.interval && !spec.dynamic);
+        for attempt in 1.. {
+            let read = dump_elements(self.link, self.family, self.name, set)?;
+            if let Ok(reader) = &read {
+                // A set that is being resized is listed with gaps or repetitions.
+                let complete = !reader.has_duplicates() && count.is_none_or(|count| count as usize == reader.count());
+                if !complete && attempt < RESIZE_TRIES {
+                    tracing::debug!(set = spec.name, ?count, read = reader.count(), "incomplete listing, trying again");
+                    std::thread::sleep(RESIZE_PAUSE);
+                    continue;
                 }
-                Err(_) => true,
-            };
-            Ok(complete.then_some(Ok(read)))
-        })
-        .map_err(RequestError::Other)??;
-        self.interrupted |= read.interrupted;
-        match read.reader {
-            Ok(reader) => drop(self.table.sets.insert(set, reader.finish())),
-            Err(ForeignElement(what)) => self.table.foreign.push(what),
+            }
+            match read {
+                Ok(reader) => drop(self.table.sets.insert(set, reader.finish())),
+                Err(ForeignElement(what)) => self.table.foreign.push(what),
+            }
+            break;
         }
         Ok(())
     }
+}
+
+fn generation(link: &mut Link) -> Result<u32, KernelError> {
+    link.generation().map_err(|error| error.into_kernel(READING))
 }
 
 fn garbled(what: &str) -> KernelError {

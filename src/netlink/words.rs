@@ -72,7 +72,7 @@ pub(super) fn reason(errno: i32, words: Option<&str>, op: Option<&Op>) -> String
     let hint = match errno {
         libc::EPERM => "needs CAP_NET_ADMIN, and a table that no other process owns",
         libc::ENFILE if adds_elements => "the set is full",
-        libc::EBUSY if adds_elements => "the key is there with another value",
+        libc::EBUSY | libc::EEXIST if adds_elements => "the key is there with another value",
         libc::ENOTEMPTY if adds_elements => "the range overlaps another one",
         libc::EBUSY if deletes => "it is still in use",
         libc::ENOENT if deletes => "there is none",

@@ -157,9 +157,16 @@ pub fn lower(family: Family, rule: &Rule) -> Vec<Expr> {
 fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
     match term {
         Term::Prefix { field, negate, net } => {
+            let (mut address, mask) = (octets(net.network()), octets(net.netmask()));
+            let bits = usize::from(net.prefix_len());
             load(family, *field, 0, code);
-            let (address, mask) = (octets(net.network()), octets(net.netmask()));
-            if usize::from(net.prefix_len()) < mask.len() * 8 {
+            if bits > 0 && bits % 8 == 0 {
+                // nft loads no more bytes than the prefix has.
+                address.truncate(bits / 8);
+                if let Some(Expr::NetworkHeader { len, .. }) = code.last_mut() {
+                    *len = address.len() as u32;
+                }
+            } else {
                 code.push(Expr::Mask { register: 0, mask });
             }
             code.push(Expr::Compare { register: 0, negate: *negate, data: address });

@@ -72,16 +72,18 @@ pub(crate) fn output_of(program: &str, args: &[&str]) -> String {
 }
 
 /// Runs a closure on a thread of its own in an empty network namespace; sockets and processes it makes live there.
-pub(crate) fn in_netns<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let thread = std::thread::spawn(|| {
-        let namespace = Namespace::create().expect("network namespaces need root");
-        ip_batch("link set lo up").expect("loopback");
-        let result = work();
-        drop(namespace);
-        result
-    });
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
+pub(crate) fn in_netns<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let namespace = Namespace::create().expect("network namespaces need root");
+            ip_batch("link set lo up").expect("loopback");
+            let result = work();
+            drop(namespace);
+            result
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
