@@ -57,6 +57,7 @@ fn encode(family: Family, code: &Expr) -> Expression {
         Expr::TransportHeader { offset, len, to } => payload(x::TRANSPORT_HEADER, *offset, *len, *to),
         Expr::L4Proto { to } => meta(x::META_L4PROTO, *to),
         Expr::InterfaceName { to } => meta(x::META_IIFNAME, *to),
+        Expr::InterfaceIndex { to } => meta(x::META_IIF, *to),
         Expr::OriginalAddress { to } => original(original_address_key(family), *to),
         Expr::OriginalPort { to } => original(x::CT_PROTO_DST, *to),
         Expr::CtStatus { to } => ct(x::CT_STATUS, *to),
@@ -179,6 +180,7 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
         "meta" => match data.u32_of(2)? {
             x::META_L4PROTO => Some(Expr::L4Proto { to: reg(1)? }),
             x::META_IIFNAME => Some(Expr::InterfaceName { to: reg(1)? }),
+            x::META_IIF => Some(Expr::InterfaceIndex { to: reg(1)? }),
             _ => None,
         },
         "ct" => {

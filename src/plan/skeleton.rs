@@ -92,10 +92,9 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
 /// Who asked for what is still known from the connection, so no packet marks are needed (specification 6.4).
 fn after_dnat(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     let mut rules = vec![vec![vmap(ASKED, SetId::AfterDnat)]];
-    if masquerade_all || settings.pods != PodDetection::None {
-        let mut cluster_ip = if masquerade_all { Vec::new() } else { not_pod(settings) };
-        cluster_ip.extend([member(Field::OriginalAddress, false, SetId::ClusterIps), Term::Masquerade]);
-        rules.push(cluster_ip);
+    for mut others in strangers(settings, masquerade_all) {
+        others.extend([member(Field::OriginalAddress, false, SetId::ClusterIps), Term::Masquerade]);
+        rules.push(others);
     }
     rules.push(vec![asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportAfterDnat)]);
     rules.push(hairpin());
@@ -174,6 +173,23 @@ fn pod(settings: &FamilySettings, negate: bool) -> Option<Term> {
         PodDetection::Source(net) => Some(Term::Prefix { field: Field::SourceAddress, negate, net: *net }),
         PodDetection::Interface(name) => Some(Term::Interface { negate, name: name.clone(), prefix: false }),
         PodDetection::InterfacePrefix(name) => Some(Term::Interface { negate, name: name.clone(), prefix: true }),
+    }
+}
+
+/// Whose connections to ClusterIPs are masqueraded (specification 6.4), as conditions for a rule each.
+fn strangers(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
+    match &settings.pods {
+        _ if masquerade_all => vec![Vec::new()],
+        PodDetection::None => Vec::new(),
+        PodDetection::Source(_) => vec![not_pod(settings)],
+        // In postrouting the input interface of a frame that stays on its bridge is no longer known (br_netfilter), just
+        // as for this host's own packets: tell them apart by the source.
+        PodDetection::Interface(_) | PodDetection::InterfacePrefix(_) => {
+            let (mut arrived, mut own) = (vec![Term::Arrived], not_pod(settings));
+            arrived.extend(not_pod(settings));
+            own.push(local(Field::SourceAddress));
+            vec![arrived, own]
+        }
     }
 }
 

@@ -45,6 +45,7 @@ fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
         [Expr::MasqueradeFullyRandom, ..] => return Some((Term::Masquerade, 1)),
         [Expr::RejectPortUnreachable, ..] => return Some((Term::Reject, 1)),
         [Expr::CtStatus { .. }, Expr::Mask { .. }, Expr::Compare { .. }, ..] => return Some((Term::Translated, 3)),
+        [Expr::InterfaceIndex { .. }, Expr::Compare { .. }, ..] => return Some((Term::Arrived, 2)),
         [Expr::AddressType { source, .. }, Expr::Compare { negate, .. }, ..] => {
             let field = if *source { Field::SourceAddress } else { Field::DestinationAddress };
             return Some((Term::Local { field, negate: *negate }, 2));
@@ -66,7 +67,11 @@ fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
             Some((Term::Prefix { field: *field, negate: *negate, net }, used + 2))
         }
         ([Expr::Compare { negate, data, .. }, ..], [field]) => {
-            let net = net(data, &vec![0xff; data.len()])?;
+            // Whole bytes of the address are compared without a mask.
+            let (mut address, mut mask) = (data.clone(), vec![0xff; data.len()]);
+            address.resize(family.address_len(), 0);
+            mask.resize(family.address_len(), 0);
+            let net = net(&address, &mask)?;
             Some((Term::Prefix { field: *field, negate: *negate, net }, used + 1))
         }
         ([Expr::Lookup { set, negate, .. }, ..], _) => {

@@ -57,6 +57,9 @@ pub enum Term {
         /// Only the beginning of the name counts.
         prefix: bool,
     },
+    /// `iif != 0`: there is an input interface. There is none for packets of this host, nor, in postrouting, for frames
+    /// that stay on a bridge.
+    Arrived,
     /// `ip daddr [!=] @set`.
     Member {
         /// The concatenated key.
