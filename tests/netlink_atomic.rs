@@ -222,7 +222,14 @@ fn measure_loading_and_reading() {
                 assert_eq!(kernel.read_set(family, SetId::Endpoints).expect("readable").len(), count as usize);
                 start.elapsed() - loaded
             });
-            println!("{count} elements: loaded in {loaded:?}, read in {read:?}");
+            let start = Instant::now();
+            for n in 0..1_000 {
+                let extra = generation(family, 1, n);
+                let op = if n % 2 == 0 { Op::DeleteElements } else { Op::AddElements };
+                kernel.apply(&Transaction { ops: vec![(family, op(SetId::Endpoints, extra))] }).expect("applied");
+            }
+            let each = start.elapsed() / 1_000;
+            println!("{count} elements: loaded in {loaded:?}, read in {read:?}, one change in {each:?}");
         });
     }
 }
