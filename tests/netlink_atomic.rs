@@ -173,6 +173,26 @@ fn errors_name_their_object() {
     });
 }
 
+/// More errors than the receive buffer holds: the first is kept, and the next transaction works.
+#[test]
+fn a_flood_of_errors_still_names_the_first() {
+    let family = Family::Ipv4;
+    in_netns(|| {
+        let mut kernel = NftKernel::open().expect("a socket");
+        kernel.apply(&empty_table(family)).expect("applied");
+        let bad = (1..=30_000).map(|count| (family, Op::AddRule(sample::pick(count), Vec::new())));
+        let ops = std::iter::once((family, Op::AddTable)).chain(bad).collect();
+        match kernel.apply(&Transaction { ops }) {
+            Err(KernelError::Refused { op: 1, object, errno: libc::ENOENT, .. }) => {
+                assert_eq!(object, "a rule of chain ip portway pick-1");
+            }
+            other => panic!("{other:?}"),
+        }
+        kernel.apply(&sample::transaction(family)).expect("applied");
+        assert_eq!(kernel.read(family).expect("readable").expect("there").foreign, Vec::<String>::new());
+    });
+}
+
 #[test]
 fn nothing_to_do_sends_nothing() {
     in_netns(|| {
@@ -202,7 +222,14 @@ fn measure_loading_and_reading() {
                 assert_eq!(kernel.read_set(family, SetId::Endpoints).expect("readable").len(), count as usize);
                 start.elapsed() - loaded
             });
-            println!("{count} elements: loaded in {loaded:?}, read in {read:?}");
+            let start = Instant::now();
+            for n in 0..1_000 {
+                let extra = generation(family, 1, n);
+                let op = if n % 2 == 0 { Op::DeleteElements } else { Op::AddElements };
+                kernel.apply(&Transaction { ops: vec![(family, op(SetId::Endpoints, extra))] }).expect("applied");
+            }
+            let each = start.elapsed() / 1_000;
+            println!("{count} elements: loaded in {loaded:?}, read in {read:?}, one change in {each:?}");
         });
     }
 }

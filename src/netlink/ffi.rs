@@ -24,7 +24,11 @@ unsafe impl Send for Socket {}
 impl Socket {
     /// Opens a socket to nf_tables in the network namespace of this thread.
     pub(super) fn open() -> io::Result<Self> {
-        mnl::Socket::new(mnl::Bus::Netfilter).map(Self)
+        let socket = Self(mnl::Socket::new(mnl::Bus::Netfilter)?);
+        // A child process that kept the socket would keep owning the table after us.
+        // SAFETY: the descriptor is open; F_SETFD takes an integer.
+        let result = unsafe { libc::fcntl(socket.fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        if result == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Its address: what the kernel knows the owner of a table by.

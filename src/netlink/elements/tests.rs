@@ -6,8 +6,9 @@ use proptest::collection::btree_map;
 use proptest::prelude::*;
 
 use super::*;
+use crate::netlink::attr::Attrs;
 use crate::netlink::ffi::Scratch;
-use crate::ruleset::{ChainId, FieldType};
+use crate::ruleset::{ChainId, FieldType, ValueType};
 
 const SEQ: u32 = u32::MAX - 1;
 
