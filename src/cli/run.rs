@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use super::args::RunArgs;
 use crate::config::Options;
-use crate::controller::Controller;
+use crate::controller::{Controller, Report};
 use crate::model::Event;
 use crate::netlink::NftKernel;
 use crate::source::{KubeOptions, KubeSource, ManifestSource};
@@ -26,37 +26,49 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     if args.manifests.is_none() {
         options.node_wait = NODE_WAIT;
     }
-    let kernel = kernel(!args.no_table_ownership)?;
+    let owned = !args.no_table_ownership;
+    let kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let (controller, _reports) = Controller::new(kernel, options.clone());
+    let (controller, reports) = Controller::new(kernel, options.clone());
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(feed(args, options, sender))?;
+    runtime.block_on(feed(args, options, sender, reports))?;
     // All senders are gone: the loop ends when the kernel has what was sent. Rules stay in force.
     runtime.shutdown_background();
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
 }
 
-/// Opens nf_tables and makes sure that it can do all that is needed.
-fn kernel(owned: bool) -> anyhow::Result<NftKernel> {
-    let mut kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
-    let missing = kernel.preflight();
-    if !missing.is_empty() {
-        let sentences: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        anyhow::bail!("{}", sentences.join("\nportway: "));
+/// Comes back when the first sync failed because the kernel lacks something or we may not do it. Asked only then: trying
+/// every feature takes half a second that a healthy start should not wait for.
+async fn kernel_fails(mut reports: watch::Receiver<Report>) -> anyhow::Error {
+    let failed = reports.wait_for(|report| report.syncs > 0 || report.failures > 0).await;
+    if failed.is_ok_and(|report| report.syncs == 0) {
+        let missing = tokio::task::spawn_blocking(|| NftKernel::open().map(|mut kernel| kernel.preflight())).await;
+        if let Ok(Ok(missing)) = missing
+            && !missing.is_empty()
+        {
+            let sentences: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            return anyhow::anyhow!("{}", sentences.join("\nportway: "));
+        }
     }
-    Ok(kernel)
+    std::future::pending().await
 }
 
 /// Runs the sources until a signal comes or one of them gives up.
-async fn feed(args: RunArgs, options: Options, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
+async fn feed(
+    args: RunArgs,
+    options: Options,
+    sender: mpsc::Sender<Vec<Event>>,
+    reports: watch::Receiver<Report>,
+) -> anyhow::Result<()> {
     let addresses = tokio::spawn(host::watch_addresses(sender.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
         result = source(args, &options, sender) => result,
+        cause = kernel_fails(reports) => Err(cause),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
