@@ -25,7 +25,7 @@ demo: setup build ## run Portway on real kernel rules, without a cluster (root)
 .PHONY: test
 test: ## run all tests (root: they make network namespaces)
 	scripts/setup --test
-	export PORTWAY_NFT="$${PORTWAY_NFT:-$$(command -v nft):$(CURDIR)/target/nft/nft-trixie:$(CURDIR)/target/nft/nft-sid}"; \
+	export PORTWAY_NFT="$${PORTWAY_NFT:-$$(command -v nft)$$(printf ':%s' $(CURDIR)/target/nft/nft-*)}"; \
 	cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']"
 
 .PHONY: lint
