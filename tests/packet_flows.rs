@@ -16,6 +16,8 @@ use support::stage::{Report, Stage};
 
 /// Where the corpus is, seen from the folder that holds the repository.
 const DEFAULT_CORPUS: &str = "shared/spec/packet-flows.yaml";
+/// The repository's own corpus: what the other one leaves out.
+const OWN_CORPUS: &str = "tests/flows/more.yaml";
 /// Scenarios at a time; most of a scenario's time is spent waiting for nothing to happen.
 const DEFAULT_JOBS: usize = 3;
 
@@ -80,12 +82,13 @@ fn run(arguments: &Arguments) -> Result<bool> {
     Ok(total.failed == 0 && total.blind == 0 && tested_itself)
 }
 
-/// The corpus beside the repository, or further up for a work tree that lies deeper.
+/// The corpus beside the repository, or further up for a work tree that lies deeper; the repository's own one where there
+/// is none.
 fn default_corpus() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let beside = |folder: &Path| folder.join(DEFAULT_CORPUS);
     let found = root.ancestors().skip(1).map(beside).find(|path| path.exists());
-    found.unwrap_or_else(|| beside(root.parent().unwrap_or(root)))
+    found.unwrap_or_else(|| root.join(OWN_CORPUS))
 }
 
 /// Plays scenarios on a few threads and prints their reports in the order of the corpus.
