@@ -26,7 +26,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Render(args)) => render::run(&args),
         Some(Command::Explain(args)) => explain::run(&args),
-        Some(Command::Cleanup) => cleanup(),
+        Some(Command::Cleanup(args)) => cleanup(&args),
         Some(Command::Demo(args)) => crate::demo::run(args),
     };
     match result {
@@ -54,8 +54,12 @@ fn log_to_stderr(level: &str, format: &str) {
     if format == "json" { builder.json().init() } else { builder.with_target(false).init() }
 }
 
-fn cleanup() -> anyhow::Result<()> {
-    let removed = crate::netlink::NftKernel::open()?.cleanup()?;
+fn cleanup(args: &args::CleanupArgs) -> anyhow::Result<()> {
+    let mut kernel = crate::netlink::NftKernel::open()?;
+    if args.kube_proxy {
+        print!("{}", kernel.remove_kube_proxy()?);
+    }
+    let removed = kernel.cleanup()?;
     if removed.is_empty() {
         println!("there was no table of Portway");
     }

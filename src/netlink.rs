@@ -14,6 +14,7 @@ mod declare;
 mod elements;
 mod expr;
 mod ffi;
+mod leftovers;
 mod link;
 mod objects;
 mod preflight;
@@ -29,6 +30,7 @@ use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME,
 use batch::Batch;
 use elements::Action;
 use ffi::Scratch;
+pub use leftovers::{Leftovers, legacy_iptables_in_use};
 use link::{Answer, Failure, Link, RequestError};
 pub use preflight::Missing;
 
@@ -101,15 +103,20 @@ impl NftKernel {
 
     /// Deletes our tables, in both families, and nothing else; says in which families there was one.
     pub fn cleanup(&mut self) -> Result<Vec<Family>, KernelError> {
+        self.delete_tables(TABLE_NAME)
+    }
+
+    /// Deletes the tables of a name in both families at once; says in which families there was one.
+    fn delete_tables(&mut self, name: &str) -> Result<Vec<Family>, KernelError> {
         for _ in 0..FORGET_TRIES {
             let mut there = Vec::new();
             for family in Family::ALL {
-                if read::table_info(&mut self.link, family, TABLE_NAME)?.is_some() {
+                if read::table_info(&mut self.link, family, name)?.is_some() {
                     there.push(family);
                 }
             }
             let ops: Vec<_> = there.iter().map(|family| (*family, Op::DeleteTable)).collect();
-            match self.commit(TABLE_NAME, &ops, Mode::Commit) {
+            match self.commit(name, &ops, Mode::Commit) {
                 Ok(()) => return Ok(there),
                 // Somebody else was quicker with one of them.
                 Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}

@@ -31,7 +31,7 @@ pub enum Command {
     /// Say what happens with a new connection, and why
     Explain(ExplainArgs),
     /// Delete Portway's tables and nothing else
-    Cleanup,
+    Cleanup(CleanupArgs),
     /// Build a small world in network namespaces and send real traffic through Portway
     Demo(crate::demo::DemoArgs),
 }
@@ -97,12 +97,23 @@ pub struct RunArgs {
     /// Let other programs change our tables (kernels before 6.9 always do)
     #[arg(long)]
     pub no_table_ownership: bool,
+    /// Once our rules are in force, remove those kube-proxy left (stop it first)
+    #[arg(long)]
+    pub takeover: bool,
     /// Log verbosity, as kube-proxy's
     #[arg(short = 'v', long = "v", default_value_t = 0, value_name = "LEVEL")]
     pub verbosity: u8,
     /// `text` or `json`
     #[arg(long, default_value = "text", value_parser = ["text", "json"], value_name = "FORMAT")]
     pub logging_format: String,
+}
+
+/// Flags of `cleanup`.
+#[derive(Debug, Clone, Args)]
+pub struct CleanupArgs {
+    /// Delete what kube-proxy left as well: its nftables tables, and its chains where iptables is the nf_tables one
+    #[arg(long)]
+    pub kube_proxy: bool,
 }
 
 /// Flags of `render`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::args::RunArgs;
 use crate::config::Options;
@@ -56,6 +56,22 @@ async fn kernel_fails(mut reports: watch::Receiver<Report>) -> anyhow::Error {
     std::future::pending().await
 }
 
+/// Removes kube-proxy's rules as soon as ours are in force; comes back only when that fails.
+async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow::Error {
+    if wanted && reports.wait_for(|report| report.syncs > 0).await.is_ok() {
+        let removal = || NftKernel::open().and_then(|mut kernel| kernel.remove_kube_proxy());
+        match tokio::task::spawn_blocking(removal).await {
+            Ok(Ok(found)) => found.to_string().lines().for_each(|line| info!("{line}")),
+            Ok(Err(cause)) => return anyhow::Error::new(cause).context("cannot remove what kube-proxy left"),
+            Err(_) => {}
+        }
+        if netlink::legacy_iptables_in_use() {
+            warn!("legacy iptables has NAT rules; if they are kube-proxy's, remove them with `kube-proxy --cleanup`");
+        }
+    }
+    std::future::pending().await
+}
+
 /// Runs the sources until a signal comes or one of them gives up.
 async fn feed(
     args: RunArgs,
@@ -67,8 +83,9 @@ async fn feed(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
-        result = source(args, &options, sender) => result,
-        cause = kernel_fails(reports) => Err(cause),
+        result = source(&args, &options, sender) => result,
+        cause = kernel_fails(reports.clone()) => Err(cause),
+        cause = take_over(args.takeover, reports) => Err(cause),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -77,11 +94,11 @@ async fn feed(
     result
 }
 
-async fn source(args: RunArgs, options: &Options, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
-    match args.manifests {
+async fn source(args: &RunArgs, options: &Options, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
+    match &args.manifests {
         Some(folder) => Ok(ManifestSource::open(folder, &options.node_name)?.run(sender).await?),
         None => {
-            let access = KubeOptions { kubeconfig: args.kubeconfig, master: args.master };
+            let access = KubeOptions { kubeconfig: args.kubeconfig.clone(), master: args.master.clone() };
             Ok(KubeSource::connect(&access, &options.node_name).await?.run(sender).await?)
         }
     }

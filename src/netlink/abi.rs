@@ -52,6 +52,8 @@ pub(super) const VERDICT_CHAIN: u16 = 2;
 pub(super) const EXPR_NAME: u16 = 1;
 /// `NFTA_EXPR_DATA`.
 pub(super) const EXPR_DATA: u16 = 2;
+/// `NFTA_IMMEDIATE_DATA`.
+pub(super) const IMMEDIATE_DATA: u16 = 2;
 /// `NFTA_GEN_ID`.
 pub(super) const GEN_ID: u16 = 1;
 
@@ -83,6 +85,7 @@ pub(super) mod chain {
 pub(super) mod rule {
     pub(in crate::netlink) const TABLE: u16 = 1;
     pub(in crate::netlink) const CHAIN: u16 = 2;
+    pub(in crate::netlink) const HANDLE: u16 = 3;
     pub(in crate::netlink) const EXPRESSIONS: u16 = 4;
 }
 

@@ -1,0 +1,198 @@
+//! What kube-proxy leaves behind in nf_tables: its own tables, and the chains of its iptables mode where iptables is the
+//! nf_tables one (specification 9.7).
+//!
+//! Legacy iptables keeps its rules where netlink does not reach; [`legacy_iptables_in_use`] tells.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::abi::{self, msg};
+use super::attr::{self, Attrs};
+use super::batch::{self, Batch};
+use super::ffi::Scratch;
+use super::link::{Answer, Link, retry_interrupted};
+use super::{NftKernel, expr, words};
+use crate::model::Family;
+use crate::ruleset::KernelError;
+
+/// kube-proxy's tables in its nftables mode, in families ip and ip6.
+const KUBE_PROXY_TABLE: &str = "kube-proxy";
+/// The tables iptables-nft keeps kube-proxy's chains in.
+const IPTABLES_TABLES: [&str; 3] = ["nat", "filter", "mangle"];
+/// Chains of kube-proxy; those of the kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY) are not among them.
+const CHAINS: [&str; 13] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-MARK-MASQ",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-PROXY-CANARY",
+    "KUBE-NODE-PORT",
+    "KUBE-LOAD-BALANCER",
+    "KUBE-SOURCE-RANGES-FIREWALL",
+    "KUBE-IPVS-FILTER",
+    "KUBE-IPVS-OUT-FILTER",
+];
+/// How the names of its other chains begin.
+const CHAIN_PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-"];
+const DOING: &str = "removing what kube-proxy left";
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Leftovers {
+    /// Families in which there was a table `kube-proxy`.
+    pub tables: Vec<Family>,
+    /// Number of chains of its iptables mode.
+    pub chains: usize,
+}
+
+impl Leftovers {
+    /// There was nothing.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.chains == 0
+    }
+}
+
+impl fmt::Display for Leftovers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return writeln!(f, "kube-proxy left nothing in nf_tables");
+        }
+        for family in &self.tables {
+            writeln!(f, "deleted table {} {KUBE_PROXY_TABLE}", family.nft())?;
+        }
+        match self.chains {
+            0 => Ok(()),
+            chains => writeln!(f, "deleted {chains} iptables chains of kube-proxy"),
+        }
+    }
+}
+
+/// Whether legacy iptables holds NAT rules, kube-proxy's or others: only its own programs can look into them.
+pub fn legacy_iptables_in_use() -> bool {
+    ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
+        .iter()
+        .any(|path| std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "nat")))
+}
+
+impl NftKernel {
+    /// Removes what kube-proxy left in nf_tables, family by family, each in one transaction. Nothing there is no error.
+    pub fn remove_kube_proxy(&mut self) -> Result<Leftovers, KernelError> {
+        let mut found = Leftovers { tables: self.delete_tables(KUBE_PROXY_TABLE)?, chains: 0 };
+        for family in Family::ALL {
+            found.chains += remove_chains(&mut self.link, family)?;
+        }
+        Ok(found)
+    }
+}
+
+/// A chain of iptables.
+type Chain = (String, String);
+
+fn remove_chains(link: &mut Link, family: Family) -> Result<usize, KernelError> {
+    let chains = kube_proxy_chains(link, family)?;
+    if chains.is_empty() {
+        return Ok(0);
+    }
+    let mut batch = Batch::new(link.next_seq(), Scratch::new());
+    let mut request = |kind: u16, attrs: &dyn Fn(&mut Vec<u8>)| {
+        batch.message(0, 0, |buf, _, seq| {
+            let start = buf.len();
+            batch::put_head(buf, abi::SUBSYSTEM << 8 | kind, expr::nfproto(family), 0, seq, 0);
+            attrs(buf);
+            batch::set_len(buf, start);
+            0
+        });
+    };
+    for (chain, handle) in rules_that_jump_to(link, family, &chains)? {
+        request(msg::DELRULE, &|buf| {
+            attr::put_str(buf, abi::rule::TABLE, &chain.0);
+            attr::put_str(buf, abi::rule::CHAIN, &chain.1);
+            attr::put(buf, abi::rule::HANDLE, &handle.to_be_bytes());
+        });
+    }
+    for (table, chain) in &chains {
+        request(msg::DELRULE, &|buf| {
+            attr::put_str(buf, abi::rule::TABLE, table);
+            attr::put_str(buf, abi::rule::CHAIN, chain);
+        });
+    }
+    for (table, chain) in &chains {
+        request(msg::DELCHAIN, &|buf| {
+            attr::put_str(buf, abi::chain::TABLE, table);
+            attr::put_str(buf, abi::chain::NAME, chain);
+        });
+    }
+    batch.finish(false);
+    match link.send_batch(&batch).map_err(|source| KernelError::Io { doing: DOING, source })? {
+        Answer::Done | Answer::Unknown => Ok(chains.len()),
+        Answer::Failed(failure) => Err(KernelError::Refused {
+            op: 0,
+            element: None,
+            object: format!("the removal of kube-proxy's iptables chains in family {}", family.nft()),
+            reason: words::reason(failure.errno, failure.words.as_deref(), None),
+            errno: failure.errno,
+        }),
+    }
+}
+
+fn kube_proxy_chains(link: &mut Link, family: Family) -> Result<BTreeSet<Chain>, KernelError> {
+    retry_interrupted(DOING, || {
+        let dump = link.dump(
+            msg::GETCHAIN,
+            expr::nfproto(family),
+            |_| {},
+            |message| {
+                let chain = name_of(&message.attrs, abi::chain::TABLE, abi::chain::NAME);
+                Ok(chain.filter(|(table, name)| IPTABLES_TABLES.contains(&table.as_str()) && is_kube_proxys(name)))
+            },
+        );
+        let (chains, interrupted) = dump.map_err(|error| error.into_kernel(DOING))?;
+        Ok((!interrupted).then(|| chains.into_iter().flatten().collect()))
+    })
+}
+
+fn is_kube_proxys(chain: &str) -> bool {
+    CHAINS.contains(&chain) || CHAIN_PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
+}
+
+/// Rules outside these chains that lead into them, by chain and handle.
+fn rules_that_jump_to(
+    link: &mut Link,
+    family: Family,
+    chains: &BTreeSet<Chain>,
+) -> Result<Vec<(Chain, u64)>, KernelError> {
+    retry_interrupted(DOING, || {
+        let dump = link.dump(
+            msg::GETRULE,
+            expr::nfproto(family),
+            |_| {},
+            |message| {
+                let Some(chain) = name_of(&message.attrs, abi::rule::TABLE, abi::rule::CHAIN) else { return Ok(None) };
+                let handle = message.attrs.find_kind(abi::rule::HANDLE).and_then(|attr| attr.u64());
+                let target = message.attrs.nested_of(abi::rule::EXPRESSIONS).and_then(|list| jump(&list));
+                let leads_there = target.is_some_and(|target| chains.contains(&(chain.0.clone(), target)));
+                let is_outside = !chains.contains(&chain);
+                Ok(handle.filter(|_| leads_there && is_outside).map(|handle| (chain, handle)))
+            },
+        );
+        let (rules, interrupted) = dump.map_err(|error| error.into_kernel(DOING))?;
+        Ok((!interrupted).then(|| rules.into_iter().flatten().collect()))
+    })
+}
+
+fn name_of(attrs: &Attrs<'_>, table: u16, chain: u16) -> Option<Chain> {
+    Some((attrs.str_of(table)?.to_owned(), attrs.str_of(chain)?.to_owned()))
+}
+
+/// The chain a rule's verdict leads to.
+fn jump(expressions: &Attrs<'_>) -> Option<String> {
+    let verdict = |expression: Attrs<'_>| {
+        (expression.str_of(abi::EXPR_NAME)? == "immediate").then_some(())?;
+        let data = expression.nested_of(abi::EXPR_DATA)?.nested_of(abi::IMMEDIATE_DATA)?;
+        Some(data.nested_of(abi::DATA_VERDICT)?.str_of(abi::VERDICT_CHAIN)?.to_owned())
+    };
+    expressions.clone().find_map(|expression| verdict(expression.nested()))
+}
