@@ -183,6 +183,7 @@ fn term_text(family: Family, term: &Term) -> String {
         Term::Interface { negate, name, prefix } => {
             format!("iifname {}\"{name}{}\"", not(*negate), if *prefix { "*" } else { "" })
         }
+        Term::Arrived => "iif != 0".to_owned(),
         Term::Member { key: fields, negate, set } => {
             format!("{} {}@{}", key(fields), not(*negate), set.spec().name)
         }

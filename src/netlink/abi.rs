@@ -151,6 +151,8 @@ pub(super) mod expr {
     pub(in crate::netlink) const NETWORK_HEADER: u32 = 1;
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
     pub(in crate::netlink) const TRANSPORT_HEADER: u32 = 2;
+    /// `NFT_META_IIF`.
+    pub(in crate::netlink) const META_IIF: u32 = 4;
     /// `NFT_META_IIFNAME`.
     pub(in crate::netlink) const META_IIFNAME: u32 = 6;
     /// `NFT_META_L4PROTO`.

@@ -56,6 +56,7 @@ fn encode(family: Family, code: &Expr) -> Expression {
         Expr::NetworkHeader { offset, len, to } => payload(x::NETWORK_HEADER, *offset, *len, *to),
         Expr::TransportHeader { offset, len, to } => payload(x::TRANSPORT_HEADER, *offset, *len, *to),
         Expr::L4Proto { to } => meta(x::META_L4PROTO, *to),
+        Expr::InterfaceIndex { to } => meta(x::META_IIF, *to),
         Expr::InterfaceName { to } => meta(x::META_IIFNAME, *to),
         Expr::OriginalAddress { to } => original(original_address_key(family), *to),
         Expr::OriginalPort { to } => original(x::CT_PROTO_DST, *to),
@@ -178,6 +179,7 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
         }
         "meta" => match data.u32_of(2)? {
             x::META_L4PROTO => Some(Expr::L4Proto { to: reg(1)? }),
+            x::META_IIF => Some(Expr::InterfaceIndex { to: reg(1)? }),
             x::META_IIFNAME => Some(Expr::InterfaceName { to: reg(1)? }),
             _ => None,
         },

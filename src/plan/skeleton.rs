@@ -92,14 +92,29 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
 /// Who asked for what is still known from the connection, so no packet marks are needed (specification 6.4).
 fn after_dnat(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     let mut rules = vec![vec![vmap(ASKED, SetId::AfterDnat)]];
-    if masquerade_all || settings.pods != PodDetection::None {
-        let mut cluster_ip = if masquerade_all { Vec::new() } else { not_pod(settings) };
+    for mut cluster_ip in cluster_ip_masquerades(settings, masquerade_all) {
         cluster_ip.extend([member(Field::OriginalAddress, false, SetId::ClusterIps), Term::Masquerade]);
         rules.push(cluster_ip);
     }
     rules.push(vec![asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportAfterDnat)]);
     rules.push(hairpin());
     rules
+}
+
+/// Which connections to ClusterIPs are masqueraded: each item is a condition, an empty one holds for all.
+///
+/// The modes that look at the interface ask here, behind routing, where two kinds of packet have none: those of this host,
+/// and those that br_netfilter takes from one port of a bridge straight to another. The latter are pods that were sent to
+/// a neighbour; their source is not this host's.
+fn cluster_ip_masquerades(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
+    match (masquerade_all, pod(settings, true)) {
+        (true, _) => vec![Vec::new()],
+        (false, None) => Vec::new(),
+        (false, Some(not_pod @ Term::Interface { .. })) => {
+            vec![vec![Term::Arrived, not_pod], vec![local(Field::SourceAddress)]]
+        }
+        (false, Some(not_pod)) => vec![vec![not_pod]],
+    }
 }
 
 /// Connections that end on this host never pass postrouting; their affinity records are written here. `masquerade` is

@@ -42,6 +42,11 @@ pub enum Expr {
         /// Destination.
         to: Register,
     },
+    /// Loads the index of the input interface, 0 where there is none.
+    InterfaceIndex {
+        /// Destination.
+        to: Register,
+    },
     /// Loads the original destination address of the connection (NFT_CT_DST_IP or NFT_CT_DST_IP6).
     OriginalAddress {
         /// Destination.
@@ -171,6 +176,10 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
                 data.resize(INTERFACE_NAME_LEN, 0);
             }
             code.push(Expr::Compare { register: 0, negate: *negate, data });
+        }
+        Term::Arrived => {
+            code.push(Expr::InterfaceIndex { to: 0 });
+            code.push(Expr::Compare { register: 0, negate: true, data: 0_u32.to_ne_bytes().to_vec() });
         }
         Term::Member { key, negate, set } => {
             load_all(family, key, 0, code);

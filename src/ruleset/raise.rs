@@ -49,6 +49,9 @@ fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
             let field = if *source { Field::SourceAddress } else { Field::DestinationAddress };
             return Some((Term::Local { field, negate: *negate }, 2));
         }
+        [Expr::InterfaceIndex { .. }, Expr::Compare { negate: true, data, .. }, ..] if *data == [0; 4] => {
+            return Some((Term::Arrived, 2));
+        }
         [Expr::InterfaceName { .. }, Expr::Compare { negate, data, .. }, ..] => {
             let prefix = data.last() != Some(&0);
             let name = data.split(|byte| *byte == 0).next().unwrap_or_default();

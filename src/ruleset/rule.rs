@@ -57,6 +57,8 @@ pub enum Term {
         /// Only the beginning of the name counts.
         prefix: bool,
     },
+    /// `iif != 0`: the hook knows an interface the packet has arrived on.
+    Arrived,
     /// `ip daddr [!=] @set`.
     Member {
         /// The concatenated key.

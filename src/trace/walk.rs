@@ -118,6 +118,7 @@ impl<'a> Walk<'a> {
                     let matches = if *prefix { arrived.starts_with(name.as_str()) } else { arrived == name };
                     matches != *negate
                 }
+                Term::Arrived => self.packet.interface.is_some(),
                 Term::Member { key, negate, set } => {
                     let found = self.find(*set, key, 0, state);
                     let holds = found.is_some() != *negate;
