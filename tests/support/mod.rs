@@ -13,5 +13,7 @@ pub(crate) mod packets;
 pub(crate) mod program;
 pub(crate) mod scenes;
 pub(crate) mod stage;
+pub(crate) mod sticky;
+pub(crate) mod town;
 pub(crate) mod wire;
 pub(crate) mod world;
