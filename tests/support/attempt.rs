@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::corpus::{Expectation, Flow, Verdict};
-use super::packets::{Probe, Sight};
+use super::packets::{Probe, Protocol, Sight};
 use super::world::{Place, World, bystander};
 
 /// How long a packet may take that must turn up. Only failures wait this long.
@@ -41,7 +41,7 @@ pub(crate) type Outcomes = Vec<(Probe, Outcome)>;
 
 /// When to stop watching.
 #[derive(Clone, Copy, Debug)]
-enum Until {
+pub(crate) enum Until {
     AllSeen,
     Quiet,
     QuietAndLastSeen,
@@ -54,14 +54,14 @@ pub(crate) struct Numbers(AtomicU32);
 impl Numbers {
     /// Another probe of this flow, from a source port that no connection of the last minutes has used.
     fn probe(&self, flow: &Flow) -> Probe {
+        self.between(flow.protocol, flow.from, SocketAddr::new(flow.to, flow.port))
+    }
+
+    /// Another probe between these two, likewise.
+    pub(crate) fn between(&self, protocol: Protocol, from: IpAddr, target: SocketAddr) -> Probe {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
         let port = 10_000 + u16::try_from(number % 19_000).expect("less than 19,000");
-        Probe {
-            tag: 0x7077_0000_u32.wrapping_add(number),
-            protocol: flow.protocol,
-            source: SocketAddr::new(flow.from, port),
-            target: SocketAddr::new(flow.to, flow.port),
-        }
+        Probe { tag: 0x7077_0000_u32.wrapping_add(number), protocol, source: SocketAddr::new(from, port), target }
     }
 }
 
@@ -135,7 +135,7 @@ impl Attempt<'_> {
     }
 
     /// Sends probes at once and notes what becomes of each.
-    fn send_and_watch(&self, probes: Vec<Probe>, until: Until) -> Result<Outcomes> {
+    pub(crate) fn send_and_watch(&self, probes: Vec<Probe>, until: Until) -> Result<Outcomes> {
         self.forget.map_or(Ok(()), |forget| forget())?;
         self.world.look(|_, _| {})?;
         let sent = Instant::now();
@@ -174,7 +174,7 @@ impl Attempt<'_> {
     }
 }
 
-fn is_untouched(probe: &Probe, outcome: &Outcome) -> bool {
+pub(crate) fn is_untouched(probe: &Probe, outcome: &Outcome) -> bool {
     *outcome == Outcome::Arrived { source: probe.source, target: probe.target }
 }
 
@@ -185,7 +185,7 @@ fn reaches_all(flow: &Flow, outcomes: &Outcomes) -> bool {
     outcomes.len() >= 6 * wanted.len() && wanted.iter().all(|backend| reached.contains(backend))
 }
 
-fn target(outcome: &Outcome) -> Option<SocketAddr> {
+pub(crate) fn target(outcome: &Outcome) -> Option<SocketAddr> {
     match outcome {
         Outcome::Arrived { target, .. } => Some(*target),
         _ => None,
@@ -242,7 +242,7 @@ fn sources_are_right(expect: &Expectation, outcomes: &Outcomes, node_addresses: 
 }
 
 /// What became of the probes, in words.
-fn summary(outcomes: &Outcomes) -> String {
+pub(crate) fn summary(outcomes: &Outcomes) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for (probe, outcome) in outcomes {
         let words = match outcome {

@@ -142,7 +142,7 @@ fn any_node() -> impl Strategy<Value = Node> {
     })
 }
 
-fn any_service_cidr() -> impl Strategy<Value = ServiceCidr> {
+pub fn any_service_cidr() -> impl Strategy<Value = ServiceCidr> {
     let range = prop_oneof![Just("10.96.0.0/16"), Just("10.96.0.0/24"), Just("fd00:60::/112"), Just("10.0.0.0/9")];
     ((0_u8..2), vec(range, 1..3)).prop_map(|(n, cidrs)| ServiceCidr {
         name: format!("cidr-{n}").into(),

@@ -43,7 +43,7 @@ impl Protocol {
         Self::ALL.into_iter().find(|protocol| protocol.to_string() == name)
     }
 
-    fn from_number(number: u8) -> Option<Self> {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.number() == number)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,17 +46,32 @@ struct Lines {
     ended: bool,
 }
 
+/// How to start the program.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Launch<'a> {
+    /// A command line to run it under.
+    pub(crate) under: &'a [&'a str],
+    /// Whether it may own its tables, which keeps everybody else out.
+    pub(crate) owned: bool,
+}
+
 impl Program {
     /// Starts the program in the calling thread's network namespace and waits for its first sync.
     pub(crate) fn start(scenario: &Scenario, objects: &str) -> Result<Self> {
+        Self::launch(Launch::default(), scenario, objects)
+    }
+
+    /// The same in a certain way.
+    pub(crate) fn launch(launch: Launch<'_>, scenario: &Scenario, objects: &str) -> Result<Self> {
         let manifests = Manifests::new()?;
         manifests.replace(objects)?;
         let path = std::env::var_os("PORTWAY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_portway").into());
         // The program must not outlive a test that is killed.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
+            .args(launch.under)
             .arg(&path)
-            .args(arguments(scenario, &manifests.path())?)
+            .args(arguments(scenario, &manifests.path(), launch.owned)?)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -78,6 +93,16 @@ impl Program {
         let before = self.log.lock().synced;
         self.manifests.replace(objects)?;
         self.wait_for_sync(before)
+    }
+
+    /// The process, which may be that of the program it runs under.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        self.child.wait().context("cannot wait for the program")
     }
 
     /// The end of the log.
@@ -160,7 +185,7 @@ impl Log {
 }
 
 /// The command line for a scenario.
-fn arguments(scenario: &Scenario, manifests: &Path) -> Result<Vec<String>> {
+fn arguments(scenario: &Scenario, manifests: &Path, owned: bool) -> Result<Vec<String>> {
     let config = &scenario.config;
     let manifests = manifests.to_str().context("a folder with a strange name")?;
     let mode = match config.detect_local_mode.as_deref() {
@@ -189,6 +214,8 @@ fn arguments(scenario: &Scenario, manifests: &Path) -> Result<Vec<String>> {
     if config.masquerade_all {
         arguments.push("--masquerade-all".to_owned());
     }
-    arguments.push("--no-table-ownership".to_owned());
+    if !owned {
+        arguments.push("--no-table-ownership".to_owned());
+    }
     Ok(arguments)
 }

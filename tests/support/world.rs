@@ -52,7 +52,7 @@ pub(crate) enum PodInterface {
 }
 
 impl PodInterface {
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Bridge(name) | Self::Plain(name) => name,
         }

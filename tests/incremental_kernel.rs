@@ -1,0 +1,118 @@
+//! As `incremental.rs`, with the kernel that counts: after every batch it holds what the mirror says, and at the end of a
+//! history what a controller that started with its end would have made.
+//!
+//! `PORTWAY_SEED` chooses other histories (default 1), `PORTWAY_CASES` how many (default 1000).
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use portway::config::Options;
+use portway::controller::Controller;
+use portway::diff::Mirror;
+use portway::model::{Event, Family};
+use portway::netlink::{self, NftKernel};
+use portway::ruleset::{Bytes, ChainId, Element, EndpointMap, Expr, FakeKernel, Kernel, SetId, Table};
+use support::cluster::{any_history, any_options, empty_lists};
+use support::netns::in_netns;
+use support::scenes::{number, sample};
+
+const HISTORIES: u64 = 1000;
+const JOBS: usize = 2;
+
+/// A table with the slots of each frontend's endpoints forgotten: their order is free.
+#[derive(Debug, PartialEq)]
+struct Canonical {
+    chains: BTreeMap<ChainId, Vec<Vec<Expr>>>,
+    sets: BTreeMap<SetId, HashMap<Bytes, Element>>,
+    endpoints: BTreeMap<(SetId, Bytes), (BTreeSet<u32>, BTreeSet<String>)>,
+}
+
+fn canonical(mut table: Table) -> Canonical {
+    assert_eq!(table.foreign, [""; 0], "the kernel holds something strange");
+    let mut endpoints: BTreeMap<_, (BTreeSet<u32>, BTreeSet<String>)> = BTreeMap::new();
+    for map in EndpointMap::ALL {
+        for (key, element) in table.sets.insert(map.set(), HashMap::new()).expect("all sets are there") {
+            let split = key.as_slice().len() - 4;
+            let frontend = Bytes::from_slice(&key.as_slice()[..split]).expect("short");
+            let entry = endpoints.entry((map.set(), frontend)).or_default();
+            entry.0.insert(key.u32_host_at(split).expect("slot"));
+            entry.1.insert(format!("{:?}", element.value));
+        }
+    }
+    Canonical { chains: table.chains, sets: table.sets, endpoints }
+}
+
+#[test]
+fn the_kernel_follows_every_history() {
+    assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
+    let (seed, cases) = (number("PORTWAY_SEED", 1), number("PORTWAY_CASES", HISTORIES));
+    let started = Instant::now();
+    let next = std::sync::Arc::new(AtomicUsize::new(0));
+    let workers: Vec<_> = (0..JOBS)
+        .map(|_| {
+            let next = next.clone();
+            std::thread::spawn(move || in_netns(move || play_some(&next, seed, cases)))
+        })
+        .collect();
+    let batches: usize = workers.into_iter().map(|worker| worker.join().expect("a panic is a failure")).sum();
+    println!("seed {seed}: {cases} histories, {batches} batches in {:.1} s", started.elapsed().as_secs_f64());
+    assert!(batches as u64 >= cases);
+}
+
+/// Plays histories in the calling thread's namespace until none is left; says how many batches there were.
+fn play_some(next: &AtomicUsize, seed: u64, cases: u64) -> usize {
+    let mut batches = 0;
+    loop {
+        let case = next.fetch_add(1, Ordering::Relaxed) as u64;
+        if case >= cases {
+            return batches;
+        }
+        let (options, history) = sample(&(any_options(), any_history()), seed << 32 | case);
+        batches += history.len();
+        if let Err(error) = play(&options, &history) {
+            panic!("history {case} of seed {seed}: {error:#}\n{options:#?}\n{history:#?}");
+        }
+    }
+}
+
+fn door() -> Result<NftKernel> {
+    Ok(NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() })?)
+}
+
+fn play(options: &Options, history: &[Vec<Event>]) -> Result<()> {
+    let mut observer = door()?;
+    observer.cleanup()?;
+    let (mut controller, reports) = Controller::new(door()?, options.clone());
+    let mut all = empty_lists();
+    controller.handle(all.clone(), Instant::now());
+    for (number, batch) in history.iter().enumerate() {
+        controller.handle(batch.clone(), Instant::now());
+        ensure!(reports.borrow().failures == 0, "the kernel refused batch {number}");
+        all.extend(batch.iter().cloned());
+        let mirror = controller.mirror().context("there was a sync")?;
+        compare(mirror, &mut observer).with_context(|| format!("after batch {number}"))?;
+    }
+    let mut fresh = Controller::new(FakeKernel::new(), options.clone()).0;
+    fresh.handle(all, Instant::now());
+    for family in Family::ALL {
+        let kept = observer.read(family)?.map(canonical);
+        let compiled = fresh.kernel().read(family)?.map(canonical);
+        ensure!(kept.is_some(), "{family}: no table");
+        ensure!(kept == compiled, "{family}: not the table of its end: {kept:#?}\ninstead of {compiled:#?}");
+    }
+    Ok(())
+}
+
+/// What the kernel says of itself must leave the mirror nothing to do.
+fn compare(mirror: &Mirror, observer: &mut NftKernel) -> Result<()> {
+    for family in Family::ALL {
+        let table = observer.read(family)?;
+        let (main, after) = mirror.rebase(family, table.as_ref());
+        ensure!(main.is_empty() && after.is_empty(), "{family}: the kernel differs: {:#?}", (main.ops, after.ops));
+    }
+    Ok(())
+}

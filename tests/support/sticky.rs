@@ -1,0 +1,183 @@
+//! A sticky Service on a node that really exists, and its clients.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use portway::config::{DetectLocal, Options};
+use portway::model::{
+    Endpoint, EndpointSlice, Event, Family, Kind, Node, Protocol as ModelProtocol, Service, ServicePort, ServiceType,
+    SlicePort,
+};
+
+use super::attempt::{Outcome, target};
+use super::cluster::{NODE, empty_lists, key};
+use super::live::Live;
+use super::packets::Protocol;
+use super::scenes::{layout, node_addresses};
+use super::world::Place;
+
+pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:60::10"];
+pub(crate) const NODE_IPS: [&str; 2] = ["10.51.0.1", "fd00:33::1"];
+pub(crate) const LOAD_BALANCERS: [&str; 2] = ["10.78.0.1", "fd00:4e::1"];
+/// TCP, then UDP.
+pub(crate) const PORTS: [u16; 2] = [80, 53];
+pub(crate) const NODE_PORTS: [u16; 2] = [30_080, 30_053];
+
+/// An endpoint: its address in both families.
+pub(crate) type Pair = [&'static str; 2];
+/// Pods on this node.
+pub(crate) const LOCAL: &[Pair] = &[["10.1.0.1", "fd00:1::1"], ["10.1.0.2", "fd00:1::2"]];
+/// Pods elsewhere.
+pub(crate) const REMOTE: &[Pair] = &[["10.1.1.7", "fd00:1:1::7"]];
+/// On this node's host network.
+pub(crate) const HOST: &[Pair] = &[["10.51.0.1", "fd00:33::1"], ["10.51.0.2", "fd00:33::2"]];
+
+/// One Service and its endpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct Shop {
+    pub(crate) endpoints: Vec<Pair>,
+    /// More endpoints elsewhere, IPv4 only.
+    pub(crate) more: Vec<String>,
+    pub(crate) timeout: Option<u32>,
+    pub(crate) external_local: bool,
+    pub(crate) internal_local: bool,
+}
+
+impl Default for Shop {
+    fn default() -> Self {
+        let endpoints = Vec::new();
+        Self { endpoints, more: Vec::new(), timeout: Some(10_800), external_local: false, internal_local: false }
+    }
+}
+
+impl Shop {
+    /// A node with this Service, and the calling thread on it.
+    pub(crate) fn open(&self) -> Live {
+        assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
+        let mut options = Options::new(NODE);
+        let pods = ["10.1.0.0/16", "fd00:1::/32"].map(|net| net.parse().expect("valid"));
+        options.detect_local = DetectLocal::ClusterCidr(pods.into());
+        let mut live = Live::build(layout(&options), &options).expect("a world");
+        live.handle(self.events()).expect("a first sync");
+        live
+    }
+
+    /// Tells the sync loop what is new.
+    pub(crate) fn change(&self, live: &mut Live) {
+        live.handle(self.objects()).expect("a sync");
+    }
+
+    /// Everything there is, as at the start.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let ips = NODE_IPS.map(|ip| ip.parse().expect("valid")).into();
+        let node = Node { name: NODE.into(), ips, ..Node::default() };
+        let mut events =
+            vec![Event::LocalAddresses(node_addresses().into_iter().collect()), Event::Node(Box::new(node))];
+        events.extend(self.objects());
+        events.extend(
+            empty_lists()
+                .into_iter()
+                .filter(|event| matches!(event, Event::ListDone(kind) if *kind != Kind::ServiceCidr)),
+        );
+        events
+    }
+
+    fn objects(&self) -> Vec<Event> {
+        let port = |name: &str, protocol, port, node_port| ServicePort {
+            name: name.into(),
+            protocol,
+            port,
+            node_port: Some(node_port),
+        };
+        let service = Service {
+            key: key("shop", "sticky"),
+            created: None,
+            service_type: ServiceType::LoadBalancer,
+            cluster_ips: CLUSTER_IPS.map(|ip| ip.parse().expect("valid")).into(),
+            external_ips: Vec::new(),
+            load_balancer_ips: LOAD_BALANCERS.map(|ip| ip.parse().expect("valid")).into(),
+            source_ranges: Vec::new(),
+            external_policy_local: self.external_local,
+            internal_policy_local: self.internal_local,
+            affinity_seconds: self.timeout,
+            health_check_node_port: None,
+            ports: vec![
+                port("web", ModelProtocol::Tcp, PORTS[0], NODE_PORTS[0]),
+                port("dns", ModelProtocol::Udp, PORTS[1], NODE_PORTS[1]),
+            ],
+        };
+        let slices = Family::ALL.map(|family| Event::Slice(Box::new(self.slice(family))));
+        std::iter::once(Event::Service(Box::new(service))).chain(slices).collect()
+    }
+
+    fn slice(&self, family: Family) -> EndpointSlice {
+        let which = usize::from(family == Family::Ipv6);
+        let endpoint = |address: &str, here: bool| Endpoint {
+            address: address.parse().expect("valid"),
+            node: Some(Arc::from(if here { NODE } else { "node-b" })),
+            ready: true,
+            serving: true,
+            terminating: false,
+            zone_hints: Vec::new().into(),
+            node_hints: Vec::new().into(),
+        };
+        let mut endpoints: Vec<Endpoint> =
+            self.endpoints.iter().map(|pair| endpoint(pair[which], !REMOTE.contains(pair))).collect();
+        if family == Family::Ipv4 {
+            endpoints.extend(self.more.iter().map(|address| endpoint(address, false)));
+        }
+        let port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port };
+        EndpointSlice {
+            key: key("shop", if family == Family::Ipv4 { "sticky-4" } else { "sticky-6" }),
+            service: key("shop", "sticky"),
+            family,
+            ports: vec![port("web", ModelProtocol::Tcp, 8080), port("dns", ModelProtocol::Udp, 5353)],
+            endpoints,
+        }
+    }
+}
+
+/// A client who stands there.
+pub(crate) fn client(place: Place, ipv4: bool, n: u16) -> IpAddr {
+    let text = match (place, ipv4) {
+        (Place::Node, _) => NODE_IPS[usize::from(!ipv4)].to_owned(),
+        (Place::Pods, true) => format!("10.1.0.{}", 100 + n),
+        (Place::Pods, false) => format!("fd00:1::64:{n:x}"),
+        (Place::Uplink, true) => return outside(n),
+        (Place::Uplink, false) => format!("2001:db8::64:{n:x}"),
+    };
+    text.parse().expect("valid")
+}
+
+/// An IPv4 client far away.
+pub(crate) fn outside(n: u16) -> IpAddr {
+    let [high, low] = n.to_be_bytes();
+    IpAddr::from([172, 20, high, low])
+}
+
+/// Where a client stands.
+pub(crate) fn place_of(client: IpAddr) -> Place {
+    let text = client.to_string();
+    if node_addresses().contains(&client) {
+        Place::Node
+    } else if text.starts_with("10.1.0.") || text.starts_with("fd00:1::") {
+        Place::Pods
+    } else {
+        Place::Uplink
+    }
+}
+
+/// The one endpoint at which new connections end, or all that became of them.
+pub(crate) fn settled(
+    live: &Live,
+    protocol: Protocol,
+    from: IpAddr,
+    to: SocketAddr,
+    times: usize,
+) -> Result<SocketAddr, Vec<Outcome>> {
+    let outcomes = live.connect(place_of(from), protocol, from, to, times).expect("packets");
+    match target(&outcomes[0]) {
+        Some(one) if outcomes.iter().all(|outcome| target(outcome) == Some(one)) => Ok(one),
+        _ => Err(outcomes),
+    }
+}

@@ -1,0 +1,258 @@
+//! The tracer's oracle: for generated clusters and packets it must say what the kernel does.
+//!
+//! `PORTWAY_SEED` chooses other clusters (default 1), `PORTWAY_CASES` how many (default 60).
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use portway::model::Family;
+use portway::ruleset::ChainId;
+use portway::trace::{End, Host, Packet, Trace, trace};
+use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary, target};
+use support::live::{Live, forget_clients, on_the_wire};
+use support::netns::output_of;
+use support::packets::Probe;
+use support::scenes::{Errand, Scene, any_scene, layout, node_addresses, number, sample};
+use support::world::{Place, bystander};
+
+const CASES: u64 = 60;
+/// Scenes at a time; most of the time goes by waiting for cables and for nothing to happen.
+const JOBS: usize = 6;
+/// Tries where every one must end alike.
+const FEW: usize = 4;
+/// Tries for each endpoint: missing one of N in 16 (N + 1) fair tries happens once in millions.
+const TRIES_PER_TARGET: usize = 16;
+/// Packets in flight at once.
+const BATCH: usize = 32;
+
+/// How often each end was expected.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    packets: usize,
+    kept: usize,
+    masqueraded: usize,
+    mixed: usize,
+    sticky: usize,
+    rejected: usize,
+    dropped: usize,
+    untouched: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.kept += other.kept;
+        self.masqueraded += other.masqueraded;
+        self.mixed += other.mixed;
+        self.sticky += other.sticky;
+        self.rejected += other.rejected;
+        self.dropped += other.dropped;
+        self.untouched += other.untouched;
+    }
+}
+
+#[test]
+fn tracer_and_kernel_agree() {
+    assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
+    let (seed, cases) = (number("PORTWAY_SEED", 1), number("PORTWAY_CASES", CASES));
+    let started = Instant::now();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut tally, mut failures) = (Tally::default(), Vec::new());
+        loop {
+            let case = next.fetch_add(1, Ordering::Relaxed) as u64;
+            if case >= cases {
+                return (tally, failures);
+            }
+            let scene = sample(&any_scene(6..=10), seed << 32 | case);
+            match play(&scene, &mut failures) {
+                Ok(counts) => tally.add(counts),
+                Err(error) => failures.push(format!("case {case} could not be played: {error:#}\n{scene:#?}")),
+            }
+        }
+    };
+    let mut total = Tally::default();
+    let mut failures = Vec::new();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..JOBS).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let (tally, failed) = worker.join().expect("a panic is a failure");
+            total.add(tally);
+            failures.extend(failed);
+        }
+    });
+    println!("seed {seed}: {cases} clusters in {:.1} s, {total:?}", started.elapsed().as_secs_f64());
+    for failure in failures.iter().take(3) {
+        println!("{failure}\n{}", "=".repeat(80));
+    }
+    assert!(failures.is_empty(), "{} disagreements with seed {seed}, the first of them above", failures.len());
+    if cases >= CASES {
+        let seen =
+            [total.kept, total.masqueraded, total.mixed, total.sticky, total.rejected, total.dropped, total.untouched];
+        assert!(seen.iter().all(|count| *count >= 5), "the generator has become blind: {total:?}");
+    }
+}
+
+/// Programs a scene and sends its packets.
+fn play(scene: &Scene, failures: &mut Vec<String>) -> Result<Tally> {
+    let mut live = Live::build(layout(&scene.options), &scene.options)?;
+    live.handle(scene.events.iter().cloned())?;
+    let mut tally = Tally::default();
+    for wish in &scene.wishes {
+        let errand = wish.errand(live.controller().mirror().context("there was a sync")?);
+        let trace = ask_tracer(&mut live, &errand)?;
+        let outcomes = send(&live, &errand, &trace)?;
+        if let Err(why) = judge(&trace, &outcomes) {
+            failures.push(disagreement(scene, &errand, &trace, &format!("{why}: {}", summary(&outcomes))));
+        }
+        count(&trace, &mut tally);
+    }
+    Ok(tally)
+}
+
+fn ask_tracer(live: &mut Live, errand: &Errand) -> Result<Trace> {
+    let interface = match errand.place {
+        Place::Node => None,
+        Place::Pods => Some(live.layout.pod_interface.name().to_owned()),
+        Place::Uplink => Some("uplink0".to_owned()),
+    };
+    let Errand { from: source, to, protocol, .. } = *errand;
+    let packet = Packet { source, destination: to.ip(), protocol, port: to.port(), interface };
+    let mirror = live.controller().mirror().context("there was a sync")?;
+    let listing = mirror.listing(Family::of(source)).context("both families are served")?;
+    let host = Host { addresses: node_addresses().into_iter().collect() };
+    Ok(trace(&listing, &host, &packet))
+}
+
+fn is_sticky(trace: &Trace) -> bool {
+    trace.steps.iter().any(|step| matches!(step.chain, ChainId::Pick(pick) if pick.sticky))
+}
+
+fn count(trace: &Trace, tally: &mut Tally) {
+    tally.packets += 1;
+    tally.sticky += usize::from(is_sticky(trace));
+    let masquerades: BTreeSet<bool> = trace
+        .ends
+        .iter()
+        .filter_map(|(end, _)| match end {
+            End::Translated { masquerade, .. } => Some(*masquerade),
+            _ => None,
+        })
+        .collect();
+    match trace.ends.first().map(|(end, _)| end) {
+        Some(End::Translated { .. }) if masquerades.len() > 1 => tally.mixed += 1,
+        Some(End::Translated { masquerade: true, .. }) => tally.masqueraded += 1,
+        Some(End::Translated { masquerade: false, .. }) => tally.kept += 1,
+        Some(End::Rejected) => tally.rejected += 1,
+        Some(End::Dropped) => tally.dropped += 1,
+        Some(End::Untouched) | None => tally.untouched += 1,
+    }
+}
+
+/// Sends as many packets as it takes to see every end that the tracer has named.
+fn send(live: &Live, errand: &Errand, trace: &Trace) -> Result<Outcomes> {
+    let sticky = is_sticky(trace);
+    let attempt =
+        Attempt { forget: sticky.then_some(&forget_clients as &dyn Fn() -> Result<()>), ..live.attempt(errand.place) };
+    let probes = |count| -> Vec<Probe> {
+        let probe = || live.numbers.between(on_the_wire(errand.protocol), errand.from, errand.to);
+        (0..count).map(|_| probe()).collect()
+    };
+    match trace.ends.first().map(|(end, _)| end) {
+        Some(End::Dropped) => {
+            let mut probes = probes(FEW);
+            let protocol = on_the_wire(errand.protocol);
+            probes.push(live.numbers.between(protocol, errand.from, bystander(errand.from)));
+            let mut outcomes = attempt.send_and_watch(probes, Until::QuietAndLastSeen)?;
+            let (control, outcome) = outcomes.pop().context("one per probe")?;
+            ensure!(is_untouched(&control, &outcome), "a packet from {} to a bystander got lost", errand.from);
+            Ok(outcomes)
+        }
+        Some(End::Translated { .. }) => {
+            let tries = TRIES_PER_TARGET * (trace.ends.len() + 1);
+            let batch = if sticky { 1 } else { BATCH };
+            let mut outcomes = Outcomes::new();
+            while outcomes.len() < tries {
+                let seen = attempt.send_and_watch(probes(batch.min(tries - outcomes.len())), Until::AllSeen)?;
+                let lost = seen.iter().any(|(_, outcome)| *outcome == Outcome::Vanished);
+                outcomes.extend(seen);
+                // Forgetting takes a while, so then it is enough to have seen all endpoints.
+                if lost || (sticky && outcomes.len() >= 6 * trace.ends.len() && reaches_all(trace, &outcomes)) {
+                    break;
+                }
+            }
+            Ok(outcomes)
+        }
+        _ => attempt.send_and_watch(probes(FEW), Until::AllSeen),
+    }
+}
+
+fn reaches_all(trace: &Trace, outcomes: &Outcomes) -> bool {
+    let reached: BTreeSet<SocketAddr> = outcomes.iter().filter_map(|(_, outcome)| target(outcome)).collect();
+    reached.len() >= trace.ends.len()
+}
+
+/// Compares what the tracer has said with what was seen.
+fn judge(trace: &Trace, outcomes: &Outcomes) -> Result<(), &'static str> {
+    let translations = trace.ends.iter().filter_map(|(end, _)| match end {
+        End::Translated { target, masquerade } => Some((SocketAddr::new(target.ip, target.port), *masquerade)),
+        _ => None,
+    });
+    let translations: BTreeMap<SocketAddr, bool> = translations.collect();
+    if !translations.is_empty() {
+        if translations.len() < trace.ends.len() {
+            return Err("the table leaves a choice between translation and something else");
+        }
+        return judge_translations(&translations, outcomes);
+    }
+    let as_said = |end: End, probe: &Probe, outcome: &Outcome| match end {
+        End::Rejected => *outcome == Outcome::Refused,
+        End::Dropped => *outcome == Outcome::Vanished,
+        _ => is_untouched(probe, outcome),
+    };
+    let [(end, _)] = trace.ends[..] else { return Err("the tracer does not know what happens") };
+    let all = outcomes.iter().all(|(probe, outcome)| as_said(end, probe, outcome));
+    if all && !outcomes.is_empty() { Ok(()) } else { Err("the kernel does something else") }
+}
+
+fn judge_translations(wanted: &BTreeMap<SocketAddr, bool>, outcomes: &Outcomes) -> Result<(), &'static str> {
+    let node: Vec<IpAddr> = node_addresses();
+    // Of connections that may keep their address when they are masqueraded: has a port ever changed?
+    let mut changed: BTreeMap<SocketAddr, bool> = BTreeMap::new();
+    let mut reached = BTreeSet::new();
+    for (probe, outcome) in outcomes {
+        let Outcome::Arrived { source, target } = outcome else { return Err("not every packet arrives") };
+        let Some(masquerade) = wanted.get(target) else { return Err("the kernel chooses another endpoint") };
+        reached.insert(*target);
+        match masquerade {
+            false if source != &probe.source => return Err("the kernel masquerades"),
+            true if !node.contains(&source.ip()) => return Err("the kernel does not masquerade"),
+            // Masquerading chooses a port at random, also where the address is the node's already.
+            true if source.ip() == probe.source.ip() => {
+                *changed.entry(*target).or_default() |= source.port() != probe.source.port();
+            }
+            _ => {}
+        }
+    }
+    if changed.values().any(|changed| !changed) {
+        return Err("the kernel does not masquerade");
+    }
+    if reached.len() < wanted.len() { Err("the kernel never chooses one of the endpoints") } else { Ok(()) }
+}
+
+fn disagreement(scene: &Scene, errand: &Errand, trace: &Trace, observed: &str) -> String {
+    let Scene { options, events, .. } = scene;
+    let ends: Vec<String> = trace.ends.iter().map(|(end, share)| format!("  {share:.3} {end}")).collect();
+    let steps: Vec<String> = trace.steps.iter().map(|step| format!("  {step}")).collect();
+    let ruleset = output_of("nft", &["list", "ruleset"]);
+    format!(
+        "DISAGREEMENT about {errand:?}\ntracer:\n{}\nby way of:\n{}\nkernel: {observed}\n{options:#?}\n{events:#?}\n{ruleset}",
+        ends.join("\n"),
+        steps.join("\n"),
+    )
+}
