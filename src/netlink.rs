@@ -8,7 +8,7 @@
 //! user namespace, `net.core.wmem_max` elsewhere. Elements take 60 to 200 bytes each.
 
 mod abi;
-mod attr;
+pub(crate) mod attr;
 mod batch;
 mod declare;
 mod elements;
