@@ -271,15 +271,13 @@ fn attach(node: &Namespace, name: &str, address: &str, uplink: bool, plan: &Plan
     here += &format!("route add {address}/{bits} dev {name}\n");
     if uplink {
         here += &format!("address add {}/{bits} dev {name} {nodad}\n", plan.node);
-        here += &format!("{} route add default via {address} dev {name} src {}\n", if v6 { "-6" } else { "" }, plan.node);
+        here += &format!("route add default via {address} dev {name} src {}\n", plan.node);
     }
-    // The node's own cable end also answers for IPv4 addresses it has on other cables.
     ip_batch(&here).expect("the node's end");
     inside.enter().expect("the new namespace");
-    let family = if v6 { "-6" } else { "" };
     ip_batch(&format!(
         "link set lo up\nlink set eth0 up\naddress add {address}/{bits} dev eth0 {nodad}\n\
-         {family} route add default via {gateway} dev eth0 onlink\n"
+         route add default via {gateway} dev eth0 onlink\n"
     ))
     .expect("the other end");
     inside
@@ -415,18 +413,22 @@ fn unrelated_flows_are_untouched() {
             assert_eq!(world.entries(client), 1, "{to}");
         }
         // Connections of other protocols that look just like those in question.
-        for (protocol, state) in [("tcp", &["--state", "ESTABLISHED"][..]), ("sctp", &["--state", "ESTABLISHED"])] {
-            for (to, port) in [(world.plan.cluster_ip, "53"), (world.plan.node, "30053")] {
-                let mut args = vec!["-I", "-p", protocol, "-s", "10.1.0.9", "-d", to, "--sport", "4000", "--dport", port];
-                args.extend(["-r", "10.1.0.1", "-q", "10.1.0.9", "--reply-port-src", "53", "--reply-port-dst", "4000"]);
+        for (protocol, state) in [
+            ("tcp", &["--state", "ESTABLISHED"][..]),
+            ("sctp", &["--state", "ESTABLISHED", "--orig-vtag", "1", "--reply-vtag", "2"]),
+        ] {
+            for (to, port, from) in [(world.plan.cluster_ip, "53", "4000"), (world.plan.node, "30053", "4001")] {
+                let mut args = vec!["-I", "-p", protocol, "-s", "10.1.0.9", "-d", to, "--sport", from, "--dport", port];
+                args.extend(["-r", "10.1.0.1", "-q", "10.1.0.9", "--reply-port-src", "53", "--reply-port-dst", from]);
                 args.extend(["-t", "600"]);
                 args.extend(state);
-                let _added = output_of("conntrack", &args);
+                let said = output_of("conntrack", &args);
+                assert!(!said.contains("failed"), "{said}");
             }
         }
         let others = |protocol| output_of("conntrack", &["-L", "-p", protocol]).lines().count();
         let (tcp, sctp) = (others("tcp"), others("sctp"));
-        assert_eq!(tcp, 2, "{}", output_of("conntrack", &["-L"]));
+        assert_eq!((tcp, sctp), (2, 2), "{}", output_of("conntrack", &["-L"]));
         world.change([world.slice(&[1], 53)]);
         world.change([world.slice(&[], 53)]);
         world.change([Event::ServiceDeleted(ObjectKey::new("test", "dns"))]);

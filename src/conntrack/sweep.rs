@@ -103,7 +103,11 @@ impl FamilySweep {
         let mut filters: Vec<Filter> = by_port
             .into_iter()
             .filter(|(_, ips)| !ips.is_empty())
-            .map(|(port, ips)| Filter { family, port: Some(port), ip: ips.first().copied().filter(|_| ips.len() == 1) })
+            .map(|(port, ips)| {
+                // By an IPv6 address the kernel (6.18) tells of all entries but those with that address.
+                let ip = ips.first().copied().filter(|ip| ips.len() == 1 && ip.is_ipv4());
+                Filter { family, port: Some(port), ip }
+            })
             .collect();
         filters.sort_unstable_by_key(|filter| filter.port);
         filters

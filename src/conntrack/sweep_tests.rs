@@ -150,6 +150,9 @@ fn the_kernel_is_asked_for_little() {
         sweep.ask(address(&format!("10.96.0.11:{port}")), valid(&[]));
     }
     assert_eq!(sweep.filters(Family::Ipv4), [filter(None, None)], "many ports");
+    let mut ipv6 = FamilySweep::default();
+    ipv6.ask(address("[fd00::a]:53"), valid(&[]));
+    assert_eq!(ipv6.filters(Family::Ipv6), [Filter { family: Family::Ipv6, port: Some(53), ip: None }]);
     let mut nowhere = FamilySweep::default();
     nowhere.ask(node_port(30053), valid(&[]));
     assert_eq!(nowhere.filters(Family::Ipv4), [], "a NodePort without an address of the node");
