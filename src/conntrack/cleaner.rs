@@ -1,5 +1,6 @@
 //! The thread that cleans, and the slot it takes its work from.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -90,7 +91,7 @@ impl Slot {
 
 /// Starts the cleaner.
 pub(super) fn start(slot: Arc<Slot>, table: impl Table + 'static, report: Report) -> io::Result<JoinHandle<()>> {
-    let work = move || Cleaner { slot, table, report, failures: 0 }.run();
+    let work = move || Cleaner { slot, table, report, failures: HashMap::new() }.run();
     Builder::new().name("conntrack".into()).spawn(work)
 }
 
@@ -98,28 +99,28 @@ struct Cleaner<T> {
     slot: Arc<Slot>,
     table: T,
     report: Report,
-    /// Since the last success.
-    failures: u32,
+    /// Of each family, since its last success.
+    failures: HashMap<Family, u32>,
 }
 
 impl<T: Table> Cleaner<T> {
     fn run(mut self) {
         while let Some(mut sweep) = self.slot.take() {
-            let mut failed = false;
+            let mut failures = 0;
             for family in Family::ALL {
                 let part = std::mem::take(sweep.family_mut(family));
                 if !part.is_empty() {
-                    failed |= !self.clean(family, part);
+                    failures = failures.max(self.clean(family, part));
                 }
             }
-            if failed {
-                self.slot.pause(PAUSE * self.failures);
+            if failures > 0 {
+                self.slot.pause(PAUSE * failures);
             }
         }
     }
 
-    /// Cleans a family, tells of it, and says whether it succeeded (or was given up).
-    fn clean(&mut self, family: Family, sweep: FamilySweep) -> bool {
+    /// Cleans a family, tells of it, and says how often that has failed in a row; 0 also when it is given up.
+    fn clean(&mut self, family: Family, sweep: FamilySweep) -> u32 {
         let start = Instant::now();
         let mut counts = Counts::default();
         let result = self.passes(family, &sweep, &mut counts);
@@ -130,22 +131,23 @@ impl<T: Table> Cleaner<T> {
         debug!(%family, frontends, scanned, deleted, interrupted, duration = ?cleaning.duration, "conntrack cleaned");
         (self.report)(&cleaning);
         let Some(error) = cleaning.error else {
-            self.failures = 0;
-            return true;
+            self.failures.remove(&family);
+            return 0;
         };
-        self.failures += 1;
-        if self.failures >= TRIES {
-            warn!(%family, error, "giving up deleting stale conntrack entries: flows may keep going to endpoints that are gone");
-            self.failures = 0;
-            return true;
+        let failures = self.failures.remove(&family).unwrap_or_default() + 1;
+        if failures >= TRIES {
+            warn!(%family, error, "cannot delete stale conntrack entries: flows may keep going to endpoints that are gone");
+            return 0;
         }
         debug!(%family, error, "cannot delete stale conntrack entries; trying again");
+        self.failures.insert(family, failures);
         self.slot.give_back(family, sweep);
-        false
+        failures
     }
 
     fn passes(&mut self, family: Family, sweep: &FamilySweep, total: &mut Counts) -> io::Result<()> {
         for filter in sweep.filters(family) {
+            let mut interrupted = false;
             for _ in 0..PASSES {
                 let slot = &self.slot;
                 let counts = self.table.sweep(&filter, &mut |entry| sweep.is_stale(entry), &mut |batch| {
@@ -156,11 +158,12 @@ impl<T: Table> Cleaner<T> {
                 })?;
                 total.scanned += counts.scanned;
                 total.deleted += counts.deleted;
-                total.interrupted = counts.interrupted;
-                if !counts.interrupted {
+                interrupted = counts.interrupted;
+                if !interrupted {
                     break;
                 }
             }
+            total.interrupted |= interrupted;
         }
         Ok(())
     }

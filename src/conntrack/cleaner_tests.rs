@@ -138,6 +138,21 @@ fn a_failed_sweep_is_tried_again_in_its_newest_form() {
 }
 
 #[test]
+fn one_family_that_fails_is_not_tried_without_pause_because_the_other_succeeds() {
+    let stage = Stage::new(endpoint(1));
+    let mut both = sweep(2);
+    let key = FrontendKey::Address { ip: "fd00::1".parse().expect("an address"), protocol: Protocol::Udp, port: 53 };
+    both.family_mut(Family::Ipv6).ask(key, [].into());
+    stage.slot.put(both);
+    let start = Instant::now();
+    stage.walk(Err(io::ErrorKind::Other.into()));
+    stage.walk(GOOD);
+    stage.walk(GOOD);
+    assert!(start.elapsed() >= PAUSE);
+    stage.end();
+}
+
+#[test]
 fn an_idle_cleaner_ends_when_told() {
     Stage::new(endpoint(1)).end();
 }

@@ -64,10 +64,9 @@ impl Known {
 
     /// The frontends that may have changed; also keeps the list of what each Service has.
     fn touched(&mut self, now: &Now<'_>, changes: &Changes, full: bool) -> HashSet<FrontendKey> {
-        let everything = full || changes.node;
         let mut touched: HashSet<FrontendKey> = HashSet::new();
         let mut services: HashSet<&ObjectKey> = changes.services.iter().collect();
-        if everything {
+        if full {
             touched.extend(self.valid.keys());
             self.of_service.clear();
             services.extend(now.mirror.frontends().filter(|(f, _, _)| *f == now.family).map(|(_, service, _)| service));
@@ -98,9 +97,10 @@ impl Known {
 
     /// An address that comes to the node is a new frontend of every NodePort, one that goes takes one away.
     fn update_node_addresses(&mut self, now: &Now<'_>, sweep: &mut FamilySweep) {
-        let present = now.node_addresses();
-        if present != self.node_addresses {
-            let old = std::mem::replace(&mut self.node_addresses, present);
+        let old = std::mem::replace(&mut self.node_addresses, now.node_addresses());
+        // Link-local addresses come and go with every pod's interface; nobody reaches NodePorts there.
+        let notable = |ips: &BTreeSet<IpAddr>| ips.iter().copied().filter(|ip| !is_link_local(ip)).collect::<Vec<_>>();
+        if notable(&old) != notable(&self.node_addresses) {
             let node_ports = self.valid.iter().filter(|(key, _)| key.is_node_port());
             node_ports.for_each(|(key, valid)| sweep.ask(*key, valid.clone()));
             sweep.add_node_addresses(old);
@@ -166,6 +166,10 @@ impl Now<'_> {
             }
         }
     }
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn protocol(key: &FrontendKey) -> Protocol {
