@@ -14,7 +14,8 @@ use portway::config::Options;
 use portway::conntrack::{Cleaning, ConntrackObserver};
 use portway::controller::Controller;
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
+    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
+    SlicePort,
 };
 use portway::netlink::NftKernel;
 use support::netns::{Namespace, ip_batch, output_of, set_sysctls};
@@ -241,8 +242,8 @@ impl World {
 
     /// From where to where clients talk to `dns`.
     fn paths(&self) -> Vec<(String, Client, SocketAddr)> {
-        let frontends =
-            [(self.plan.cluster_ip, 53), (self.plan.external_ip, 53), (self.plan.node, 30053)].map(|(a, p)| self.at(a, p));
+        let frontends = [(self.plan.cluster_ip, 53), (self.plan.external_ip, 53), (self.plan.node, 30053)]
+            .map(|(a, p)| self.at(a, p));
         let mut paths = Vec::new();
         for place in ["pod", "node", "outside"] {
             for frontend in frontends {

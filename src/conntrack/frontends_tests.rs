@@ -293,7 +293,8 @@ fn addresses_that_come_to_the_node_are_frontends_of_its_node_ports() {
 
 #[test]
 fn a_pods_link_local_address_is_no_reason_to_clean() {
-    let addresses = |ips: &[&str]| Event::LocalAddresses(ips.iter().map(|ip| ip.parse().expect("an address")).collect());
+    let addresses =
+        |ips: &[&str]| Event::LocalAddresses(ips.iter().map(|ip| ip.parse().expect("an address")).collect());
     let mut v6 = with_node_port(service("six", 1), 30053);
     v6.cluster_ips = vec!["fd00::1".parse().expect("an address")];
     let mut stage = Stage::new([node("0.0.0.0"), put(&v6), addresses(&["fd01::1"])]);

@@ -22,10 +22,7 @@ impl ConntrackObserver {
     }
 
     /// As [`ConntrackObserver::start`], with a table of one's own.
-    pub fn with_table(
-        table: impl Table + 'static,
-        report: impl FnMut(&Cleaning) + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn with_table(table: impl Table + 'static, report: impl FnMut(&Cleaning) + Send + 'static) -> io::Result<Self> {
         let slot = Arc::new(Slot::default());
         cleaner::start(slot.clone(), table, Box::new(report))?;
         Ok(Self { frontends: Frontends::default(), slot })

@@ -130,8 +130,7 @@ pub(super) fn read_entry(body: &[u8]) -> Option<Told<'_>> {
     let original = original?;
     let sent = read_tuple(original)?;
     let answer = read_tuple(reply?)?;
-    let entry =
-        Entry { family, protocol: sent.protocol, destination: sent.destination, answers_from: answer.source };
+    let entry = Entry { family, protocol: sent.protocol, destination: sent.destination, answers_from: answer.source };
     Some(Told { entry, name: Name { original, zone, id } })
 }
 

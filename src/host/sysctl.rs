@@ -274,8 +274,10 @@ mod tests {
             ..ConntrackSettings::default()
         };
         let list = list(&settings, &Roots::default(), 5);
-        let names: Vec<(String, u64)> =
-            list.iter().map(|s| (s.path.file_name().expect("a file").to_string_lossy().into_owned(), s.wanted)).collect();
+        let names: Vec<(String, u64)> = list
+            .iter()
+            .map(|s| (s.path.file_name().expect("a file").to_string_lossy().into_owned(), s.wanted))
+            .collect();
         let expected = [
             ("nf_conntrack_max", 163_840),
             ("hashsize", 40_960),
