@@ -1,4 +1,7 @@
-//! What this host says of itself: its name, its IP families, and the addresses of its interfaces.
+//! What this host says of itself: its name, its IP families, and the addresses of its interfaces. [`sysctl`] is what it is
+//! told.
+
+pub mod sysctl;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

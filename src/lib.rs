@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod conntrack;
 pub mod controller;
 pub mod demo;
 pub mod diff;

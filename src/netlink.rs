@@ -8,7 +8,7 @@
 //! user namespace, `net.core.wmem_max` elsewhere. Elements take 60 to 200 bytes each.
 
 mod abi;
-mod attr;
+pub(crate) mod attr;
 mod batch;
 mod declare;
 mod elements;
@@ -30,6 +30,7 @@ use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME,
 use batch::Batch;
 use elements::Action;
 use ffi::Scratch;
+pub(crate) use ffi::be_nice;
 pub use leftovers::{Leftovers, legacy_iptables_in_use};
 use link::{Answer, Failure, Link, RequestError};
 pub use preflight::Missing;

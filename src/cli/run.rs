@@ -8,7 +8,9 @@ use tracing::{info, warn};
 
 use super::args::RunArgs;
 use crate::config::Options;
+use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Report};
+use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::model::Event;
 use crate::netlink::NftKernel;
 use crate::source::{KubeOptions, KubeSource, ManifestSource};
@@ -18,6 +20,9 @@ use crate::{host, netlink};
 const QUEUE: usize = 1024;
 /// How long the first sync waits for the Node object (specification 2.3).
 const NODE_WAIT: Duration = Duration::from_secs(30);
+
+/// kube-proxy's default for `oomScoreAdj`.
+const OOM_SCORE: i32 = -999;
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut options = args.plan.options()?;
@@ -31,7 +36,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let (controller, reports) = Controller::new(kernel, options.clone());
+    host_settings();
+    let (mut controller, reports) = Controller::new(kernel, options.clone());
+    if let Some(observer) = conntrack() {
+        controller.observe(observer);
+    }
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(feed(args, options, sender, reports))?;
@@ -70,6 +79,21 @@ async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow
         }
     }
     std::future::pending().await
+}
+
+/// Sets what the node's kernel is to do besides our tables, and what it is to do with this process when memory is short.
+fn host_settings() {
+    let roots = Roots::default();
+    sysctl::apply_or_warn(&ConntrackSettings::default(), &roots);
+    if let Err(cause) = sysctl::set_oom_score(OOM_SCORE, &roots) {
+        warn!(%cause, "cannot set the OOM score of this process to {OOM_SCORE}");
+    }
+}
+
+/// Has stale conntrack entries deleted after syncs. Without that everything else still works.
+fn conntrack() -> Option<ConntrackObserver> {
+    let failed = |cause| warn!(%cause, "cannot open the kernel's table of flows: UDP flows may keep going to endpoints that are gone");
+    ConntrackObserver::start(|_| {}).map_err(failed).ok()
 }
 
 /// Runs the sources until a signal comes or one of them gives up.

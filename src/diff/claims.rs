@@ -85,6 +85,11 @@ impl Claims {
         }
     }
 
+    /// The Service that has the frontend.
+    pub(super) fn winner(&self, key: FrontendKey) -> Option<&ObjectKey> {
+        Some(&self.winners.get(&key)?.service)
+    }
+
     /// Whether the Service has the frontend; otherwise who does.
     pub(super) fn check(&self, key: FrontendKey, service: &ObjectKey) -> Result<(), Conflict> {
         match self.winners.get(&key) {

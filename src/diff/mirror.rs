@@ -94,6 +94,17 @@ impl Mirror {
         &self.settings
     }
 
+    /// The frontends of a Service that are in force in a family.
+    pub fn frontends_of(&self, family: Family, service: &ObjectKey) -> &[Frontend] {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family);
+        mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.frontends)
+    }
+
+    /// The Service that has a frontend.
+    pub fn owner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
+        self.families.iter().find(|mirror| mirror.family == family)?.claims.winner(frontend)
+    }
+
     /// Frontends in force, as (family, Service, frontend), in no order.
     pub fn frontends(&self) -> impl Iterator<Item = (Family, &ObjectKey, &Frontend)> {
         self.families.iter().flat_map(|mirror| {

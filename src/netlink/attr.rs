@@ -7,7 +7,7 @@ const NESTED: u16 = 1 << 15;
 const TYPE_MASK: u16 = 0x3fff;
 
 /// Appends an attribute.
-pub(super) fn put(buf: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn put(buf: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let len = (value.len() + 4) as u16;
     buf.extend_from_slice(&len.to_ne_bytes());
     buf.extend_from_slice(&kind.to_ne_bytes());
@@ -16,12 +16,12 @@ pub(super) fn put(buf: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// Appends a 32-bit attribute in network order.
-pub(super) fn put_u32(buf: &mut Vec<u8>, kind: u16, value: u32) {
+pub(crate) fn put_u32(buf: &mut Vec<u8>, kind: u16, value: u32) {
     put(buf, kind, &value.to_be_bytes());
 }
 
 /// Appends a zero-terminated string.
-pub(super) fn put_str(buf: &mut Vec<u8>, kind: u16, value: &str) {
+pub(crate) fn put_str(buf: &mut Vec<u8>, kind: u16, value: &str) {
     let len = (value.len() + 5) as u16;
     buf.extend_from_slice(&len.to_ne_bytes());
     buf.extend_from_slice(&kind.to_ne_bytes());
@@ -31,7 +31,7 @@ pub(super) fn put_str(buf: &mut Vec<u8>, kind: u16, value: &str) {
 }
 
 /// Begins an attribute that holds attributes; give the result to [`end_nest`].
-pub(super) fn begin_nest(buf: &mut Vec<u8>, kind: u16) -> usize {
+pub(crate) fn begin_nest(buf: &mut Vec<u8>, kind: u16) -> usize {
     let start = buf.len();
     buf.extend_from_slice(&[0, 0]);
     buf.extend_from_slice(&(kind | NESTED).to_ne_bytes());
@@ -39,7 +39,7 @@ pub(super) fn begin_nest(buf: &mut Vec<u8>, kind: u16) -> usize {
 }
 
 /// Closes a nest. Writers keep nests below the 64 KiB a 16-bit length can say.
-pub(super) fn end_nest(buf: &mut [u8], start: usize) {
+pub(crate) fn end_nest(buf: &mut [u8], start: usize) {
     let len = buf.len() - start;
     debug_assert!(len <= usize::from(u16::MAX), "nest of {len} bytes");
     buf[start..start + 2].copy_from_slice(&(len as u16).to_ne_bytes());
@@ -51,72 +51,72 @@ fn pad(buf: &mut Vec<u8>) {
 
 /// An attribute as read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attr<'a> {
+pub(crate) struct Attr<'a> {
     /// Its type, without flags.
-    pub(super) kind: u16,
+    pub(crate) kind: u16,
     /// Its value.
-    pub(super) value: &'a [u8],
+    pub(crate) value: &'a [u8],
     /// Where it begins in the slice that is read.
-    pub(super) offset: usize,
+    pub(crate) offset: usize,
 }
 
 impl<'a> Attr<'a> {
     /// A 32-bit value in network order.
-    pub(super) fn u32(&self) -> Option<u32> {
+    pub(crate) fn u32(&self) -> Option<u32> {
         Some(u32::from_be_bytes(self.value.try_into().ok()?))
     }
 
     /// A 64-bit value in network order.
-    pub(super) fn u64(&self) -> Option<u64> {
+    pub(crate) fn u64(&self) -> Option<u64> {
         Some(u64::from_be_bytes(self.value.try_into().ok()?))
     }
 
     /// A one-byte value.
-    pub(super) fn u8(&self) -> Option<u8> {
+    pub(crate) fn u8(&self) -> Option<u8> {
         self.value.first().copied()
     }
 
     /// A string, with or without terminating zero.
-    pub(super) fn str(&self) -> Option<&'a str> {
+    pub(crate) fn str(&self) -> Option<&'a str> {
         let bytes = self.value.split(|byte| *byte == 0).next()?;
         std::str::from_utf8(bytes).ok()
     }
 
     /// The attributes inside.
-    pub(super) fn nested(&self) -> Attrs<'a> {
+    pub(crate) fn nested(&self) -> Attrs<'a> {
         Attrs::new(self.value)
     }
 }
 
 /// Reads attributes one after the other; ends at the first that is malformed.
 #[derive(Debug, Clone)]
-pub(super) struct Attrs<'a> {
+pub(crate) struct Attrs<'a> {
     bytes: &'a [u8],
     offset: usize,
 }
 
 impl<'a> Attrs<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, offset: 0 }
     }
 
     /// The first attribute of a type.
-    pub(super) fn find_kind(&self, kind: u16) -> Option<Attr<'a>> {
+    pub(crate) fn find_kind(&self, kind: u16) -> Option<Attr<'a>> {
         self.clone().find(|attr| attr.kind == kind)
     }
 
     /// The value of the first attribute of a type, as a 32-bit number.
-    pub(super) fn u32_of(&self, kind: u16) -> Option<u32> {
+    pub(crate) fn u32_of(&self, kind: u16) -> Option<u32> {
         self.find_kind(kind)?.u32()
     }
 
     /// The value of the first attribute of a type, as a string.
-    pub(super) fn str_of(&self, kind: u16) -> Option<&'a str> {
+    pub(crate) fn str_of(&self, kind: u16) -> Option<&'a str> {
         self.find_kind(kind)?.str()
     }
 
     /// The attributes inside the first attribute of a type.
-    pub(super) fn nested_of(&self, kind: u16) -> Option<Attrs<'a>> {
+    pub(crate) fn nested_of(&self, kind: u16) -> Option<Attrs<'a>> {
         Some(self.find_kind(kind)?.nested())
     }
 }

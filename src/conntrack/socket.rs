@@ -1,0 +1,108 @@
+//! A netlink socket to the kernel's netfilter side, with what every conversation needs.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use super::wire::HEADER_LEN;
+
+/// Room for failures of a whole batch.
+const RECEIVE_ROOM: usize = 1 << 20;
+/// The kernel answers at once; this only keeps a thread from waiting for ever.
+const PATIENCE: TimeVal = TimeVal::new(30, 0);
+
+/// A socket in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: OwnedFd,
+    seq: u32,
+}
+
+/// Head of a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    pub(super) seq: u32,
+}
+
+impl Socket {
+    pub(super) fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &PATIENCE)?;
+        // Beyond the system's limit needs a right that containers may lack; the limit does too.
+        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_ROOM)
+            .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_ROOM))?;
+        Ok(Self { fd, seq: 0 })
+    }
+
+    /// A number for the next request.
+    pub(super) fn next_seq(&mut self) -> u32 {
+        self.seq = self.seq.wrapping_add(1);
+        self.seq
+    }
+
+    /// Sends requests. The kernel has handled them, but for the rest of a dump, when this returns.
+    pub(super) fn send(&self, requests: &[u8]) -> io::Result<()> {
+        loop {
+            match sendto(self.fd.as_raw_fd(), requests, &NetlinkAddr::new(0, 0), MsgFlags::empty()) {
+                Ok(sent) if sent == requests.len() => return Ok(()),
+                Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits for messages.
+    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        let len = loop {
+            match recv(self.fd.as_raw_fd(), buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                result => break result?,
+            }
+        };
+        Ok(&buffer[..len])
+    }
+
+    /// Messages that are there already; `None` when there are no more. Some may have been lost.
+    pub(super) fn try_receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+        let len = loop {
+            match recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                result => break result?,
+            }
+        };
+        Ok(Some(&buffer[..len]))
+    }
+}
+
+/// Splits what was received into heads and bodies.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+    std::iter::from_fn(move || {
+        let head: &[u8; HEADER_LEN] = bytes.first_chunk()?;
+        let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let body = bytes.get(HEADER_LEN..len)?;
+        let header = Header {
+            kind: u16::from_ne_bytes([head[4], head[5]]),
+            flags: u16::from_ne_bytes([head[6], head[7]]),
+            seq: u32::from_ne_bytes([head[8], head[9], head[10], head[11]]),
+        };
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((header, body))
+    })
+}
+
+/// The error at the beginning of a body, as a positive number; 0 is success.
+pub(super) fn errno(body: &[u8]) -> i32 {
+    body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
+}

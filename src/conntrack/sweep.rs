@@ -1,0 +1,153 @@
+//! What to clean, and the decision about an entry. Pure.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Entry, Filter};
+use crate::model::{Family, Protocol};
+use crate::plan::{FrontendKey, Target};
+
+/// With more ports than this, one walk over all UDP entries is cheaper than a filtered walk for each.
+const FILTERS_MAX: usize = 4;
+
+/// The frontends to clean in one family. What is not mentioned is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FamilySweep {
+    /// Frontends with the endpoints their flows may go to, sorted; none means that all their flows go.
+    addresses: HashMap<Target, Arc<[Target]>>,
+    node_ports: HashMap<u16, Arc<[Target]>>,
+    /// The addresses NodePorts answer on, or did until a moment ago.
+    node_addresses: BTreeSet<IpAddr>,
+}
+
+impl FamilySweep {
+    /// Asks for a frontend to be cleaned. `valid` is sorted. Frontends of other protocols than UDP are ignored.
+    pub fn ask(&mut self, frontend: FrontendKey, valid: Arc<[Target]>) {
+        match frontend {
+            FrontendKey::Address { ip, protocol: Protocol::Udp, port } => {
+                self.addresses.insert(Target { ip, port }, valid);
+            }
+            FrontendKey::NodePort { protocol: Protocol::Udp, port } => {
+                self.node_ports.insert(port, valid);
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds addresses of this node: only there are flows to a NodePort's number its flows.
+    pub fn add_node_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.node_addresses.extend(addresses);
+    }
+
+    /// The NodePorts asked for.
+    pub(super) fn node_ports(&self) -> impl Iterator<Item = u16> {
+        self.node_ports.keys().copied()
+    }
+
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.node_ports.is_empty()
+    }
+
+    /// Number of frontends asked for.
+    pub fn len(&self) -> usize {
+        self.addresses.len() + self.node_ports.len()
+    }
+
+    /// Whether an entry has to go. Only UDP entries of frontends that were asked for ever do; then those whose answers
+    /// would come from elsewhere than a valid endpoint, which includes those that were never translated.
+    pub fn is_stale(&self, entry: &Entry) -> bool {
+        self.allows(entry) == Some(false)
+    }
+
+    /// Whether an entry may stay; `None` when it is none of our business.
+    pub(super) fn allows(&self, entry: &Entry) -> Option<bool> {
+        if entry.protocol != Protocol::Udp.number() {
+            return None;
+        }
+        let destination = entry.destination;
+        // A frontend with an address of its own is looked up before NodePorts, as in the packet path.
+        let valid = self.addresses.get(&destination).or_else(|| {
+            let node_port = self.node_ports.get(&destination.port)?;
+            self.node_addresses.contains(&destination.ip).then_some(node_port)
+        })?;
+        Some(valid.binary_search(&entry.answers_from).is_ok())
+    }
+
+    /// Takes over an earlier sweep: where both speak of a frontend, this one is right.
+    pub(super) fn merge_earlier(&mut self, mut earlier: FamilySweep) {
+        earlier.merge(std::mem::take(self));
+        *self = earlier;
+    }
+
+    /// Takes over a later sweep: where both speak of a frontend, the later one is right.
+    pub fn merge(&mut self, later: FamilySweep) {
+        self.addresses.extend(later.addresses);
+        self.node_ports.extend(later.node_ports);
+        self.node_addresses.extend(later.node_addresses);
+    }
+
+    /// What to ask the kernel for, so that it tells of few entries besides those in question. No entry comes twice.
+    pub fn filters(&self, family: Family) -> Vec<Filter> {
+        let mut by_port: HashMap<u16, BTreeSet<IpAddr>> = HashMap::new();
+        for target in self.addresses.keys() {
+            by_port.entry(target.port).or_default().insert(target.ip);
+        }
+        for port in self.node_ports.keys() {
+            by_port.entry(*port).or_default().extend(&self.node_addresses);
+        }
+        if by_port.len() > FILTERS_MAX {
+            return vec![Filter { family, port: None, ip: None }];
+        }
+        let mut filters: Vec<Filter> = by_port
+            .into_iter()
+            .filter(|(_, ips)| !ips.is_empty())
+            .map(|(port, ips)| {
+                // By an IPv6 address the kernel (6.18) tells of all entries but those with that address.
+                let ip = ips.first().copied().filter(|ip| ips.len() == 1 && ip.is_ipv4());
+                Filter { family, port: Some(port), ip }
+            })
+            .collect();
+        filters.sort_unstable_by_key(|filter| filter.port);
+        filters
+    }
+}
+
+/// The frontends to clean.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sweep {
+    families: [FamilySweep; 2],
+}
+
+impl Sweep {
+    /// The part of a family.
+    pub fn family(&self, family: Family) -> &FamilySweep {
+        &self.families[index(family)]
+    }
+
+    /// The part of a family.
+    pub fn family_mut(&mut self, family: Family) -> &mut FamilySweep {
+        &mut self.families[index(family)]
+    }
+
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.families.iter().all(FamilySweep::is_empty)
+    }
+
+    /// Takes over a later sweep.
+    pub fn merge(&mut self, later: Sweep) {
+        for (mine, theirs) in self.families.iter_mut().zip(later.families) {
+            mine.merge(theirs);
+        }
+    }
+}
+
+fn index(family: Family) -> usize {
+    usize::from(family == Family::Ipv6)
+}
+
+#[cfg(test)]
+#[path = "sweep_tests.rs"]
+mod tests;

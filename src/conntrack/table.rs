@@ -1,0 +1,207 @@
+//! The kernel's table of flows: a streamed walk that deletes in batches.
+
+use std::io;
+
+use super::Entry;
+use super::socket::{Socket, errno, messages};
+use super::wire::{Filter, put_delete, put_dump, read_entry};
+use crate::model::Protocol;
+
+/// The kernel hands out a dump in pieces of at most 32 KiB.
+const RECEIVE_LEN: usize = 64 * 1024;
+/// Entries deleted by one `sendmsg`: about 30 KiB, well below the least room of a socket.
+const BATCH: usize = 256;
+/// `NLM_F_DUMP_INTR`: the table changed so that the walk may have missed entries.
+const DUMP_INTERRUPTED: u16 = 0x10;
+
+/// What a walk did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Entries the kernel told of.
+    pub scanned: u64,
+    /// Entries deleted.
+    pub deleted: u64,
+    /// The kernel says that the walk may have missed entries.
+    pub interrupted: bool,
+}
+
+/// A table that can be cleaned; the kernel's, or a double in tests.
+pub trait Table: Send {
+    /// Walks over the entries a filter selects (or more) and deletes those that are stale. `still` is asked right before
+    /// deletion, with a whole batch at a time, and clears the mark of entries that may stay after all.
+    fn sweep(
+        &mut self,
+        filter: &Filter,
+        stale: &mut dyn FnMut(&Entry) -> bool,
+        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+    ) -> io::Result<Counts>;
+}
+
+/// The kernel's table in one network namespace.
+#[derive(Debug)]
+pub struct KernelTable {
+    /// Walks and deletions have a socket each, so that their answers do not mix.
+    walker: Socket,
+    remover: Socket,
+    buffer: Vec<u8>,
+    answers: Vec<u8>,
+    batch: Batch,
+    /// The kernel refuses filters.
+    plain: bool,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    requests: Vec<u8>,
+    /// Each entry, and whether it is to be deleted.
+    entries: Vec<(Entry, bool)>,
+    /// Where each request ends.
+    ends: Vec<usize>,
+}
+
+impl KernelTable {
+    /// Opens the table of the calling thread's network namespace.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            walker: Socket::open()?,
+            remover: Socket::open()?,
+            buffer: vec![0; RECEIVE_LEN],
+            answers: vec![0; RECEIVE_LEN],
+            batch: Batch::default(),
+            plain: false,
+        })
+    }
+
+    fn walk(
+        &mut self,
+        filter: &Filter,
+        stale: &mut dyn FnMut(&Entry) -> bool,
+        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+    ) -> io::Result<Counts> {
+        let mut counts = Counts::default();
+        let seq = self.walker.next_seq();
+        let mut request = Vec::with_capacity(128);
+        put_dump(&mut request, filter, self.plain, seq);
+        self.walker.send(&request)?;
+        loop {
+            let received = match self.walker.receive(&mut self.buffer) {
+                Ok(received) => received,
+                // What got lost is lost, but the walk goes on.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    counts.interrupted = true;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut end = None;
+            for (header, body) in messages(received).filter(|(header, _)| header.seq == seq) {
+                counts.interrupted |= header.flags & DUMP_INTERRUPTED != 0;
+                match i32::from(header.kind) {
+                    libc::NLMSG_DONE | libc::NLMSG_ERROR => end = Some(errno(body)),
+                    _ => {
+                        counts.scanned += 1;
+                        let Some(told) = read_entry(body) else { continue };
+                        if told.entry.protocol == Protocol::Udp.number() && stale(&told.entry) {
+                            let seq = self.remover.next_seq();
+                            put_delete(&mut self.batch.requests, told.entry.family, &told.name, seq);
+                            self.batch.ends.push(self.batch.requests.len());
+                            self.batch.entries.push((told.entry, true));
+                        }
+                    }
+                }
+            }
+            if self.batch.entries.len() >= BATCH || (end.is_some() && !self.batch.entries.is_empty()) {
+                counts.deleted += self.batch.send(&mut self.remover, &mut self.answers, still)?;
+            }
+            match end {
+                None => {}
+                Some(0) => return Ok(counts),
+                Some(libc::EINTR) => return Ok(Counts { interrupted: true, ..counts }),
+                Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+            }
+        }
+    }
+}
+
+impl Table for KernelTable {
+    fn sweep(
+        &mut self,
+        filter: &Filter,
+        stale: &mut dyn FnMut(&Entry) -> bool,
+        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+    ) -> io::Result<Counts> {
+        self.batch.clear();
+        match self.walk(filter, stale, still) {
+            Err(error) if !self.plain && refuses_filters(&error) => {
+                tracing::debug!(%error, "the kernel does not filter its table of flows");
+                self.plain = true;
+                self.batch.clear();
+                self.walker = Socket::open()?;
+                self.walk(filter, stale, still)
+            }
+            Err(error) => {
+                // The rest of a walk may still be in the socket, or hold it occupied.
+                self.walker = Socket::open()?;
+                Err(error)
+            }
+            result => result,
+        }
+    }
+}
+
+fn refuses_filters(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ERANGE))
+}
+
+impl Batch {
+    /// Deletes what is still to be deleted; how many entries that were.
+    fn send(
+        &mut self,
+        socket: &mut Socket,
+        answers: &mut [u8],
+        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+    ) -> io::Result<u64> {
+        still(&mut self.entries);
+        let mut deleted = 0;
+        let (mut start, mut from) = (0, 0);
+        // Closes the gaps that withdrawn requests leave.
+        for (index, (_, wanted)) in self.entries.iter().enumerate() {
+            let end = self.ends[index];
+            if *wanted {
+                self.requests.copy_within(start..end, from);
+                from += end - start;
+                deleted += 1;
+            }
+            start = end;
+        }
+        self.requests.truncate(from);
+        if deleted > 0 {
+            socket.send(&self.requests)?;
+            let mut failed = None;
+            while let Some(received) = socket.try_receive(answers)? {
+                for (header, body) in messages(received) {
+                    match errno(body) {
+                        _ if i32::from(header.kind) != libc::NLMSG_ERROR => {}
+                        0 => {}
+                        // It has gone by itself; whatever has its addresses now is another flow. Or a flow table has
+                        // it (kernels before 5.13).
+                        libc::ENOENT | libc::EBUSY => deleted = u64::saturating_sub(deleted, 1),
+                        errno => failed = Some(errno),
+                    }
+                }
+            }
+            if let Some(errno) = failed {
+                self.clear();
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+        }
+        self.clear();
+        Ok(deleted)
+    }
+
+    fn clear(&mut self) {
+        self.requests.clear();
+        self.entries.clear();
+        self.ends.clear();
+    }
+}

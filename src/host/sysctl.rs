@@ -1,0 +1,341 @@
+//! Kernel settings that are made once at start (specification 8.2).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+/// More connections than this are not asked for, however many CPUs there are.
+const MAX_CEILING: u64 = 1_048_576;
+/// The kernel's own ratio of connections to hash buckets.
+const ENTRIES_PER_BUCKET: u64 = 4;
+
+/// The settings of connection tracking; the defaults are kube-proxy's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConntrackSettings {
+    /// Connections to track per CPU; 0 leaves the limit as it is and makes `min` void.
+    pub max_per_core: u32,
+    /// At least this many connections, whatever the number of CPUs.
+    pub min: u32,
+    /// Idle timeout of established TCP connections; zero leaves it as it is.
+    pub tcp_established: Duration,
+    /// Timeout of TCP connections in CLOSE_WAIT; zero leaves it as it is.
+    pub tcp_close_wait: Duration,
+    /// Do not call packets invalid for being out of the window. `false` does not undo it.
+    pub tcp_be_liberal: bool,
+    /// Idle timeout of UDP flows without an answer; zero leaves it as it is.
+    pub udp: Duration,
+    /// Idle timeout of UDP flows with answers; zero leaves it as it is.
+    pub udp_stream: Duration,
+}
+
+impl Default for ConntrackSettings {
+    fn default() -> Self {
+        Self {
+            max_per_core: 32_768,
+            min: 131_072,
+            tcp_established: Duration::from_secs(24 * 3600),
+            tcp_close_wait: Duration::from_secs(3600),
+            tcp_be_liberal: false,
+            udp: Duration::ZERO,
+            udp_stream: Duration::ZERO,
+        }
+    }
+}
+
+impl ConntrackSettings {
+    /// The limit of connections on a machine with so many CPUs; `None` to leave it as it is.
+    pub fn max(&self, cpus: usize) -> Option<u64> {
+        if self.max_per_core == 0 {
+            return None;
+        }
+        let scaled = u64::from(self.max_per_core).saturating_mul(cpus as u64);
+        Some(if scaled > MAX_CEILING { MAX_CEILING } else { scaled.max(self.min.into()) })
+    }
+}
+
+/// Why a setting was not made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set {name} to {wanted}: {source}; {advice}")]
+pub struct SettingError {
+    /// The setting, as `sysctl` calls it.
+    pub name: &'static str,
+    /// The value that it should have.
+    pub wanted: String,
+    /// The cause.
+    pub source: io::Error,
+    /// What can be done.
+    pub advice: String,
+}
+
+/// Where the kernel's settings are.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// `/proc`.
+    pub proc: PathBuf,
+    /// `/sys`.
+    pub sys: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self { proc: "/proc".into(), sys: "/sys".into() }
+    }
+}
+
+/// A file to write.
+struct Setting {
+    name: &'static str,
+    path: PathBuf,
+    wanted: u64,
+    /// A higher value is fine too.
+    at_least: bool,
+    /// What to change in the configuration when it cannot be set.
+    opt_out: &'static str,
+}
+
+/// Makes the settings, each only where it differs. One that fails does not keep the others from being made; the caller
+/// warns of what is returned and goes on.
+pub fn apply(settings: &ConntrackSettings, roots: &Roots) -> Vec<SettingError> {
+    list(settings, roots, cpus()).iter().filter_map(|setting| setting.apply().err()).collect()
+}
+
+/// As [`apply`], with a warning for each setting that could not be made.
+pub fn apply_or_warn(settings: &ConntrackSettings, roots: &Roots) {
+    for error in apply(settings, roots) {
+        warn!("{error}");
+    }
+}
+
+/// Makes it less likely (or more) that the kernel ends this process when memory is short; -1000 to 1000.
+pub fn set_oom_score(adjustment: i32, roots: &Roots) -> io::Result<()> {
+    write_if_different(&roots.proc.join("self/oom_score_adj"), &adjustment.to_string())
+}
+
+fn list(settings: &ConntrackSettings, roots: &Roots, cpus: usize) -> Vec<Setting> {
+    let mut list = Vec::new();
+    let mut sysctl = |name: &'static str, wanted, opt_out| {
+        let path = roots.proc.join("sys").join(name.replace('.', "/"));
+        list.push(Setting { name, path, wanted, at_least: false, opt_out });
+    };
+    let max = settings.max(cpus);
+    if let Some(max) = max {
+        sysctl("net.netfilter.nf_conntrack_max", max, "conntrack.maxPerCore: 0");
+    }
+    let seconds = |duration: Duration| Some(duration.as_secs()).filter(|seconds| *seconds > 0);
+    let be_liberal = settings.tcp_be_liberal.then_some(1);
+    for (name, wanted, opt_out) in [
+        (
+            "net.netfilter.nf_conntrack_tcp_timeout_established",
+            seconds(settings.tcp_established),
+            "conntrack.tcpEstablishedTimeout: 0s",
+        ),
+        (
+            "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
+            seconds(settings.tcp_close_wait),
+            "conntrack.tcpCloseWaitTimeout: 0s",
+        ),
+        ("net.netfilter.nf_conntrack_tcp_be_liberal", be_liberal, "conntrack.tcpBeLiberal: false"),
+        ("net.netfilter.nf_conntrack_udp_timeout", seconds(settings.udp), "conntrack.udpTimeout: 0s"),
+        (
+            "net.netfilter.nf_conntrack_udp_timeout_stream",
+            seconds(settings.udp_stream),
+            "conntrack.udpStreamTimeout: 0s",
+        ),
+    ] {
+        if let Some(wanted) = wanted {
+            sysctl(name, wanted, opt_out);
+        }
+    }
+    if let Some(max) = max {
+        let path = roots.sys.join("module/nf_conntrack/parameters/hashsize");
+        let wanted = max / ENTRIES_PER_BUCKET;
+        let name = "the parameter hashsize of the module nf_conntrack";
+        list.insert(1, Setting { name, path, wanted, at_least: true, opt_out: "conntrack.maxPerCore: 0" });
+    }
+    list
+}
+
+impl Setting {
+    fn apply(&self) -> Result<(), SettingError> {
+        let enough = self.at_least && read_number(&self.path).is_some_and(|present| present >= self.wanted);
+        if enough {
+            return Ok(());
+        }
+        write_if_different(&self.path, &self.wanted.to_string()).map_err(|source| {
+            let advice = self.advice(&source);
+            SettingError { name: self.name, wanted: self.wanted.to_string(), source, advice }
+        })
+    }
+
+    fn advice(&self, error: &io::Error) -> String {
+        let present = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let opt_out = self.opt_out;
+        match (error.kind(), present.trim()) {
+            (io::ErrorKind::NotFound, _) => {
+                format!("load the kernel module nf_conntrack on the node, or set {opt_out}")
+            }
+            (_, "") => format!("set it on the node itself, or set {opt_out}"),
+            (_, present) => format!("it stays {present}: set it on the node itself, or set {opt_out} to keep it"),
+        }
+    }
+}
+
+fn write_if_different(path: &Path, wanted: &str) -> io::Result<()> {
+    if std::fs::read_to_string(path)?.trim() == wanted {
+        return Ok(());
+    }
+    // Never creates a file: what is not there is not a setting.
+    let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(path)?;
+    io::Write::write_all(&mut file, wanted.as_bytes())?;
+    info!(setting = %path.display(), value = wanted, "kernel setting changed");
+    Ok(())
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// CPUs of the machine, whatever share of them this process may use.
+fn cpus() -> usize {
+    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    online.and_then(|count| usize::try_from(count).ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A /proc and a /sys with values of a fresh machine.
+    fn roots() -> (tempfile::TempDir, Roots) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let roots = Roots { proc: folder.path().join("proc"), sys: folder.path().join("sys") };
+        for (path, value) in [
+            ("proc/sys/net/netfilter/nf_conntrack_max", "65536"),
+            ("proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "432000"),
+            ("proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", "60"),
+            ("proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "0"),
+            ("proc/sys/net/netfilter/nf_conntrack_udp_timeout", "30"),
+            ("proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
+            ("proc/self/oom_score_adj", "0"),
+            ("sys/module/nf_conntrack/parameters/hashsize", "16384"),
+        ] {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, format!("{value}\n")).expect("a file");
+        }
+        (folder, roots)
+    }
+
+    fn value(roots: &Roots, name: &str) -> String {
+        let text = std::fs::read_to_string(roots.proc.join("sys/net/netfilter").join(name)).expect(name);
+        text.trim().to_owned()
+    }
+
+    fn hashsize(roots: &Roots) -> String {
+        let text = std::fs::read_to_string(roots.sys.join("module/nf_conntrack/parameters/hashsize"));
+        text.expect("hashsize").trim().to_owned()
+    }
+
+    #[test]
+    fn the_limit_follows_the_cpus_between_its_bounds() {
+        let settings = ConntrackSettings::default();
+        let cases = [(1, 131_072), (2, 131_072), (4, 131_072), (5, 163_840), (32, 1_048_576), (64, 1_048_576)];
+        for (cpus, expected) in cases {
+            assert_eq!(settings.max(cpus), Some(expected), "{cpus} CPUs");
+        }
+        let none = ConntrackSettings { max_per_core: 0, ..settings.clone() };
+        assert_eq!(none.max(64), None, "0 makes the minimum void too");
+        let high = ConntrackSettings { min: 4_000_000, ..settings };
+        assert_eq!((high.max(2), high.max(64)), (Some(4_000_000), Some(1_048_576)));
+    }
+
+    #[test]
+    fn defaults_are_kube_proxys() {
+        let (_folder, roots) = roots();
+        assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
+        let max = ConntrackSettings::default().max(cpus()).expect("not 0");
+        assert_eq!(value(&roots, "nf_conntrack_max"), max.to_string());
+        assert_eq!(hashsize(&roots), (max / 4).to_string());
+        assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_established"), "86400");
+        assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_close_wait"), "3600");
+        assert_eq!(value(&roots, "nf_conntrack_tcp_be_liberal"), "0");
+        assert_eq!(value(&roots, "nf_conntrack_udp_timeout"), "30");
+        assert_eq!(value(&roots, "nf_conntrack_udp_timeout_stream"), "120");
+    }
+
+    #[test]
+    fn all_settings_in_the_order_of_the_specification() {
+        let settings = ConntrackSettings {
+            tcp_be_liberal: true,
+            udp: Duration::from_secs(10),
+            udp_stream: Duration::from_secs(200),
+            ..ConntrackSettings::default()
+        };
+        let list = list(&settings, &Roots::default(), 5);
+        let names: Vec<(String, u64)> = list
+            .iter()
+            .map(|s| (s.path.file_name().expect("a file").to_string_lossy().into_owned(), s.wanted))
+            .collect();
+        let expected = [
+            ("nf_conntrack_max", 163_840),
+            ("hashsize", 40_960),
+            ("nf_conntrack_tcp_timeout_established", 86_400),
+            ("nf_conntrack_tcp_timeout_close_wait", 3_600),
+            ("nf_conntrack_tcp_be_liberal", 1),
+            ("nf_conntrack_udp_timeout", 10),
+            ("nf_conntrack_udp_timeout_stream", 200),
+        ];
+        assert_eq!(names, expected.map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    #[test]
+    fn nothing_is_written_where_nothing_is_asked_for() {
+        let (_folder, roots) = roots();
+        let settings = ConntrackSettings {
+            max_per_core: 0,
+            tcp_established: Duration::ZERO,
+            tcp_close_wait: Duration::ZERO,
+            ..ConntrackSettings::default()
+        };
+        assert!(list(&settings, &roots, 8).is_empty());
+    }
+
+    #[test]
+    fn what_is_right_already_is_not_written() {
+        let (_folder, roots) = roots();
+        std::fs::write(roots.sys.join("module/nf_conntrack/parameters/hashsize"), "9999999\n").expect("a file");
+        assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
+        assert_eq!(hashsize(&roots), "9999999", "a larger table is kept");
+        let path = roots.proc.join("sys/net/netfilter/nf_conntrack_tcp_timeout_established");
+        std::fs::write(&path, "86400\n").expect("a file");
+        assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), "86400\n", "our own would have no line break");
+    }
+
+    #[test]
+    fn a_setting_that_fails_keeps_nothing_else_from_being_made() {
+        let (_folder, roots) = roots();
+        // Root may write to read-only files, but not to a folder.
+        let max = roots.proc.join("sys/net/netfilter/nf_conntrack_max");
+        std::fs::remove_file(&max).expect("was there");
+        std::fs::create_dir(&max).expect("a folder");
+        std::fs::remove_file(roots.proc.join("sys/net/netfilter/nf_conntrack_tcp_timeout_established")).expect("there");
+        let errors = apply(&ConntrackSettings::default(), &roots);
+        let words: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(words.len(), 2, "{words:?}");
+        assert!(words[0].contains("nf_conntrack_max") && words[0].contains("conntrack.maxPerCore: 0"), "{words:?}");
+        assert!(words[1].contains("load the kernel module nf_conntrack"), "{words:?}");
+        assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_close_wait"), "3600");
+        assert_ne!(hashsize(&roots), "16384");
+    }
+
+    #[test]
+    fn the_oom_score_is_written() {
+        let (_folder, roots) = roots();
+        set_oom_score(-999, &roots).expect("writable");
+        assert_eq!(std::fs::read_to_string(roots.proc.join("self/oom_score_adj")).expect("there"), "-999");
+        assert!(set_oom_score(0, &Roots { proc: "/nonexistent".into(), ..roots }).is_err());
+    }
+}
