@@ -138,7 +138,8 @@ impl Options {
 
     fn family_settings(&self, family: Family, model: &Model) -> FamilySettings {
         let node_ip = self.node_ip(model.node(), family);
-        let node_addresses = || Family::ALL.into_iter().filter_map(|family| self.node_ip(model.node(), family)).collect();
+        let node_addresses =
+            || Family::ALL.into_iter().filter_map(|family| self.node_ip(model.node(), family)).collect();
         // Without word from the host (`portway render`) the node IPs are taken to be configured.
         let local = model.local_addresses().cloned().unwrap_or_else(node_addresses);
         FamilySettings {

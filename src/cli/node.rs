@@ -78,7 +78,9 @@ async fn check(
             info!("mode NodeCIDR: waiting for the Node's podCIDRs");
         }
         if timeout(pod_cidr_wait, states.wait_for(has_pods)).await.is_err() {
-            return Some(anyhow::anyhow!("detectLocalMode is NodeCIDR, but the Node has no podCIDR after {pod_cidr_wait:?}"));
+            return Some(anyhow::anyhow!(
+                "detectLocalMode is NodeCIDR, but the Node has no podCIDR after {pod_cidr_wait:?}"
+            ));
         }
     }
     let node = states.borrow().node.clone();
@@ -113,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn only_mode_node_cidr_insists_on_a_range() {
         let done = Event::ListDone(Kind::Node);
-        assert_eq!(outcome(&[], &[done.clone()]).await, None);
+        assert_eq!(outcome(&[], std::slice::from_ref(&done)).await, None);
         assert_eq!(outcome(&[], &[node(&[]), done.clone()]).await, None);
         let mode = ["--detect-local-mode=NodeCIDR"];
         assert_eq!(outcome(&mode, &[node(&["10.1.0.0/24"]), done.clone()]).await, None);

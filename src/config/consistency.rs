@@ -103,7 +103,11 @@ mod tests {
         assert_one(&findings(&["--cluster-cidr=fd01::/48"], &four, BOTH), false, "clusterCIDR");
         assert_eq!(findings(&["--cluster-cidr=fd01::/48", "--detect-local-mode=NodeCIDR"], &four, V4), []);
         assert_one(&findings(&["--nodeport-addresses=10.0.0.0/8"], &four, BOTH), false, "IPv6 addresses answer");
-        assert_one(&findings(&["--bind-address=fd00::1", "--metrics-bind-address=::1"], &four, V4), true, "does not have");
+        assert_one(
+            &findings(&["--bind-address=fd00::1", "--metrics-bind-address=::1"], &four, V4),
+            true,
+            "does not have",
+        );
         assert_one(&findings(&["--metrics-bind-address=::1"], &four, V4), false, "metrics");
         assert_eq!(findings(&["--metrics-bind-address=::"], &four, V4), []);
         let odd = node(&["10.0.0.1"], &["fd01::/64"]);

@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn nulls_are_absent_and_json_is_fine() {
-        let (read, notes) = parse(&format!("{HEAD}mode: null\nconntrack:\n  min: null\nnftables: null\noomScoreAdj:\n")).expect("");
+        let (read, notes) =
+            parse(&format!("{HEAD}mode: null\nconntrack:\n  min: null\nnftables: null\noomScoreAdj:\n")).expect("");
         assert_eq!(notes, Vec::<String>::new());
         let json = r#"{"kind": "KubeProxyConfiguration", "apiVersion": "kubeproxy.config.k8s.io/v1alpha1"}"#;
         assert_eq!(parse(json).expect("JSON").0, read);
@@ -217,7 +218,8 @@ mod tests {
 
     #[test]
     fn flush_frequency_may_be_a_number() {
-        let parse = |text: &str| parse(&format!("{HEAD}{text}")).expect("readable").0.kube_proxy.logging.flush_frequency;
+        let parse =
+            |text: &str| parse(&format!("{HEAD}{text}")).expect("readable").0.kube_proxy.logging.flush_frequency;
         assert_eq!(parse("logging: {flushFrequency: 5000000000}\n").to_string(), "5s");
         assert_eq!(parse("logging: {flushFrequency: 3s}\n").to_string(), "3s");
         assert!(parse("logging: {flushFrequency: 0}\n").is_zero());

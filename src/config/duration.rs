@@ -119,10 +119,8 @@ impl fmt::Display for GoDuration {
             text.trim_end_matches('0').trim_end_matches('.').to_owned()
         };
         if total < second {
-            let (unit, name) = [(1_000_000, "ms"), (1_000, "µs")]
-                .into_iter()
-                .find(|(unit, _)| total >= *unit)
-                .unwrap_or((1, "ns"));
+            let (unit, name) =
+                [(1_000_000, "ms"), (1_000, "µs")].into_iter().find(|(unit, _)| total >= *unit).unwrap_or((1, "ns"));
             let text = if unit == 1 { total.to_string() } else { decimal(total, unit) };
             return write!(f, "{text}{name}");
         }

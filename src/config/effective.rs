@@ -142,8 +142,8 @@ impl Configuration {
         let (mut config, portway, file) = match path {
             Some(path) => {
                 let path = Path::new(path);
-                let text = std::fs::read_to_string(path)
-                    .map_err(|cause| ConfigError::Read { path: path.into(), cause })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.into(), cause })?;
                 let mut read = document::read(path, &text, &mut notes)?;
                 defaults::apply(&mut read.kube_proxy);
                 notes.extend(notes::ignored_beside_file(&flags));

@@ -87,7 +87,9 @@ fn cluster_up_flags() {
     assert_eq!(config.options().detect_local, DetectLocal::NodeCidr);
     assert_eq!(
         notes(&config),
-        ["these flags are for kube-proxy's other modes and do nothing here: --ipvs-sync-period, --ipvs-min-sync-period"]
+        [
+            "these flags are for kube-proxy's other modes and do nothing here: --ipvs-sync-period, --ipvs-min-sync-period"
+        ]
     );
 }
 
@@ -149,7 +151,8 @@ fn servers_can_be_moved_and_switched_off() {
     assert_eq!(addresses(&["--healthz-bind-address="]), both("off", "127.0.0.1:10249"));
     assert_eq!(addresses(&["--metrics-bind-address="]), both("0.0.0.0:10256", "off"));
     assert_eq!(addresses(&["--healthz-port=0", "--metrics-port=0"]), both("off", "off"));
-    let moved = ["--healthz-bind-address=::1", "--healthz-port=80", "--metrics-bind-address=1.2.3.4:5", "--metrics-port=6"];
+    let moved =
+        ["--healthz-bind-address=::1", "--healthz-port=80", "--metrics-bind-address=1.2.3.4:5", "--metrics-port=6"];
     assert_eq!(addresses(&moved), both("[::1]:80", "1.2.3.4:5"));
     assert_eq!(addresses(&["--bind-address=::"]), both("0.0.0.0:10256", "127.0.0.1:10249"));
     let error = load(&["--metrics-bind-address=x", "--healthz-bind-address=1.2.3.4", "--healthz-port=70000"]);

@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_named() {
-        let gates = [(EXTERNAL_IPS, false), ("Whatever", true), ("MultiCIDRServiceAllocator", false), ("AllBeta", true)];
+        let gates =
+            [(EXTERNAL_IPS, false), ("Whatever", true), ("MultiCIDRServiceAllocator", false), ("AllBeta", true)];
         let notes = notes(&gates.map(|(name, value)| (name.to_owned(), value)).into());
         let texts: Vec<_> = notes.iter().map(|note| note.text.as_str()).collect();
         assert_eq!(

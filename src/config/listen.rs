@@ -20,7 +20,6 @@ pub(super) fn parse(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,7 +29,19 @@ mod tests {
         for text in ["0.0.0.0:10256", "[::]:1", "127.0.0.1:65535", "010.0.0.1:80"] {
             assert!(parse(text).is_ok(), "{text}");
         }
-        for text in ["", "x", "1.2.3.4", "1.2.3.4:0", "1.2.3.4:65536", ":80", "::1", "[::1]", "fe80:::80", "host:80", "[1.2.3.4]:80"] {
+        for text in [
+            "",
+            "x",
+            "1.2.3.4",
+            "1.2.3.4:0",
+            "1.2.3.4:65536",
+            ":80",
+            "::1",
+            "[::1]",
+            "fe80:::80",
+            "host:80",
+            "[1.2.3.4]:80",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

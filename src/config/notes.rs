@@ -19,7 +19,8 @@ pub(super) fn of_other_modes(flags: &Flags) -> Option<Note> {
     let is_ipvs = flags.value("proxy-mode") == "ipvs";
     let acts = |flag: &Flag| is_ipvs && ["ipvs-sync-period", "ipvs-min-sync-period"].contains(&flag.name);
     let ignored = flags.names().filter(|flag| flag.usage == Use::Ignored && !acts(flag));
-    naming(ignored).map(|names| Note::warn(format!("these flags are for kube-proxy's other modes and do nothing here: {names}")))
+    naming(ignored)
+        .map(|names| Note::warn(format!("these flags are for kube-proxy's other modes and do nothing here: {names}")))
 }
 
 fn naming(flags: impl Iterator<Item = &'static Flag>) -> Option<String> {

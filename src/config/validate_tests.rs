@@ -62,7 +62,10 @@ fn every_rule() {
         ("detectLocalMode: Magic", "DetectLocalMode"),
         ("detectLocalMode: BridgeInterface", "DetectLocal.BridgeInterface"),
         ("detectLocalMode: InterfaceNamePrefix", "DetectLocal.InterfaceNamePrefix"),
-        ("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: sixteen-bytes-xx}", "DetectLocal.BridgeInterface"),
+        (
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: sixteen-bytes-xx}",
+            "DetectLocal.BridgeInterface",
+        ),
         ("clusterCIDR: 10.0.0.0", "ClusterCIDR"),
         ("clusterCIDR: 10.0.0.0/8,11.0.0.0/8", "ClusterCIDR"),
         ("clusterCIDR: \"10.0.0.0/8, fd00::/8\"", "ClusterCIDR"),
@@ -74,7 +77,10 @@ fn every_rule() {
         ("featureGates: {\"a b\": true}", "FeatureGates"),
     ] {
         let found = problems(yaml);
-        assert!(found.iter().any(|text| text.starts_with(&format!("KubeProxyConfiguration.{field}: "))), "{yaml}: {found:?}");
+        assert!(
+            found.iter().any(|text| text.starts_with(&format!("KubeProxyConfiguration.{field}: "))),
+            "{yaml}: {found:?}"
+        );
     }
 }
 

@@ -49,9 +49,7 @@ fn watch(path: &Path, noticed: &Arc<Notify>) -> Option<RecommendedWatcher> {
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
         Ok(watcher)
     });
-    started
-        .inspect_err(|error| warn!(%error, "cannot watch {}; looking every {LOOK:?} instead", folder.display()))
-        .ok()
+    started.inspect_err(|error| warn!(%error, "cannot watch {}; looking every {LOOK:?} instead", folder.display())).ok()
 }
 
 async fn differs(file: &ConfigFile) -> bool {

@@ -31,7 +31,10 @@ fn the_last_counts_and_lists_grow() {
     assert_eq!(given.value("bind-address"), "2.2.2.2");
     assert!(!given.is_set("profiling"));
     let given = flags(&["--nodeport-addresses=10.0.0.0/8,fd00::/8", "--nodeport-addresses", "11.0.0.0/8"]);
-    assert_eq!(given.list("nodeport-addresses"), Some(vec!["10.0.0.0/8".into(), "fd00::/8".into(), "11.0.0.0/8".into()]));
+    assert_eq!(
+        given.list("nodeport-addresses"),
+        Some(vec!["10.0.0.0/8".into(), "fd00::/8".into(), "11.0.0.0/8".into()])
+    );
     assert_eq!(given.list("feature-gates"), None);
 }
 
@@ -62,7 +65,8 @@ fn wrong_values_name_the_flag() {
 
 #[test]
 fn all_flags_are_listed_sorted() {
-    let all = flags(&["--config-sync-period=900s", "--profiling", "--nodeport-addresses=a", "--nodeport-addresses=b"]).all();
+    let all =
+        flags(&["--config-sync-period=900s", "--profiling", "--nodeport-addresses=a", "--nodeport-addresses=b"]).all();
     assert_eq!(all.len(), FLAGS.len());
     assert!(all.windows(2).all(|two| two[0].0 < two[1].0), "sorted, none twice");
     let value = |name: &str| all.iter().find(|(flag, _)| flag == name).map(|(_, value)| value.as_str());
