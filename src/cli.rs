@@ -1,45 +1,109 @@
-//! The command line: `portway [run]`, `render`, `explain`, `cleanup`, `demo`.
+//! The command line: `portway [run]`, `render`, `explain`, `cleanup`, `demo`; and `kube-proxy`, which is `portway run`.
 
 mod args;
 mod explain;
+mod node;
 mod render;
 mod run;
+mod version;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-pub use args::{Cli, Command, PlanArgs, RunArgs};
+pub use args::{Cli, Command, PlanArgs};
+
+use crate::config::{Action, Configuration, Flags, LogSettings, normalise};
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let level = match &cli.command {
-        None => level(cli.run.verbosity),
-        Some(Command::Run(args)) => level(args.verbosity),
-        // What they print is for people; only trouble may come in between.
-        Some(_) => "warn",
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let program = words.first().and_then(|word| Path::new(word).file_name()?.to_str()).unwrap_or_default();
+    let as_kube_proxy = program == version::KUBE_PROXY;
+    let parsed = if as_kube_proxy {
+        Flags::parse(words).map(|run| Cli { command: None, run })
+    } else {
+        Cli::try_parse_from(normalise(words))
     };
-    log_to_stderr(level, &cli.run.logging_format);
-    let result = match cli.command {
-        None => run::run(cli.run),
-        Some(Command::Run(args)) => run::run(args),
-        Some(Command::Render(args)) => render::run(&args),
-        Some(Command::Explain(args)) => explain::run(&args),
-        Some(Command::Cleanup(args)) => cleanup(&args),
-        Some(Command::Demo(args)) => crate::demo::run(args),
+    let result = match parsed {
+        Ok(cli) => command(cli, as_kube_proxy),
+        Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}; see --help", one_line(&error))),
+        Err(help) => help.print().map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
-            eprintln!("portway: {cause:#}");
+            eprintln!("{}: {cause:#}", if as_kube_proxy { version::KUBE_PROXY } else { "portway" });
             ExitCode::FAILURE
         }
     }
 }
 
+fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<()> {
+    // What the other commands print is for people; only trouble may come in between.
+    let quiet = || log_to_stderr("warn", false);
+    match cli.command {
+        None => configured(cli.run, as_kube_proxy),
+        Some(Command::Run(flags)) => configured(flags, as_kube_proxy),
+        Some(Command::Render(args)) => {
+            quiet();
+            render::run(&args)
+        }
+        Some(Command::Explain(args)) => {
+            quiet();
+            explain::run(&args)
+        }
+        Some(Command::Cleanup(args)) => {
+            quiet();
+            cleanup(args.kube_proxy)
+        }
+        Some(Command::Demo(args)) => {
+            quiet();
+            crate::demo::run(args)
+        }
+    }
+}
+
+/// What kube-proxy's flags ask for.
+fn configured(flags: Flags, as_kube_proxy: bool) -> anyhow::Result<()> {
+    if let Some(text) = version::asked_for(&flags, as_kube_proxy) {
+        println!("{text}");
+        return Ok(());
+    }
+    let mut configuration = Configuration::load(flags)?;
+    // Whoever swaps the program and nothing else wants the old one's rules gone.
+    configuration.takeover = configuration.takeover.or(Some(as_kube_proxy));
+    let LogSettings { verbosity, is_json, .. } = configuration.logging;
+    log_to_stderr(level(verbosity), is_json);
+    configuration.notes.iter().for_each(crate::config::Note::log);
+    if verbosity >= 1 {
+        for (name, value) in configuration.flags() {
+            tracing::info!("FLAG: --{name}={value:?}");
+        }
+    }
+    match &configuration.action {
+        Action::WriteConfig(path) => {
+            configuration.write(path)?;
+            tracing::info!("wrote the configuration in effect to {}", path.display());
+            Ok(())
+        }
+        Action::Cleanup => cleanup(true),
+        Action::Init => run::init(&configuration),
+        Action::Run => run::run(&configuration),
+    }
+}
+
+/// clap explains itself at length; a log has room for a line.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
 /// klog's levels: up to 1 is information for operators, 2 to 5 adds each sync, 6 and more everything.
-fn level(verbosity: u8) -> &'static str {
+fn level(verbosity: u32) -> &'static str {
     match verbosity {
         0 | 1 => "info",
         2..=5 => "info,portway=debug",
@@ -47,16 +111,16 @@ fn level(verbosity: u8) -> &'static str {
     }
 }
 
-fn log_to_stderr(level: &str, format: &str) {
+fn log_to_stderr(level: &str, is_json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    if format == "json" { builder.json().init() } else { builder.with_target(false).init() }
+    if is_json { builder.json().init() } else { builder.with_target(false).init() }
 }
 
-fn cleanup(args: &args::CleanupArgs) -> anyhow::Result<()> {
+fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
     let mut kernel = crate::netlink::NftKernel::open()?;
-    if args.kube_proxy {
+    if kube_proxy_too {
         print!("{}", kernel.remove_kube_proxy()?);
     }
     let removed = kernel.cleanup()?;

@@ -1,4 +1,24 @@
 //! What the user has configured, and the plan's settings that follow from it and from the model.
+//!
+//! [`Configuration::load`] reads flags and kube-proxy's file format; [`Options`] is the part of it that a controller
+//! needs. `docs/configuration.md` lists every flag and field.
+
+mod consistency;
+mod defaults;
+mod document;
+mod duration;
+mod effective;
+mod error;
+mod flags;
+mod gates;
+mod kube_proxy;
+mod listen;
+mod mode;
+mod note;
+mod notes;
+mod overlay;
+mod validate;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,6 +29,21 @@ use ipnet::IpNet;
 
 use crate::model::{Family, Model, Node};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings};
+
+pub use consistency::Finding;
+pub use document::PortwayConfiguration;
+pub use duration::GoDuration;
+pub use effective::{Action, ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings};
+pub use error::{ConfigError, Problem};
+pub use flags::{FLAGS, Flag, Flags, PlanFlags, normalise};
+pub use gates::{FLAGZ, STATUSZ};
+pub use kube_proxy::{
+    ClientConnection, Conntrack, DetectLocalNames, Iptables, Ipvs, KubeProxyConfiguration, Logging, LoggingOptions,
+    Nftables, Quantity, StreamOptions, VmoduleItem, Winkernel,
+};
+pub use mode::Mode;
+pub use note::Note;
+pub use watch::changed;
 
 /// How pods are told from others: kube-proxy's `detectLocalMode` (specification 6.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +80,8 @@ pub struct Options {
     pub masquerade_all: bool,
     /// Where NodePorts answer.
     pub node_ports: NodePortsOn,
+    /// The primary node IP in the place of the Node's one of that family (specification 2.3).
+    pub bind_address: Option<IpAddr>,
     /// Program externalIPs.
     pub external_ips: bool,
     /// At least this long between two syncs; zero syncs as fast as changes come.
@@ -64,6 +101,7 @@ impl Options {
             detect_local: DetectLocal::ClusterCidr(Vec::new()),
             masquerade_all: false,
             node_ports: NodePortsOn::Primary,
+            bind_address: None,
             external_ips: true,
             min_sync_period: Duration::ZERO,
             node_wait: Duration::ZERO,
@@ -86,9 +124,22 @@ impl Options {
         }
     }
 
+    /// The node IP of a family (specification 2.3).
+    pub fn node_ip(&self, node: Option<&Node>, family: Family) -> Option<IpAddr> {
+        let of_family = |ip: &IpAddr| Family::of(*ip) == family;
+        self.bind_address.filter(of_family).or_else(|| node?.ips.iter().copied().find(|ip| of_family(ip)))
+    }
+
+    /// The family that single-stack settings are expected to be of (specification 2.3).
+    pub fn primary_family(&self, node: Option<&Node>) -> Family {
+        let first = self.bind_address.or_else(|| node?.ips.first().copied());
+        first.map_or(Family::Ipv4, Family::of)
+    }
+
     fn family_settings(&self, family: Family, model: &Model) -> FamilySettings {
-        let node_ip = node_ip(model.node(), family);
-        let node_addresses = || model.node().map(|node| node.ips.iter().copied().collect()).unwrap_or_default();
+        let node_ip = self.node_ip(model.node(), family);
+        let node_addresses =
+            || Family::ALL.into_iter().filter_map(|family| self.node_ip(model.node(), family)).collect();
         // Without word from the host (`portway render`) the node IPs are taken to be configured.
         let local = model.local_addresses().cloned().unwrap_or_else(node_addresses);
         FamilySettings {
@@ -127,7 +178,31 @@ impl Options {
     }
 }
 
-/// The node IP of a family (specification 2.3).
-fn node_ip(node: Option<&Node>, family: Family) -> Option<IpAddr> {
-    node?.ips.iter().copied().find(|ip| Family::of(*ip) == family)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Event;
+
+    fn with_node(ips: &[&str]) -> Model {
+        let ips = ips.iter().map(|ip| ip.parse().expect("IP")).collect();
+        let mut model = Model::default();
+        model.apply(Event::Node(Box::new(Node { name: "n".into(), ips, ..Node::default() })));
+        model
+    }
+
+    #[test]
+    fn bind_address_lies_over_the_nodes_of_its_family() {
+        let model = with_node(&["10.0.0.1", "fd00::1"]);
+        let mut options = Options::new("n");
+        assert_eq!(options.primary_family(model.node()), Family::Ipv4);
+        options.bind_address = Some("fd00::99".parse().expect("IP"));
+        let settings = options.settings(&model);
+        assert_eq!(settings.ipv4.and_then(|ipv4| ipv4.node_ip), "10.0.0.1".parse().ok());
+        let ipv6 = settings.ipv6.expect("served");
+        assert_eq!(ipv6.node_ip, "fd00::99".parse().ok());
+        assert_eq!(ipv6.node_ports, NodePortAddresses::Listed(["fd00::99".parse().expect("IP")].into()));
+        assert_eq!(options.primary_family(model.node()), Family::Ipv6);
+        assert_eq!(options.node_ip(None, Family::Ipv6), "fd00::99".parse().ok());
+        assert_eq!(Options::new("n").primary_family(with_node(&["fd00::1"]).node()), Family::Ipv6);
+    }
 }

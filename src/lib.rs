@@ -17,3 +17,4 @@ pub mod render;
 pub mod ruleset;
 pub mod source;
 pub mod trace;
+mod yaml;

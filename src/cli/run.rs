@@ -1,52 +1,66 @@
 //! `portway run`: wires a source to the sync loop.
 
-use std::time::Duration;
-
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::args::RunArgs;
-use crate::config::Options;
+use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
+use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Report};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
-use crate::model::Event;
+use crate::model::{Event, Family};
 use crate::netlink::NftKernel;
 use crate::source::{KubeOptions, KubeSource, ManifestSource};
 use crate::{host, netlink};
 
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
-/// How long the first sync waits for the Node object (specification 2.3).
-const NODE_WAIT: Duration = Duration::from_secs(30);
 
-/// kube-proxy's default for `oomScoreAdj`.
-const OOM_SCORE: i32 = -999;
-
-pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let mut options = args.plan.options()?;
-    options.families = host::families();
-    options.needs_addresses = true;
-    if args.manifests.is_none() {
-        options.node_wait = NODE_WAIT;
-    }
-    let owned = !args.no_table_ownership;
-    let kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
+pub(super) fn run(configuration: &Configuration) -> anyhow::Result<()> {
+    let (kernel, options) = prepare(configuration)?;
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 
     let (sender, receiver) = mpsc::channel(QUEUE);
-    host_settings();
     let (mut controller, reports) = Controller::new(kernel, options.clone());
     if let Some(observer) = conntrack() {
         controller.observe(observer);
     }
+    let (observer, node) = NodeObserver::new();
+    controller.observe(observer);
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(feed(args, options, sender, reports))?;
+    let result = runtime.block_on(feed(configuration, &options, node, sender, reports));
     // All senders are gone: the loop ends when the kernel has what was sent. Rules stay in force.
     runtime.shutdown_background();
+    result?;
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
+}
+
+/// `--init-only`: what needs more privileges than serving does.
+pub(super) fn init(configuration: &Configuration) -> anyhow::Result<()> {
+    let (mut kernel, _) = prepare(configuration)?;
+    let missing: Vec<String> = kernel.preflight().iter().map(ToString::to_string).collect();
+    anyhow::ensure!(missing.is_empty(), "{}", missing.join("\nportway: "));
+    info!("this node is ready for Portway; ending because of --init-only");
+    Ok(())
+}
+
+/// Start-up as far as `--init-only` goes.
+fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)> {
+    let mut options = configuration.options();
+    options.families = host::families();
+    options.needs_addresses = true;
+    if configuration.manifests.is_none() {
+        options.node_wait = NODE_WAIT;
+    }
+    if let Some(ip) = options.bind_address.filter(|ip| !options.families.contains(&Family::of(*ip))) {
+        anyhow::bail!("bindAddress is {ip}, but this host has no {}", Family::of(ip));
+    }
+    host_settings(configuration);
+    let owned = configuration.table_ownership;
+    let kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
+    Ok((kernel, options))
 }
 
 /// Comes back when the first sync failed because the kernel lacks something or we may not do it. Asked only then: trying
@@ -82,11 +96,22 @@ async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow
 }
 
 /// Sets what the node's kernel is to do besides our tables, and what it is to do with this process when memory is short.
-fn host_settings() {
+fn host_settings(configuration: &Configuration) {
     let roots = Roots::default();
-    sysctl::apply_or_warn(&ConntrackSettings::default(), &roots);
-    if let Err(cause) = sysctl::set_oom_score(OOM_SCORE, &roots) {
-        warn!(%cause, "cannot set the OOM score of this process to {OOM_SCORE}");
+    let wanted = &configuration.conntrack;
+    let settings = ConntrackSettings {
+        max_per_core: wanted.max_per_core.unwrap_or(0),
+        min: wanted.min,
+        tcp_established: wanted.tcp_established_timeout.unwrap_or_default(),
+        tcp_close_wait: wanted.tcp_close_wait_timeout.unwrap_or_default(),
+        tcp_be_liberal: wanted.tcp_be_liberal,
+        udp: wanted.udp_timeout.unwrap_or_default(),
+        udp_stream: wanted.udp_stream_timeout.unwrap_or_default(),
+    };
+    sysctl::apply_or_warn(&settings, &roots);
+    let score = configuration.oom_score_adj;
+    if let Err(cause) = sysctl::set_oom_score(score, &roots) {
+        warn!(%cause, "cannot set the OOM score of this process to {score}");
     }
 }
 
@@ -96,10 +121,11 @@ fn conntrack() -> Option<ConntrackObserver> {
     ConntrackObserver::start(|_| {}).map_err(failed).ok()
 }
 
-/// Runs the sources until a signal comes or one of them gives up.
+/// Runs the sources until a signal comes, one of them gives up, or something ends the process.
 async fn feed(
-    args: RunArgs,
-    options: Options,
+    configuration: &Configuration,
+    options: &Options,
+    node: watch::Receiver<NodeState>,
     sender: mpsc::Sender<Vec<Event>>,
     reports: watch::Receiver<Report>,
 ) -> anyhow::Result<()> {
@@ -107,9 +133,13 @@ async fn feed(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
-        result = source(&args, &options, sender) => result,
+        result = source(configuration, options, sender) => result,
+        path = config_changed(configuration) => {
+            Err(anyhow::anyhow!("{path} was updated; ending, so that a new process reads it"))
+        }
+        fatal = node::supervise(node, configuration, &options.families) => Err(fatal),
         cause = kernel_fails(reports.clone()) => Err(cause),
-        cause = take_over(args.takeover, reports) => Err(cause),
+        cause = take_over(configuration.takeover == Some(true), reports) => Err(cause),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -118,11 +148,27 @@ async fn feed(
     result
 }
 
-async fn source(args: &RunArgs, options: &Options, sender: mpsc::Sender<Vec<Event>>) -> anyhow::Result<()> {
-    match &args.manifests {
+/// Returns the path of the configuration file when its content is another one (specification 1.7).
+async fn config_changed(configuration: &Configuration) -> String {
+    match &configuration.file {
+        Some(file) => {
+            config::changed(file).await;
+            file.path.display().to_string()
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn source(
+    configuration: &Configuration,
+    options: &Options,
+    sender: mpsc::Sender<Vec<Event>>,
+) -> anyhow::Result<()> {
+    match &configuration.manifests {
         Some(folder) => Ok(ManifestSource::open(folder, &options.node_name)?.run(sender).await?),
         None => {
-            let access = KubeOptions { kubeconfig: args.kubeconfig.clone(), master: args.master.clone() };
+            let client = &configuration.client;
+            let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
             Ok(KubeSource::connect(&access, &options.node_name).await?.run(sender).await?)
         }
     }

@@ -11,6 +11,7 @@ use tracing::debug;
 use super::locate::{Step, line_of, steps};
 use crate::source::api;
 use crate::source::problem::Problem;
+use crate::yaml::split;
 
 /// Faults of one document whose exact lines are looked up, which costs a parse each; more get the document's line.
 const LOOKUPS: u32 = 20;
@@ -73,40 +74,6 @@ fn parse_json(file: &str, text: &str, parsed: &mut Parsed) {
 fn next_json(text: &str, stream: &serde_json::StreamDeserializer<'_, StrRead<'_>, Value>) -> usize {
     let offset = stream.byte_offset();
     offset + text[offset..].len() - text[offset..].trim_start().len()
-}
-
-/// Splits a YAML stream at its document markers, so that a fault in one document spares the others. Gives each
-/// document's first line; documents without content are left out.
-fn split(text: &str) -> Vec<(usize, &str)> {
-    let marker = |line: &str, marker: &str| {
-        line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-    };
-    let mut documents = Vec::new();
-    let (mut start, mut start_line, mut has_content) = (0, 1, false);
-    let mut offset = 0;
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        let begins = marker(line, "---");
-        if begins || marker(line, "...") {
-            if has_content {
-                documents.push((start_line, &text[start..offset]));
-            }
-            has_content = begins && !line[3..].trim().is_empty() && !line[3..].trim_start().starts_with('#');
-            (start, start_line) = if begins { (offset, index + 1) } else { (offset + line.len(), index + 2) };
-        } else if !has_content {
-            let trimmed = line.trim_start();
-            // A comment above an object is not where the object is.
-            if trimmed.is_empty() || trimmed.starts_with('#') || line.starts_with('%') {
-                (start, start_line) = (offset + line.len(), index + 2);
-            } else {
-                has_content = true;
-            }
-        }
-        offset += line.len();
-    }
-    if has_content {
-        documents.push((start_line, &text[start..]));
-    }
-    documents
 }
 
 /// One document and its place in the file.
@@ -227,22 +194,5 @@ impl<'t> Document<'t> {
             field: String::new(),
             message: format!("not valid YAML: {error}; the document that begins at line {} is left out", self.line),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn documents_are_split_at_markers_only() {
-        let text = "# head\n---\na: 1\n--- # again\nb: |\n  ---\n...\n\nc: 3\n---\n---\n# nothing\n";
-        let found = split(text);
-        assert_eq!(found.len(), 3, "{found:?}");
-        assert_eq!(found[0], (2, "---\na: 1\n"));
-        assert_eq!(found[1], (4, "--- # again\nb: |\n  ---\n"));
-        assert_eq!(found[2], (9, "c: 3\n"));
-        assert_eq!(split("a: 1"), [(1, "a: 1")]);
-        assert_eq!(split("--- {a: 1}\r\n---\r\nb: 2\r\n").len(), 2);
     }
 }

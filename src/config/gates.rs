@@ -1,0 +1,90 @@
+//! Feature gates. Every well-formed name is accepted: the file of an existing cluster must never stop the start.
+
+use std::collections::BTreeMap;
+
+use super::error::ConfigError;
+use super::flags::parse_bool;
+use super::note::Note;
+
+/// The one gate that changes what is programmed: off, externalIPs are not.
+pub(super) const EXTERNAL_IPS: &str = "AllowServiceExternalIPs";
+/// Serve /statusz.
+pub const STATUSZ: &str = "ComponentStatusz";
+/// Serve /flagz.
+pub const FLAGZ: &str = "ComponentFlagz";
+/// Buffers and split streams of the log.
+pub(super) const LOGGING_ALPHA: &str = "LoggingAlphaOptions";
+
+/// kube-proxy's gates that mean something to it, and the value each is locked to.
+const KNOWN: [(&str, Option<bool>); 13] = [
+    (EXTERNAL_IPS, None),
+    (STATUSZ, None),
+    (FLAGZ, None),
+    (LOGGING_ALPHA, None),
+    ("LoggingBetaOptions", None),
+    ("ContextualLogging", None),
+    ("NativeHistograms", None),
+    ("AllAlpha", None),
+    ("AllBeta", None),
+    ("MultiCIDRServiceAllocator", Some(true)),
+    ("PreferSameTrafficDistribution", Some(true)),
+    ("NFTablesProxyMode", Some(true)),
+    ("TopologyAwareHints", Some(true)),
+];
+
+/// Reads `NAME=true`.
+pub(super) fn parse(item: &str) -> Result<(String, bool), ConfigError> {
+    let error = |cause: &str| ConfigError::Flag { flag: "feature-gates", value: item.into(), cause: cause.into() };
+    let (name, value) = item.split_once('=').ok_or_else(|| error("want NAME=true or NAME=false"))?;
+    let name = name.trim();
+    if !is_name(name) {
+        return Err(error("this is not the name of a gate"));
+    }
+    let value = parse_bool(value.trim()).ok_or_else(|| error("want true or false behind the name"))?;
+    Ok((name.to_owned(), value))
+}
+
+/// How gates are called.
+pub(super) fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric())
+}
+
+/// What is said about gates that do not act.
+pub(super) fn notes(gates: &BTreeMap<String, bool>) -> Vec<Note> {
+    let note = |(name, value): (&String, &bool)| match KNOWN.iter().find(|(known, _)| known == name) {
+        None => Some(Note::warn(format!("feature gate {name} is not known here; it has no effect"))),
+        Some((_, Some(locked))) if locked != value => {
+            Some(Note::warn(format!("feature gate {name}={value} has no effect: it is always {locked}")))
+        }
+        Some(_) => None,
+    };
+    gates.iter().filter_map(note).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn syntax() {
+        assert_eq!(parse("A1=false").expect("fine"), ("A1".into(), false));
+        for item in ["A", "A=", "=true", "A B=true", "A=yes", "1A=true"] {
+            assert!(parse(item).is_err(), "{item}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_is_named() {
+        let gates =
+            [(EXTERNAL_IPS, false), ("Whatever", true), ("MultiCIDRServiceAllocator", false), ("AllBeta", true)];
+        let notes = notes(&gates.map(|(name, value)| (name.to_owned(), value)).into());
+        let texts: Vec<_> = notes.iter().map(|note| note.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "feature gate MultiCIDRServiceAllocator=false has no effect: it is always true",
+                "feature gate Whatever is not known here; it has no effect",
+            ]
+        );
+    }
+}
