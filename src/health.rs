@@ -86,3 +86,6 @@ impl Observer for HealthObserver {
         self.0.with(|state| state.succeeded(Moment::now()));
     }
 }
+
+#[cfg(test)]
+mod tests;

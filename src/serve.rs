@@ -142,3 +142,6 @@ async fn keep_up<R: Routes>(
 fn never() -> impl Future<Output = ServeError> {
     std::future::pending()
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,8 @@ async fn source(
         }
         None => {
             let access = KubeOptions { kubeconfig: args.kubeconfig, master: args.master };
-            let source = KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
+            let source =
+                KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
             metrics.watch_source("kubernetes", source.stats());
             Ok(source.run(sender).await?)
         }

@@ -21,6 +21,11 @@ impl<K> MeasuredKernel<K> {
     pub fn new(kernel: K, metrics: Arc<Metrics>) -> Self {
         Self { kernel, metrics }
     }
+
+    /// The kernel within.
+    pub fn inner(&mut self) -> &mut K {
+        &mut self.kernel
+    }
 }
 
 impl<K: Kernel> Kernel for MeasuredKernel<K> {

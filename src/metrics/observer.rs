@@ -86,10 +86,10 @@ impl MetricsObserver {
             if !self.families.contains(family) {
                 continue;
             }
-            let histogram = self.metrics.sync.programming.get_or_create_owned(&ByFamily::from(*family));
             for time in times.iter().filter(|time| **time > self.metrics.started) {
-                // A pod's clock may be ahead.
-                histogram.observe(now.duration_since(*time).unwrap_or_default().as_secs_f64());
+                // The other clock may be ahead.
+                let latency = now.duration_since(*time).unwrap_or_default().as_secs_f64();
+                self.metrics.sync.programming.get_or_create(&ByFamily::from(*family)).observe(latency);
             }
         }
     }
