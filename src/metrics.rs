@@ -54,18 +54,17 @@ impl Metrics {
     /// All at zero. The process counts as started now.
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::default();
-        let this = Self {
+        build_info(&mut registry);
+        registry.register_collector(Box::new(process::Process));
+        Arc::new(Self {
             started: SystemTime::now(),
             slis: Slis::default(),
             sync: SyncMetrics::register(&mut registry),
             table: TableMetrics::register(&mut registry),
             client: RestClientMetrics::register(&mut registry),
             sources: Sources::register(&mut registry),
-            registry: Registry::default(),
-        };
-        build_info(&mut registry);
-        registry.register_collector(Box::new(process::Process));
-        Arc::new(Self { registry, ..this })
+            registry,
+        })
     }
 
     /// The exposition.

@@ -50,6 +50,9 @@ fn slice(service: &str, pods: &[Pod]) -> Event {
     }))
 }
 
+/// Family, Service, port and count.
+type Seen = (Family, String, Option<(u16, usize)>);
+
 struct Loop {
     controller: Controller<FakeKernel>,
     changes: UnboundedReceiver<CheckChanges>,
@@ -72,7 +75,7 @@ impl Loop {
     }
 
     /// What the last sync changed: IPv4 and IPv6.
-    fn changes(&mut self) -> Vec<(Family, String, Option<(u16, usize)>)> {
+    fn changes(&mut self) -> Vec<Seen> {
         let changes = self.changes.try_recv().expect("every sync sends");
         let flat = |((family, key), check): (CheckId, Option<Check>)| {
             (family, key.name.to_string(), check.map(|check| (check.port, check.local_endpoints)))

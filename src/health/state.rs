@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn table() {
         let seen = || (0, Node { deleting: false });
-        let cases: [(&str, Vec<(u64, Step)>, u64, (bool, bool)); 10] = [
+        type Case = (&'static str, Vec<(u64, Step)>, u64, (bool, bool));
+        let cases: [Case; 10] = [
             ("before the Node was seen", vec![], 1, (false, true)),
             ("idle for a day", vec![seen(), (1, Request), (2, Success)], 86_400, (true, true)),
             ("waiting for the first lists", vec![seen()], 600, (true, true)),

@@ -12,9 +12,12 @@ use prometheus_client::registry::Registry;
 use super::labels::BySource;
 use crate::source::SourceStats;
 
+/// A source's name and counters.
+type Watched = (&'static str, Arc<SourceStats>);
+
 /// The sources whose counters are shown.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sources(Arc<Mutex<Vec<(&'static str, Arc<SourceStats>)>>>);
+pub(super) struct Sources(Arc<Mutex<Vec<Watched>>>);
 
 impl Sources {
     pub(super) fn register(registry: &mut Registry) -> Self {
