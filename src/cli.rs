@@ -16,6 +16,7 @@ use clap::Parser;
 pub use args::{Cli, Command, PlanArgs};
 
 use crate::config::{Action, Configuration, Flags, LogSettings, normalise};
+use crate::logging;
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
@@ -43,7 +44,7 @@ pub fn main() -> ExitCode {
 
 fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<()> {
     // What the other commands print is for people; only trouble may come in between.
-    let quiet = || log_to_stderr("warn", false);
+    let quiet = || drop(logging::to_stderr("warn", false));
     match cli.command {
         None => configured(cli.run, as_kube_proxy),
         Some(Command::Run(flags)) => configured(flags, as_kube_proxy),
@@ -76,7 +77,7 @@ fn configured(flags: Flags, as_kube_proxy: bool) -> anyhow::Result<()> {
     // Whoever swaps the program and nothing else wants the old one's rules gone.
     configuration.takeover = configuration.takeover.or(Some(as_kube_proxy));
     let LogSettings { verbosity, is_json, .. } = configuration.logging;
-    log_to_stderr(level(verbosity), is_json);
+    let log = logging::to_stderr(logging::filter_of(verbosity), is_json);
     configuration.notes.iter().for_each(crate::config::Note::log);
     if verbosity >= 1 {
         for (name, value) in configuration.flags() {
@@ -91,7 +92,7 @@ fn configured(flags: Flags, as_kube_proxy: bool) -> anyhow::Result<()> {
         }
         Action::Cleanup => cleanup(true),
         Action::Init => run::init(&configuration),
-        Action::Run => run::run(&configuration),
+        Action::Run => run::run(&configuration, log),
     }
 }
 
@@ -100,22 +101,6 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
     lines.map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
-/// klog's levels: up to 1 is information for operators, 2 to 5 adds each sync, 6 and more everything.
-fn level(verbosity: u32) -> &'static str {
-    match verbosity {
-        0 | 1 => "info",
-        2..=5 => "info,portway=debug",
-        _ => "debug,portway=trace",
-    }
-}
-
-fn log_to_stderr(level: &str, is_json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    if is_json { builder.json().init() } else { builder.with_target(false).init() }
 }
 
 fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {

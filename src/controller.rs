@@ -44,8 +44,10 @@ pub trait Observer: Send {
     fn requested(&mut self) {}
     /// The kernel is equal to the mirror again; called after every successful sync, also one that sent nothing.
     fn synced(&mut self, _sync: &Synced<'_>) {}
-    /// The kernel refused; it will be tried again.
+    /// The kernel refused, or what somebody else changed could not be compared or repaired; it will be tried again.
     fn failed(&mut self, _cause: &KernelError, _duration: Duration) {}
+    /// The rules are right, but chains nobody uses any more could not be deleted.
+    fn cleanup_failed(&mut self, _cause: &KernelError) {}
     /// A comparison with the kernel found and repaired this many elements changed by somebody else.
     fn repaired(&mut self, _elements: usize) {}
 }
@@ -57,7 +59,7 @@ pub struct Synced<'a> {
     pub model: &'a Model,
     /// What the kernel holds now; `mirror.settings()` are in force.
     pub mirror: &'a Mirror,
-    /// What had changed; empty for a full sync.
+    /// What had changed since the last attempt. A full sync deals with everything, whatever this says.
     pub changes: &'a Changes,
     /// Everything was compared with the kernel (first sync, or after a failure), not just the changes.
     pub full: bool,
@@ -163,6 +165,7 @@ impl<K: Kernel> Controller<K> {
         let Some(mirror) = self.mirror.take() else {
             return;
         };
+        let start = Instant::now();
         match self.rebase_onto(mirror) {
             Ok(sent) if !sent.is_empty() => {
                 let (added, deleted) = sent.element_counts();
@@ -170,7 +173,12 @@ impl<K: Kernel> Controller<K> {
                 self.observers.iter_mut().for_each(|observer| observer.repaired(added + deleted));
             }
             Ok(_) => {}
-            Err(cause) => self.failed(&cause),
+            Err(cause) => {
+                // The table may be wrong: somebody waits for its repair from now on.
+                self.observers.iter_mut().for_each(|observer| observer.requested());
+                self.observers.iter_mut().for_each(|observer| observer.failed(&cause, start.elapsed()));
+                self.failed(&cause);
+            }
         }
         self.verified = Instant::now();
     }
@@ -283,6 +291,7 @@ impl<K: Kernel> Controller<K> {
         {
             // An unused chain does no harm; the next comparison with the kernel tries again.
             debug!(%cause, "unused chains stay for now");
+            self.observers.iter_mut().for_each(|observer| observer.cleanup_failed(&cause));
         }
         Ok(())
     }
@@ -323,11 +332,11 @@ impl<K: Kernel> Controller<K> {
         if first {
             info!(services, added, deleted, ?latency, "first sync done");
         }
-        debug!(services, added, deleted, ?latency, "synced");
         if let Some(mirror) = &self.mirror {
             let sync = Synced { model: &self.model, mirror, changes, full, transaction, duration };
             self.observers.iter_mut().for_each(|observer| observer.synced(&sync));
         }
+        debug!(services, added, deleted, ?latency, "synced");
     }
 
     fn failed(&mut self, cause: &KernelError) {

@@ -80,6 +80,7 @@ impl Case {
             family: Family::Ipv4,
             ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
             endpoints: self.endpoints.iter().map(endpoint).collect(),
+            changed_at: None,
         };
         let node = Node { name: "n1".into(), ips: vec![ip(NODE_IP)], ..Node::default() };
         let cidr = ServiceCidr { name: "kubernetes".into(), cidrs: vec!["10.96.0.0/16".parse().expect("a range")] };

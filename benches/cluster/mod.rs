@@ -54,6 +54,7 @@ pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
         family: Family::Ipv4,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: (0..endpoints).map(endpoint).collect(),
+        changed_at: None,
     }
 }
 

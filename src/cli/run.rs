@@ -1,5 +1,8 @@
 //! `portway run`: wires a source to the sync loop.
 
+use std::future::Future;
+use std::sync::Arc;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -8,29 +11,42 @@ use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Report};
+use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
+use crate::logging::LogLevel;
+use crate::metrics::{MeasuredKernel, Metrics, MetricsObserver};
 use crate::model::{Event, Family};
 use crate::netlink::NftKernel;
+use crate::ruleset::Kernel;
+use crate::serve::{self, CheckPorts, LogOnly, ServeError, ServeOptions};
 use crate::source::{KubeOptions, KubeSource, ManifestSource};
 use crate::{host, netlink};
 
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
 
-pub(super) fn run(configuration: &Configuration) -> anyhow::Result<()> {
+pub(super) fn run(configuration: &Configuration, log: LogLevel) -> anyhow::Result<()> {
     let (kernel, options) = prepare(configuration)?;
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let metrics = Metrics::new();
+    let kernel = MeasuredKernel::new(kernel, metrics.clone());
     let (mut controller, reports) = Controller::new(kernel, options.clone());
-    if let Some(observer) = conntrack() {
+    if let Some(observer) = conntrack(metrics.clone()) {
         controller.observe(observer);
     }
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
-    let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(feed(configuration, &options, node, sender, reports));
+    let serving = start_servers(configuration, &options, &mut controller, metrics.clone(), log, &runtime);
+    let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = feed(configuration, &options, node, sender, reports, &metrics) => result,
+            error = serving => Err(error.into()),
+        }
+    });
     // All senders are gone: the loop ends when the kernel has what was sent. Rules stay in force.
     runtime.shutdown_background();
     result?;
@@ -115,10 +131,39 @@ fn host_settings(configuration: &Configuration) {
     }
 }
 
+/// Lets health and metrics follow the sync loop and serves them. The future ends only when a server has failed for good.
+fn start_servers<K: Kernel>(
+    configuration: &Configuration,
+    options: &Options,
+    controller: &mut Controller<K>,
+    metrics: Arc<Metrics>,
+    log: LogLevel,
+    runtime: &tokio::runtime::Runtime,
+) -> impl Future<Output = ServeError> + use<K> {
+    let serve = ServeOptions {
+        health: configuration.health_address,
+        metrics: configuration.metrics_address,
+        hard_fail: configuration.bind_address_hard_fail,
+        profiling: configuration.enable_profiling,
+        configz: configuration.configz()["kubeproxy.config.k8s.io"].take(),
+        flagz: configuration.flags(),
+    };
+    let health = Health::new(configuration.sync_period, options.families.iter().copied());
+    let events = Arc::new(LogOnly);
+    let (sender, changes) = mpsc::unbounded_channel();
+    controller.observe(HealthObserver::new(health.clone()));
+    controller.observe(MetricsObserver::new(metrics.clone(), &options.families));
+    controller.observe(CheckObserver::new(sender));
+    runtime.spawn(CheckPorts::new(health.clone(), events.clone()).run(changes));
+    serve::serve(serve, serve::Sources { metrics, health, log: Some(log), events })
+}
+
 /// Has stale conntrack entries deleted after syncs. Without that everything else still works.
-fn conntrack() -> Option<ConntrackObserver> {
+fn conntrack(metrics: Arc<Metrics>) -> Option<ConntrackObserver> {
     let failed = |cause| warn!(%cause, "cannot open the kernel's table of flows: UDP flows may keep going to endpoints that are gone");
-    ConntrackObserver::start(|_| {}).map_err(failed).ok()
+    ConntrackObserver::start(move |run| metrics.conntrack_cleaned(run.family, run.duration, run.deleted))
+        .map_err(failed)
+        .ok()
 }
 
 /// Runs the sources until a signal comes, one of them gives up, or something ends the process.
@@ -128,12 +173,13 @@ async fn feed(
     node: watch::Receiver<NodeState>,
     sender: mpsc::Sender<Vec<Event>>,
     reports: watch::Receiver<Report>,
+    metrics: &Arc<Metrics>,
 ) -> anyhow::Result<()> {
     let addresses = tokio::spawn(host::watch_addresses(sender.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
-        result = source(configuration, options, sender) => result,
+        result = source(configuration, options, sender, metrics) => result,
         path = config_changed(configuration) => {
             Err(anyhow::anyhow!("{path} was updated; ending, so that a new process reads it"))
         }
@@ -163,13 +209,21 @@ async fn source(
     configuration: &Configuration,
     options: &Options,
     sender: mpsc::Sender<Vec<Event>>,
+    metrics: &Arc<Metrics>,
 ) -> anyhow::Result<()> {
     match &configuration.manifests {
-        Some(folder) => Ok(ManifestSource::open(folder, &options.node_name)?.run(sender).await?),
+        Some(folder) => {
+            let source = ManifestSource::open(folder, &options.node_name)?;
+            metrics.watch_source("manifests", source.stats());
+            Ok(source.run(sender).await?)
+        }
         None => {
             let client = &configuration.client;
             let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
-            Ok(KubeSource::connect(&access, &options.node_name).await?.run(sender).await?)
+            let source =
+                KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
+            metrics.watch_source("kubernetes", source.stats());
+            Ok(source.run(sender).await?)
         }
     }
 }

@@ -35,6 +35,16 @@ impl Mirror {
         self.families.iter().map(|mirror| mirror.family)
     }
 
+    /// How many elements each set and map of a family has.
+    pub fn element_counts(&self, family: Family) -> HashMap<SetId, usize> {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family);
+        let mut counts = HashMap::new();
+        for (set, _) in mirror.map(FamilyMirror::elements).unwrap_or_default() {
+            *counts.entry(set).or_default() += 1;
+        }
+        counts
+    }
+
     /// The table of a family as a listing shows it; `None` when the family is not served.
     pub fn listing(&self, family: Family) -> Option<Listing> {
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
@@ -117,6 +118,22 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// Endpoints with a usable address.
     pub endpoints: Vec<Endpoint>,
+    /// When the pod or Service changed that made somebody write this version of the slice (the annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`). No rule depends on it.
+    pub changed_at: Option<SystemTime>,
+}
+
+impl EndpointSlice {
+    /// Whether another version of the slice leads to the same rules: all but [`EndpointSlice::changed_at`] is equal.
+    pub fn is_equivalent(&self, other: &Self) -> bool {
+        // Without `..`: who adds a field has to decide here.
+        let Self { key, service, family, ports, endpoints, changed_at: _ } = self;
+        *key == other.key
+            && *service == other.service
+            && *family == other.family
+            && *ports == other.ports
+            && *endpoints == other.endpoints
+    }
 }
 
 /// One entry of a slice's `ports`.

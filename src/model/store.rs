@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use super::{EndpointSlice, Node, ObjectKey, Service, ServiceCidr};
+use super::{EndpointSlice, Family, Node, ObjectKey, Service, ServiceCidr};
 
 /// The kinds of object a source delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,6 +64,8 @@ pub struct Changes {
     pub node: bool,
     /// The ServiceCIDR ranges changed.
     pub service_cidrs: bool,
+    /// When what led to the changes of slices happened, by Service (specification 10.3). Says nothing about rules.
+    pub triggers: HashMap<(ObjectKey, Family), Vec<SystemTime>>,
 }
 
 impl Changes {
@@ -250,10 +253,13 @@ impl Model {
             unseen.remove(&slice.key);
         }
         match self.slices.get(&slice.key) {
-            Some(old) if **old == slice => return,
+            Some(old) if old.is_equivalent(&slice) => return,
             // A relabelled slice leaves its old Service at once (specification 3.4, ADVICE).
             Some(old) if old.service != slice.service => self.remove_slice(&slice.key),
             _ => {}
+        }
+        if let Some(at) = slice.changed_at {
+            self.changes.triggers.entry((slice.service.clone(), slice.family)).or_default().push(at);
         }
         self.changes.services.insert(slice.service.clone());
         self.slices_of.entry(slice.service.clone()).or_default().insert(slice.key.clone());
@@ -271,5 +277,10 @@ impl Model {
             }
         }
         self.changes.services.insert(old.service.clone());
+        self.changes.triggers.remove(&(old.service.clone(), old.family));
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

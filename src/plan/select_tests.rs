@@ -113,6 +113,7 @@ mod duplicates {
             family: Family::Ipv4,
             ports: vec![SlicePort { name: "web".into(), protocol: Protocol::Tcp, port }],
             endpoints: endpoints.iter().map(endpoint).collect(),
+            changed_at: None,
         })
     }
 

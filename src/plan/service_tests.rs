@@ -57,6 +57,7 @@ fn slice(nodes: &[&str]) -> Arc<EndpointSlice> {
         family: Family::Ipv4,
         ports: vec![SlicePort { name: "web".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: nodes.iter().enumerate().map(endpoint).collect(),
+        changed_at: None,
     })
 }
 

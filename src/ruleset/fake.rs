@@ -16,6 +16,8 @@ pub struct FakeKernel {
     pub transactions: usize,
     /// Element changes applied so far.
     pub element_changes: usize,
+    /// Refuses every transaction.
+    pub refuse: bool,
 }
 
 impl FakeKernel {
@@ -37,6 +39,10 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        if self.refuse {
+            let (object, reason) = ("the transaction".to_owned(), "it was told to".to_owned());
+            return Err(KernelError::Refused { op: 0, element: None, object, reason, errno: libc::EBUSY });
+        }
         let before = self.tables.clone();
         for (index, (family, op)) in transaction.ops.iter().enumerate() {
             if let Err((object, errno)) = self.apply_op(*family, op) {

@@ -48,6 +48,8 @@ pub struct Metadata {
     pub name: Option<String>,
     /// The labels that mean something.
     pub labels: Option<Labels>,
+    /// The annotations that mean something.
+    pub annotations: Option<Annotations>,
     /// RFC 3339.
     pub creation_timestamp: Option<String>,
     /// Set while finalizers hold the object.
@@ -70,6 +72,15 @@ pub struct Labels {
     /// The zone of a Node.
     #[serde(rename = "topology.kubernetes.io/zone")]
     pub zone: Option<String>,
+}
+
+/// The annotations that mean something; others are not looked at.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// On an EndpointSlice: when the pod or Service changed that it was written for, RFC 3339.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub last_change_trigger_time: Option<String>,
 }
 
 /// A label counts when it is there, whatever its value.

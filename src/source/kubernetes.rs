@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderValue, Uri, header};
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
@@ -22,6 +23,7 @@ use super::api;
 use super::convert::{Converter, Origin};
 use super::problem::{Reporter, SourceStats};
 use super::{EventSender, SourceError};
+use crate::metrics::RestClientLayer;
 
 /// Selectors of specification 2.1.
 const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
@@ -50,20 +52,22 @@ pub struct KubeSource {
 impl KubeSource {
     /// Sets up the client. The API server need not answer yet.
     pub async fn connect(options: &KubeOptions, node_name: &str) -> Result<Self, SourceError> {
-        let mut config = load_config(options).await?;
-        if let Some(master) = &options.master {
-            config.cluster_url = parse_master(master)?;
-        }
-        // HTTPS_PROXY in a node's environment is not meant for the way to its own API server.
-        if let Some(proxy) = config.proxy_url.take() {
-            warn!(%proxy, "proxies are not used for the API server, it is contacted directly");
-        }
-        let agent = HeaderValue::from_static(concat!("portway/", env!("CARGO_PKG_VERSION")));
-        config.headers.push((header::USER_AGENT, agent));
+        let config = client_config(options).await?;
         let server = config.cluster_url.to_string();
-        let client =
-            Client::try_from(config).map_err(|error| SourceError::Client { server, error: Box::new(error) })?;
+        let client = Client::try_from(config).map_err(|error| no_client(server, error))?;
         Ok(Self::new(client, node_name))
+    }
+
+    /// The same, with a layer that measures requests.
+    pub async fn connect_measured(
+        options: &KubeOptions,
+        node_name: &str,
+        layer: &RestClientLayer,
+    ) -> Result<Self, SourceError> {
+        let config = client_config(options).await?;
+        let server = config.cluster_url.to_string();
+        let client = ClientBuilder::try_from(config).map_err(|error| no_client(server, error))?;
+        Ok(Self::new(client.with_layer(layer).build(), node_name))
     }
 
     /// A source over a client of the caller's.
@@ -113,6 +117,24 @@ impl KubeSource {
     fn follow<T: super::convert::Convert>(&self, shared: &Arc<Shared>, config: watcher::Config) -> Follow<T> {
         Follow::new(Api::all(self.client.clone()), config, shared.clone())
     }
+}
+
+async fn client_config(options: &KubeOptions) -> Result<Config, SourceError> {
+    let mut config = load_config(options).await?;
+    if let Some(master) = &options.master {
+        config.cluster_url = parse_master(master)?;
+    }
+    // HTTPS_PROXY in a node's environment is not meant for the way to its own API server.
+    if let Some(proxy) = config.proxy_url.take() {
+        warn!(%proxy, "proxies are not used for the API server, it is contacted directly");
+    }
+    let agent = HeaderValue::from_static(concat!("portway/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((header::USER_AGENT, agent));
+    Ok(config)
+}
+
+fn no_client(server: String, error: kube::Error) -> SourceError {
+    SourceError::Client { server, error: Box::new(error) }
 }
 
 async fn load_config(options: &KubeOptions) -> Result<Config, SourceError> {

@@ -132,6 +132,7 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
             family,
             ports,
             endpoints,
+            changed_at: None,
         })
     })
 }

@@ -76,7 +76,7 @@ impl Stage {
             numbers: Numbers::default(),
             ranges,
             to_flip: Mutex::new(Verdict::ALL.map(|verdict| (verdict, FLIPPED_PER_VERDICT)).into()),
-            with_health: std::env::var_os("PORTWAY_FLOWS_HEALTH").is_some_and(|value| value == "1"),
+            with_health: std::env::var_os("PORTWAY_FLOWS_HEALTH").is_none_or(|value| value != "0"),
         }
     }
 

@@ -135,7 +135,7 @@ fn service_type(spec: &ServiceSpec, notes: &mut Notes<'_>) -> ServiceType {
 
 fn created(text: Option<&str>, notes: &mut Notes<'_>) -> Option<i64> {
     let text = text?;
-    match text.parse::<k8s_openapi::jiff::Timestamp>() {
+    match text.parse::<jiff::Timestamp>() {
         Ok(time) => Some(time.as_second()),
         Err(_) => {
             notes.add("metadata.creationTimestamp", format_args!("{text:?} is not a time (want RFC 3339); ignored"));

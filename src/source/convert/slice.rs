@@ -1,5 +1,7 @@
 //! EndpointSlices (specification 3.4).
 
+use std::time::SystemTime;
+
 use super::{Converted, Converter, Notes, Origin, list, nameless, special};
 use crate::model::{Endpoint, EndpointSlice, Event, Family, ObjectKey, SlicePort};
 use crate::source::api::{self, Hint};
@@ -53,6 +55,7 @@ impl Converter {
             family,
             ports: self.slice_ports(object, notes),
             endpoints: self.endpoints(object, family, notes),
+            changed_at: object.metadata.annotations.as_ref().and_then(changed_at),
         })
     }
 
@@ -109,6 +112,12 @@ impl Converter {
         }
         endpoints
     }
+}
+
+/// Only a measurement: a value nobody can read is nobody's problem.
+fn changed_at(annotations: &api::Annotations) -> Option<SystemTime> {
+    let text = annotations.last_change_trigger_time.as_deref()?;
+    text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
 fn names(hints: &[Hint]) -> impl Iterator<Item = &str> {

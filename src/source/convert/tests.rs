@@ -353,3 +353,26 @@ fn service_cidrs() {
         )
     );
 }
+
+#[test]
+fn the_time_of_the_trigger_is_read_when_it_can_be() {
+    let changed = |value: &str| {
+        let annotations = format!("{{endpoints.kubernetes.io/last-change-trigger-time: {value}}}");
+        let text = format!(
+            "{{metadata: {{namespace: ns, name: a, labels: {{kubernetes.io/service-name: svc}}, \
+             annotations: {annotations}}}, addressType: IPv4}}"
+        );
+        let object: api::EndpointSlice = serde_yaml::from_str(&text).expect("a slice");
+        let converted = Converter::new(Origin::Api, "node").slice(&object);
+        assert_eq!(converted.problems, [], "a measurement is nobody's problem");
+        match converted.event {
+            Some(Event::Slice(slice)) => slice.changed_at,
+            other => panic!("{other:?}"),
+        }
+    };
+    let expected = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 123_456_789);
+    assert_eq!(changed("'2023-11-14T22:13:20.123456789Z'"), Some(expected));
+    assert_eq!(changed("'2023-11-14T23:13:20.123456789+01:00'"), Some(expected));
+    assert_eq!(changed("soon"), None);
+    assert_eq!(changed("null"), None);
+}

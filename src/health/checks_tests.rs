@@ -1,0 +1,127 @@
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+use crate::config::Options;
+use crate::controller::Controller;
+use crate::model::{Endpoint, Event, Kind, Node, Protocol, ServicePort, SlicePort};
+use crate::ruleset::FakeKernel;
+
+/// (address, node, ready, terminating)
+type Pod = (&'static str, &'static str, bool, bool);
+
+fn service(name: &str, check: Option<u16>) -> Event {
+    let port = |name: &str, port| ServicePort { name: name.into(), protocol: Protocol::Tcp, port, node_port: None };
+    Event::Service(Box::new(Service {
+        key: ObjectKey::new("ns", name),
+        created: None,
+        service_type: ServiceType::LoadBalancer,
+        cluster_ips: vec!["10.96.0.1".parse().expect("ip"), "fd00:96::1".parse().expect("ip")],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        external_policy_local: true,
+        internal_policy_local: false,
+        affinity_seconds: None,
+        health_check_node_port: check,
+        ports: vec![port("web", 80), port("tls", 443)],
+    }))
+}
+
+fn slice(service: &str, pods: &[Pod]) -> Event {
+    let port = |name: &str, port| SlicePort { name: name.into(), protocol: Protocol::Tcp, port };
+    let endpoint = |(address, node, ready, terminating): &Pod| Endpoint {
+        address: address.parse().expect("ip"),
+        node: Some((*node).into()),
+        ready: *ready,
+        serving: true,
+        terminating: *terminating,
+        zone_hints: Vec::new().into(),
+        node_hints: Vec::new().into(),
+    };
+    Event::Slice(Box::new(EndpointSlice {
+        key: ObjectKey::new("ns", format!("{service}-1")),
+        service: ObjectKey::new("ns", service),
+        family: Family::Ipv4,
+        ports: vec![port("web", 8080), port("tls", 8443)],
+        endpoints: pods.iter().map(endpoint).collect(),
+        changed_at: None,
+    }))
+}
+
+/// Family, Service, port and count.
+type Seen = (Family, String, Option<(u16, usize)>);
+
+struct Loop {
+    controller: Controller<FakeKernel>,
+    changes: UnboundedReceiver<CheckChanges>,
+}
+
+impl Loop {
+    fn start(events: Vec<Event>) -> Self {
+        let (sender, changes) = unbounded_channel();
+        let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
+        controller.observe(CheckObserver::new(sender));
+        let mut this = Self { controller, changes };
+        let node = Event::Node(Box::new(Node { name: "n1".into(), ..Node::default() }));
+        let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone);
+        this.sync([node].into_iter().chain(events).chain(listed).collect());
+        this
+    }
+
+    fn sync(&mut self, events: Vec<Event>) {
+        self.controller.handle(events, Instant::now());
+    }
+
+    /// What the last sync changed: IPv4 and IPv6.
+    fn changes(&mut self) -> Vec<Seen> {
+        let changes = self.changes.try_recv().expect("every sync sends");
+        let flat = |((family, key), check): (CheckId, Option<Check>)| {
+            (family, key.name.to_string(), check.map(|check| (check.port, check.local_endpoints)))
+        };
+        let mut changes: Vec<_> = changes.checks.into_iter().map(flat).collect();
+        changes.sort();
+        changes
+    }
+}
+
+#[test]
+fn distinct_ready_addresses_on_this_node_count() {
+    let pods = [
+        ("10.1.0.1", "n1", true, false),
+        ("10.1.0.2", "n1", true, false),
+        // With publishNotReadyAddresses the API says ready, also of what terminates.
+        ("10.1.0.3", "n1", true, true),
+        ("10.1.0.4", "n1", false, true),
+        ("10.1.0.5", "n1", false, false),
+        ("10.1.0.6", "n2", true, false),
+    ];
+    let mut it = Loop::start(vec![service("a", Some(30_001)), slice("a", &pods), service("b", None)]);
+    let name = || "a".to_owned();
+    assert_eq!(
+        it.changes(),
+        [(Family::Ipv4, name(), Some((30_001, 3))), (Family::Ipv6, name(), Some((30_001, 0)))],
+        "two ports with the same pods count once, and each family for itself"
+    );
+}
+
+#[test]
+fn only_what_changed_is_sent() {
+    let pod = |ready| [("10.1.0.1", "n1", ready, false)];
+    let mut it = Loop::start(vec![service("a", Some(30_001)), service("b", Some(30_002)), slice("a", &pod(true))]);
+    assert_eq!(it.changes().len(), 4);
+    it.sync(vec![slice("a", &pod(false))]);
+    assert_eq!(it.changes(), [(Family::Ipv4, "a".to_owned(), Some((30_001, 0)))]);
+    it.sync(vec![]);
+    assert_eq!(it.changes(), [], "a sync without changes is told too");
+    it.sync(vec![service("b", Some(30_003))]);
+    let moved = |family| (family, "b".to_owned(), Some((30_003, 0)));
+    assert_eq!(it.changes(), Family::ALL.map(moved));
+    it.sync(vec![Event::ServiceDeleted(ObjectKey::new("ns", "b")), service("a", None)]);
+    let gone = |family, name: &str| (family, name.to_owned(), None);
+    assert_eq!(
+        it.changes(),
+        [gone(Family::Ipv4, "a"), gone(Family::Ipv4, "b"), gone(Family::Ipv6, "a"), gone(Family::Ipv6, "b")]
+    );
+}

@@ -1,0 +1,133 @@
+//! What Prometheus reads: kube-proxy's metrics under their names (specification 10.2), and our own.
+//!
+//! [`Metrics`] holds every value; [`MetricsObserver`] and [`MeasuredKernel`] follow the sync loop, [`RestClientLayer`]
+//! the requests to the API server. docs/metrics.md explains each metric.
+
+mod client;
+mod kernel;
+mod labels;
+mod observer;
+mod process;
+mod services;
+mod slis;
+mod sources;
+mod sync;
+mod table;
+mod text;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::metrics::family::Family as Labelled;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+pub use client::{RestClientLayer, RestClientService};
+pub use kernel::MeasuredKernel;
+pub use observer::MetricsObserver;
+pub use slis::Slis;
+pub use text::Format;
+
+use self::client::RestClientMetrics;
+use self::sources::Sources;
+use self::sync::SyncMetrics;
+use self::table::TableMetrics;
+use crate::model::Family;
+use crate::source::SourceStats;
+
+/// The version of kube-proxy whose behaviour this is; what dashboards compare with the cluster's version.
+pub const KUBERNETES_VERSION: &str = "v1.36.2";
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    started: SystemTime,
+    slis: Slis,
+    sync: SyncMetrics,
+    table: TableMetrics,
+    client: RestClientMetrics,
+    sources: Sources,
+}
+
+impl Metrics {
+    /// All at zero. The process counts as started now.
+    pub fn new() -> Arc<Self> {
+        let mut registry = Registry::default();
+        build_info(&mut registry);
+        registry.register_collector(Box::new(process::Process));
+        Arc::new(Self {
+            started: SystemTime::now(),
+            slis: Slis::default(),
+            sync: SyncMetrics::register(&mut registry),
+            table: TableMetrics::register(&mut registry),
+            client: RestClientMetrics::register(&mut registry),
+            sources: Sources::register(&mut registry),
+            registry,
+        })
+    }
+
+    /// The exposition.
+    pub fn encode(&self, format: Format) -> String {
+        text::encode(&self.registry, format)
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// The metrics of the health checks on the metrics port.
+    pub fn slis(&self) -> &Slis {
+        &self.slis
+    }
+
+    /// An answer on `/healthz` of the health port.
+    pub fn answered_healthz(&self, code: u16) {
+        self.sync.healthz.get_or_create(&labels::Code { code }).inc();
+    }
+
+    /// An answer on `/livez` of the health port.
+    pub fn answered_livez(&self, code: u16) {
+        self.sync.livez.get_or_create(&labels::Code { code }).inc();
+    }
+
+    /// A run of the conntrack cleaning, and how many entries it deleted.
+    pub fn conntrack_cleaned(&self, family: Family, duration: Duration, deleted: u64) {
+        let family = labels::ByFamily::from(family);
+        self.sync.conntrack_duration.get_or_create(&family).observe(duration.as_secs_f64());
+        self.sync.conntrack_deleted.get_or_create(&family).inc_by(deleted);
+    }
+
+    /// Shows a source's counters from now on. `name` is `kubernetes` or `manifests`.
+    pub fn watch_source(&self, name: &'static str, stats: Arc<SourceStats>) {
+        self.sources.watch(name, stats);
+    }
+
+    /// Measures the requests of a client of the API server.
+    pub fn rest_client_layer(self: &Arc<Self>) -> RestClientLayer {
+        RestClientLayer::new(self.client.clone())
+    }
+}
+
+fn build_info(registry: &mut Registry) {
+    let version = KUBERNETES_VERSION.trim_start_matches('v');
+    let mut numbers = version.split('.');
+    let kubernetes = labels::KubernetesBuild {
+        major: numbers.next().unwrap_or_default().to_owned(),
+        minor: numbers.next().unwrap_or_default().to_owned(),
+        git_version: KUBERNETES_VERSION.to_owned(),
+        platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+        compiler: "rustc".to_owned(),
+    };
+    let one = |help: &str| format!("{help}; the value is always 1");
+    let info = Labelled::<_, ConstGauge>::new_with_constructor(|| ConstGauge::new(1));
+    drop(info.get_or_create(&kubernetes));
+    registry.register("kubernetes_build_info", one("The Kubernetes version whose kube-proxy this replaces"), info);
+    let info = Labelled::<_, ConstGauge>::new_with_constructor(|| ConstGauge::new(1));
+    drop(info.get_or_create(&labels::PortwayBuild { version: env!("CARGO_PKG_VERSION") }));
+    registry.register("portway_build_info", one("The version of Portway"), info);
+}
+
+#[cfg(test)]
+mod tests;

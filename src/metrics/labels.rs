@@ -1,0 +1,114 @@
+//! Sets of labels.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+
+use crate::model::Family;
+use crate::ruleset::SetId;
+
+/// `ip_family`: `IPv4` or `IPv6`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByFamily {
+    ip_family: IpFamily,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum IpFamily {
+    IPv4,
+    IPv6,
+}
+
+impl From<Family> for IpFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => IpFamily::IPv4,
+            Family::Ipv6 => IpFamily::IPv6,
+        }
+    }
+}
+
+impl From<Family> for ByFamily {
+    fn from(family: Family) -> Self {
+        Self { ip_family: family.into() }
+    }
+}
+
+/// `traffic_policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+pub(super) enum TrafficPolicy {
+    internal,
+    external,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByPolicy {
+    traffic_policy: TrafficPolicy,
+    ip_family: IpFamily,
+}
+
+impl ByPolicy {
+    pub(super) fn new(traffic_policy: TrafficPolicy, family: Family) -> Self {
+        Self { traffic_policy, ip_family: family.into() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Code {
+    pub(super) code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct BySet {
+    set: &'static str,
+    ip_family: IpFamily,
+}
+
+impl BySet {
+    pub(super) fn new(set: SetId, family: Family) -> Self {
+        Self { set: set.spec().name, ip_family: family.into() }
+    }
+}
+
+/// `op`: `add` or `delete`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByOp {
+    pub(super) op: &'static str,
+}
+
+/// `result`: `ok` or `error`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByResult {
+    pub(super) result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct BySource {
+    pub(super) source: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Request {
+    pub(super) code: String,
+    pub(super) method: String,
+    pub(super) host: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByVerb {
+    pub(super) verb: String,
+    pub(super) host: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct KubernetesBuild {
+    pub(super) major: String,
+    pub(super) minor: String,
+    pub(super) git_version: String,
+    pub(super) platform: String,
+    pub(super) compiler: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct PortwayBuild {
+    pub(super) version: &'static str,
+}

@@ -1,0 +1,154 @@
+//! From the sync loop to metrics.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::Metrics;
+use super::labels::ByFamily;
+use super::services::Shares;
+use super::sync::Histograms;
+use crate::controller::{Observer, Synced};
+use crate::model::{Event, Family};
+use crate::ruleset::KernelError;
+
+/// Tells [`Metrics`] what the sync loop does.
+///
+/// One transaction programs both families, so each family that is served gets the same observations.
+#[derive(Debug)]
+pub struct MetricsObserver {
+    metrics: Arc<Metrics>,
+    families: Vec<Family>,
+    shares: Shares,
+    /// The next sync compares everything.
+    is_full: bool,
+}
+
+impl MetricsObserver {
+    /// An observer for a loop that serves these families and starts now.
+    pub fn new(metrics: Arc<Metrics>, families: &[Family]) -> Self {
+        let this = Self { metrics, families: families.to_vec(), shares: Shares::default(), is_full: true };
+        this.queued();
+        this
+    }
+
+    fn queued(&self) {
+        let now = unix(SystemTime::now());
+        self.for_each_family(|family| {
+            self.metrics.sync.last_queued.get_or_create(family).set(now);
+        });
+    }
+
+    fn for_each_family(&self, mut work: impl FnMut(&ByFamily)) {
+        self.families.iter().for_each(|family| work(&ByFamily::from(*family)));
+    }
+
+    fn observe(&self, histograms: &Histograms, duration: Duration) {
+        self.for_each_family(|family| histograms.get_or_create(family).observe(duration.as_secs_f64()));
+    }
+
+    /// A run took this long, whatever came of it.
+    fn ran(&self, full: bool, duration: Duration) {
+        let sync = &self.metrics.sync;
+        self.observe(&sync.duration, duration);
+        self.observe(if full { &sync.full_duration } else { &sync.partial_duration }, duration);
+    }
+
+    /// A sync has taken all changes.
+    fn took_changes(&self) {
+        self.metrics.sync.endpoint_changes_pending.set(0);
+        self.metrics.sync.service_changes_pending.set(0);
+    }
+
+    fn count_changes(&self, batch: &[Event]) {
+        let sync = &self.metrics.sync;
+        for event in batch {
+            match event {
+                Event::Slice(slice) if self.families.contains(&slice.family) => {
+                    sync.endpoint_changes.inc();
+                    sync.endpoint_changes_pending.inc();
+                }
+                Event::SliceDeleted(_) => {
+                    sync.endpoint_changes.inc();
+                    sync.endpoint_changes_pending.inc();
+                }
+                Event::Service(_) | Event::ServiceDeleted(_) => {
+                    sync.service_changes.inc_by(self.families.len() as u64);
+                    sync.service_changes_pending.inc();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Specification 10.3; a time from before the start says nothing about this process.
+    fn observe_latency(&self, sync: &Synced<'_>, now: SystemTime) {
+        for ((_, family), times) in &sync.changes.triggers {
+            if !self.families.contains(family) {
+                continue;
+            }
+            for time in times.iter().filter(|time| **time > self.metrics.started) {
+                // The other clock may be ahead.
+                let latency = now.duration_since(*time).unwrap_or_default().as_secs_f64();
+                self.metrics.sync.programming.get_or_create(&ByFamily::from(*family)).observe(latency);
+            }
+        }
+    }
+}
+
+impl Observer for MetricsObserver {
+    fn received(&mut self, batch: &[Event]) {
+        self.count_changes(batch);
+    }
+
+    fn requested(&mut self) {
+        self.queued();
+    }
+
+    fn synced(&mut self, sync: &Synced<'_>) {
+        let now = SystemTime::now();
+        self.is_full = false;
+        self.took_changes();
+        // Nobody asked for a sync of no changes.
+        if sync.full || !sync.changes.is_empty() {
+            self.ran(sync.full, sync.duration);
+        }
+        self.for_each_family(|family| {
+            self.metrics.sync.last.get_or_create(family).set(unix(now));
+        });
+        self.observe_latency(sync, now);
+        self.shares.follow(sync);
+        let table = &self.metrics.table;
+        self.shares.show(&self.families, &self.metrics.sync, table);
+        table.wrote(sync.transaction);
+        table.services.set(sync.model.service_count() as i64);
+        if sync.full {
+            table.recount(sync.mirror);
+        } else {
+            table.follow(sync.transaction);
+        }
+    }
+
+    fn failed(&mut self, _: &KernelError, duration: Duration) {
+        self.took_changes();
+        self.ran(self.is_full, duration);
+        self.is_full = true;
+        self.for_each_family(|family| {
+            self.metrics.sync.sync_failures.get_or_create(family).inc();
+        });
+    }
+
+    fn cleanup_failed(&mut self, _: &KernelError) {
+        self.for_each_family(|family| {
+            self.metrics.sync.cleanup_failures.get_or_create(family).inc();
+        });
+    }
+
+    fn repaired(&mut self, elements: usize) {
+        self.metrics.table.repairs.inc();
+        self.metrics.table.repaired_elements.inc_by(elements as u64);
+    }
+}
+
+fn unix(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,92 @@
+//! Our own metrics of the table and of what it is made from.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family as Labelled;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use super::labels::{ByFamily, ByOp, ByResult, BySet};
+use super::sync::add;
+use crate::diff::Mirror;
+use crate::ruleset::{Op, SetId, Transaction};
+
+#[derive(Debug, Clone)]
+pub(super) struct TableMetrics {
+    pub(super) transactions: Labelled<ByResult, Counter>,
+    pub(super) transaction_duration: Histogram,
+    elements: Labelled<BySet, Gauge>,
+    pub(super) written: Labelled<ByOp, Counter>,
+    pub(super) repairs: Counter,
+    pub(super) repaired_elements: Counter,
+    pub(super) services: Gauge,
+    pub(super) endpoints: Labelled<ByFamily, Gauge>,
+}
+
+impl TableMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("portway");
+        Self {
+            transactions: add(registry, "transactions", "Transactions sent to the kernel", Labelled::default()),
+            transaction_duration: add(
+                registry,
+                "transaction_duration_seconds",
+                "Time the kernel took for a transaction",
+                Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+            ),
+            elements: add(registry, "elements", "Elements of each set and map of the table", Labelled::default()),
+            written: add(registry, "elements_written", "Set and map elements added and deleted", Labelled::default()),
+            repairs: add(
+                registry,
+                "drift_repairs",
+                "Times the table was found changed by someone else and repaired",
+                Counter::default(),
+            ),
+            repaired_elements: add(
+                registry,
+                "drift_repaired_elements",
+                "Elements found changed by someone else and repaired",
+                Counter::default(),
+            ),
+            services: add(registry, "services", "Services known", Gauge::default()),
+            endpoints: add(registry, "endpoints", "Endpoints known, in slices of known Services", Labelled::default()),
+        }
+    }
+
+    /// Counts what a transaction has written.
+    pub(super) fn wrote(&self, transaction: &Transaction) {
+        let (added, deleted) = transaction.element_counts();
+        self.written.get_or_create(&ByOp { op: "add" }).inc_by(added as u64);
+        self.written.get_or_create(&ByOp { op: "delete" }).inc_by(deleted as u64);
+    }
+
+    /// Follows the change of a table that was right before.
+    pub(super) fn follow(&self, transaction: &Transaction) {
+        for (family, op) in &transaction.ops {
+            let (set, change) = match op {
+                Op::AddElements(set, list) => (*set, list.len() as i64),
+                Op::DeleteElements(set, list) => (*set, -(list.len() as i64)),
+                _ => continue,
+            };
+            self.elements.get_or_create(&BySet::new(set, *family)).inc_by(change);
+        }
+    }
+
+    /// Counts the whole table.
+    pub(super) fn recount(&self, mirror: &Mirror) {
+        self.elements.clear();
+        for family in mirror.families() {
+            let counts = mirror.element_counts(family);
+            // Who is remembered is the kernel's business.
+            for set in SetId::ALL.into_iter().filter(|set| !set.spec().dynamic) {
+                let count = counts.get(&set).copied().unwrap_or(0);
+                self.elements.get_or_create(&BySet::new(set, family)).set(count as i64);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn elements_of(&self, set: SetId, family: crate::model::Family) -> i64 {
+        self.elements.get_or_create(&BySet::new(set, family)).get()
+    }
+}

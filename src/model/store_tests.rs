@@ -1,0 +1,48 @@
+use std::time::Duration;
+
+use super::*;
+use crate::model::Protocol;
+use crate::model::SlicePort;
+
+fn slice(name: &str, port: u16, changed: Option<u64>) -> Event {
+    Event::Slice(Box::new(EndpointSlice {
+        key: ObjectKey::new("ns", name),
+        service: ObjectKey::new("ns", "svc"),
+        family: Family::Ipv4,
+        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port }],
+        endpoints: Vec::new(),
+        changed_at: changed.map(at),
+    }))
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn triggers(changes: &Changes) -> Vec<SystemTime> {
+    changes.triggers.get(&(ObjectKey::new("ns", "svc"), Family::Ipv4)).cloned().unwrap_or_default()
+}
+
+#[test]
+fn times_are_kept_for_changed_slices_only() {
+    let mut model = Model::default();
+    model.apply(slice("a", 80, Some(1)));
+    model.apply(slice("b", 80, None));
+    model.apply(slice("a", 81, Some(2)));
+    assert_eq!(triggers(&model.take_changes()), [at(1), at(2)]);
+
+    model.apply(slice("a", 81, Some(3)));
+    assert!(model.pending().is_empty(), "a new time alone changes no rule");
+    assert!(model.take_changes().triggers.is_empty(), "and is not the time of a change");
+}
+
+#[test]
+fn a_deleted_slice_takes_the_times_of_its_service_along() {
+    let mut model = Model::default();
+    model.apply(slice("a", 80, Some(1)));
+    model.apply(slice("b", 80, Some(2)));
+    model.apply(Event::SliceDeleted(ObjectKey::new("ns", "a")));
+    assert!(triggers(model.pending()).is_empty());
+    model.apply(slice("b", 82, Some(3)));
+    assert_eq!(triggers(model.pending()), [at(3)]);
+}

@@ -1,0 +1,147 @@
+//! What Portway answers over HTTP (specification 5.6 and 10): the health port, the metrics port, and the servers behind
+//! `healthCheckNodePort`.
+//!
+//! Plain HTTP without authentication, as kube-proxy's: the health ports tell load balancers and the kubelet what they
+//! need, and the metrics port is on loopback by default.
+
+mod accept;
+mod check_ports;
+mod events;
+mod health_port;
+mod http;
+mod listen;
+mod metrics_port;
+mod zpages;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+pub use check_ports::CheckPorts;
+pub use events::{EventSink, EventWanted, LogOnly};
+
+use self::health_port::HealthPort;
+use self::http::Routes;
+use self::metrics_port::MetricsPort;
+use crate::health::Health;
+use crate::logging::LogLevel;
+use crate::metrics::Metrics;
+
+/// Before a server is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Where to serve what.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// `healthzBindAddress`; `None` for no health port.
+    pub health: Option<SocketAddr>,
+    /// `metricsBindAddress`; `None` for no metrics port.
+    pub metrics: Option<SocketAddr>,
+    /// `bindAddressHardFail`: a server that cannot listen ends the process.
+    pub hard_fail: bool,
+    /// `enableProfiling`.
+    pub profiling: bool,
+    /// The configuration in force, as KubeProxyConfiguration with `kind` and `apiVersion`.
+    pub configz: serde_json::Value,
+    /// Flags and their values.
+    pub flagz: Vec<(String, String)>,
+}
+
+impl Default for ServeOptions {
+    /// kube-proxy's defaults.
+    fn default() -> Self {
+        Self {
+            health: Some(SocketAddr::from(([0, 0, 0, 0], 10256))),
+            metrics: Some(SocketAddr::from(([127, 0, 0, 1], 10249))),
+            hard_fail: false,
+            profiling: false,
+            configz: serde_json::Value::Null,
+            flagz: Vec::new(),
+        }
+    }
+}
+
+/// What the servers speak of.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Health.
+    pub health: Arc<Health>,
+    /// The log's level; `None` when it cannot be changed.
+    pub log: Option<LogLevel>,
+    /// Who wants to hear of trouble.
+    pub events: Arc<dyn EventSink>,
+}
+
+/// A server could not listen although it must.
+#[derive(Debug, thiserror::Error)]
+#[error("the {name} server cannot listen on {address}: {cause}; free the port, or choose another address")]
+pub struct ServeError {
+    /// `health` or `metrics`.
+    pub name: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub cause: io::Error,
+}
+
+/// Serves until the future is dropped. It ends by itself only with [`ServeOptions::hard_fail`].
+pub async fn serve(options: ServeOptions, sources: Sources) -> ServeError {
+    let hard_fail = options.hard_fail;
+    let (health, metrics) = (options.health, options.metrics);
+    let port = HealthPort::new(&sources);
+    let health =
+        keep_up("health", health, hard_fail, port, &*sources.events, |cause| EventWanted::HealthServerFailed { cause });
+    let port = MetricsPort::new(options, &sources);
+    let metrics = keep_up("metrics", metrics, hard_fail, port, &*sources.events, |cause| {
+        EventWanted::MetricsServerFailed { cause }
+    });
+    tokio::select! {
+        error = health => error,
+        error = metrics => error,
+    }
+}
+
+/// Keeps one server up.
+async fn keep_up<R: Routes>(
+    name: &'static str,
+    address: Option<SocketAddr>,
+    hard_fail: bool,
+    routes: R,
+    events: &dyn EventSink,
+    event: impl Fn(String) -> EventWanted,
+) -> ServeError {
+    let Some(address) = address else { return never().await };
+    let mut complained = false;
+    loop {
+        match listen::on(address) {
+            Ok(listener) => {
+                info!(%address, "the {name} server listens");
+                return accept::serve(listener, routes).await;
+            }
+            Err(cause) if hard_fail => {
+                events.wanted(event(cause.to_string()));
+                return ServeError { name, address, cause };
+            }
+            Err(cause) => {
+                // Once is enough: the next line about it says that it works.
+                if !std::mem::replace(&mut complained, true) {
+                    warn!(%address, %cause, "the {name} server cannot listen; trying again every {} s", RETRY.as_secs());
+                }
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn never() -> impl Future<Output = ServeError> {
+    std::future::pending()
+}
+
+#[cfg(test)]
+mod tests;

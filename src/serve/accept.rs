@@ -1,0 +1,110 @@
+//! Connections, and how much a client may ask of us.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::http::{Request, Response, Routes, text};
+
+/// Connections of one server at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 128;
+/// For the head of a request, and between two requests.
+const HEAD_LIMIT: Duration = Duration::from_secs(60);
+/// For the head of the only request on a connection.
+const SINGLE_LIMIT: Duration = Duration::from_secs(5);
+/// For a connection as a whole: nobody holds a place for ever.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// For a connection that brings one request.
+const SINGLE_LIFETIME: Duration = Duration::from_secs(15);
+/// For the last answer after that.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Bytes of a head.
+const HEAD_SIZE: usize = 16 * 1024;
+/// Headers of a request.
+const HEADERS: usize = 64;
+/// Bytes of a body, where one is wanted.
+const BODY_SIZE: usize = 4 * 1024;
+/// After a failed accept, mostly for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves connections until dropped.
+pub(super) async fn serve<T, R: Routes>(listener: TcpListener, routes: R) -> T {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    // Dropping the set ends them all: a closed port answers nobody.
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return std::future::pending().await };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let routes = routes.clone();
+                connections.spawn(async move {
+                    connection(stream, peer, routes).await;
+                    drop(place);
+                });
+            }
+            Err(cause) => {
+                warn!(%cause, "cannot accept a connection");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection<R: Routes>(stream: TcpStream, peer: SocketAddr, routes: R) {
+    let keep_alive = routes.keeps_alive();
+    let (head_limit, lifetime) = if keep_alive { (HEAD_LIMIT, LIFETIME) } else { (SINGLE_LIMIT, SINGLE_LIFETIME) };
+    let service = service_fn(move |request: http::Request<Incoming>| respond(request, peer, routes.clone()));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_limit)
+            .max_buf_size(HEAD_SIZE)
+            .max_headers(HEADERS)
+            .keep_alive(keep_alive)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = sleep(lifetime) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(cause) = result {
+        debug!(%peer, %cause, "connection ended");
+    }
+}
+
+async fn respond<R: Routes>(
+    request: http::Request<Incoming>,
+    peer: SocketAddr,
+    routes: R,
+) -> Result<Response, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = if routes.wants_body(&head) {
+        match timeout(SINGLE_LIMIT, Limited::new(body, BODY_SIZE).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(cause)) => return Ok(text(StatusCode::BAD_REQUEST, format!("cannot read the body: {cause}\n"))),
+            Err(_elapsed) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "the body did not come\n")),
+        }
+    } else {
+        Bytes::new()
+    };
+    Ok(routes.answer(&Request { head, body, peer }))
+}
