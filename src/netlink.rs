@@ -30,7 +30,6 @@ use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME,
 use batch::Batch;
 use elements::Action;
 use ffi::Scratch;
-pub(crate) use ffi::be_nice;
 use link::{Answer, Failure, Link};
 pub use preflight::Missing;
 
