@@ -213,7 +213,7 @@ fn send(fd: &OwnedFd, requests: &[u8]) {
 
 /// Flow number `n`: from a client of its own to one of the Services, answered by one of its endpoints.
 fn put_entry(buf: &mut Vec<u8>, n: u32) {
-    let service = if n % 10 == 0 { busy() } else { n as usize % SERVICES };
+    let service = if n.is_multiple_of(10) { busy() } else { n as usize % SERVICES };
     let vip = cluster::service(service).cluster_ips[0];
     let index = (n / 10) as usize % ENDPOINTS;
     let number = (service * ENDPOINTS + index) as u32;

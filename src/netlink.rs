@@ -30,7 +30,6 @@ use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME,
 use batch::Batch;
 use elements::Action;
 use ffi::Scratch;
-pub(crate) use ffi::be_nice;
 pub use leftovers::{Leftovers, legacy_iptables_in_use};
 use link::{Answer, Failure, Link, RequestError};
 pub use preflight::Missing;

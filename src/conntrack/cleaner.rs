@@ -18,9 +18,6 @@ const TRIES: u32 = 5;
 /// The pause before the next try, times the number of tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Priority of the cleaner's thread.
-const NICE: i32 = 15;
-
 /// What a cleaning run did in one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cleaning {
@@ -108,10 +105,6 @@ struct Cleaner<T> {
 
 impl<T: Table> Cleaner<T> {
     fn run(mut self) {
-        // Cleaning can wait, syncs and packets cannot.
-        if let Err(error) = crate::netlink::be_nice(NICE) {
-            debug!(%error, "the conntrack cleaner keeps its usual priority");
-        }
         while let Some(mut sweep) = self.slot.take() {
             let mut failures = 0;
             for family in Family::ALL {

@@ -1,7 +1,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
-use crate::conntrack::{Entry, Filter};
+use crate::conntrack::{Entry, Filter, Still};
 use crate::model::Protocol;
 use crate::plan::{FrontendKey, Target};
 
@@ -31,7 +31,7 @@ impl Table for Double {
         &mut self,
         _filter: &Filter,
         stale: &mut dyn FnMut(&Entry) -> bool,
-        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+        still: &mut Still<'_>,
     ) -> io::Result<Counts> {
         let entry = Entry { family: Family::Ipv4, protocol: 17, destination: DNS, answers_from: self.flow };
         let mut batch = [(entry, stale(&entry))];

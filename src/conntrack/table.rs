@@ -25,6 +25,9 @@ pub struct Counts {
     pub interrupted: bool,
 }
 
+/// Looks once more at entries that are about to be deleted, and clears the mark of those that may stay.
+pub type Still<'a> = dyn FnMut(&mut [(Entry, bool)]) + 'a;
+
 /// A table that can be cleaned; the kernel's, or a double in tests.
 pub trait Table: Send {
     /// Walks over the entries a filter selects (or more) and deletes those that are stale. `still` is asked right before
@@ -33,7 +36,7 @@ pub trait Table: Send {
         &mut self,
         filter: &Filter,
         stale: &mut dyn FnMut(&Entry) -> bool,
-        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+        still: &mut Still<'_>,
     ) -> io::Result<Counts>;
 }
 
@@ -76,7 +79,7 @@ impl KernelTable {
         &mut self,
         filter: &Filter,
         stale: &mut dyn FnMut(&Entry) -> bool,
-        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+        still: &mut Still<'_>,
     ) -> io::Result<Counts> {
         let mut counts = Counts::default();
         let seq = self.walker.next_seq();
@@ -128,7 +131,7 @@ impl Table for KernelTable {
         &mut self,
         filter: &Filter,
         stale: &mut dyn FnMut(&Entry) -> bool,
-        still: &mut dyn FnMut(&mut [(Entry, bool)]),
+        still: &mut Still<'_>,
     ) -> io::Result<Counts> {
         self.batch.clear();
         match self.walk(filter, stale, still) {
@@ -155,12 +158,7 @@ fn refuses_filters(error: &io::Error) -> bool {
 
 impl Batch {
     /// Deletes what is still to be deleted; how many entries that were.
-    fn send(
-        &mut self,
-        socket: &mut Socket,
-        answers: &mut [u8],
-        still: &mut dyn FnMut(&mut [(Entry, bool)]),
-    ) -> io::Result<u64> {
+    fn send(&mut self, socket: &mut Socket, answers: &mut [u8], still: &mut Still<'_>) -> io::Result<u64> {
         still(&mut self.entries);
         let mut deleted = 0;
         let (mut start, mut from) = (0, 0);

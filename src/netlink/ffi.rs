@@ -57,13 +57,6 @@ impl Socket {
     }
 }
 
-/// Makes the calling thread wait for others when the CPUs are busy: 0 is usual, 19 waits most.
-pub(crate) fn be_nice(nice: i32) -> io::Result<()> {
-    // SAFETY: no pointers. On Linux, 0 is the calling thread, not the process.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Names are made of our own constants and numbers; a zero byte inside would be a bug, and ends the name.
 fn c_string(text: &str) -> CString {
     CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default()
