@@ -45,11 +45,20 @@ impl RestClientMetrics {
 
 /// Wraps the client's HTTP service: `ClientBuilder::with_layer`.
 #[derive(Debug, Clone)]
-pub struct RestClientLayer(RestClientMetrics);
+pub struct RestClientLayer {
+    metrics: RestClientMetrics,
+    host: Option<String>,
+}
 
 impl RestClientLayer {
     pub(super) fn new(metrics: RestClientMetrics) -> Self {
-        Self(metrics)
+        Self { metrics, host: None }
+    }
+
+    /// For the client of this server: around the client, requests do not say yet where they go.
+    #[must_use]
+    pub fn for_server(&self, server: &http::Uri) -> Self {
+        Self { host: server.authority().map(ToString::to_string), ..self.clone() }
     }
 }
 
@@ -57,7 +66,7 @@ impl<S> Layer<S> for RestClientLayer {
     type Service = RestClientService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RestClientService { inner, metrics: self.0.clone() }
+        RestClientService { inner, layer: self.clone() }
     }
 }
 
@@ -65,7 +74,7 @@ impl<S> Layer<S> for RestClientLayer {
 #[derive(Debug, Clone)]
 pub struct RestClientService<S> {
     inner: S,
-    metrics: RestClientMetrics,
+    layer: RestClientLayer,
 }
 
 impl<S, A, B> Service<Request<A>> for RestClientService<S>
@@ -83,8 +92,9 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let verb = request.method().to_string();
-        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let (metrics, start) = (self.metrics.clone(), Instant::now());
+        let host = request.uri().authority().map(ToString::to_string).or_else(|| self.layer.host.clone());
+        let host = host.unwrap_or_default();
+        let (metrics, start) = (self.layer.metrics.clone(), Instant::now());
         let answer = self.inner.call(request);
         Box::pin(async move {
             let result = answer.await;

@@ -255,8 +255,8 @@ async fn requests_to_the_api_server() {
     let inner = service_fn(|request: http::Request<()>| async move {
         if request.method() == http::Method::GET { Ok(http::Response::new(())) } else { Err("refused") }
     });
-    let service = metrics.rest_client_layer().layer(inner);
-    let request = |method| http::Request::builder().method(method).uri("https://api:6443/x").body(()).expect("fine");
+    let service = metrics.rest_client_layer().for_server(&"https://api:6443".parse().expect("a URL")).layer(inner);
+    let request = |method| http::Request::builder().method(method).uri("/x").body(()).expect("fine");
     service.clone().oneshot(request("GET")).await.expect("an answer");
     service.oneshot(request("POST")).await.expect_err("no answer");
     let text = metrics.encode(Format::Prometheus);

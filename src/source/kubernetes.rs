@@ -66,8 +66,9 @@ impl KubeSource {
     ) -> Result<Self, SourceError> {
         let config = client_config(options).await?;
         let server = config.cluster_url.to_string();
+        let layer = layer.for_server(&config.cluster_url);
         let client = ClientBuilder::try_from(config).map_err(|error| no_client(server, error))?;
-        Ok(Self::new(client.with_layer(layer).build(), node_name))
+        Ok(Self::new(client.with_layer(&layer).build(), node_name))
     }
 
     /// A source over a client of the caller's.
