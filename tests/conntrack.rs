@@ -229,6 +229,7 @@ impl World {
             family: self.family(),
             ports: vec![SlicePort { name: "".into(), protocol: Protocol::Udp, port }],
             endpoints: backends.iter().map(endpoint).collect(),
+            changed_at: None,
         }))
     }
 

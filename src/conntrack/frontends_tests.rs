@@ -101,6 +101,7 @@ fn slice_of(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
         family: Family::Ipv4,
         ports: vec![SlicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53 }],
         endpoints,
+        changed_at: None,
     }
 }
 

@@ -133,6 +133,7 @@ impl Shop {
             family,
             ports: vec![port("web", ModelProtocol::Tcp, 8080), port("dns", ModelProtocol::Udp, 5353)],
             endpoints,
+            changed_at: None,
         }
     }
 }
