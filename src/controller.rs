@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::Options;
 use crate::diff::{Conflict, Mirror, SlotHints, StaleAffinity, Update, stale_records};
 use crate::model::{Changes, Event, Family, Kind, Model};
-use crate::ruleset::{Kernel, KernelError, SetId, Transaction};
+use crate::ruleset::{Kernel, KernelError, SetId, Table, Transaction};
 
 /// The first wait after a failed sync; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -166,7 +166,7 @@ impl<K: Kernel> Controller<K> {
             return;
         };
         let start = Instant::now();
-        match self.rebase_onto(mirror) {
+        match self.read_tables().and_then(|tables| self.rebase_onto(mirror, &tables)) {
             Ok(sent) if !sent.is_empty() => {
                 let (added, deleted) = sent.element_counts();
                 warn!(added, deleted, "the table was changed by someone else; repaired");
@@ -234,23 +234,28 @@ impl<K: Kernel> Controller<K> {
     /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
     fn first_sync(&mut self) -> Result<Transaction, KernelError> {
         let settings = self.options.settings(&self.model);
-        let mut hints = HashMap::new();
-        for family in Family::ALL {
-            if let Some(table) = self.kernel.read(family)? {
-                hints.insert(family, SlotHints::of(&table));
-            }
-        }
+        let tables = self.read_tables()?;
+        let hints = tables.iter().map(|(family, table)| (*family, SlotHints::of(table))).collect();
         let (mirror, conflicts) = Mirror::build(settings, &self.model, &hints);
         report_conflicts(&conflicts);
-        self.rebase_onto(mirror)
+        self.rebase_onto(mirror, &tables)
     }
 
-    /// Makes the kernel equal to a mirror, whatever it holds now.
-    fn rebase_onto(&mut self, mirror: Mirror) -> Result<Transaction, KernelError> {
+    fn read_tables(&mut self) -> Result<HashMap<Family, Table>, KernelError> {
+        let mut tables = HashMap::new();
+        for family in Family::ALL {
+            if let Some(table) = self.kernel.read(family)? {
+                tables.insert(family, table);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Makes the kernel, which holds these tables, equal to a mirror.
+    fn rebase_onto(&mut self, mirror: Mirror, tables: &HashMap<Family, Table>) -> Result<Transaction, KernelError> {
         let (mut main, mut after) = (Transaction::default(), Transaction::default());
         for family in Family::ALL {
-            let table = self.kernel.read(family)?;
-            let (change, leftovers) = mirror.rebase(family, table.as_ref());
+            let (change, leftovers) = mirror.rebase(family, tables.get(&family));
             main.ops.extend(change.ops);
             after.ops.extend(leftovers.ops);
         }
