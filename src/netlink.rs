@@ -16,6 +16,7 @@ mod expr;
 mod ffi;
 mod leftovers;
 mod link;
+pub(crate) mod message;
 mod objects;
 mod preflight;
 mod read;

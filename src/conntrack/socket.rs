@@ -10,8 +10,6 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::wire::HEADER_LEN;
-
 /// Room for failures of a whole batch.
 const RECEIVE_ROOM: usize = 1 << 20;
 /// The kernel answers at once; this only keeps a thread from waiting for ever.
@@ -22,14 +20,6 @@ const PATIENCE: TimeVal = TimeVal::new(30, 0);
 pub(super) struct Socket {
     fd: OwnedFd,
     seq: u32,
-}
-
-/// Head of a message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Header {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) seq: u32,
 }
 
 impl Socket {
@@ -84,22 +74,6 @@ impl Socket {
         };
         Ok(Some(&buffer[..len]))
     }
-}
-
-/// Splits what was received into heads and bodies.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
-    std::iter::from_fn(move || {
-        let head: &[u8; HEADER_LEN] = bytes.first_chunk()?;
-        let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let body = bytes.get(HEADER_LEN..len)?;
-        let header = Header {
-            kind: u16::from_ne_bytes([head[4], head[5]]),
-            flags: u16::from_ne_bytes([head[6], head[7]]),
-            seq: u32::from_ne_bytes([head[8], head[9], head[10], head[11]]),
-        };
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((header, body))
-    })
 }
 
 /// The error at the beginning of a body, as a positive number; 0 is success.

@@ -3,9 +3,10 @@
 use std::io;
 
 use super::Entry;
-use super::socket::{Socket, errno, messages};
+use super::socket::{Socket, errno};
 use super::wire::{Filter, put_delete, put_dump, read_entry};
 use crate::model::Protocol;
+use crate::netlink::message::messages;
 
 /// The kernel hands out a dump in pieces of at most 32 KiB.
 const RECEIVE_LEN: usize = 64 * 1024;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::Entry;
 use crate::model::{Family, Protocol};
 use crate::netlink::attr::{Attrs, begin_nest, end_nest, put};
+use crate::netlink::message::{HEADER_LEN, PREFIX_LEN};
 use crate::plan::Target;
 
 /// `NFNL_SUBSYS_CTNETLINK` in the upper byte of a message type.
@@ -13,10 +14,6 @@ const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = 1;
 /// `IPCTNL_MSG_CT_DELETE`.
 const DELETE: u16 = 2;
-/// Bytes of `struct nlmsghdr`.
-pub(super) const HEADER_LEN: usize = 16;
-/// Bytes of `struct nlmsghdr` and `struct nfgenmsg`.
-const PREFIX_LEN: usize = 20;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;

@@ -28,11 +28,6 @@ pub(super) const BATCH_BEGIN: u16 = 0x10;
 /// `NFNL_MSG_BATCH_END`.
 pub(super) const BATCH_END: u16 = 0x11;
 
-/// Size of `struct nlmsghdr`.
-pub(super) const HEADER_LEN: usize = 16;
-/// Size of `struct nlmsghdr` and `struct nfgenmsg`.
-pub(super) const PREFIX_LEN: usize = 20;
-
 /// `NLMSGERR_ATTR_MSG`.
 pub(super) const ERROR_MESSAGE: u16 = 1;
 /// `NLMSGERR_ATTR_OFFS`.

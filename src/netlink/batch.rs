@@ -3,6 +3,7 @@
 use super::abi;
 use super::attr::Attrs;
 use super::ffi::{Head, Scratch};
+use super::message::PREFIX_LEN;
 
 /// Bytes of a page. A transaction is one `sendmsg` of at most IOV_MAX (1024) pages: 1 GiB.
 const PAGE_LEN: usize = 1 << 20;
@@ -108,9 +109,9 @@ impl Batch {
     /// Which element of the change an offset within the message is about. A range of two keys counts as one element.
     pub(super) fn element_at(&self, origin: Origin, offset: usize) -> Option<usize> {
         let message = self.pages.get(origin.page)?.get(origin.offset..)?;
-        let attrs = Attrs::new(message.get(abi::PREFIX_LEN..)?);
+        let attrs = Attrs::new(message.get(PREFIX_LEN..)?);
         let list = attrs.find_kind(abi::elem::LIST_ELEMENTS)?;
-        let list_at = abi::PREFIX_LEN + list.offset + 4;
+        let list_at = PREFIX_LEN + list.offset + 4;
         let mut index = origin.first;
         for (position, element) in list.nested().enumerate() {
             let is_end = element.nested().u32_of(abi::elem::FLAGS) == Some(abi::elem::F_INTERVAL_END);
@@ -141,7 +142,7 @@ impl Batch {
 
 /// Appends `struct nlmsghdr` and `struct nfgenmsg`, as long as both; longer messages set the length with [`set_len`].
 pub(super) fn put_head(buf: &mut Vec<u8>, kind: u16, family: u8, flags: u16, seq: u32, resource: u16) {
-    buf.extend_from_slice(&(abi::PREFIX_LEN as u32).to_ne_bytes());
+    buf.extend_from_slice(&(PREFIX_LEN as u32).to_ne_bytes());
     buf.extend_from_slice(&kind.to_ne_bytes());
     buf.extend_from_slice(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
     buf.extend_from_slice(&seq.to_ne_bytes());

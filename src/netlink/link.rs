@@ -10,6 +10,7 @@ use super::abi;
 use super::attr::Attrs;
 use super::batch::{self, Batch};
 use super::ffi::Socket;
+use super::message::{HEADER_LEN, Header, messages};
 use crate::ruleset::KernelError;
 
 /// Wanted room for answers: errors of thousands of messages at once.
@@ -311,28 +312,6 @@ fn raise(socket: &Socket, force: i32, plain: i32, value: i32) {
     }
 }
 
-struct Header {
-    kind: u16,
-    flags: u16,
-    seq: u32,
-}
-
-/// Splits what one `recv` brought into heads and bodies.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
-    std::iter::from_fn(move || {
-        let head: &[u8; abi::HEADER_LEN] = bytes.first_chunk()?;
-        let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let body = bytes.get(abi::HEADER_LEN..len)?;
-        let header = Header {
-            kind: u16::from_ne_bytes([head[4], head[5]]),
-            flags: u16::from_ne_bytes([head[6], head[7]]),
-            seq: u32::from_ne_bytes([head[8], head[9], head[10], head[11]]),
-        };
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((header, body))
-    })
-}
-
 /// Reads `struct nlmsgerr`; errno 0 is an acknowledgement.
 fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
     let errno = -i32::from_ne_bytes(*body.first_chunk()?);
@@ -341,7 +320,7 @@ fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
         // Behind errno comes the head of the message in question, and the whole of it unless capped.
         let len: [u8; 4] = body.get(4..8)?.try_into().ok()?;
         let len = u32::from_ne_bytes(len) as usize;
-        let copied = if header.flags & CAPPED != 0 || errno == 0 { abi::HEADER_LEN } else { len.next_multiple_of(4) };
+        let copied = if header.flags & CAPPED != 0 || errno == 0 { HEADER_LEN } else { len.next_multiple_of(4) };
         for attr in Attrs::new(body.get(4 + copied..)?) {
             match attr.kind {
                 abi::ERROR_MESSAGE => failure.words = attr.str().map(str::to_owned),

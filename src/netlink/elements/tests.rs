@@ -5,6 +5,7 @@ use std::time::Instant;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 
+use super::super::message::PREFIX_LEN;
 use super::*;
 use crate::netlink::attr::Attrs;
 use crate::netlink::ffi::Scratch;
@@ -37,7 +38,7 @@ fn messages(batch: &Batch) -> Vec<&[u8]> {
 fn read(family: Family, set: SetId, batch: &Batch) -> HashMap<Bytes, Element> {
     let mut reader = ElementReader::new(family, set);
     for message in messages(batch) {
-        reader.message(&Attrs::new(&message[abi::PREFIX_LEN..])).expect("ours");
+        reader.message(&Attrs::new(&message[PREFIX_LEN..])).expect("ours");
     }
     assert!(!reader.has_duplicates());
     reader.finish()
@@ -114,8 +115,8 @@ fn an_offset_leads_to_its_element() {
     let mut found = Vec::new();
     for (index, message) in messages(&batch).into_iter().enumerate() {
         let Some(origin) = batch.origin(SEQ.wrapping_add(index as u32)) else { continue };
-        let list = Attrs::new(&message[abi::PREFIX_LEN..]).find_kind(elem::LIST_ELEMENTS).expect("written");
-        let start = abi::PREFIX_LEN + list.offset + 4;
+        let list = Attrs::new(&message[PREFIX_LEN..]).find_kind(elem::LIST_ELEMENTS).expect("written");
+        let start = PREFIX_LEN + list.offset + 4;
         found.extend(list.nested().map(|element| batch.element_at(origin, start + element.offset)));
         assert_eq!(batch.element_at(origin, start + 4), None);
     }
