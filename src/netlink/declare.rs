@@ -67,8 +67,7 @@ impl Declaration {
             flags,
             key_type: concat_type(family, spec.key),
             key_len: padded_len(family, spec.key),
-            data: (!values.is_empty())
-                .then(|| (concat_type(family, values), padded_len(family, values))),
+            data: (!values.is_empty()).then(|| (concat_type(family, values), padded_len(family, values))),
             verdict: spec.value == ValueType::Verdict,
             size: spec.size.unwrap_or(0),
             counter: spec.counter,

@@ -107,7 +107,9 @@ impl NftKernel {
 }
 
 fn probes(family: Family) -> Vec<Probe> {
-    use Field::{DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Priority, Protocol, SourceAddress};
+    use Field::{
+        DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Priority, Protocol, SourceAddress,
+    };
     const FRONTEND: [Field; 3] = [DestinationAddress, Protocol, DestinationPort];
     let pick = ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count: 1 });
     let rule = |chain: ChainId, terms: Rule| vec![Op::AddChain(chain), Op::AddRule(chain, terms)];

@@ -114,10 +114,9 @@ impl Frontend {
         match &self.action {
             Action::Refuse | Action::Drop => Vec::new(),
             Action::Balance(set, targets) => vec![(maps.endpoints, *set, targets)],
-            Action::ExternalLocal { cluster, local } => vec![
-                (maps.endpoints, EndpointSet::Cluster, cluster),
-                (maps.local_endpoints, EndpointSet::Local, local),
-            ],
+            Action::ExternalLocal { cluster, local } => {
+                vec![(maps.endpoints, EndpointSet::Cluster, cluster), (maps.local_endpoints, EndpointSet::Local, local)]
+            }
         }
     }
 
@@ -134,9 +133,7 @@ impl Frontend {
     fn pick(&self, map: EndpointMap, targets: &[Target]) -> Verdict {
         match targets.len() {
             0 => Verdict::Drop,
-            count => {
-                Verdict::Goto(ChainId::Pick(Pick { map, sticky: self.affinity.is_some(), count: count as u32 }))
-            }
+            count => Verdict::Goto(ChainId::Pick(Pick { map, sticky: self.affinity.is_some(), count: count as u32 })),
         }
     }
 

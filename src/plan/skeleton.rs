@@ -34,7 +34,8 @@ const ASKED: &[Field] = &[Field::OriginalAddress, Field::Protocol, Field::Origin
 /// Key of a NodePort frontend, after translation.
 const ASKED_NODEPORT: &[Field] = &[Field::Protocol, Field::OriginalPort];
 
-/// Key of an affinity record: the client, and the ID of Service port and endpoint set. The protocol is there for people.
+/// Key of an affinity record: the client, and the ID of Service port and endpoint set. `nft` wants to see the protocol where a
+/// port is translated.
 const RECORD: &[Field] = &[Field::SourceAddress, Field::Protocol, Field::Priority];
 
 /// The rules of a chain.

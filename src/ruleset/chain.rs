@@ -259,7 +259,16 @@ mod tests {
         for chain in chains {
             assert_eq!(chain.to_string().parse(), Ok(chain));
         }
-        for name in ["", "pick", "pick-0", "pick-03", "remember-5", "x-remember-5s", "remember-5s-masquerade-own", "KUBE-SERVICES"] {
+        for name in [
+            "",
+            "pick",
+            "pick-0",
+            "pick-03",
+            "remember-5",
+            "x-remember-5s",
+            "remember-5s-masquerade-own",
+            "KUBE-SERVICES",
+        ] {
             assert!(name.parse::<ChainId>().is_err(), "{name:?}");
         }
     }

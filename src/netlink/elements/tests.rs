@@ -9,7 +9,7 @@ use super::super::message::PREFIX_LEN;
 use super::*;
 use crate::netlink::attr::Attrs;
 use crate::netlink::ffi::Scratch;
-use crate::ruleset::{ChainId, FieldType, ValueType};
+use crate::ruleset::{ChainId, EndpointMap, FieldType, Pick, ValueType};
 
 const SEQ: u32 = u32::MAX - 1;
 
@@ -49,7 +49,7 @@ fn key(set: SetId, n: u32) -> Bytes {
         FieldType::Address => key.ip(std::net::IpAddr::V4(n.into())),
         FieldType::Protocol => key.u8(n as u8),
         FieldType::Port => key.u16(n as u16),
-        FieldType::Slot => key.u32_host(n),
+        FieldType::Slot | FieldType::ClassId => key.u32_host(n),
     })
 }
 
