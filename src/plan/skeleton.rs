@@ -154,7 +154,6 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
         conditions.extend([
             whose_records(asked, map),
             Term::Update { map: SetId::Affinity, key: RECORD.to_vec(), timeout_seconds: chain.seconds, value },
-            Term::ClearPriority,
         ]);
         conditions
     };
@@ -165,6 +164,8 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
     } else {
         vec![write(Vec::new(), all)]
     };
+    // A rule of its own: the ones above end early where the map is full.
+    rules.push(vec![Term::ClearPriority]);
     match (chain.masquerade, chain.external_local) {
         (false, _) => {}
         (true, false) => rules.push(vec![Term::Masquerade]),
