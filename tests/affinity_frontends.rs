@@ -7,10 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use portway::config::DetectLocal;
-use portway::model::Family;
+use portway::model::{Family, Protocol as ModelProtocol};
+use portway::plan::Target;
+use portway::trace::{End, Host, Packet, trace};
 use support::live::Live;
 use support::netns::output_of;
 use support::packets::Protocol::{self, Tcp, Udp};
+use support::scenes::node_addresses;
 use support::sticky::{HOST, LOCAL, Pair, REMOTE, Shop, client, frontends, outside, settled, targets};
 use support::world::Place;
 
@@ -131,15 +134,16 @@ fn external_policy_local_keeps_outside_clients_off_their_remote_endpoint() {
 
 fn external_policy_local(detect_local: DetectLocal, inside: &[Place], here: &'static [Pair]) {
     let endpoints = [here, REMOTE].concat();
-    let live = Shop { endpoints, external_local: true, detect_local, ..Shop::default() }.open();
+    let mut live = Shop { endpoints, external_local: true, detect_local, ..Shop::default() }.open();
     watch_priorities();
     let local = addresses(&[here]);
-    let mut split = 0;
+    let (mut split, mut seen) = (0, Vec::new());
     for (ipv4, protocol) in [(true, Tcp), (true, Udp), (false, Tcp), (false, Udp)] {
         for place in [Place::Pods, Place::Uplink, Place::Node] {
             for (n, from) in clients(place, ipv4, 8) {
                 let [cluster_ip, node_port, load_balancer] = through_all(&live, protocol, from, n);
                 assert_eq!(node_port, load_balancer, "{from} {protocol}");
+                seen.extend([(place, protocol, from, 0, cluster_ip), (place, protocol, from, 1, node_port)]);
                 if inside.contains(&place) {
                     assert_eq!(cluster_ip, node_port, "{from} {protocol} takes any endpoint everywhere");
                 } else {
@@ -152,6 +156,32 @@ fn external_policy_local(detect_local: DetectLocal, inside: &[Place], here: &'st
     // Of 32 clients or more, a third: none happens once in 400,000 times.
     assert!(split > 0, "nobody was remembered on a remote endpoint");
     assert_priorities_are_gone();
+    assert_tracer_knows(&mut live, &seen);
+}
+
+/// Asks the tracer, with the records of the kernel's table, where clients go through the frontend with that number.
+fn assert_tracer_knows(live: &mut Live, seen: &[(Place, Protocol, IpAddr, usize, SocketAddr)]) {
+    let host = Host { addresses: node_addresses().into_iter().collect() };
+    for family in Family::ALL {
+        let (listing, unknown) = live.read(family).expect("a table").listing(family);
+        assert_eq!(unknown, [""; 0]);
+        for &(place, protocol, source, frontend, target) in seen.iter().filter(|seen| Family::of(seen.2) == family) {
+            let (name, to) = frontends(source.is_ipv4(), protocol)[frontend];
+            let interface = match place {
+                Place::Node => None,
+                Place::Pods => Some(live.layout.pod_interface.name().to_owned()),
+                Place::Uplink => Some("uplink0".to_owned()),
+            };
+            let number = ModelProtocol::from_number(protocol.number()).expect("known");
+            let packet = Packet { source, destination: to.ip(), protocol: number, port: to.port(), interface };
+            let trace = trace(&listing, &host, &packet);
+            let (ip, port) = (target.ip(), target.port());
+            let [(End::Translated { target, .. }, share)] = trace.ends[..] else {
+                panic!("{source}, {name}: {trace:#?}")
+            };
+            assert_eq!((target, share), (Target { ip, port }, 1.0), "{source} {protocol}, {name}");
+        }
+    }
 }
 
 #[test]
