@@ -86,7 +86,7 @@ impl NumberHints {
                 numbers.insert(element.key, (number, element.comment.clone()));
             }
         }
-        let recorded = elements(SetId::Affinity).filter_map(|record| affinity::parse(record));
+        let recorded = elements(SetId::Affinity).filter_map(affinity::parse);
         let highest = numbers
             .values()
             .map(|(number, _)| *number)
