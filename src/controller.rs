@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::config::Options;
-use crate::diff::{Conflict, Mirror, SlotHints, StaleAffinity, Update, stale_records};
+use crate::diff::{Conflict, Hints, Mirror, StaleAffinity, Update, stale_records};
 use crate::model::{Changes, Event, Family, Kind, Model};
 use crate::ruleset::{Kernel, KernelError, SetId, Table, Transaction};
 
@@ -235,7 +235,7 @@ impl<K: Kernel> Controller<K> {
     fn first_sync(&mut self) -> Result<Transaction, KernelError> {
         let settings = self.options.settings(&self.model);
         let tables = self.read_tables()?;
-        let hints = tables.iter().map(|(family, table)| (*family, SlotHints::of(table))).collect();
+        let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
         let (mirror, conflicts) = Mirror::build(settings, &self.model, &hints);
         report_conflicts(&conflicts);
         self.rebase_onto(mirror, &tables)

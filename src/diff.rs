@@ -6,12 +6,14 @@
 mod affinity;
 mod claims;
 mod counted;
+mod hints;
 mod mirror;
+mod numbers;
 mod rebase;
 mod recorder;
 mod slots;
 
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::Conflict;
+pub use hints::Hints;
 pub use mirror::{Mirror, Update};
-pub use slots::SlotHints;

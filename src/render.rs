@@ -64,13 +64,17 @@ fn type_text(family: Family, spec: &SetSpec) -> String {
         (FieldType::Port, false) => "inet_service".to_owned(),
         (FieldType::Port, true) => "th dport".to_owned(),
         (FieldType::Slot, _) => "numgen random mod 2".to_owned(),
+        (FieldType::ClassId, false) => "classid".to_owned(),
+        (FieldType::ClassId, true) => "meta priority".to_owned(),
     };
     let join = |fields: &[FieldType]| fields.iter().map(name).collect::<Vec<_>>().join(" . ");
     let keyword = if typeof_form { "typeof" } else { "type" };
     match spec.value {
         ValueType::None => format!("{keyword} {}", join(spec.key)),
         ValueType::Verdict => format!("{keyword} {} : verdict", join(spec.key)),
-        ValueType::Endpoint => format!("{keyword} {} : {}", join(spec.key), join(spec.value_fields())),
+        ValueType::Endpoint | ValueType::ClassId => {
+            format!("{keyword} {} : {}", join(spec.key), join(spec.value_fields()))
+        }
     }
 }
 
@@ -117,6 +121,7 @@ fn field_text(family: Family, field: FieldType, bytes: &Bytes, at: usize) -> Str
         }),
         (FieldType::Port, _) => bytes.u16_at(at).map(|port| port.to_string()),
         (FieldType::Slot, _) => bytes.u32_host_at(at).map(|slot| slot.to_string()),
+        (FieldType::ClassId, _) => bytes.u32_host_at(at).map(|id| format!("{:x}:{:x}", id >> 16, id & 0xffff)),
     };
     text.unwrap_or_else(|| "?".to_owned())
 }
@@ -183,7 +188,7 @@ fn term_text(family: Family, term: &Term) -> String {
         Term::Interface { negate, name, prefix } => {
             format!("iifname {}\"{name}{}\"", not(*negate), if *prefix { "*" } else { "" })
         }
-        Term::Arrived => "iif != 0".to_owned(),
+        Term::Arrived { negate } => format!("iif {}0", not(!negate)),
         Term::Member { key: fields, negate, set } => {
             format!("{} {}@{}", key(fields), not(*negate), set.spec().name)
         }
@@ -199,6 +204,10 @@ fn term_text(family: Family, term: &Term) -> String {
         Term::Translate { key: fields, map } => {
             format!("dnat {} to {} map @{}", family.nft(), key(fields), map.spec().name)
         }
+        Term::SetPriority { key: fields, map } => {
+            format!("meta priority set {} map @{}", key(fields), map.spec().name)
+        }
+        Term::ClearPriority => "meta priority set none".to_owned(),
         Term::Masquerade => "masquerade fully-random".to_owned(),
         Term::Reject => "reject".to_owned(),
         Term::Update { map, key: fields, timeout_seconds, value } => format!(
@@ -219,6 +228,7 @@ fn packet_field(family: Family, field: Field) -> String {
         Field::DestinationPort => "th dport".to_owned(),
         Field::OriginalAddress => format!("ct original {} daddr", family.nft()),
         Field::OriginalPort => "ct original proto-dst".to_owned(),
+        Field::Priority => "meta priority".to_owned(),
         Field::RandomSlot(modulus) => format!("numgen random mod {modulus}"),
     }
 }

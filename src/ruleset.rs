@@ -14,7 +14,7 @@ mod set;
 mod table;
 
 pub use bytes::Bytes;
-pub use chain::{BaseHook, ChainId, EndpointMap, Pick};
+pub use chain::{BaseHook, ChainId, EndpointMap, Pick, Remember};
 pub use code::{Expr, Register, lower};
 pub use fake::FakeKernel;
 pub use kernel::{Kernel, KernelError};

@@ -8,26 +8,12 @@ use std::time::Duration;
 
 use portway::model::Family;
 use support::live::Live;
-use support::packets::Protocol::{self, Tcp, Udp};
-use support::sticky::{
-    CLUSTER_IPS, HOST, LOAD_BALANCERS, LOCAL, NODE_IPS, NODE_PORTS, PORTS, REMOTE, Shop, client, outside, place_of,
-    settled,
-};
+use support::packets::Protocol::{Tcp, Udp};
+use support::sticky::{HOST, LOCAL, REMOTE, Shop, client, frontends, outside, place_of, settled, targets};
 use support::world::Place;
 
 /// New connections that must all end at one place.
 const CONNECTIONS: usize = 15;
-
-/// Frontends of the shop: what they are called, where they are, and the port.
-fn frontends(ipv4: bool, protocol: Protocol) -> [(&'static str, SocketAddr); 3] {
-    let of = |pair: [&str; 2]| -> IpAddr { pair[usize::from(!ipv4)].parse().expect("valid") };
-    let which = usize::from(protocol == Udp);
-    [
-        ("ClusterIP", SocketAddr::new(of(CLUSTER_IPS), PORTS[which])),
-        ("NodePort", SocketAddr::new(of(NODE_IPS), NODE_PORTS[which])),
-        ("load balancer", SocketAddr::new(of(LOAD_BALANCERS), PORTS[which])),
-    ]
-}
 
 /// Everybody, over everything, `CONNECTIONS` times.
 fn everybody_stays(live: &Live) {
@@ -111,14 +97,15 @@ fn traffic_within_a_connection_does_not_keep_the_record() {
 fn endpoints_that_come_move_nobody() {
     let mut shop = Shop { endpoints: LOCAL.to_vec(), ..Shop::default() };
     let mut live = shop.open();
-    for (name, to) in frontends(true, Tcp) {
+    for ((name, to), first) in frontends(true, Tcp).into_iter().zip([0, 200, 400]) {
         shop.endpoints = LOCAL.to_vec();
         shop.change(&mut live);
-        let before = targets(&live, Tcp, to, 0..20);
+        let before = targets(&live, Tcp, to, first..first + 20);
         shop.endpoints = [LOCAL, REMOTE, HOST].concat();
         shop.change(&mut live);
-        assert_eq!(targets(&live, Tcp, to, 0..20), before, "{name}");
-        let newcomers: BTreeSet<SocketAddr> = targets(&live, Tcp, to, 100..180).into_values().collect();
+        assert_eq!(targets(&live, Tcp, to, first..first + 20), before, "{name}");
+        let newcomers = targets(&live, Tcp, to, first + 100..first + 180);
+        let newcomers: BTreeSet<SocketAddr> = newcomers.into_values().collect();
         assert_eq!(newcomers.len(), shop.endpoints.len(), "{name}: new clients reach all");
     }
 }
@@ -128,13 +115,13 @@ fn only_clients_of_a_removed_endpoint_move() {
     let all = [LOCAL, REMOTE, HOST].concat();
     let mut shop = Shop { endpoints: all.clone(), ..Shop::default() };
     let mut live = shop.open();
-    for (name, to) in frontends(true, Tcp) {
+    for ((name, to), first) in frontends(true, Tcp).into_iter().zip([0, 100, 200]) {
         for gone in [LOCAL[0], REMOTE[0], HOST[0]] {
             let address: IpAddr = gone[0].parse().expect("valid");
-            let before = targets(&live, Tcp, to, 0..40);
+            let before = targets(&live, Tcp, to, first..first + 40);
             shop.endpoints.retain(|endpoint| *endpoint != gone);
             shop.change(&mut live);
-            let after = targets(&live, Tcp, to, 0..40);
+            let after = targets(&live, Tcp, to, first..first + 40);
             let mut moved = 0;
             for (client, target) in &before {
                 if target.ip() == address {
@@ -148,7 +135,7 @@ fn only_clients_of_a_removed_endpoint_move() {
             // It comes back, and nobody is remembered there.
             shop.endpoints = all.clone();
             shop.change(&mut live);
-            assert_eq!(targets(&live, Tcp, to, 0..40), after, "{name}: {address} came back");
+            assert_eq!(targets(&live, Tcp, to, first..first + 40), after, "{name}: {address} came back");
         }
     }
 }
@@ -161,7 +148,7 @@ fn switching_off_forgets() {
         frontends(true, Tcp).map(|(_, to)| targets(live, Tcp, to, 0..20)).into_iter().collect()
     };
     let before = every_frontend(&live);
-    assert_eq!(live.records(Family::Ipv4).expect("a table").len(), 60);
+    assert_eq!(live.records(Family::Ipv4).expect("a table").len(), 20, "one for each client");
     shop.timeout = None;
     shop.change(&mut live);
     assert_eq!(live.records(Family::Ipv4).expect("a table").len(), 0, "switched off");
@@ -171,7 +158,7 @@ fn switching_off_forgets() {
     shop.change(&mut live);
     assert_eq!(live.records(Family::Ipv4).expect("a table").len(), 0, "on again starts empty");
     let after = every_frontend(&live);
-    assert_ne!(after, before, "sixty clients chose the same by chance");
+    assert_ne!(after, before, "twenty clients chose the same by chance");
     assert_eq!(every_frontend(&live), after);
 }
 
@@ -272,21 +259,7 @@ fn a_thousand_clients_on_a_hundred_endpoints_need_no_rule() {
     }
 }
 
-/// Where clients outside are sent, with one connection each.
-fn targets(
-    live: &Live,
-    protocol: Protocol,
-    to: SocketAddr,
-    clients: std::ops::Range<u16>,
-) -> BTreeMap<IpAddr, SocketAddr> {
-    let one = |n: u16| {
-        let from = outside(n);
-        (from, settled(live, protocol, from, to, 1).unwrap_or_else(|seen| panic!("{to} from {from}: {seen:?}")))
-    };
-    clients.map(one).collect()
-}
-
-/// The same with all at once.
+/// Where clients outside are sent, all at once.
 fn together(live: &Live, to: SocketAddr, clients: &[u16]) -> Vec<(IpAddr, SocketAddr)> {
     let probes = clients.iter().map(|n| live.numbers.between(Tcp, outside(*n), to)).collect();
     let outcomes = live.send(place_of(outside(0)), probes).expect("packets");

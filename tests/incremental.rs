@@ -2,37 +2,21 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family};
-use portway::ruleset::{Bytes, ChainId, Element, EndpointMap, FakeKernel, Listing, Rule, SetId};
+use portway::ruleset::{ChainId, FakeKernel, Listing, Rule};
 use proptest::prelude::*;
+use support::canonical::Sets;
 use support::cluster::{any_history, any_options, empty_lists};
 
-/// A listing with the slots of each frontend's endpoints forgotten: their order is free.
-#[derive(Debug, PartialEq)]
-struct Canonical {
-    chains: BTreeMap<ChainId, Vec<Rule>>,
-    sets: BTreeMap<SetId, BTreeMap<Bytes, Element>>,
-    endpoints: BTreeMap<(SetId, Bytes), (BTreeSet<u32>, BTreeSet<String>)>,
-}
-
-fn canonical(listing: &Listing) -> Canonical {
-    let mut sets = listing.sets.clone();
-    let mut endpoints: BTreeMap<_, (BTreeSet<u32>, BTreeSet<String>)> = BTreeMap::new();
-    for map in EndpointMap::ALL {
-        for (key, element) in sets.remove(&map.set()).unwrap_or_default() {
-            let split = key.as_slice().len() - 4;
-            let frontend = Bytes::from_slice(&key.as_slice()[..split]).expect("short");
-            let entry = endpoints.entry((map.set(), frontend)).or_default();
-            entry.0.insert(key.u32_host_at(split).expect("slot"));
-            entry.1.insert(format!("{:?}", element.value));
-        }
-    }
-    Canonical { chains: listing.chains.iter().cloned().collect(), sets, endpoints }
+/// A listing without what is free to choose.
+fn canonical(listing: &Listing) -> (BTreeMap<ChainId, Vec<Rule>>, Sets) {
+    let elements = listing.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
+    (listing.chains.iter().cloned().collect(), Sets::of(elements))
 }
 
 fn from_scratch(options: &Options, history: &[Event]) -> FakeKernel {

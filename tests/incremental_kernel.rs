@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -15,7 +15,8 @@ use portway::controller::Controller;
 use portway::diff::Mirror;
 use portway::model::{Event, Family};
 use portway::netlink::{self, NftKernel};
-use portway::ruleset::{Bytes, ChainId, Element, EndpointMap, Expr, FakeKernel, Kernel, SetId, Table};
+use portway::ruleset::{ChainId, Expr, FakeKernel, Kernel, Table};
+use support::canonical::Sets;
 use support::cluster::{any_history, any_options, empty_lists};
 use support::netns::in_netns;
 use support::scenes::{number, sample};
@@ -23,27 +24,12 @@ use support::scenes::{number, sample};
 const HISTORIES: u64 = 1000;
 const JOBS: usize = 2;
 
-/// A table with the slots of each frontend's endpoints forgotten: their order is free.
-#[derive(Debug, PartialEq)]
-struct Canonical {
-    chains: BTreeMap<ChainId, Vec<Vec<Expr>>>,
-    sets: BTreeMap<SetId, HashMap<Bytes, Element>>,
-    endpoints: BTreeMap<(SetId, Bytes), (BTreeSet<u32>, BTreeSet<String>)>,
-}
-
-fn canonical(mut table: Table) -> Canonical {
+/// A table without what is free to choose.
+fn canonical(table: Table) -> (BTreeMap<ChainId, Vec<Vec<Expr>>>, Sets) {
     assert_eq!(table.foreign, [""; 0], "the kernel holds something strange");
-    let mut endpoints: BTreeMap<_, (BTreeSet<u32>, BTreeSet<String>)> = BTreeMap::new();
-    for map in EndpointMap::ALL {
-        for (key, element) in table.sets.insert(map.set(), HashMap::new()).expect("all sets are there") {
-            let split = key.as_slice().len() - 4;
-            let frontend = Bytes::from_slice(&key.as_slice()[..split]).expect("short");
-            let entry = endpoints.entry((map.set(), frontend)).or_default();
-            entry.0.insert(key.u32_host_at(split).expect("slot"));
-            entry.1.insert(format!("{:?}", element.value));
-        }
-    }
-    Canonical { chains: table.chains, sets: table.sets, endpoints }
+    let elements = table.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
+    let sets = Sets::of(elements);
+    (table.chains, sets)
 }
 
 #[test]

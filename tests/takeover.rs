@@ -1,9 +1,11 @@
-//! The swap: kube-proxy's rules to ours and back, under a client that connects without pause.
+//! The swap: kube-proxy's rules to ours and back, and from the table of an earlier version, under a client that connects
+//! without pause.
 
 mod support;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,6 +49,35 @@ table ip kube-proxy {
 }
 add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-A }
 ";
+
+/// The shape of our own table when affinity records were kept for each address and port.
+const EARLIER: &str = "
+table ip portway {
+    map services {
+        type ipv4_addr . inet_proto . inet_service : verdict
+        counter
+    }
+    map affinity {
+        type ipv4_addr . ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+        size 131072
+        flags dynamic,timeout
+    }
+    chain sticky-1 {
+        dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
+        meta l4proto tcp dnat to 10.244.1.2:8080
+    }
+    chain dispatch {
+        ip daddr . meta l4proto . th dport vmap @services
+    }
+    chain prerouting {
+        type nat hook prerouting priority dstnat; policy accept;
+        jump dispatch
+    }
+}
+add element ip portway services { 10.96.0.1 . tcp . 80 : goto sticky-1 }
+";
+
+const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
 
 const MANIFESTS: &str = "
 apiVersion: v1
@@ -154,75 +185,114 @@ fn namespace(commands: &str) -> Arc<Namespace> {
     })
 }
 
+/// A client, a node and a pod that answers, in a row.
+struct Street {
+    client: Arc<Namespace>,
+    node: Arc<Namespace>,
+}
+
+impl Street {
+    fn build() -> Self {
+        let (client, pod) = (namespace("link set lo up"), namespace("link set lo up"));
+        let node = namespace(&format!(
+            "link set lo up\nlink add c type veth peer name eth0 netns {}\nlink add p type veth peer name eth0 netns {}\n\
+             addr add 192.168.7.1/24 dev c\naddr add 10.244.1.1/24 dev p\nlink set c up\nlink set p up",
+            client.path(),
+            pod.path()
+        ));
+        for (namespace, address, gateway) in
+            [(&client, "192.168.7.2/24", "192.168.7.1"), (&pod, "10.244.1.2/24", "10.244.1.1")]
+        {
+            let commands = format!("addr add {address} dev eth0\nlink set eth0 up\nroute add default via {gateway}");
+            std::thread::scope(|scope| {
+                let set = || {
+                    namespace.enter().expect("entered");
+                    ip_batch(&commands).expect("addresses");
+                };
+                scope.spawn(set).join().expect("set up");
+            });
+        }
+        std::thread::scope(|scope| {
+            let forward = || {
+                node.enter().expect("entered");
+                set_sysctls(&[("net/ipv4/ip_forward", "1")]).expect("forwarding");
+            };
+            scope.spawn(forward).join().expect("set up");
+        });
+        let server = pod.clone();
+        std::thread::spawn(move || {
+            server.enter().expect("entered");
+            let listener = TcpListener::bind("10.244.1.2:8080").expect("bound");
+            for stream in listener.incoming().flatten() {
+                use std::io::Write;
+                let mut stream = stream;
+                drop(stream.write_all(b"pod"));
+            }
+        });
+        Self { client, node }
+    }
+
+    /// Loads rules on the node.
+    fn load(&self, rules: &str) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("rules.nft");
+        std::fs::write(&file, rules).expect("writable");
+        output(&self.node, "nft", &["-f", file.to_str().expect("plain")]);
+    }
+
+    /// Starts Portway on the node.
+    fn portway(&self, folder: &Path, more: &[&str]) -> Child {
+        std::fs::write(folder.join("all.yaml"), MANIFESTS).expect("writable");
+        let folder = folder.to_str().expect("plain");
+        let run = ["run", "--manifests", folder, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"];
+        start(&self.node, PORTWAY, &[&run[..], more].concat())
+    }
+}
+
 #[test]
 fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("all.yaml"), MANIFESTS).expect("writable");
-    let rules = folder.path().join("kube-proxy.nft");
-    std::fs::write(&rules, KUBE_PROXY).expect("writable");
-    let (folder, rules) = (folder.path().to_str().expect("plain"), rules.to_str().expect("plain"));
-
-    let (client, pod) = (namespace("link set lo up"), namespace("link set lo up"));
-    let node = namespace(&format!(
-        "link set lo up\nlink add c type veth peer name eth0 netns {}\nlink add p type veth peer name eth0 netns {}\n\
-         addr add 192.168.7.1/24 dev c\naddr add 10.244.1.1/24 dev p\nlink set c up\nlink set p up",
-        client.path(),
-        pod.path()
-    ));
-    for (namespace, address, gateway) in
-        [(&client, "192.168.7.2/24", "192.168.7.1"), (&pod, "10.244.1.2/24", "10.244.1.1")]
-    {
-        let commands = format!("addr add {address} dev eth0\nlink set eth0 up\nroute add default via {gateway}");
-        std::thread::scope(|scope| {
-            let set = || {
-                namespace.enter().expect("entered");
-                ip_batch(&commands).expect("addresses");
-            };
-            scope.spawn(set).join().expect("set up");
-        });
-    }
-    std::thread::scope(|scope| {
-        let forward = || {
-            node.enter().expect("entered");
-            set_sysctls(&[("net/ipv4/ip_forward", "1")]).expect("forwarding");
-        };
-        scope.spawn(forward).join().expect("set up");
-    });
-    let server = pod.clone();
-    std::thread::spawn(move || {
-        server.enter().expect("entered");
-        let listener = TcpListener::bind("10.244.1.2:8080").expect("bound");
-        for stream in listener.incoming().flatten() {
-            use std::io::Write;
-            let mut stream = stream;
-            drop(stream.write_all(b"pod"));
-        }
-    });
-
-    output(&node, "nft", &["-f", rules]);
-    let asking = Client::start(client.clone());
+    let street = Street::build();
+    street.load(KUBE_PROXY);
+    let asking = Client::start(street.client.clone());
     asking.ask(300);
 
-    let portway = env!("CARGO_BIN_EXE_portway");
-    let run = ["run", "--manifests", folder, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"];
-    let mut child = start(&node, portway, &[&run[..], &["--takeover"]].concat());
+    let mut child = street.portway(folder.path(), &["--takeover"]);
     eventually("the takeover", || {
-        let tables = output(&node, "nft", &["list", "tables"]);
+        let tables = output(&street.node, "nft", &["list", "tables"]);
         tables.contains("portway") && !tables.contains("kube-proxy")
     });
     asking.ask(500);
 
     // Back: kube-proxy starts and programs, then Portway ends and its tables go.
-    output(&node, "nft", &["-f", rules]);
+    street.load(KUBE_PROXY);
     asking.ask(200);
     child.kill().expect("killed");
     child.wait().expect("ended");
     asking.ask(200);
-    output(&node, portway, &["cleanup"]);
-    assert!(!output(&node, "nft", &["list", "tables"]).contains("portway"));
+    output(&street.node, PORTWAY, &["cleanup"]);
+    assert!(!output(&street.node, "nft", &["list", "tables"]).contains("portway"));
     asking.ask(500);
 
     let (asked, failures) = asking.finish();
     assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
     println!("{asked} connections through both swaps, none lost");
+}
+
+#[test]
+fn the_table_of_an_earlier_version_is_replaced_without_a_lost_connection() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let street = Street::build();
+    street.load(EARLIER);
+    let asking = Client::start(street.client.clone());
+    asking.ask(300);
+    let table = || output(&street.node, "nft", &["list", "map", "ip", "portway", "affinity"]);
+    assert!(!table().contains("classid"));
+    let mut child = street.portway(folder.path(), &[]);
+    eventually("the new table", || table().contains("classid"));
+    asking.ask(500);
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    let (asked, failures) = asking.finish();
+    assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
 }

@@ -2,77 +2,78 @@
 //!
 //! The packet path writes them, so the mirror does not know them; after a commit they are read and the stale ones deleted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Mirror, slots};
-use crate::model::{Family, Protocol};
-use crate::plan::{Frontend, FrontendKey, Target};
+use crate::model::Family;
+use crate::plan::{Frontend, Target};
 use crate::ruleset::{Bytes, Element, Value};
 
-/// A sticky frontend some of whose records became invalid.
+/// A Service port and endpoint set some of whose records became invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleAffinity {
-    /// The frontend.
-    pub frontend: FrontendKey,
+    /// The ID of the records.
+    pub id: u32,
     /// Records to these stay valid; all others go.
-    pub keep: Vec<Target>,
+    pub keep: HashSet<Target>,
 }
 
-/// What a change of a frontend makes stale.
-pub(super) fn stale(old: &Frontend, new: Option<&Frontend>) -> Option<StaleAffinity> {
-    old.affinity_seconds?;
-    let same_kind = |new: &&Frontend| {
-        new.affinity_seconds.is_some() && std::mem::discriminant(&new.action) == std::mem::discriminant(&old.action)
+/// What a change of a Service makes stale.
+pub(super) fn stale(old: &[Frontend], new: &[Frontend]) -> Vec<StaleAffinity> {
+    let mut kept = valid(new);
+    let judge = |(id, targets): (u32, HashSet<Target>)| {
+        let keep = kept.remove(&id).unwrap_or_default();
+        (!targets.is_subset(&keep)).then_some(StaleAffinity { id, keep })
     };
-    let keep: Vec<Target> = new.filter(same_kind).map(|new| new.targets().copied().collect()).unwrap_or_default();
-    old.targets().any(|target| !keep.contains(target)).then_some(StaleAffinity { frontend: old.key, keep })
+    valid(old).into_iter().filter_map(judge).collect()
+}
+
+/// Where records may point to, by their ID. Frontends with the same ID have the same endpoints, so one speaks for all.
+fn valid<'a>(frontends: impl IntoIterator<Item = &'a Frontend>) -> BTreeMap<u32, HashSet<Target>> {
+    let mut valid = BTreeMap::new();
+    for frontend in frontends {
+        let Some(affinity) = frontend.affinity else { continue };
+        for (_, set, targets) in frontend.endpoint_lists() {
+            valid.entry(affinity.id(set)).or_insert_with(|| targets.iter().copied().collect());
+        }
+    }
+    valid
 }
 
 /// Picks the stale ones out of all records of a family.
 pub fn stale_records(records: &HashMap<Bytes, Element>, stale: &[StaleAffinity]) -> Vec<Element> {
-    let by_frontend: HashMap<FrontendKey, &StaleAffinity> = stale.iter().map(|s| (s.frontend, s)).collect();
-    let is_stale = |element: &Element| {
-        let Some((by_address, by_port, target)) = parse(element) else {
-            return false;
-        };
-        let scope = by_frontend.get(&by_address).or_else(|| by_frontend.get(&by_port));
-        scope.is_some_and(|scope| !scope.keep.contains(&target))
+    let by_id: HashMap<u32, &StaleAffinity> = stale.iter().map(|stale| (stale.id, stale)).collect();
+    let is_stale = |element: &&Element| {
+        let Some((id, target)) = parse(element) else { return false };
+        by_id.get(&id).is_some_and(|stale| !stale.keep.contains(&target))
     };
-    records.values().filter(|element| is_stale(element)).cloned().collect()
+    records.values().filter(is_stale).cloned().collect()
 }
 
 impl Mirror {
-    /// Records without a sticky frontend in force that offers their endpoint.
+    /// Records no Service port in force stands behind, or whose endpoint it does not offer.
     pub fn orphans(&self, family: Family, records: &HashMap<Bytes, Element>) -> Vec<Element> {
         if records.is_empty() {
             return Vec::new();
         }
-        let sticky = self.frontends().filter(|(f, _, frontend)| *f == family && frontend.affinity_seconds.is_some());
-        let by_key: HashMap<FrontendKey, &Frontend> = sticky.map(|(_, _, frontend)| (frontend.key, frontend)).collect();
-        let is_orphan = |element: &Element| {
-            let Some((by_address, by_port, target)) = parse(element) else {
-                return true;
-            };
-            let frontend = by_key.get(&by_address).or_else(|| by_key.get(&by_port));
-            !frontend.is_some_and(|frontend| frontend.targets().any(|t| *t == target))
+        let valid = valid(self.frontends().filter(|(of, ..)| *of == family).map(|(_, _, frontend)| frontend));
+        let is_valid = |element: &Element| {
+            let record = parse(element);
+            record.is_some_and(|(id, target)| valid.get(&id).is_some_and(|targets| targets.contains(&target)))
         };
-        records.values().filter(|element| is_orphan(element)).cloned().collect()
+        records.values().filter(|element| !is_valid(element)).cloned().collect()
     }
 }
 
-/// A record's frontend, read as address and as NodePort, and its endpoint.
-fn parse(element: &Element) -> Option<(FrontendKey, FrontendKey, Target)> {
-    let key = &element.key;
-    let (ip, at) = match key.as_slice().len() {
-        16 => (key.ipv4_at(4)?, 8),
-        40 => (key.ipv6_at(16)?, 32),
-        _ => return None,
-    };
-    let protocol = Protocol::from_number(key.u8_at(at)?)?;
-    let port = key.u16_at(at + 4)?;
-    let Value::Data(data) = &element.value else {
-        return None;
-    };
-    let target = slots::target(data)?;
-    Some((FrontendKey::Address { ip, protocol, port }, FrontendKey::NodePort { protocol, port }, target))
+/// A record's ID and its endpoint.
+pub(super) fn parse(record: &Element) -> Option<(u32, Target)> {
+    let Value::Data(data) = &record.value else { return None };
+    let at = record.key.as_slice().len().checked_sub(4)?;
+    Some((record.key.u32_host_at(at)?, slots::target(data)?))
+}
+
+/// The ID in an element of a map of IDs.
+pub(super) fn id_of(element: &Element) -> Option<u32> {
+    let Value::Data(data) = &element.value else { return None };
+    data.u32_host_at(0)
 }

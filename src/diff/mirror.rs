@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::affinity;
 use super::claims::{Claim, Claims};
 use super::counted::Counted;
+use super::numbers::Numbers;
 use super::recorder::Recorder;
-use super::slots::{self, SlotHints};
-use super::{Conflict, StaleAffinity};
+use super::slots;
+use super::{Conflict, Hints, StaleAffinity};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{
     Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
@@ -42,12 +43,13 @@ pub(super) struct FamilyMirror {
     pub(super) family: Family,
     pub(super) services: HashMap<ObjectKey, ServiceState>,
     claims: Claims,
+    numbers: Numbers,
     pub(super) shared: Counted<(SetId, Bytes)>,
     pub(super) chains: Counted<ChainId>,
     pub(super) globals: Vec<Member>,
 }
 
-/// A Service as it is in force; targets are in the order of their slots.
+/// A Service as it is in force; targets are in the order of their slots, and affinity is numbered.
 #[derive(Debug, Default)]
 pub(super) struct ServiceState {
     pub(super) frontends: Vec<Frontend>,
@@ -57,15 +59,18 @@ pub(super) struct ServiceState {
 }
 
 impl Mirror {
-    /// The table for all Services of a model. Endpoints stay in the slots the hints give them.
-    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, SlotHints>) -> (Self, Vec<Conflict>) {
+    /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
+    /// that the hints give them.
+    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints>) -> (Self, Vec<Conflict>) {
         let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
         let mut this = Self { settings, families };
         let mut update = Update::default();
         let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
         for mirror in &mut this.families {
             let mut recorder = Recorder::default();
-            mirror.sync_services(&this.settings, model, &all, hints.get(&mirror.family), &mut recorder, &mut update);
+            let hints = hints.get(&mirror.family);
+            mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
+            mirror.sync_services(&this.settings, model, &all, hints, &mut recorder, &mut update);
             mirror.shared.settle();
             mirror.chains.settle();
         }
@@ -130,6 +135,7 @@ impl FamilyMirror {
             family,
             services: HashMap::new(),
             claims: Claims::default(),
+            numbers: Numbers::default(),
             shared: Counted::default(),
             chains: Counted::default(),
             globals: globals(family, settings),
@@ -213,7 +219,7 @@ impl FamilyMirror {
         settings: &Settings,
         model: &Model,
         dirty: &BTreeSet<ObjectKey>,
-        hints: Option<&SlotHints>,
+        hints: Option<&Hints>,
         recorder: &mut Recorder,
         update: &mut Update,
     ) {
@@ -265,31 +271,37 @@ impl FamilyMirror {
         &mut self,
         key: ObjectKey,
         plan: ServicePlan,
-        hints: Option<&SlotHints>,
+        hints: Option<&Hints>,
         recorder: &mut Recorder,
         update: &mut Update,
     ) {
         let old = self.services.remove(&key).unwrap_or_default();
-        let mut old_frontends: HashMap<FrontendKey, Frontend> =
-            old.frontends.into_iter().map(|frontend| (frontend.key, frontend)).collect();
+        let mut old_frontends: HashMap<FrontendKey, &Frontend> =
+            old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
         let mut state = ServiceState { shared: shared_keys(&plan), ..ServiceState::default() };
 
-        for mut frontend in plan.frontends {
-            if let Err(conflict) = self.claims.check(frontend.key, &key) {
-                state.lost.push(frontend.key);
-                update.conflicts.push(conflict);
-                continue;
+        for frontend in plan.frontends {
+            match self.claims.check(frontend.key, &key) {
+                Ok(()) => state.frontends.push(frontend),
+                Err(conflict) => {
+                    state.lost.push(frontend.key);
+                    update.conflicts.push(conflict);
+                }
             }
+        }
+        self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
+        for frontend in &mut state.frontends {
             let previous = old_frontends.remove(&frontend.key);
-            place(&mut frontend, previous.as_ref(), hints);
-            if previous.as_ref() != Some(&frontend) {
-                self.replace_frontend(previous.as_ref(), Some(&frontend), recorder, update);
+            place(frontend, previous, hints);
+            if previous != Some(frontend) {
+                self.replace_frontend(previous, Some(frontend), recorder);
             }
-            state.frontends.push(frontend);
         }
         for gone in old_frontends.values() {
-            self.replace_frontend(Some(gone), None, recorder, update);
+            self.replace_frontend(Some(gone), None, recorder);
         }
+        let stale = affinity::stale(&old.frontends, &state.frontends);
+        update.stale.extend(stale.into_iter().map(|stale| (self.family, stale)));
         for shared in &state.shared {
             self.shared.add(*shared);
         }
@@ -301,38 +313,29 @@ impl FamilyMirror {
         }
     }
 
-    fn replace_frontend(
-        &mut self,
-        old: Option<&Frontend>,
-        new: Option<&Frontend>,
-        recorder: &mut Recorder,
-        update: &mut Update,
-    ) {
+    fn replace_frontend(&mut self, old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
         let old_members = old.map(Frontend::members).unwrap_or_default();
         let new_members = new.map(Frontend::members).unwrap_or_default();
         new_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.add(chain));
         old_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.remove(chain));
         replace_members(&old_members, &new_members, recorder);
         replace_endpoints(old, new, recorder);
-        if let Some(stale) = old.and_then(|old| affinity::stale(old, new)) {
-            update.stale.push((self.family, stale));
-        }
     }
 }
 
 /// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
-fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&SlotHints>) {
+fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hints>) {
     let key = frontend.key.bytes();
-    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, _)| map).collect();
+    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
     let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
         Action::Refuse | Action::Drop => Vec::new(),
-        Action::Balance(targets) => vec![targets],
+        Action::Balance(_, targets) => vec![targets],
         Action::ExternalLocal { cluster, local } => vec![cluster, local],
     };
     for (map, list) in maps.into_iter().zip(lists) {
         let old = match previous {
-            Some(previous) => previous.endpoint_lists().into_iter().find(|(m, _)| *m == map).map(|(_, l)| l),
-            None => hints.map(|hints| hints.get(map, key)),
+            Some(previous) => previous.endpoint_lists().into_iter().find(|(m, ..)| *m == map).map(|(.., l)| l),
+            None => hints.map(|hints| hints.slots.get(map, key)),
         };
         *list = slots::assign(old.unwrap_or_default(), list);
     }
@@ -353,7 +356,7 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
     };
     let lists = |frontend: Option<&Frontend>, map| -> Vec<Target> {
         let lists = frontend.map(Frontend::endpoint_lists).unwrap_or_default();
-        lists.into_iter().find(|(m, _)| *m == map).map(|(_, list)| list.to_vec()).unwrap_or_default()
+        lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| list.to_vec()).unwrap_or_default()
     };
     for map in crate::ruleset::EndpointMap::ALL {
         let (old, new) = (lists(old, map), lists(new, map));

@@ -143,7 +143,7 @@ impl FamilyMirror {
         for frontend in self.services.values().flat_map(|state| &state.frontends) {
             all.extend(frontend.members().into_iter().map(|member| (member.set, member.element)));
             let key = frontend.key.bytes();
-            for (map, targets) in frontend.endpoint_lists() {
+            for (map, _, targets) in frontend.endpoint_lists() {
                 all.extend(targets.iter().enumerate().map(|(slot, t)| (map.set(), endpoint_element(&key, slot, t))));
             }
         }

@@ -48,13 +48,13 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
 
 /// The slots endpoints have in a table read back from the kernel, so that a restart leaves them there.
 #[derive(Debug, Default)]
-pub struct SlotHints {
+pub(super) struct SlotHints {
     slots: HashMap<(EndpointMap, Bytes), Vec<Target>>,
 }
 
 impl SlotHints {
     /// Collects the slots of a table.
-    pub fn of(table: &Table) -> Self {
+    pub(super) fn of(table: &Table) -> Self {
         let mut found: HashMap<(EndpointMap, Bytes), BTreeMap<u32, Target>> = HashMap::new();
         for map in EndpointMap::ALL {
             for element in table.sets.get(&map.set()).into_iter().flat_map(|elements| elements.values()) {

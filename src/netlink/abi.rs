@@ -149,6 +149,8 @@ pub(super) mod expr {
     pub(in crate::netlink) const NETWORK_HEADER: u32 = 1;
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
     pub(in crate::netlink) const TRANSPORT_HEADER: u32 = 2;
+    /// `NFT_META_PRIORITY`.
+    pub(in crate::netlink) const META_PRIORITY: u32 = 2;
     /// `NFT_META_IIF`.
     pub(in crate::netlink) const META_IIF: u32 = 4;
     /// `NFT_META_IIFNAME`.

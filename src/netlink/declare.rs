@@ -21,6 +21,7 @@ fn type_number(family: Family, field: FieldType) -> u32 {
         (FieldType::Address, Family::Ipv6) => 8,
         (FieldType::Protocol, _) => 12,
         (FieldType::Port, _) => 13,
+        (FieldType::ClassId, _) => 23,
     }
 }
 
@@ -66,8 +67,7 @@ impl Declaration {
             flags,
             key_type: concat_type(family, spec.key),
             key_len: padded_len(family, spec.key),
-            data: (spec.value == ValueType::Endpoint)
-                .then(|| (concat_type(family, values), padded_len(family, values))),
+            data: (!values.is_empty()).then(|| (concat_type(family, values), padded_len(family, values))),
             verdict: spec.value == ValueType::Verdict,
             size: spec.size.unwrap_or(0),
             counter: spec.counter,
@@ -128,6 +128,7 @@ mod kind {
 /// Byte orders in `nft`'s notes.
 mod order {
     pub(super) const MIXED: u32 = 0;
+    pub(super) const HOST: u32 = 1;
     pub(super) const BIG_ENDIAN: u32 = 2;
 }
 
@@ -142,7 +143,8 @@ fn userdata(family: Family, spec: &SetSpec) -> Vec<u8> {
     put_u32(&mut out, tag::KEY_BYTE_ORDER, order::MIXED);
     if is_map {
         // Newer versions abort on a verdict with any other.
-        put_u32(&mut out, tag::DATA_BYTE_ORDER, order::MIXED);
+        let order = if spec.value == ValueType::ClassId { order::HOST } else { order::MIXED };
+        put_u32(&mut out, tag::DATA_BYTE_ORDER, order);
     }
     // Only a key with a numgen slot has no name in nft's language and must be spelled out.
     let spelled_out = spec.key.contains(&FieldType::Slot);
@@ -175,6 +177,7 @@ fn typeof_field(family: Family, field: FieldType) -> Vec<u8> {
         (FieldType::Port, _) => (kind::PAYLOAD, &[PROTO_TH, TH_DPORT]),
         (FieldType::Protocol, _) => (kind::META, &[x::META_L4PROTO]),
         (FieldType::Slot, _) => (kind::NUMGEN, &[x::NG_RANDOM, 2, 0]),
+        (FieldType::ClassId, _) => (kind::META, &[x::META_PRIORITY]),
     };
     let mut out = Vec::new();
     for (index, value) in details.iter().enumerate() {
@@ -222,6 +225,7 @@ mod tests {
             notes(Family::Ipv6, SetId::Affinity),
             "000400000000010400000000030800040d0000000100040800040d0000000100060400000000"
         );
+        assert_eq!(notes(Family::Ipv4, SetId::AffinityIds), "000400000000010401000000030800040d0000000100060400000000");
         assert_eq!(
             notes(Family::Ipv4, SetId::Endpoints),
             "0004000000000104000000000360\
@@ -248,7 +252,8 @@ mod tests {
         assert_eq!(of(Family::Ipv4, SetId::Services).key_type, 0x730d);
         assert_eq!(of(Family::Ipv4, SetId::Endpoints).key_type, 0x1c_c344);
         assert_eq!(of(Family::Ipv4, SetId::Endpoints).data, Some((0x1cd, 8)));
-        assert_eq!(of(Family::Ipv6, SetId::Affinity).key_type, 0x20_830d);
+        assert_eq!(of(Family::Ipv6, SetId::Affinity).key_type, 0x8317);
+        assert_eq!(of(Family::Ipv4, SetId::NodeportAffinityIds).data, Some((0x17, 4)));
         assert_eq!(of(Family::Ipv6, SetId::Affinity).flags, 0x38);
         assert_eq!(of(Family::Ipv6, SetId::AllowedSources).flags, 0x84);
         assert_eq!(of(Family::Ipv6, SetId::ServiceCidrs).flags, 0x4);

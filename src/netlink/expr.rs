@@ -58,6 +58,13 @@ fn encode(family: Family, code: &Expr) -> Expression {
         Expr::L4Proto { to } => meta(x::META_L4PROTO, *to),
         Expr::InterfaceName { to } => meta(x::META_IIFNAME, *to),
         Expr::InterfaceIndex { to } => meta(x::META_IIF, *to),
+        Expr::Priority { to } => meta(x::META_PRIORITY, *to),
+        Expr::SetPriority { from } => Expression::new(c"meta")
+            .u32(sys::NFTNL_EXPR_META_KEY, x::META_PRIORITY)
+            .u32(sys::NFTNL_EXPR_META_SREG, register(*from)),
+        Expr::Zero { to } => Expression::new(c"immediate")
+            .u32(sys::NFTNL_EXPR_IMM_DREG, register(*to))
+            .data(sys::NFTNL_EXPR_IMM_DATA, &[0; 4]),
         Expr::OriginalAddress { to } => original(original_address_key(family), *to),
         Expr::OriginalPort { to } => original(x::CT_PROTO_DST, *to),
         Expr::CtStatus { to } => ct(x::CT_STATUS, *to),
@@ -178,6 +185,8 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
             }
         }
         "meta" => match data.u32_of(2)? {
+            x::META_PRIORITY if data.find_kind(3).is_some() => Some(Expr::SetPriority { from: reg(3)? }),
+            x::META_PRIORITY => Some(Expr::Priority { to: reg(1)? }),
             x::META_L4PROTO => Some(Expr::L4Proto { to: reg(1)? }),
             x::META_IIFNAME => Some(Expr::InterfaceName { to: reg(1)? }),
             x::META_IIF => Some(Expr::InterfaceIndex { to: reg(1)? }),
@@ -241,6 +250,10 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
             plain.then_some(Expr::RejectPortUnreachable)
         }
         "dynset" => decode_update(&data),
+        "immediate" if data.u32_of(1)? != x::REG_VERDICT => {
+            let to = reg(1)?;
+            (data_value(&data, 2)? == [0; 4]).then_some(Expr::Zero { to })
+        }
         "immediate" => {
             let verdict = data.nested_of(2)?.nested_of(abi::DATA_VERDICT)?;
             Some(Expr::Immediate(decode_verdict(&verdict)?))

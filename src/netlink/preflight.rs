@@ -107,7 +107,9 @@ impl NftKernel {
 }
 
 fn probes(family: Family) -> Vec<Probe> {
-    use Field::{DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Protocol, SourceAddress};
+    use Field::{
+        DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Priority, Protocol, SourceAddress,
+    };
     const FRONTEND: [Field; 3] = [DestinationAddress, Protocol, DestinationPort];
     let pick = ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count: 1 });
     let rule = |chain: ChainId, terms: Rule| vec![Op::AddChain(chain), Op::AddRule(chain, terms)];
@@ -187,11 +189,22 @@ fn probes(family: Family) -> Vec<Probe> {
                     ChainId::Postrouting,
                     vec![Term::Update {
                         map: SetId::Affinity,
-                        key: vec![SourceAddress, OriginalAddress, Protocol, OriginalPort],
+                        key: vec![SourceAddress, Protocol, Priority],
                         timeout_seconds: 60,
                         value: vec![DestinationAddress, DestinationPort],
                     }],
                 ),
+            ),
+        ),
+        probe(
+            "priorities of packets from a map (meta expression)",
+            "CONFIG_NF_TABLES with meta",
+            with(
+                SetId::AffinityIds,
+                in_prerouting(vec![
+                    Term::SetPriority { key: FRONTEND.to_vec(), map: SetId::AffinityIds },
+                    Term::ClearPriority,
+                ]),
             ),
         ),
     ]

@@ -61,6 +61,7 @@ fn field(family: Family, kind: FieldType, key: &Bytes, at: usize) -> String {
         }),
         FieldType::Port => key.u16_at(at).map(|port| port.to_string()),
         FieldType::Slot => key.u32_host_at(at).map(|slot| slot.to_string()),
+        FieldType::ClassId => key.u32_host_at(at).map(|id| format!("{:x}:{:x}", id >> 16, id & 0xffff)),
     };
     text.unwrap_or_else(|| "?".to_owned())
 }

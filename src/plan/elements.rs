@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Action, Class, Frontend, NodePortAddresses, Settings, Target};
+use super::{Action, Class, EndpointSet, Frontend, NodePortAddresses, Settings, Target};
 use crate::model::Family;
-use crate::ruleset::{Bytes, ChainId, Element, EndpointMap, Pick, SetId, Value, Verdict};
+use crate::ruleset::{Bytes, ChainId, Element, EndpointMap, Pick, Remember, SetId, Value, Verdict};
 
 /// An element and the set it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,10 @@ impl Member {
 
     fn plain(set: SetId, key: Bytes, end: Option<Bytes>, comment: Option<Arc<str>>) -> Self {
         Member { set, element: Element { key, end, value: Value::None, comment } }
+    }
+
+    fn affinity_id(set: SetId, key: Bytes, id: u32, comment: Option<Arc<str>>) -> Self {
+        Member { set, element: Element { key, end: None, value: Value::Data(Bytes::new().u32_host(id)), comment } }
     }
 
     /// The pair in [`SetId::Hairpin`] for an endpoint address on this node.
@@ -64,7 +68,7 @@ pub fn globals(family: Family, settings: &Settings) -> Vec<Member> {
 }
 
 impl Frontend {
-    /// The frontend's elements in the verdict maps and the set of allowed sources.
+    /// The frontend's elements in the verdict maps, the set of allowed sources and the maps of affinity IDs.
     pub fn members(&self) -> Vec<Member> {
         let maps = Maps::of(self);
         let key = self.key.bytes();
@@ -84,30 +88,35 @@ impl Frontend {
             members.push(Member::verdict(maps.first, key, verdict, comment()));
         }
         if let Action::ExternalLocal { cluster, local } = &self.action {
-            let inside = self.pick(EndpointKind::Cluster, cluster);
-            let outside = self.pick(EndpointKind::Local, local);
+            let inside = self.pick(maps.endpoints, cluster);
+            let outside = self.pick(maps.local_endpoints, local);
             members.push(Member::verdict(maps.short_circuit, key, inside, comment()));
             members.push(Member::verdict(maps.external_local, key, outside, comment()));
         }
         if let Some(verdict) = self.after_dnat() {
             members.push(Member::verdict(maps.after_dnat, key, verdict, comment()));
         }
-        if let (Some(seconds), true) = (self.affinity_seconds, self.targets().next().is_some()) {
-            let verdict = Verdict::Goto(ChainId::Remember(seconds));
-            members.push(Member::verdict(maps.remember, key, verdict, comment()));
+        if let (Some(chain), true) = (self.remember(false), self.targets().next().is_some()) {
+            members.push(Member::verdict(maps.remember, key, Verdict::Goto(chain), comment()));
+        }
+        if let Some(affinity) = self.affinity {
+            let lists = self.endpoint_lists().into_iter().filter(|(_, _, targets)| !targets.is_empty());
+            members.extend(
+                lists.map(|(map, set, _)| Member::affinity_id(map.affinity_ids(), key, affinity.id(set), comment())),
+            );
         }
         members
     }
 
     /// The maps of endpoints the frontend fills, with what it puts there.
-    pub fn endpoint_lists(&self) -> Vec<(EndpointMap, &[Target])> {
+    pub fn endpoint_lists(&self) -> Vec<(EndpointMap, EndpointSet, &[Target])> {
+        let maps = Maps::of(self);
         match &self.action {
             Action::Refuse | Action::Drop => Vec::new(),
-            Action::Balance(targets) => vec![(self.endpoint_map(EndpointKind::Cluster), targets)],
-            Action::ExternalLocal { cluster, local } => vec![
-                (self.endpoint_map(EndpointKind::Cluster), cluster),
-                (self.endpoint_map(EndpointKind::Local), local),
-            ],
+            Action::Balance(set, targets) => vec![(maps.endpoints, *set, targets)],
+            Action::ExternalLocal { cluster, local } => {
+                vec![(maps.endpoints, EndpointSet::Cluster, cluster), (maps.local_endpoints, EndpointSet::Local, local)]
+            }
         }
     }
 
@@ -115,30 +124,24 @@ impl Frontend {
         match &self.action {
             Action::Refuse => Verdict::Goto(ChainId::Refuse),
             Action::Drop => Verdict::Drop,
-            Action::Balance(targets) => self.pick(EndpointKind::Cluster, targets),
+            Action::Balance(_, targets) => self.pick(Maps::of(self).endpoints, targets),
             Action::ExternalLocal { .. } if self.key.is_node_port() => Verdict::Goto(ChainId::NodeportExternalLocal),
             Action::ExternalLocal { .. } => Verdict::Goto(ChainId::ExternalLocal),
         }
     }
 
-    fn pick(&self, kind: EndpointKind, targets: &[Target]) -> Verdict {
+    fn pick(&self, map: EndpointMap, targets: &[Target]) -> Verdict {
         match targets.len() {
             0 => Verdict::Drop,
-            count => Verdict::Goto(ChainId::Pick(Pick {
-                map: self.endpoint_map(kind),
-                sticky: self.affinity_seconds.is_some(),
-                count: count as u32,
-            })),
+            count => Verdict::Goto(ChainId::Pick(Pick { map, sticky: self.affinity.is_some(), count: count as u32 })),
         }
     }
 
-    fn endpoint_map(&self, kind: EndpointKind) -> EndpointMap {
-        match (self.key.is_node_port(), kind) {
-            (false, EndpointKind::Cluster) => EndpointMap::Address,
-            (false, EndpointKind::Local) => EndpointMap::AddressLocal,
-            (true, EndpointKind::Cluster) => EndpointMap::Nodeport,
-            (true, EndpointKind::Local) => EndpointMap::NodeportLocal,
-        }
+    /// The chain that remembers clients, if any, with or without what masquerades them behind it.
+    fn remember(&self, masquerade: bool) -> Option<ChainId> {
+        let seconds = self.affinity?.seconds;
+        let external_local = matches!(self.action, Action::ExternalLocal { .. });
+        Some(ChainId::Remember(Remember { nodeport: self.key.is_node_port(), external_local, masquerade, seconds }))
     }
 
     /// What is due after translation (specification 6.4). ClusterIPs are masqueraded by a rule for all of them.
@@ -146,33 +149,26 @@ impl Frontend {
         let masquerade = match (&self.action, self.class) {
             (Action::Refuse | Action::Drop, _) => return None,
             (_, Class::ClusterIp) => None,
-            (Action::Balance(_), _) => Some(ChainId::MasqueradeIt),
+            (Action::Balance(..), _) => Some(ChainId::MasqueradeIt),
             (Action::ExternalLocal { .. }, _) => Some(ChainId::MasqueradeOwn),
         };
-        Some(match (masquerade, self.affinity_seconds) {
-            (None, None) => return None,
+        match masquerade {
             // A jump: the rule for all ClusterIPs comes behind it.
-            (None, Some(seconds)) => Verdict::Jump(ChainId::Remember(seconds)),
-            (Some(chain), None) => Verdict::Goto(chain),
-            (Some(ChainId::MasqueradeOwn), Some(seconds)) => Verdict::Goto(ChainId::RememberMasqueradeOwn(seconds)),
-            (Some(_), Some(seconds)) => Verdict::Goto(ChainId::RememberMasquerade(seconds)),
-        })
+            None => self.remember(false).map(Verdict::Jump),
+            Some(chain) => Some(Verdict::Goto(self.remember(true).unwrap_or(chain))),
+        }
     }
 }
 
-#[derive(Clone, Copy)]
-enum EndpointKind {
-    Cluster,
-    Local,
-}
-
-/// The verdict maps of a kind of frontend.
+/// The maps of a kind of frontend.
 struct Maps {
     first: SetId,
     short_circuit: SetId,
     external_local: SetId,
     after_dnat: SetId,
     remember: SetId,
+    endpoints: EndpointMap,
+    local_endpoints: EndpointMap,
 }
 
 impl Maps {
@@ -184,6 +180,8 @@ impl Maps {
                 external_local: SetId::NodeportExternalLocal,
                 after_dnat: SetId::NodeportAfterDnat,
                 remember: SetId::NodeportRemember,
+                endpoints: EndpointMap::Nodeport,
+                local_endpoints: EndpointMap::NodeportLocal,
             }
         } else {
             Self {
@@ -192,6 +190,8 @@ impl Maps {
                 external_local: SetId::ExternalLocal,
                 after_dnat: SetId::AfterDnat,
                 remember: SetId::Remember,
+                endpoints: EndpointMap::Address,
+                local_endpoints: EndpointMap::AddressLocal,
             }
         }
     }

@@ -39,6 +39,13 @@ impl FrontendKey {
         }
     }
 
+    /// The protocol.
+    pub fn protocol(&self) -> Protocol {
+        match *self {
+            FrontendKey::Address { protocol, .. } | FrontendKey::NodePort { protocol, .. } => protocol,
+        }
+    }
+
     /// Whether this is a NodePort.
     pub fn is_node_port(&self) -> bool {
         matches!(self, FrontendKey::NodePort { .. })
@@ -83,6 +90,15 @@ impl fmt::Display for Target {
     }
 }
 
+/// Which endpoints of a Service port (specification 4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndpointSet {
+    /// Those of the whole cluster.
+    Cluster,
+    /// Those on this node.
+    Local,
+}
+
 /// What a frontend does with new connections (specification 4.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -90,8 +106,8 @@ pub enum Action {
     Refuse,
     /// Endpoints exist, but the policy leaves none here.
     Drop,
-    /// One of these, at random; not empty.
-    Balance(Vec<Target>),
+    /// One of these, at random; not empty. The policy says which set they are.
+    Balance(EndpointSet, Vec<Target>),
     /// External policy Local: pods and this node take one of `cluster` (not empty), everybody else one of `local`.
     ExternalLocal {
         /// The cluster set.
@@ -101,6 +117,34 @@ pub enum Action {
     },
 }
 
+/// Session affinity ClientIP (specification 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affinity {
+    /// Idle timeout in seconds.
+    pub seconds: u32,
+    /// Whose records these are: one number for all frontends of a Service port in a family, of that port alone. `diff`
+    /// chooses it; 0 until then.
+    pub number: u32,
+}
+
+impl Affinity {
+    /// Numbers there are; the last ID is far from `root` (0xffffffff), which is no class ID to `nft`.
+    pub const NUMBERS: u32 = 1 << 30;
+    /// `1:0`, the smallest ID that looks like a class ID.
+    const FIRST_ID: u32 = 0x1_0000;
+
+    /// The ID of records that point into an endpoint set of the Service port. Each set has its own, so that a client who is
+    /// remembered on a remote endpoint is not sent there where only local ones count.
+    pub fn id(&self, set: EndpointSet) -> u32 {
+        Self::FIRST_ID + 2 * self.number + u32::from(set == EndpointSet::Local)
+    }
+
+    /// The number in an ID; `None` when it is none of ours.
+    pub fn number_of(id: u32) -> Option<u32> {
+        id.checked_sub(Self::FIRST_ID).map(|id| id / 2).filter(|number| *number < Self::NUMBERS)
+    }
+}
+
 /// One frontend of a Service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frontend {
@@ -108,22 +152,29 @@ pub struct Frontend {
     pub key: FrontendKey,
     /// Its kind.
     pub class: Class,
+    /// Name of the Service port; with the protocol it tells the ports of a Service apart.
+    pub port: Arc<str>,
     /// `namespace/service:port`, for comments.
     pub label: Arc<str>,
     /// What it does.
     pub action: Action,
-    /// Idle timeout in seconds of session affinity ClientIP.
-    pub affinity_seconds: Option<u32>,
+    /// Session affinity ClientIP.
+    pub affinity: Option<Affinity>,
     /// loadBalancerSourceRanges: disjoint networks that may connect; `None` for no restriction.
     pub sources: Option<Vec<IpNet>>,
 }
 
 impl Frontend {
+    /// Whether both belong to the same port, given that they belong to the same Service.
+    pub fn is_same_port(&self, other: &Frontend) -> bool {
+        self.port == other.port && self.key.protocol() == other.key.protocol()
+    }
+
     /// All endpoints connections can be sent to, those of the cluster set first; one may come twice.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         let (first, second): (&[Target], &[Target]) = match &self.action {
             Action::Refuse | Action::Drop => (&[], &[]),
-            Action::Balance(targets) => (targets, &[]),
+            Action::Balance(_, targets) => (targets, &[]),
             Action::ExternalLocal { cluster, local } => (cluster, local),
         };
         first.iter().chain(second)

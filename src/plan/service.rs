@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Action, Class, Frontend, FrontendKey, Selection, Settings, candidates, select};
+use super::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Selection, Settings, candidates, select};
 use crate::model::{EndpointSlice, Family, Service, ServicePort, ServiceType};
 
 /// The most bytes of an element's comment (NFT_USERDATA_MAXLEN leaves 128 with the terminating zero).
@@ -96,8 +96,9 @@ impl<'a> Frontends<'a> {
         let label = label(self.service, port);
         let mut push = |key, class, action, sources| {
             if !out.iter().any(|frontend: &Frontend| frontend.key == key) {
-                let affinity_seconds = self.service.affinity_seconds;
-                out.push(Frontend { key, class, label: label.clone(), action, affinity_seconds, sources });
+                let affinity = self.service.affinity_seconds.map(|seconds| Affinity { seconds, number: 0 });
+                let (port, label) = (port.name.clone(), label.clone());
+                out.push(Frontend { key, class, port, label, action, affinity, sources });
             }
         };
         let at = |ip| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
@@ -115,11 +116,14 @@ impl<'a> Frontends<'a> {
     }
 
     fn internal_action(&self, selection: &Selection) -> Action {
-        let targets = if self.service.internal_policy_local { &selection.local } else { &selection.cluster };
+        let (set, targets) = match self.service.internal_policy_local {
+            true => (EndpointSet::Local, &selection.local),
+            false => (EndpointSet::Cluster, &selection.cluster),
+        };
         match (selection.has_endpoints, targets.is_empty()) {
             (false, _) => Action::Refuse,
             (true, true) => Action::Drop,
-            (true, false) => Action::Balance(targets.clone()),
+            (true, false) => Action::Balance(set, targets.clone()),
         }
     }
 
@@ -129,7 +133,7 @@ impl<'a> Frontends<'a> {
         } else if self.service.external_local() {
             Action::ExternalLocal { cluster: selection.cluster.clone(), local: selection.local.clone() }
         } else {
-            Action::Balance(selection.cluster.clone())
+            Action::Balance(EndpointSet::Cluster, selection.cluster.clone())
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::{Endpoint, ObjectKey, Protocol, SlicePort};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection};
+use crate::ruleset::{SetId, Value};
 
 fn settings() -> Settings {
     let family = |ip: &str| {
@@ -71,7 +72,7 @@ fn actions(plan: &ServicePlan) -> Vec<String> {
     let action = |frontend: &Frontend| match &frontend.action {
         Action::Refuse => "refuse".to_owned(),
         Action::Drop => "drop".to_owned(),
-        Action::Balance(targets) => format!("{}", targets.len()),
+        Action::Balance(_, targets) => format!("{}", targets.len()),
         Action::ExternalLocal { cluster, local } => format!("{}/{}", cluster.len(), local.len()),
     };
     plan.frontends.iter().map(|f| format!("{:?}:{}", f.class, action(f))).collect()
@@ -145,4 +146,45 @@ fn labels_are_safe_in_a_listing() {
     odd.key = ObjectKey::new("n\"s", "a\n\u{e9}".to_owned() + &"x".repeat(200));
     let label = plan(&odd, &[]).frontends[0].label.clone();
     assert!(label.starts_with("n?s/a??xxx") && label.len() == 127, "{label}");
+}
+
+/// The value of each element in the maps of affinity IDs, by map, for a Service whose ports are numbered 5.
+fn affinity_ids(service: &Service, nodes: &[&str]) -> Vec<(SetId, u32)> {
+    let mut plan = plan(service, nodes);
+    plan.frontends.iter_mut().filter_map(|f| f.affinity.as_mut()).for_each(|affinity| affinity.number = 5);
+    let members = plan.frontends.iter().flat_map(Frontend::members);
+    let mut ids: Vec<_> = members
+        .filter_map(|member| match member.element.value {
+            Value::Data(id) => Some((member.set, id.u32_host_at(0)? - 0x1_0000)),
+            _ => None,
+        })
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn the_policy_decides_whose_records_count() {
+    use SetId::{AffinityIds, LocalAffinityIds, LocalNodeportAffinityIds, NodeportAffinityIds};
+    let (all, local) = (10, 11);
+    let mut sticky = Service { affinity_seconds: Some(60), ..service() };
+    let everywhere = [(AffinityIds, all), (AffinityIds, all), (AffinityIds, all), (NodeportAffinityIds, all)];
+    assert_eq!(affinity_ids(&sticky, &["n1"]), everywhere, "although all endpoints are local");
+    sticky.internal_policy_local = true;
+    let inside = [(AffinityIds, all), (AffinityIds, all), (AffinityIds, local), (NodeportAffinityIds, all)];
+    assert_eq!(affinity_ids(&sticky, &["n1"]), inside);
+    assert_eq!(
+        affinity_ids(&sticky, &["n2"]),
+        [inside[0], inside[1], inside[3]],
+        "nothing to remember where all is dropped"
+    );
+    (sticky.internal_policy_local, sticky.external_policy_local) = (false, true);
+    let outside = [(LocalAffinityIds, local), (LocalAffinityIds, local)];
+    let short_circuit = [&everywhere[..3], &outside[..], &everywhere[3..]].concat();
+    assert_eq!(affinity_ids(&sticky, &["n2"]), everywhere);
+    assert_eq!(
+        affinity_ids(&sticky, &["n1", "n2"]),
+        [&short_circuit[..], &[(LocalNodeportAffinityIds, local)]].concat()
+    );
+    assert_eq!(affinity_ids(&Service { affinity_seconds: None, ..sticky }, &["n1", "n2"]), []);
 }

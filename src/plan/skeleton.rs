@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{FamilySettings, NodePortAddresses, PodDetection};
 use crate::model::Family;
-use crate::ruleset::{ChainId, Field, Pick, Rule, SetId, Term, Verdict};
+use crate::ruleset::{ChainId, EndpointMap, Field, Pick, Remember, Rule, SetId, Term, Verdict};
 
 /// The chains every table has, in the order they are listed.
 pub const FIXED_CHAINS: [ChainId; 12] = [
@@ -34,6 +34,10 @@ const ASKED: &[Field] = &[Field::OriginalAddress, Field::Protocol, Field::Origin
 /// Key of a NodePort frontend, after translation.
 const ASKED_NODEPORT: &[Field] = &[Field::Protocol, Field::OriginalPort];
 
+/// Key of an affinity record: the client, and the ID of Service port and endpoint set. `nft` wants to see the protocol where a
+/// port is translated.
+const RECORD: &[Field] = &[Field::SourceAddress, Field::Protocol, Field::Priority];
+
 /// The rules of a chain.
 pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, chain: ChainId) -> Vec<Rule> {
     match chain {
@@ -59,11 +63,7 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
             vec![own, hairpin()]
         }
         ChainId::Pick(pick) => pick_one(pick),
-        ChainId::Remember(seconds) => vec![remember(seconds)],
-        ChainId::RememberMasquerade(seconds) => vec![remember(seconds), vec![Term::Masquerade]],
-        ChainId::RememberMasqueradeOwn(seconds) => {
-            vec![remember(seconds), vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]]
-        }
+        ChainId::Remember(chain) => remember(settings, chain),
     }
 }
 
@@ -132,24 +132,73 @@ fn external_local(settings: &FamilySettings, key: &[Field], inside: SetId, outsi
 }
 
 fn pick_one(pick: Pick) -> Vec<Rule> {
-    let mut key = if pick.map.is_nodeport() { NODEPORT.to_vec() } else { FRONTEND.to_vec() };
+    let frontend = if pick.map.is_nodeport() { NODEPORT } else { FRONTEND };
+    let mut key = frontend.to_vec();
     key.push(Field::RandomSlot(pick.count));
     let choose = vec![Term::Translate { key, map: pick.map.set() }];
     if !pick.sticky {
         return vec![choose];
     }
-    // The record names the address that was asked for, also for NodePorts.
-    let mut client = vec![Field::SourceAddress];
-    client.extend(FRONTEND);
-    vec![vec![Term::Translate { key: client, map: SetId::Affinity }], choose]
+    let record = Term::Translate { key: RECORD.to_vec(), map: SetId::Affinity };
+    vec![vec![whose_records(frontend, pick.map), record], choose]
 }
 
 /// Runs after translation and before any masquerade statement: the source is still the client's.
-fn remember(timeout_seconds: u32) -> Rule {
-    let mut key = vec![Field::SourceAddress];
-    key.extend(ASKED);
-    let value = vec![Field::DestinationAddress, Field::DestinationPort];
-    vec![Term::Update { map: SetId::Affinity, key, timeout_seconds, value }]
+fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
+    let (asked, all, local) = match chain.nodeport {
+        false => (ASKED, EndpointMap::Address, EndpointMap::AddressLocal),
+        true => (ASKED_NODEPORT, EndpointMap::Nodeport, EndpointMap::NodeportLocal),
+    };
+    let write = |mut conditions: Rule, map| {
+        let value = vec![Field::DestinationAddress, Field::DestinationPort];
+        conditions.extend([
+            whose_records(asked, map),
+            Term::Update { map: SetId::Affinity, key: RECORD.to_vec(), timeout_seconds: chain.seconds, value },
+        ]);
+        conditions
+    };
+    let mut rules = if chain.external_local {
+        let mut rules: Vec<Rule> = insiders(settings).into_iter().map(|client| write(client, all)).collect();
+        rules.push(write(outsiders(settings), local));
+        rules
+    } else {
+        vec![write(Vec::new(), all)]
+    };
+    // A rule of its own: the ones above end early where the map is full.
+    rules.push(vec![Term::ClearPriority]);
+    match (chain.masquerade, chain.external_local) {
+        (false, _) => {}
+        (true, false) => rules.push(vec![Term::Masquerade]),
+        (true, true) => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]),
+    }
+    rules
+}
+
+/// Puts the ID of Service port and endpoint set into the priority, or ends the rule: so a stale one is never used. The
+/// priority is the one place of a packet where `nft` can keep 32 bits that come from a map. Routing sets it anew where a
+/// packet is forwarded (IPv4), and the chain that remembers the client clears it.
+fn whose_records(frontend: &[Field], map: EndpointMap) -> Term {
+    Term::SetPriority { key: frontend.to_vec(), map: map.affinity_ids() }
+}
+
+/// After translation: the clients [`external_local`] has given an endpoint of the cluster set, as conditions for a rule
+/// each. More than one may hold.
+fn insiders(settings: &FamilySettings) -> Vec<Rule> {
+    let mut clients: Vec<Rule> = pod(settings, false).into_iter().map(|pod| vec![pod]).collect();
+    clients.push(vec![local(Field::SourceAddress)]);
+    if detects_by_interface(settings) {
+        // As in `strangers`.
+        clients.push(vec![Term::Arrived { negate: true }]);
+    }
+    clients
+}
+
+/// The others.
+fn outsiders(settings: &FamilySettings) -> Rule {
+    let mut client = if detects_by_interface(settings) { vec![Term::Arrived { negate: false }] } else { Vec::new() };
+    client.extend(not_pod(settings));
+    client.push(Term::Local { field: Field::SourceAddress, negate: true });
+    client
 }
 
 /// Was the connection made to an address that answers NodePorts? Where all local addresses do, the routing table can no
@@ -185,12 +234,16 @@ fn strangers(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
         // In postrouting the input interface of a frame that stays on its bridge is no longer known (br_netfilter), just
         // as for this host's own packets: tell them apart by the source.
         PodDetection::Interface(_) | PodDetection::InterfacePrefix(_) => {
-            let (mut arrived, mut own) = (vec![Term::Arrived], not_pod(settings));
+            let (mut arrived, mut own) = (vec![Term::Arrived { negate: false }], not_pod(settings));
             arrived.extend(not_pod(settings));
             own.push(local(Field::SourceAddress));
             vec![arrived, own]
         }
     }
+}
+
+fn detects_by_interface(settings: &FamilySettings) -> bool {
+    matches!(settings.pods, PodDetection::Interface(_) | PodDetection::InterfacePrefix(_))
 }
 
 fn not_pod(settings: &FamilySettings) -> Rule {

@@ -38,6 +38,16 @@ impl EndpointMap {
         matches!(self, EndpointMap::Nodeport | EndpointMap::NodeportLocal)
     }
 
+    /// The map that says whose affinity records count for a frontend that takes endpoints from here.
+    pub fn affinity_ids(self) -> SetId {
+        match self {
+            EndpointMap::Address => SetId::AffinityIds,
+            EndpointMap::AddressLocal => SetId::LocalAffinityIds,
+            EndpointMap::Nodeport => SetId::NodeportAffinityIds,
+            EndpointMap::NodeportLocal => SetId::LocalNodeportAffinityIds,
+        }
+    }
+
     fn prefix(self) -> &'static str {
         match self {
             EndpointMap::Address => "",
@@ -57,6 +67,19 @@ pub struct Pick {
     pub sticky: bool,
     /// Number of endpoints, at least 1.
     pub count: u32,
+}
+
+/// A chain that writes affinity records; shared by all frontends alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Remember {
+    /// For NodePorts.
+    pub nodeport: bool,
+    /// External policy Local: it depends on the client which endpoint set the record belongs to.
+    pub external_local: bool,
+    /// Then masquerades: as [`ChainId::MasqueradeOwn`] under external policy Local, else as [`ChainId::MasqueradeIt`].
+    pub masquerade: bool,
+    /// Idle timeout of the records.
+    pub seconds: u32,
 }
 
 /// A chain of our table.
@@ -88,12 +111,8 @@ pub enum ChainId {
     MasqueradeOwn,
     /// Picks an endpoint.
     Pick(Pick),
-    /// Writes an affinity record with this timeout in seconds.
-    Remember(u32),
-    /// Writes the record, then masquerades.
-    RememberMasquerade(u32),
-    /// Writes the record, then as [`ChainId::MasqueradeOwn`].
-    RememberMasqueradeOwn(u32),
+    /// Writes an affinity record.
+    Remember(Remember),
 }
 
 /// Hook and priority of a base chain; all are of type nat with policy accept.
@@ -141,15 +160,26 @@ impl fmt::Display for ChainId {
             ChainId::Pick(Pick { map, sticky, count }) => {
                 return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
             }
-            ChainId::Remember(seconds) => return write!(f, "remember-{seconds}s"),
-            ChainId::RememberMasquerade(seconds) => {
-                return write!(f, "remember-{seconds}s-masquerade-it");
-            }
-            ChainId::RememberMasqueradeOwn(seconds) => {
-                return write!(f, "remember-{seconds}s-masquerade-own");
+            ChainId::Remember(chain) => {
+                return write!(f, "{}remember-{}s{}", chain.prefix(), chain.seconds, chain.tail());
             }
         };
         f.write_str(name)
+    }
+}
+
+impl Remember {
+    fn prefix(self) -> &'static str {
+        if self.nodeport { "nodeport-" } else { "" }
+    }
+
+    fn tail(self) -> &'static str {
+        match (self.external_local, self.masquerade) {
+            (false, false) => "",
+            (false, true) => "-masquerade-it",
+            (true, false) => "-external-local",
+            (true, true) => "-external-local-masquerade-own",
+        }
     }
 }
 
@@ -200,14 +230,14 @@ fn parse_pick(name: &str) -> Option<ChainId> {
 }
 
 fn parse_remember(name: &str) -> Option<ChainId> {
-    let (seconds, tail) = name.strip_prefix("remember-")?.split_once('s')?;
-    let seconds = seconds.parse().ok()?;
-    match tail {
-        "" => Some(ChainId::Remember(seconds)),
-        "-masquerade-it" => Some(ChainId::RememberMasquerade(seconds)),
-        "-masquerade-own" => Some(ChainId::RememberMasqueradeOwn(seconds)),
-        _ => None,
-    }
+    let (head, tail) = name.split_once("remember-")?;
+    let (seconds, tail) = tail.split_once('s')?;
+    Some(ChainId::Remember(Remember {
+        nodeport: !head.is_empty(),
+        external_local: tail.starts_with("-external-local"),
+        masquerade: tail.contains("-masquerade-"),
+        seconds: seconds.parse().ok()?,
+    }))
 }
 
 #[cfg(test)]
@@ -216,13 +246,11 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        let mut chains = vec![
-            ChainId::Dispatch,
-            ChainId::MasqueradeOwn,
-            ChainId::Remember(10_800),
-            ChainId::RememberMasquerade(1),
-            ChainId::RememberMasqueradeOwn(86_400),
-        ];
+        let mut chains = vec![ChainId::Dispatch, ChainId::MasqueradeOwn];
+        for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
+            let seconds = 10_800;
+            chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds }));
+        }
         for map in EndpointMap::ALL {
             for sticky in [false, true] {
                 chains.push(ChainId::Pick(Pick { map, sticky, count: 12 }));
@@ -231,7 +259,16 @@ mod tests {
         for chain in chains {
             assert_eq!(chain.to_string().parse(), Ok(chain));
         }
-        for name in ["", "pick", "pick-0", "pick-03", "remember-5", "KUBE-SERVICES"] {
+        for name in [
+            "",
+            "pick",
+            "pick-0",
+            "pick-03",
+            "remember-5",
+            "x-remember-5s",
+            "remember-5s-masquerade-own",
+            "KUBE-SERVICES",
+        ] {
             assert!(name.parse::<ChainId>().is_err(), "{name:?}");
         }
     }

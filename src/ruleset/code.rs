@@ -62,6 +62,11 @@ pub enum Expr {
         /// Destination.
         to: Register,
     },
+    /// Loads the packet's priority.
+    Priority {
+        /// Destination.
+        to: Register,
+    },
     /// Loads the type of an address by the routing table (NFT_FIB_RESULT_ADDRTYPE).
     AddressType {
         /// The source address instead of the destination address.
@@ -73,6 +78,11 @@ pub enum Expr {
     Random {
         /// The modulus.
         modulus: u32,
+        /// Destination.
+        to: Register,
+    },
+    /// Loads 32 zero bits.
+    Zero {
         /// Destination.
         to: Register,
     },
@@ -116,6 +126,11 @@ pub enum Expr {
         map: SetId,
         /// First register of the key.
         key: Register,
+    },
+    /// Sets the packet's priority.
+    SetPriority {
+        /// Register of the new one.
+        from: Register,
     },
     /// Rewrites destination address and port.
     Dnat {
@@ -184,9 +199,9 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             }
             code.push(Expr::Compare { register: 0, negate: *negate, data });
         }
-        Term::Arrived => {
+        Term::Arrived { negate } => {
             code.push(Expr::InterfaceIndex { to: 0 });
-            code.push(Expr::Compare { register: 0, negate: true, data: 0_u32.to_ne_bytes().to_vec() });
+            code.push(Expr::Compare { register: 0, negate: !negate, data: 0_u32.to_ne_bytes().to_vec() });
         }
         Term::Member { key, negate, set } => {
             load_all(family, key, 0, code);
@@ -211,6 +226,11 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             code.push(Expr::Map { map: *map, key: 0, to: 0 });
             code.push(Expr::Dnat { address: 0, port: registers(family, Field::DestinationAddress) });
         }
+        Term::SetPriority { key, map } => {
+            load_all(family, key, 0, code);
+            code.extend([Expr::Map { map: *map, key: 0, to: 0 }, Expr::SetPriority { from: 0 }]);
+        }
+        Term::ClearPriority => code.extend([Expr::Zero { to: 0 }, Expr::SetPriority { from: 0 }]),
         Term::Masquerade => code.push(Expr::MasqueradeFullyRandom),
         Term::Reject => code.push(Expr::RejectPortUnreachable),
         Term::Update { map, key, timeout_seconds, value } => {
@@ -241,6 +261,7 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Field::DestinationPort => Expr::TransportHeader { offset: 2, len: 2, to },
         Field::OriginalAddress => Expr::OriginalAddress { to },
         Field::OriginalPort => Expr::OriginalPort { to },
+        Field::Priority => Expr::Priority { to },
         Field::RandomSlot(modulus) => Expr::Random { modulus, to },
     });
 }

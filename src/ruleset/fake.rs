@@ -154,7 +154,9 @@ impl Listing {
         for term in rule {
             match term {
                 Term::Member { set, .. } | Term::VerdictMap { map: set, .. } => self.set_mut(*set).map(|_| ())?,
-                Term::Translate { map, .. } | Term::Update { map, .. } => self.set_mut(*map).map(|_| ())?,
+                Term::Translate { map, .. } | Term::SetPriority { map, .. } | Term::Update { map, .. } => {
+                    self.set_mut(*map).map(|_| ())?;
+                }
                 Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => self.chain_mut(*to).map(|_| ())?,
                 _ => {}
             }

@@ -45,7 +45,10 @@ fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
         [Expr::MasqueradeFullyRandom, ..] => return Some((Term::Masquerade, 1)),
         [Expr::RejectPortUnreachable, ..] => return Some((Term::Reject, 1)),
         [Expr::CtStatus { .. }, Expr::Mask { .. }, Expr::Compare { .. }, ..] => return Some((Term::Translated, 3)),
-        [Expr::InterfaceIndex { .. }, Expr::Compare { .. }, ..] => return Some((Term::Arrived, 2)),
+        [Expr::InterfaceIndex { .. }, Expr::Compare { negate, .. }, ..] => {
+            return Some((Term::Arrived { negate: !negate }, 2));
+        }
+        [Expr::Zero { .. }, Expr::SetPriority { .. }, ..] => return Some((Term::ClearPriority, 2)),
         [Expr::AddressType { source, .. }, Expr::Compare { negate, .. }, ..] => {
             let field = if *source { Field::SourceAddress } else { Field::DestinationAddress };
             return Some((Term::Local { field, negate: *negate }, 2));
@@ -78,6 +81,9 @@ fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
             Some((Term::Member { key, negate: *negate, set: *set }, used + 1))
         }
         ([Expr::VerdictMap { map, .. }, ..], _) => Some((Term::VerdictMap { key, map: *map }, used + 1)),
+        ([Expr::Map { map, .. }, Expr::SetPriority { .. }, ..], _) => {
+            Some((Term::SetPriority { key, map: *map }, used + 2))
+        }
         ([Expr::Map { map, .. }, Expr::Dnat { .. }, ..], _) => Some((Term::Translate { key, map: *map }, used + 2)),
         ([Expr::Update { map, value, timeout_seconds, .. }, ..], _) => {
             let split = loads.iter().position(|(register, _)| register == value)?;
@@ -98,6 +104,7 @@ fn load(family: Family, expr: &Expr) -> Option<(Register, Field)> {
         Expr::L4Proto { to } => (*to, Field::Protocol),
         Expr::OriginalAddress { to } => (*to, Field::OriginalAddress),
         Expr::OriginalPort { to } => (*to, Field::OriginalPort),
+        Expr::Priority { to } => (*to, Field::Priority),
         Expr::Random { modulus, to } => (*to, Field::RandomSlot(*modulus)),
         _ => return None,
     })
@@ -116,7 +123,7 @@ fn net(address: &[u8], mask: &[u8]) -> Option<IpNet> {
 mod tests {
     use super::*;
     use crate::plan::{FIXED_CHAINS, FamilySettings, NodePortAddresses, PodDetection, rules};
-    use crate::ruleset::{ChainId, EndpointMap, Pick, lower};
+    use crate::ruleset::{ChainId, EndpointMap, Pick, Remember, lower};
 
     #[test]
     fn every_rule_of_ours_comes_back() {
@@ -130,7 +137,9 @@ mod tests {
             PodDetection::InterfacePrefix("cali".into()),
         ];
         let mut chains = FIXED_CHAINS.to_vec();
-        chains.extend([ChainId::Remember(5), ChainId::RememberMasquerade(60), ChainId::RememberMasqueradeOwn(10_800)]);
+        for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
+            chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds: 5 }));
+        }
         for map in EndpointMap::ALL {
             chains.extend([false, true].map(|sticky| ChainId::Pick(Pick { map, sticky, count: 7 })));
         }

@@ -19,6 +19,8 @@ pub enum Field {
     OriginalAddress,
     /// `ct original proto-dst`: the port the client asked for.
     OriginalPort,
+    /// `meta priority`: what [`Term::SetPriority`] has put there.
+    Priority,
     /// `numgen random mod N`: a random slot, 0 to N-1.
     RandomSlot(u32),
 }
@@ -59,7 +61,10 @@ pub enum Term {
     },
     /// `iif != 0`: there is an input interface. There is none for packets of this host, nor, in postrouting, for frames
     /// that stay on a bridge.
-    Arrived,
+    Arrived {
+        /// `==` instead of `!=`.
+        negate: bool,
+    },
     /// `ip daddr [!=] @set`.
     Member {
         /// The concatenated key.
@@ -94,6 +99,15 @@ pub enum Term {
         /// A map whose values are address . port.
         map: SetId,
     },
+    /// `meta priority set KEY map @map`; evaluation of the rule stops where the map has no such element.
+    SetPriority {
+        /// The concatenated key.
+        key: Vec<Field>,
+        /// A map whose values are class IDs.
+        map: SetId,
+    },
+    /// `meta priority set none`.
+    ClearPriority,
     /// `masquerade fully-random`.
     Masquerade,
     /// `reject`: ICMP (ICMPv6) port unreachable, for every protocol.

@@ -32,7 +32,15 @@ pub enum SetId {
     NodeportEndpoints,
     /// Local endpoints by NodePort frontend and slot.
     LocalNodeportEndpoints,
-    /// Session affinity: client and frontend to endpoint; written by the kernel as connections arrive.
+    /// Sticky address frontend to the ID of its Service port and endpoint set.
+    AffinityIds,
+    /// The same where external policy is Local, for outside clients.
+    LocalAffinityIds,
+    /// Sticky NodePort frontend to the ID of its Service port and endpoint set.
+    NodeportAffinityIds,
+    /// The same where external policy is Local, for outside clients.
+    LocalNodeportAffinityIds,
+    /// Session affinity: client and ID to endpoint; written by the kernel as connections arrive.
     Affinity,
     /// Verdict map: address frontend to what is due after translation (masquerade, remember).
     AfterDnat,
@@ -63,6 +71,8 @@ pub enum FieldType {
     Port,
     /// The result of `numgen`: a host-order integer that only `typeof` can declare.
     Slot,
+    /// `classid`, the type of packet priorities: a host-order integer, here the ID of a Service port and endpoint set.
+    ClassId,
 }
 
 impl FieldType {
@@ -70,7 +80,7 @@ impl FieldType {
     pub fn padded_len(self, family: Family) -> usize {
         match self {
             FieldType::Address => family.address_len(),
-            FieldType::Protocol | FieldType::Port | FieldType::Slot => 4,
+            FieldType::Protocol | FieldType::Port | FieldType::Slot | FieldType::ClassId => 4,
         }
     }
 
@@ -80,7 +90,7 @@ impl FieldType {
             FieldType::Address => family.address_len(),
             FieldType::Protocol => 1,
             FieldType::Port => 2,
-            FieldType::Slot => 4,
+            FieldType::Slot | FieldType::ClassId => 4,
         }
     }
 }
@@ -94,6 +104,8 @@ pub enum ValueType {
     Verdict,
     /// Address . port of an endpoint.
     Endpoint,
+    /// ID of a Service port and endpoint set.
+    ClassId,
 }
 
 /// Declaration of a set or map.
@@ -124,7 +136,7 @@ const AFFINITY_SIZE: u32 = 131_072;
 
 impl SetId {
     /// All sets and maps, in the order they are declared and listed.
-    pub const ALL: [SetId; 21] = [
+    pub const ALL: [SetId; 25] = [
         SetId::Services,
         SetId::Nodeports,
         SetId::ShortCircuit,
@@ -137,6 +149,10 @@ impl SetId {
         SetId::LocalEndpoints,
         SetId::NodeportEndpoints,
         SetId::LocalNodeportEndpoints,
+        SetId::AffinityIds,
+        SetId::LocalAffinityIds,
+        SetId::NodeportAffinityIds,
+        SetId::LocalNodeportAffinityIds,
         SetId::Affinity,
         SetId::AfterDnat,
         SetId::NodeportAfterDnat,
@@ -155,7 +171,7 @@ impl SetId {
 
     /// Its declaration.
     pub fn spec(self) -> SetSpec {
-        use FieldType::{Address, Port, Protocol, Slot};
+        use FieldType::{Address, ClassId, Port, Protocol, Slot};
         use ValueType::{Endpoint, None as Nothing, Verdict};
         let (name, key, value): (_, &'static [FieldType], _) = match self {
             SetId::Services => ("services", FRONTEND, Verdict),
@@ -170,7 +186,11 @@ impl SetId {
             SetId::LocalEndpoints => ("local-endpoints", &[Address, Protocol, Port, Slot], Endpoint),
             SetId::NodeportEndpoints => ("nodeport-endpoints", &[Protocol, Port, Slot], Endpoint),
             SetId::LocalNodeportEndpoints => ("local-nodeport-endpoints", &[Protocol, Port, Slot], Endpoint),
-            SetId::Affinity => ("affinity", &[Address, Address, Protocol, Port], Endpoint),
+            SetId::AffinityIds => ("affinity-ids", FRONTEND, ValueType::ClassId),
+            SetId::LocalAffinityIds => ("local-affinity-ids", FRONTEND, ValueType::ClassId),
+            SetId::NodeportAffinityIds => ("nodeport-affinity-ids", NODEPORT, ValueType::ClassId),
+            SetId::LocalNodeportAffinityIds => ("local-nodeport-affinity-ids", NODEPORT, ValueType::ClassId),
+            SetId::Affinity => ("affinity", &[Address, Protocol, ClassId], Endpoint),
             SetId::AfterDnat => ("after-dnat", FRONTEND, Verdict),
             SetId::NodeportAfterDnat => ("nodeport-after-dnat", NODEPORT, Verdict),
             SetId::Remember => ("remember", FRONTEND, Verdict),
@@ -214,6 +234,7 @@ impl SetSpec {
     pub fn value_fields(&self) -> &'static [FieldType] {
         match self.value {
             ValueType::Endpoint => &[FieldType::Address, FieldType::Port],
+            ValueType::ClassId => &[FieldType::ClassId],
             ValueType::None | ValueType::Verdict => &[],
         }
     }

@@ -34,11 +34,13 @@ pub(super) struct Walk<'a> {
     host: &'a Host,
     packet: &'a Packet,
     trace: Trace,
+    /// The packet's priority, which rules set for each other.
+    priority: u32,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(listing: &'a Listing, host: &'a Host, packet: &'a Packet) -> Self {
-        Self { listing, host, packet, trace: Trace::default() }
+        Self { listing, host, packet, trace: Trace::default(), priority: 0 }
     }
 
     pub(super) fn run(mut self) -> Trace {
@@ -118,7 +120,9 @@ impl<'a> Walk<'a> {
                     let matches = if *prefix { arrived.starts_with(name.as_str()) } else { arrived == name };
                     matches != *negate
                 }
-                Term::Arrived => self.packet.interface.is_some() || !self.host.is_local(self.packet.source),
+                Term::Arrived { negate } => {
+                    (self.packet.interface.is_some() || !self.host.is_local(self.packet.source)) != *negate
+                }
                 Term::Member { key, negate, set } => {
                     let found = self.find(*set, key, 0, state);
                     let holds = found.is_some() != *negate;
@@ -130,6 +134,17 @@ impl<'a> Walk<'a> {
                     self.host.is_local(ip) != *negate
                 }
                 Term::Translated => state.translated,
+                Term::SetPriority { key, map } => match self.find(*map, key, 0, state) {
+                    Some((_, Element { value: Value::Data(id), .. })) => {
+                        self.priority = id.u32_host_at(0).unwrap_or_default();
+                        true
+                    }
+                    _ => false,
+                },
+                Term::ClearPriority => {
+                    self.priority = 0;
+                    true
+                }
                 Term::Update { .. } => true,
                 Term::Verdict(verdict) => return self.verdict(chain, rule, element, *verdict, state),
                 Term::VerdictMap { key, map } => match self.find(*map, key, 0, state) {
@@ -212,6 +227,7 @@ impl<'a> Walk<'a> {
             Field::DestinationPort => bytes.u16(state.port),
             Field::OriginalAddress => bytes.ip(self.packet.destination),
             Field::OriginalPort => bytes.u16(self.packet.port),
+            Field::Priority => bytes.u32_host(self.priority),
             Field::RandomSlot(_) => bytes.u32_host(slot),
         });
         self.listing.find(set, &key).map(|element| (set, element.clone()))

@@ -3,6 +3,7 @@
 
 pub mod api_double;
 pub(crate) mod attempt;
+pub(crate) mod canonical;
 pub mod cluster;
 pub(crate) mod corpus;
 pub(crate) mod health;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use portway::model::{Family, Protocol};
 use portway::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Op, Pick, Rule, SetId, Term, Transaction, Value, ValueType,
-    Verdict,
+    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Op, Pick, Remember, Rule, SetId, Term, Transaction, Value,
+    ValueType, Verdict,
 };
 
 /// The n-th address of a family.
@@ -23,6 +23,7 @@ pub fn key(family: Family, set: SetId, n: u32) -> Bytes {
         FieldType::Protocol => key.u8([Protocol::Tcp, Protocol::Udp, Protocol::Sctp][n as usize % 3].number()),
         FieldType::Port => key.u16(80 + (n % 1000) as u16),
         FieldType::Slot => key.u32_host(n % 4),
+        FieldType::ClassId => key.u32_host(0x1_0000 + n),
     })
 }
 
@@ -37,6 +38,9 @@ pub fn element(family: Family, set: SetId, n: u32) -> Element {
     let value = match spec.value {
         ValueType::None => Value::None,
         ValueType::Endpoint => Value::Data(Bytes::new().ip(ip(family, 1000 + n)).u16(8080)),
+        ValueType::ClassId => {
+            Value::Data(Bytes::new().u32_host([0x1_0000, 0x1_0001, 0x1_abcd, 0xfe80_0001][n as usize % 4]))
+        }
         ValueType::Verdict => {
             // The kernel refuses to reject after routing.
             let chain = if set == SetId::AfterDnat { ChainId::MasqueradeIt } else { ChainId::Refuse };
@@ -147,9 +151,16 @@ pub fn rules(family: Family) -> Vec<Rule> {
     rules
 }
 
+/// A chain that writes affinity records.
+fn remember() -> ChainId {
+    ChainId::Remember(Remember { nodeport: true, external_local: false, masquerade: false, seconds: 10_800 })
+}
+
 /// Rules that only make sense behind translation, or at its end.
 fn special_rules() -> Vec<(ChainId, Rule)> {
-    use Field::{DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Protocol, SourceAddress};
+    use Field::{
+        DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Priority, Protocol, SourceAddress,
+    };
     let sticky = |count| ChainId::Pick(Pick { map: EndpointMap::Address, sticky: true, count });
     let nodeport = |count| ChainId::Pick(Pick { map: EndpointMap::Nodeport, sticky: false, count });
     let frontend = [DestinationAddress, Protocol, DestinationPort];
@@ -167,21 +178,26 @@ fn special_rules() -> Vec<(ChainId, Rule)> {
         ),
         (
             sticky(3),
-            vec![Term::Translate {
-                key: vec![SourceAddress, DestinationAddress, Protocol, DestinationPort],
-                map: SetId::Affinity,
-            }],
+            vec![
+                Term::SetPriority { key: frontend.to_vec(), map: SetId::AffinityIds },
+                Term::Translate { key: vec![SourceAddress, Protocol, Priority], map: SetId::Affinity },
+            ],
         ),
         (sticky(3), vec![Term::Translate { key: choose(3), map: SetId::Endpoints }]),
         (ChainId::MasqueradeIt, vec![Term::Masquerade]),
         (
-            ChainId::Remember(10_800),
-            vec![Term::Update {
-                map: SetId::Affinity,
-                key: vec![SourceAddress, OriginalAddress, Protocol, OriginalPort],
-                timeout_seconds: 10_800,
-                value: vec![DestinationAddress, DestinationPort],
-            }],
+            remember(),
+            vec![
+                Term::Arrived { negate: true },
+                Term::SetPriority { key: vec![Protocol, OriginalPort], map: SetId::NodeportAffinityIds },
+                Term::Update {
+                    map: SetId::Affinity,
+                    key: vec![SourceAddress, Protocol, Priority],
+                    timeout_seconds: 10_800,
+                    value: vec![DestinationAddress, DestinationPort],
+                },
+                Term::ClearPriority,
+            ],
         ),
         (
             ChainId::AfterDnat,
@@ -207,7 +223,7 @@ pub fn chains(family: Family) -> Vec<(ChainId, Vec<Rule>)> {
     let jump = |chain| vec![vec![Term::Verdict(Verdict::Jump(chain))]];
     chains.push((ChainId::Prerouting, jump(ChainId::Dispatch)));
     chains.push((ChainId::Output, jump(ChainId::Dispatch)));
-    chains.push((ChainId::Input, jump(ChainId::Remember(10_800))));
+    chains.push((ChainId::Input, jump(remember())));
     chains.push((ChainId::Postrouting, vec![vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]]));
     chains
 }

@@ -1,5 +1,6 @@
 //! A sticky Service on a node that really exists, and its clients.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -41,12 +42,23 @@ pub(crate) struct Shop {
     pub(crate) timeout: Option<u32>,
     pub(crate) external_local: bool,
     pub(crate) internal_local: bool,
+    /// Whether it has its load balancer addresses.
+    pub(crate) load_balancer: bool,
+    pub(crate) detect_local: DetectLocal,
 }
 
 impl Default for Shop {
     fn default() -> Self {
-        let endpoints = Vec::new();
-        Self { endpoints, more: Vec::new(), timeout: Some(10_800), external_local: false, internal_local: false }
+        let pods = ["10.1.0.0/16", "fd00:1::/32"].map(|net| net.parse().expect("valid"));
+        Self {
+            endpoints: Vec::new(),
+            more: Vec::new(),
+            timeout: Some(10_800),
+            external_local: false,
+            internal_local: false,
+            load_balancer: true,
+            detect_local: DetectLocal::ClusterCidr(pods.into()),
+        }
     }
 }
 
@@ -55,8 +67,7 @@ impl Shop {
     pub(crate) fn open(&self) -> Live {
         assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         let mut options = Options::new(NODE);
-        let pods = ["10.1.0.0/16", "fd00:1::/32"].map(|net| net.parse().expect("valid"));
-        options.detect_local = DetectLocal::ClusterCidr(pods.into());
+        options.detect_local = self.detect_local.clone();
         let mut live = Live::build(layout(&options), &options).expect("a world");
         live.handle(self.events()).expect("a first sync");
         live
@@ -89,13 +100,14 @@ impl Shop {
             port,
             node_port: Some(node_port),
         };
+        let load_balancers: &[&str] = if self.load_balancer { &LOAD_BALANCERS } else { &[] };
         let service = Service {
             key: key("shop", "sticky"),
             created: None,
             service_type: ServiceType::LoadBalancer,
             cluster_ips: CLUSTER_IPS.map(|ip| ip.parse().expect("valid")).into(),
             external_ips: Vec::new(),
-            load_balancer_ips: LOAD_BALANCERS.map(|ip| ip.parse().expect("valid")).into(),
+            load_balancer_ips: load_balancers.iter().map(|ip| ip.parse().expect("valid")).collect(),
             source_ranges: Vec::new(),
             external_policy_local: self.external_local,
             internal_policy_local: self.internal_local,
@@ -181,4 +193,29 @@ pub(crate) fn settled(
         Some(one) if outcomes.iter().all(|outcome| target(outcome) == Some(one)) => Ok(one),
         _ => Err(outcomes),
     }
+}
+
+/// Frontends of the shop: what they are called, where they are, and the port.
+pub(crate) fn frontends(ipv4: bool, protocol: Protocol) -> [(&'static str, SocketAddr); 3] {
+    let of = |pair: [&str; 2]| -> IpAddr { pair[usize::from(!ipv4)].parse().expect("valid") };
+    let which = usize::from(protocol == Protocol::Udp);
+    [
+        ("ClusterIP", SocketAddr::new(of(CLUSTER_IPS), PORTS[which])),
+        ("NodePort", SocketAddr::new(of(NODE_IPS), NODE_PORTS[which])),
+        ("load balancer", SocketAddr::new(of(LOAD_BALANCERS), PORTS[which])),
+    ]
+}
+
+/// Where clients outside are sent, with one connection each.
+pub(crate) fn targets(
+    live: &Live,
+    protocol: Protocol,
+    to: SocketAddr,
+    clients: std::ops::Range<u16>,
+) -> BTreeMap<IpAddr, SocketAddr> {
+    let one = |n: u16| {
+        let from = outside(n);
+        (from, settled(live, protocol, from, to, 1).unwrap_or_else(|seen| panic!("{to} from {from}: {seen:?}")))
+    };
+    clients.map(one).collect()
 }

@@ -84,7 +84,7 @@ impl ElementReader {
         let value = match (self.spec.value, data) {
             (ValueType::None, None) => Value::None,
             (ValueType::Verdict, Some(data)) => Value::Verdict(self.verdict(data)?),
-            (ValueType::Endpoint, Some(data)) => {
+            (ValueType::Endpoint | ValueType::ClassId, Some(data)) => {
                 let bytes = Bytes::from_slice(data.nested().find_kind(abi::DATA_VALUE)?.value)?;
                 (bytes.as_slice().len() == self.value_len).then_some(Value::Data(bytes))?
             }

@@ -9,7 +9,7 @@ use super::super::message::PREFIX_LEN;
 use super::*;
 use crate::netlink::attr::Attrs;
 use crate::netlink::ffi::Scratch;
-use crate::ruleset::{ChainId, FieldType, ValueType};
+use crate::ruleset::{ChainId, EndpointMap, FieldType, Pick, ValueType};
 
 const SEQ: u32 = u32::MAX - 1;
 
@@ -49,7 +49,7 @@ fn key(set: SetId, n: u32) -> Bytes {
         FieldType::Address => key.ip(std::net::IpAddr::V4(n.into())),
         FieldType::Protocol => key.u8(n as u8),
         FieldType::Port => key.u16(n as u16),
-        FieldType::Slot => key.u32_host(n),
+        FieldType::Slot | FieldType::ClassId => key.u32_host(n),
     })
 }
 
@@ -59,9 +59,10 @@ fn value(set: SetId, n: u32) -> Value {
         ValueType::Verdict => Value::Verdict(match n % 3 {
             0 => Verdict::Drop,
             1 => Verdict::Return,
-            _ => Verdict::Goto(ChainId::Remember(n)),
+            _ => Verdict::Goto(ChainId::Pick(Pick { map: EndpointMap::Address, sticky: true, count: n })),
         }),
         ValueType::Endpoint => Value::Data(Bytes::new().ip([10, 0, 0, n as u8].into()).u16(n as u16)),
+        ValueType::ClassId => Value::Data(Bytes::new().u32_host(n)),
     }
 }
 
