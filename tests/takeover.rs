@@ -1,4 +1,4 @@
-//! The swap: kube-proxy's rules to ours and back, under a client that connects without pause.
+//! The swap: kube-proxy's rules to ours and back, under a client that connects without pause. And both side by side.
 
 mod support;
 
@@ -44,6 +44,10 @@ table ip kube-proxy {
         meta mark set meta mark ^ 0x4000
         masquerade fully-random
     }
+    chain filter-forward {
+        type filter hook forward priority filter; policy accept;
+        ct state new ip daddr 10.96.0.0/12 drop
+    }
 }
 add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-A }
 ";
@@ -67,6 +71,26 @@ metadata: {name: node-a}
 status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
 ";
 
+/// A Service for the proxy named `portway`, and the range of all ClusterIPs.
+const LABELLED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {namespace: default, name: ours, labels: {service.kubernetes.io/service-proxy-name: portway}}
+spec: {clusterIP: 10.96.0.2, clusterIPs: [10.96.0.2], ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: default, name: ours-1, labels: {kubernetes.io/service-name: ours}}
+addressType: IPv4
+ports: [{name: '', port: 8080}]
+endpoints: [{addresses: [10.244.1.2], nodeName: node-a}]
+---
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/12]}
+";
+
 /// Asks without pause, some 1,000 times a second, until told to stop.
 struct Client {
     stop: Arc<AtomicBool>,
@@ -75,12 +99,12 @@ struct Client {
 }
 
 impl Client {
-    fn start(namespace: Arc<Namespace>) -> Self {
+    fn start(namespace: Arc<Namespace>, service: &str) -> Self {
+        let service: SocketAddr = service.parse().expect("an address");
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, count) = (stop.clone(), asked.clone());
         let thread = std::thread::spawn(move || {
             namespace.enter().expect("the client's namespace");
-            let service: SocketAddr = "10.96.0.1:80".parse().expect("an address");
             let mut failures = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let start = Instant::now();
@@ -154,14 +178,8 @@ fn namespace(commands: &str) -> Arc<Namespace> {
     })
 }
 
-#[test]
-fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("all.yaml"), MANIFESTS).expect("writable");
-    let rules = folder.path().join("kube-proxy.nft");
-    std::fs::write(&rules, KUBE_PROXY).expect("writable");
-    let (folder, rules) = (folder.path().to_str().expect("plain"), rules.to_str().expect("plain"));
-
+/// A client, and the node between it and a pod that serves.
+fn world() -> (Arc<Namespace>, Arc<Namespace>) {
     let (client, pod) = (namespace("link set lo up"), namespace("link set lo up"));
     let node = namespace(&format!(
         "link set lo up\nlink add c type veth peer name eth0 netns {}\nlink add p type veth peer name eth0 netns {}\n\
@@ -188,9 +206,8 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
         };
         scope.spawn(forward).join().expect("set up");
     });
-    let server = pod.clone();
     std::thread::spawn(move || {
-        server.enter().expect("entered");
+        pod.enter().expect("entered");
         let listener = TcpListener::bind("10.244.1.2:8080").expect("bound");
         for stream in listener.incoming().flatten() {
             use std::io::Write;
@@ -198,9 +215,21 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
             drop(stream.write_all(b"pod"));
         }
     });
+    (client, node)
+}
+
+#[test]
+fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("all.yaml"), MANIFESTS).expect("writable");
+    let rules = folder.path().join("kube-proxy.nft");
+    std::fs::write(&rules, KUBE_PROXY).expect("writable");
+    let (folder, rules) = (folder.path().to_str().expect("plain"), rules.to_str().expect("plain"));
+
+    let (client, node) = world();
 
     output(&node, "nft", &["-f", rules]);
-    let asking = Client::start(client.clone());
+    let asking = Client::start(client, "10.96.0.1:80");
     asking.ask(300);
 
     let portway = env!("CARGO_BIN_EXE_portway");
@@ -225,4 +254,34 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
     let (asked, failures) = asking.finish();
     assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
     println!("{asked} connections through both swaps, none lost");
+}
+
+#[test]
+fn beside_kube_proxy_each_serves_its_services() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("all.yaml"), format!("{MANIFESTS}---{LABELLED}")).expect("writable");
+    let rules = folder.path().join("kube-proxy.nft");
+    std::fs::write(&rules, KUBE_PROXY).expect("writable");
+    let (folder, rules) = (folder.path().to_str().expect("plain"), rules.to_str().expect("plain"));
+    let (client, node) = world();
+
+    output(&node, "nft", &["-f", rules]);
+    let theirs = Client::start(client.clone(), "10.96.0.1:80");
+    theirs.ask(100);
+    let run = ["run", "--manifests", folder, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"];
+    let portway = env!("CARGO_BIN_EXE_portway");
+    let mut child = start(&node, portway, &[&run[..], &["--service-proxy-name", "portway"]].concat());
+    eventually("our table", || output(&node, "nft", &["list", "ruleset"]).contains("default/ours"));
+    let table = output(&node, "nft", &["list", "table", "ip", "portway"]);
+    assert!(!table.contains("default/web"), "{table}");
+
+    let ours = Client::start(client, "10.96.0.2:80");
+    ours.ask(200);
+    theirs.ask(200);
+    for client in [ours, theirs] {
+        let (asked, failures) = client.finish();
+        assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ended");
 }
