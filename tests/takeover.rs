@@ -2,13 +2,16 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::netns::{Namespace, ip_batch, set_sysctls};
 
 /// kube-proxy 1.36's shape for one Service, in its nftables mode.
@@ -178,6 +181,15 @@ fn namespace(commands: &str) -> Arc<Namespace> {
     })
 }
 
+/// A folder of manifests, and kube-proxy's rules for `nft -f` in it.
+fn files(manifests: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("all.yaml"), manifests).expect("writable");
+    let rules = folder.path().join("kube-proxy.nft");
+    std::fs::write(&rules, KUBE_PROXY).expect("writable");
+    (folder, rules)
+}
+
 /// A client, and the node between it and a pod that serves.
 fn world() -> (Arc<Namespace>, Arc<Namespace>) {
     let (client, pod) = (namespace("link set lo up"), namespace("link set lo up"));
@@ -215,17 +227,22 @@ fn world() -> (Arc<Namespace>, Arc<Namespace>) {
             drop(stream.write_all(b"pod"));
         }
     });
+    // New links lose what is sent before the kernel has noticed that they are up.
+    std::thread::scope(|scope| {
+        let reach = || {
+            client.enter().expect("entered");
+            let pod: SocketAddr = "10.244.1.2:8080".parse().expect("an address");
+            eventually("the first packet", || TcpStream::connect_timeout(&pod, Duration::from_millis(100)).is_ok());
+        };
+        scope.spawn(reach).join().expect("reached");
+    });
     (client, node)
 }
 
 #[test]
 fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("all.yaml"), MANIFESTS).expect("writable");
-    let rules = folder.path().join("kube-proxy.nft");
-    std::fs::write(&rules, KUBE_PROXY).expect("writable");
+    let (folder, rules) = files(MANIFESTS);
     let (folder, rules) = (folder.path().to_str().expect("plain"), rules.to_str().expect("plain"));
-
     let (client, node) = world();
 
     output(&node, "nft", &["-f", rules]);
@@ -247,9 +264,14 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
     child.kill().expect("killed");
     child.wait().expect("ended");
     asking.ask(200);
-    output(&node, portway, &["cleanup"]);
+    let mut cleanup = start(&node, portway, &["cleanup", "--stay"]);
+    let mut said = BufReader::new(cleanup.stdout.take().expect("piped")).lines();
+    assert!(said.any(|line| line.expect("text").starts_with("staying")), "it stays");
     assert!(!output(&node, "nft", &["list", "tables"]).contains("portway"));
     asking.ask(500);
+    let pid = Pid::from_raw(i32::try_from(cleanup.id()).expect("a pid"));
+    kill(pid, Signal::SIGTERM).expect("sent");
+    assert!(cleanup.wait().expect("ended").success(), "told to stop, it ends");
 
     let (asked, failures) = asking.finish();
     assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
@@ -258,10 +280,7 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
 
 #[test]
 fn beside_kube_proxy_each_serves_its_services() {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("all.yaml"), format!("{MANIFESTS}---{LABELLED}")).expect("writable");
-    let rules = folder.path().join("kube-proxy.nft");
-    std::fs::write(&rules, KUBE_PROXY).expect("writable");
+    let (folder, rules) = files(&format!("{MANIFESTS}---{LABELLED}"));
     let (folder, rules) = (folder.path().to_str().expect("plain"), rules.to_str().expect("plain"));
     let (client, node) = world();
 
