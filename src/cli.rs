@@ -58,7 +58,8 @@ fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<()> {
         }
         Some(Command::Cleanup(args)) => {
             quiet();
-            cleanup(args.kube_proxy)
+            cleanup(args.kube_proxy)?;
+            if args.stay { until_told_to_stop() } else { Ok(()) }
         }
         Some(Command::Demo(args)) => {
             quiet();
@@ -75,7 +76,8 @@ fn configured(flags: Flags, as_kube_proxy: bool) -> anyhow::Result<()> {
     }
     let mut configuration = Configuration::load(flags)?;
     // Whoever swaps the program and nothing else wants the old one's rules gone.
-    configuration.takeover = configuration.takeover.or(Some(as_kube_proxy));
+    let swapped = as_kube_proxy && configuration.service_proxy_name.is_none();
+    configuration.takeover = configuration.takeover.or(Some(swapped));
     let LogSettings { verbosity, is_json, .. } = configuration.logging;
     let log = logging::to_stderr(logging::filter_of(verbosity), is_json);
     configuration.notes.iter().for_each(crate::config::Note::log);
@@ -115,5 +117,14 @@ fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
     for family in removed {
         println!("deleted table {} {}", family.nft(), crate::ruleset::TABLE_NAME);
     }
+    Ok(())
+}
+
+fn until_told_to_stop() -> anyhow::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    println!("staying, as asked, until told to stop");
+    signals.wait()?;
     Ok(())
 }

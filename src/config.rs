@@ -84,6 +84,8 @@ pub struct Options {
     pub bind_address: Option<IpAddr>,
     /// Program externalIPs.
     pub external_ips: bool,
+    /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; `None`: those without it.
+    pub service_proxy_name: Option<Arc<str>>,
     /// At least this long between two syncs; zero syncs as fast as changes come.
     pub min_sync_period: Duration,
     /// How long the first sync waits for the Node object (specification 2.3).
@@ -103,6 +105,7 @@ impl Options {
             node_ports: NodePortsOn::Primary,
             bind_address: None,
             external_ips: true,
+            service_proxy_name: None,
             min_sync_period: Duration::ZERO,
             node_wait: Duration::ZERO,
             needs_addresses: false,
@@ -118,7 +121,8 @@ impl Options {
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
             masquerade_all: self.masquerade_all,
             external_ips: self.external_ips,
-            service_cidrs: model.service_cidrs(),
+            // Who serves some Services only cannot say of the other addresses that nobody serves them.
+            service_cidrs: if self.service_proxy_name.is_none() { model.service_cidrs() } else { Vec::new() },
             ipv4: family(Family::Ipv4),
             ipv6: family(Family::Ipv6),
         }

@@ -37,7 +37,8 @@ fn options(scenario: &Path) -> Options {
 
 fn mirror(scenario: &Path) -> Mirror {
     let options = options(scenario);
-    let (events, problems) = load_dir(scenario, &options.node_name).expect("readable manifests");
+    let (events, problems) =
+        load_dir(scenario, &options.node_name, options.service_proxy_name.clone()).expect("readable manifests");
     assert!(problems.is_empty(), "{problems:?}");
     let mut model = Model::default();
     events.into_iter().for_each(|event| model.apply(event));

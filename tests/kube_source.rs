@@ -156,6 +156,24 @@ async fn requests_carry_the_selectors_and_our_name() {
 }
 
 #[tokio::test]
+async fn a_proxy_with_a_name_serves_the_services_labelled_with_it() {
+    let double = filled().await;
+    double.put(labelled(service("ours", "10.96.0.7"), PROXY_NAME, "portway"));
+    double.put(labelled(service("other", "10.96.0.8"), PROXY_NAME, "another"));
+    let options = KubeOptions { kubeconfig: None, master: Some(double.url()) };
+    let source = KubeSource::connect(&options, "node-1").await.expect("a client");
+    let mut running = Running::run(source.serving(Some("portway".into())));
+    running.listed().await;
+    assert_eq!(names(&running.model), ["ours"]);
+    assert_eq!(double.requests("services")[0].param("labelSelector"), format!("{PROXY_NAME}=portway"));
+
+    double.put(labelled(service("a", "10.96.0.1"), PROXY_NAME, "portway"));
+    running.services(&["a", "ours"]).await;
+    double.put(labelled(service("ours", "10.96.0.7"), PROXY_NAME, "another"));
+    running.services(&["a"]).await;
+}
+
+#[tokio::test]
 async fn objects_that_leave_the_selector_are_deleted() {
     let double = filled().await;
     let mut running = Running::start(&double).await;

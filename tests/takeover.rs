@@ -1,9 +1,9 @@
 //! The swap: kube-proxy's rules to ours and back, and from the table of an earlier version, under a client that connects
-//! without pause.
+//! without pause. And both proxies side by side.
 
 mod support;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::netns::{Namespace, ip_batch, set_sysctls};
 
 /// kube-proxy 1.36's shape for one Service, in its nftables mode.
@@ -45,6 +47,10 @@ table ip kube-proxy {
         meta mark & 0x4000 == 0 return
         meta mark set meta mark ^ 0x4000
         masquerade fully-random
+    }
+    chain filter-forward {
+        type filter hook forward priority filter; policy accept;
+        ct state new ip daddr 10.96.0.0/12 drop
     }
 }
 add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-A }
@@ -98,6 +104,26 @@ metadata: {name: node-a}
 status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
 ";
 
+/// A Service for the proxy named `portway`, and the range of all ClusterIPs.
+const LABELLED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {namespace: default, name: ours, labels: {service.kubernetes.io/service-proxy-name: portway}}
+spec: {clusterIP: 10.96.0.2, clusterIPs: [10.96.0.2], ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: default, name: ours-1, labels: {kubernetes.io/service-name: ours}}
+addressType: IPv4
+ports: [{name: '', port: 8080}]
+endpoints: [{addresses: [10.244.1.2], nodeName: node-a}]
+---
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/12]}
+";
+
 /// Asks without pause, some 1,000 times a second, until told to stop.
 struct Client {
     stop: Arc<AtomicBool>,
@@ -106,12 +132,12 @@ struct Client {
 }
 
 impl Client {
-    fn start(namespace: Arc<Namespace>) -> Self {
+    fn start(namespace: Arc<Namespace>, service: &str) -> Self {
+        let service: SocketAddr = service.parse().expect("an address");
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, count) = (stop.clone(), asked.clone());
         let thread = std::thread::spawn(move || {
             namespace.enter().expect("the client's namespace");
-            let service: SocketAddr = "10.96.0.1:80".parse().expect("an address");
             let mut failures = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let start = Instant::now();
@@ -229,6 +255,15 @@ impl Street {
                 drop(stream.write_all(b"pod"));
             }
         });
+        // New links lose what is sent before the kernel has noticed that they are up.
+        std::thread::scope(|scope| {
+            let reach = || {
+                client.enter().expect("entered");
+                let pod: SocketAddr = "10.244.1.2:8080".parse().expect("an address");
+                eventually("the first packet", || TcpStream::connect_timeout(&pod, Duration::from_millis(100)).is_ok());
+            };
+            scope.spawn(reach).join().expect("reached");
+        });
         Self { client, node }
     }
 
@@ -241,8 +276,8 @@ impl Street {
     }
 
     /// Starts Portway on the node.
-    fn portway(&self, folder: &Path, more: &[&str]) -> Child {
-        std::fs::write(folder.join("all.yaml"), MANIFESTS).expect("writable");
+    fn portway(&self, folder: &Path, manifests: &str, more: &[&str]) -> Child {
+        std::fs::write(folder.join("all.yaml"), manifests).expect("writable");
         let folder = folder.to_str().expect("plain");
         let run = ["run", "--manifests", folder, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"];
         start(&self.node, PORTWAY, &[&run[..], more].concat())
@@ -254,10 +289,10 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
     let folder = tempfile::tempdir().expect("a folder");
     let street = Street::build();
     street.load(KUBE_PROXY);
-    let asking = Client::start(street.client.clone());
+    let asking = Client::start(street.client.clone(), "10.96.0.1:80");
     asking.ask(300);
 
-    let mut child = street.portway(folder.path(), &["--takeover"]);
+    let mut child = street.portway(folder.path(), MANIFESTS, &["--takeover"]);
     eventually("the takeover", || {
         let tables = output(&street.node, "nft", &["list", "tables"]);
         tables.contains("portway") && !tables.contains("kube-proxy")
@@ -270,9 +305,14 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
     child.kill().expect("killed");
     child.wait().expect("ended");
     asking.ask(200);
-    output(&street.node, PORTWAY, &["cleanup"]);
+    let mut cleanup = start(&street.node, PORTWAY, &["cleanup", "--stay"]);
+    let mut said = BufReader::new(cleanup.stdout.take().expect("piped")).lines();
+    assert!(said.any(|line| line.expect("text").starts_with("staying")), "it stays");
     assert!(!output(&street.node, "nft", &["list", "tables"]).contains("portway"));
     asking.ask(500);
+    let pid = Pid::from_raw(i32::try_from(cleanup.id()).expect("a pid"));
+    kill(pid, Signal::SIGTERM).expect("sent");
+    assert!(cleanup.wait().expect("ended").success(), "told to stop, it ends");
 
     let (asked, failures) = asking.finish();
     assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
@@ -284,15 +324,39 @@ fn the_table_of_an_earlier_version_is_replaced_without_a_lost_connection() {
     let folder = tempfile::tempdir().expect("a folder");
     let street = Street::build();
     street.load(EARLIER);
-    let asking = Client::start(street.client.clone());
+    let asking = Client::start(street.client.clone(), "10.96.0.1:80");
     asking.ask(300);
     let table = || output(&street.node, "nft", &["list", "map", "ip", "portway", "affinity"]);
     assert!(!table().contains("classid"));
-    let mut child = street.portway(folder.path(), &[]);
+    let mut child = street.portway(folder.path(), MANIFESTS, &[]);
     eventually("the new table", || table().contains("classid"));
     asking.ask(500);
     child.kill().expect("killed");
     child.wait().expect("ended");
     let (asked, failures) = asking.finish();
     assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
+}
+
+#[test]
+fn beside_kube_proxy_each_serves_its_services() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let street = Street::build();
+    street.load(KUBE_PROXY);
+    let theirs = Client::start(street.client.clone(), "10.96.0.1:80");
+    theirs.ask(100);
+    let manifests = format!("{MANIFESTS}---{LABELLED}");
+    let mut child = street.portway(folder.path(), &manifests, &["--service-proxy-name", "portway"]);
+    eventually("our table", || output(&street.node, "nft", &["list", "ruleset"]).contains("default/ours"));
+    let table = output(&street.node, "nft", &["list", "table", "ip", "portway"]);
+    assert!(!table.contains("default/web"), "{table}");
+
+    let ours = Client::start(street.client.clone(), "10.96.0.2:80");
+    ours.ask(200);
+    theirs.ask(200);
+    for client in [ours, theirs] {
+        let (asked, failures) = client.finish();
+        assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ended");
 }

@@ -55,6 +55,9 @@ pub struct CleanupArgs {
     /// Delete what kube-proxy left as well: its nftables tables, and its chains where iptables is the nf_tables one
     #[arg(long)]
     pub kube_proxy: bool,
+    /// Stay afterwards until told to stop, doing nothing: a pod of a DaemonSet must not end
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Flags of `render`.

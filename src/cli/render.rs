@@ -21,7 +21,7 @@ pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
 
 /// What a folder of manifests compiles to.
 pub(super) fn mirror_of(folder: &Path, options: &Options) -> anyhow::Result<Mirror> {
-    let (events, problems) = source::load_dir(folder, &options.node_name)
+    let (events, problems) = source::load_dir(folder, &options.node_name, options.service_proxy_name.clone())
         .with_context(|| format!("cannot read the manifests in {}", folder.display()))?;
     for problem in problems {
         eprintln!("portway: {problem}");

@@ -213,7 +213,7 @@ async fn source(
 ) -> anyhow::Result<()> {
     match &configuration.manifests {
         Some(folder) => {
-            let source = ManifestSource::open(folder, &options.node_name)?;
+            let source = ManifestSource::open(folder, &options.node_name)?.serving(options.service_proxy_name.clone());
             metrics.watch_source("manifests", source.stats());
             Ok(source.run(sender).await?)
         }
@@ -222,6 +222,7 @@ async fn source(
             let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
             let source =
                 KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
+            let source = source.serving(options.service_proxy_name.clone());
             metrics.watch_source("kubernetes", source.stats());
             Ok(source.run(sender).await?)
         }

@@ -28,6 +28,8 @@ pub struct PortwayConfiguration {
     pub table_ownership: Option<bool>,
     /// Read manifests from this folder instead of the API; absent or empty: the API.
     pub manifests: String,
+    /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; absent or empty: those without.
+    pub service_proxy_name: String,
 }
 
 /// What a file says, before defaults.

@@ -127,6 +127,8 @@ pub struct Configuration {
     pub takeover: Option<bool>,
     /// Read manifests from this folder instead of the API.
     pub manifests: Option<PathBuf>,
+    /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; `None`: those without it.
+    pub service_proxy_name: Option<Arc<str>>,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -181,6 +183,11 @@ impl Configuration {
         let unless_zero = |time: super::GoDuration| Some(time.get()).filter(|time| !time.is_zero());
         let conntrack = &config.conntrack;
         let unsigned = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok());
+        let takeover = flags.given("takeover").map(|_| flags.is_set("takeover"));
+        let service_proxy_name = proxy_name(flags.given("service-proxy-name").unwrap_or(&portway.service_proxy_name))?;
+        if service_proxy_name.is_some() && takeover == Some(true) {
+            return Err(ConfigError::ForeignTakeover);
+        }
         let default_floor = section.min_sync_period == defaults::MIN_SYNC_PERIOD;
         Ok(Self {
             action: action(&flags),
@@ -217,7 +224,8 @@ impl Configuration {
                 verbosity: config.logging.verbosity,
                 vmodule: config.logging.vmodule.clone(),
             },
-            takeover: flags.given("takeover").map(|_| flags.is_set("takeover")),
+            takeover,
+            service_proxy_name,
             table_ownership: match flags.given("no-table-ownership") {
                 Some(_) => !flags.is_set("no-table-ownership"),
                 None => portway.table_ownership.unwrap_or(true),
@@ -239,6 +247,7 @@ impl Configuration {
         options.detect_local = self.detect_local.clone();
         options.masquerade_all = self.kube_proxy.nftables.masquerade_all;
         options.node_ports = self.node_ports.clone();
+        options.service_proxy_name = self.service_proxy_name.clone();
         options.external_ips = self.gate(gates::EXTERNAL_IPS, true);
         options.min_sync_period = self.min_sync_period;
         options
@@ -264,12 +273,14 @@ impl Configuration {
         let error = |cause: String| ConfigError::Write { path: path.into(), cause };
         let mut text = yaml::write(&self.kube_proxy).map_err(|cause| error(cause.to_string()))?;
         let manifests = self.manifests.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-        if !self.table_ownership || !manifests.is_empty() {
+        let service_proxy_name = self.service_proxy_name.as_deref().unwrap_or_default();
+        if !self.table_ownership || !manifests.is_empty() || !service_proxy_name.is_empty() {
             let portway = PortwayConfiguration {
                 api_version: document::PORTWAY_API_VERSION.into(),
                 kind: document::PORTWAY_KIND.into(),
                 table_ownership: Some(self.table_ownership),
                 manifests,
+                service_proxy_name: service_proxy_name.to_owned(),
             };
             text.push_str("---\n");
             text.push_str(&yaml::write(&portway).map_err(|cause| error(cause.to_string()))?);
@@ -318,6 +329,17 @@ fn node_name(configured: &str) -> Result<String, ConfigError> {
     }
     let name = configured.trim().to_lowercase();
     if name.is_empty() { Err(ConfigError::BlankName) } else { Ok(name) }
+}
+
+/// What may be a label's value; empty: none.
+fn proxy_name(text: &str) -> Result<Option<Arc<str>>, ConfigError> {
+    let is_edge = |edge: Option<char>| edge.is_none_or(|c| c.is_ascii_alphanumeric());
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.len() > 63 || !text.chars().all(is_inner) || !is_edge(text.chars().next()) || !is_edge(text.chars().last())
+    {
+        return Err(ConfigError::ProxyName(text.to_owned()));
+    }
+    Ok(Some(text.into()).filter(|_| !text.is_empty()))
 }
 
 fn detect_local(config: &KubeProxyConfiguration) -> DetectLocal {

@@ -227,11 +227,13 @@ fn what_is_written_reads_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.yaml");
     let mode = "--detect-local-mode=bridgeinterface";
-    let first = by_flags(&["--no-table-ownership", "--conntrack-min=0", mode, "--pod-bridge-interface=cbr0"]);
+    let own = ["--no-table-ownership", "--service-proxy-name=ours"];
+    let first = by_flags(&[&own[..], &["--conntrack-min=0", mode, "--pod-bridge-interface=cbr0"]].concat());
     first.write(&path).expect("written");
     let again = by_file(&fs::read_to_string(&path).expect("readable"), &[]);
     assert_eq!(first.kube_proxy, again.kube_proxy);
     assert!(!again.table_ownership);
+    assert_eq!(again.service_proxy_name.as_deref(), Some("ours"));
     assert_eq!(notes(&again), Vec::<&str>::new());
     assert_eq!(again.options().detect_local, DetectLocal::BridgeInterface("cbr0".into()));
 }
@@ -247,6 +249,23 @@ fn portways_document_and_flags() {
     assert!(config.table_ownership);
     assert_eq!(config.manifests, Some("/other".into()));
     assert!(by_flags(&[]).table_ownership);
+}
+
+#[test]
+fn a_proxy_beside_another_serves_its_share_and_takes_nothing_over() {
+    let own = "---\napiVersion: portway.io/v1alpha1\nkind: PortwayConfiguration\nserviceProxyName: ours\n";
+    let file = format!("{HEAD}mode: nftables\n{own}");
+    let name = |config: &Configuration| config.options().service_proxy_name.as_deref().map(str::to_owned);
+    assert_eq!(name(&by_file(&file, &[])).as_deref(), Some("ours"));
+    assert_eq!(name(&by_file(&file, &["--service-proxy-name=x.1"])).as_deref(), Some("x.1"));
+    assert_eq!(name(&by_file(&file, &["--service-proxy-name="])), None);
+    assert_eq!(name(&by_flags(&[])), None);
+    for bad in ["-a", "a.", "a b", "a/b", &"a".repeat(64)] {
+        let error = load(&[&format!("--service-proxy-name={bad}")]).expect_err("not a label's value");
+        assert!(error.contains("service-proxy-name"), "{error}");
+    }
+    assert!(load(&["--service-proxy-name=ours", "--takeover"]).expect_err("contradiction").contains("--takeover"));
+    assert_eq!(by_flags(&["--service-proxy-name=ours", "--takeover=false"]).takeover, Some(false));
 }
 
 #[test]

@@ -86,6 +86,18 @@ pub enum ConfigError {
         /// At least one.
         problems: Vec<Problem>,
     },
+    /// No label has such a value.
+    #[error(
+        "{0:?} cannot be the value of the label service.kubernetes.io/service-proxy-name (at most 63 letters, digits, \
+         '-', '_' or '.', a letter or digit at both ends): correct --service-proxy-name or serviceProxyName"
+    )]
+    ProxyName(String),
+    /// The rules to be taken over serve everything else.
+    #[error(
+        "--takeover would remove the rules of the proxy that serves all other Services: leave it out where \
+         --service-proxy-name (or serviceProxyName) is set"
+    )]
+    ForeignTakeover,
     /// No name for the Node.
     #[error("this host has no name: set --hostname-override (or hostnameOverride) to the Node's name")]
     NoName,

@@ -193,7 +193,7 @@ impl Args for Flags {
 pub struct PlanFlags(pub Flags);
 
 /// Names of [`PlanFlags`].
-const PLAN: [&str; 9] = [
+const PLAN: [&str; 10] = [
     "hostname-override",
     "bind-address",
     "detect-local-mode",
@@ -203,6 +203,7 @@ const PLAN: [&str; 9] = [
     "masquerade-all",
     "nodeport-addresses",
     "feature-gates",
+    "service-proxy-name",
 ];
 
 impl Args for PlanFlags {

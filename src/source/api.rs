@@ -66,9 +66,9 @@ pub struct Labels {
     /// An EndpointSlice of a headless Service: not for proxies.
     #[serde(rename = "service.kubernetes.io/headless", deserialize_with = "any_value")]
     pub headless: bool,
-    /// A Service some other proxy serves.
-    #[serde(rename = "service.kubernetes.io/service-proxy-name", deserialize_with = "any_value")]
-    pub service_proxy_name: bool,
+    /// The proxy that serves the Service, if it is not the cluster's usual one; may be empty.
+    #[serde(rename = "service.kubernetes.io/service-proxy-name", deserialize_with = "text_if_present")]
+    pub service_proxy_name: Option<String>,
     /// The zone of a Node.
     #[serde(rename = "topology.kubernetes.io/zone")]
     pub zone: Option<String>,
@@ -86,6 +86,11 @@ pub struct Annotations {
 /// A label counts when it is there, whatever its value.
 fn any_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+/// A label that is there without a value has the empty one.
+fn text_if_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::<String>::deserialize(deserializer).map(|value| Some(value.unwrap_or_default()))
 }
 
 /// Whether a field is there and not null.

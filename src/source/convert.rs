@@ -92,13 +92,21 @@ impl Convert for api::ServiceCidr {
 pub struct Converter {
     origin: Origin,
     node_name: Arc<str>,
+    proxy_name: Option<Arc<str>>,
     interner: Interner,
 }
 
 impl Converter {
     /// A converter for objects of this origin, on the node of this name.
     pub fn new(origin: Origin, node_name: impl Into<Arc<str>>) -> Self {
-        Self { origin, node_name: node_name.into(), interner: Interner::default() }
+        Self { origin, node_name: node_name.into(), proxy_name: None, interner: Interner::default() }
+    }
+
+    /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.
+    #[must_use]
+    pub fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
+        self.proxy_name = proxy_name;
+        self
     }
 
     /// A Node: only the one this proxy runs on counts.

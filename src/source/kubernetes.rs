@@ -26,7 +26,7 @@ use super::{EventSender, SourceError};
 use crate::metrics::RestClientLayer;
 
 /// Selectors of specification 2.1.
-const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
 const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
 
@@ -45,6 +45,7 @@ pub struct KubeOptions {
 pub struct KubeSource {
     client: Client,
     node_name: Arc<str>,
+    proxy_name: Option<Arc<str>>,
     stats: Arc<SourceStats>,
     list_patience: Duration,
 }
@@ -73,7 +74,20 @@ impl KubeSource {
 
     /// A source over a client of the caller's.
     pub fn new(client: Client, node_name: &str) -> Self {
-        Self { client, node_name: node_name.into(), stats: Arc::default(), list_patience: Duration::from_secs(30) }
+        Self {
+            client,
+            node_name: node_name.into(),
+            proxy_name: None,
+            stats: Arc::default(),
+            list_patience: Duration::from_secs(30),
+        }
+    }
+
+    /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.
+    #[must_use]
+    pub fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
+        self.proxy_name = proxy_name;
+        self
     }
 
     /// How long a streaming list may stay silent before paged lists are used instead (default 30 s).
@@ -90,8 +104,9 @@ impl KubeSource {
 
     /// Lists and watches until the receiver is dropped.
     pub async fn run(self, sender: EventSender) -> Result<(), SourceError> {
+        let converter = Converter::new(Origin::Api, self.node_name.clone()).serving(self.proxy_name.clone());
         let shared = Arc::new(Shared {
-            converter: Mutex::new(Converter::new(Origin::Api, self.node_name.clone())),
+            converter: Mutex::new(converter),
             reporter: Mutex::new(Reporter::default()),
             stats: self.stats.clone(),
             sender: sender.clone(),
@@ -103,7 +118,11 @@ impl KubeSource {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.follow::<api::Node>(&shared, config.clone().fields(&node)).run());
         tasks.spawn(self.follow::<api::ServiceCidr>(&shared, config.clone()).optional().run());
-        let services = config.clone().labels(SERVICE_LABELS).fields(SERVICE_FIELDS);
+        let ours = match &self.proxy_name {
+            None => format!("!{PROXY_NAME_LABEL}"),
+            Some(name) => format!("{PROXY_NAME_LABEL}={name}"),
+        };
+        let services = config.clone().labels(&ours).fields(SERVICE_FIELDS);
         tasks.spawn(self.follow::<api::Service>(&shared, services).run());
         tasks.spawn(self.follow::<api::EndpointSlice>(&shared, config.labels(SLICE_LABELS)).run());
         tokio::select! {

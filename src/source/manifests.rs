@@ -23,8 +23,12 @@ use crate::model::Event;
 const POLL: Duration = Duration::from_secs(2);
 
 /// Reads a folder (or a single file) of manifests once: the lists of all kinds, and what is wrong in them.
-pub fn load_dir(path: &Path, node_name: &str) -> Result<(Vec<Event>, Vec<Problem>), SourceError> {
-    let loaded = Folder::new(path, node_name).reload()?;
+pub fn load_dir(
+    path: &Path,
+    node_name: &str,
+    proxy_name: Option<Arc<str>>,
+) -> Result<(Vec<Event>, Vec<Problem>), SourceError> {
+    let loaded = Folder::new(path, node_name).serving(proxy_name).reload()?;
     Ok((loaded.events, loaded.problems.into_iter().flat_map(|(_, problems)| problems).collect()))
 }
 
@@ -56,6 +60,13 @@ impl ManifestSource {
             reporter: Reporter::default(),
             stats: Arc::new(SourceStats::default()),
         })
+    }
+
+    /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.
+    #[must_use]
+    pub fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
+        self.folder = self.folder.serving(proxy_name);
+        self
     }
 
     /// The counters, which outlive [`ManifestSource::run`].

@@ -311,11 +311,15 @@ fn describe(change: &Change, seen: &Seen) -> Option<String> {
     }
 }
 
-/// The selectors this program uses: `!key` for labels, `=` and `!=` for fields.
+/// The selectors this program uses: `!key` and `key=value` for labels, `=` and `!=` for fields.
 fn matches(seen: &Seen, object: &Value) -> bool {
     let labels = seen.param("labelSelector").split(',').filter(|term| !term.is_empty()).all(|term| {
-        let key = term.strip_prefix('!').unwrap_or_else(|| panic!("label selector {term:?}"));
-        object["metadata"]["labels"].get(key).is_none()
+        let label = |key| object["metadata"]["labels"].get(key);
+        match (term.strip_prefix('!'), term.split_once('=')) {
+            (Some(key), _) => label(key).is_none(),
+            (None, Some((key, value))) => label(key).and_then(Value::as_str) == Some(value),
+            _ => panic!("label selector {term:?}"),
+        }
     });
     let fields = seen.param("fieldSelector").split(',').filter(|term| !term.is_empty()).all(|term| {
         let (path, value) = term.split_once('=').unwrap_or_else(|| panic!("field selector {term:?}"));

@@ -18,6 +18,7 @@ pub const FLAGS: &[Flag] = &[
     flag("init-only", Kind::Bool, "false", Always, "Do what needs full privileges at start-up, then exit"),
     flag("version", Kind::Version, "false", Always, "Print the version and exit"),
     flag("manifests", Kind::Text, "", Always, "Read Kubernetes manifests from this folder, and watch it, instead of the Kubernetes API"),
+    flag("service-proxy-name", Kind::Text, "", Always, "Serve only Services with this value of the label service.kubernetes.io/service-proxy-name, beside the proxy that serves all others"),
     flag("takeover", Kind::Bool, "false", Always, "Once our rules are in force, remove those kube-proxy left, which must have ended (default true when run as kube-proxy)"),
     flag("no-table-ownership", Kind::Bool, "false", Always, "Let other programs change our tables (kernels before 6.9 always do)"),
     flag("kubeconfig", Kind::Text, "", Setting, "How to reach the Kubernetes API; default: as a pod in the cluster"),

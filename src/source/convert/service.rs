@@ -17,7 +17,8 @@ impl Converter {
         // The slices of the Service repeat its name.
         key.name = self.interner.string(&key.name);
         let metadata = &object.metadata;
-        if metadata.labels.as_ref().is_some_and(|labels| labels.service_proxy_name) {
+        let proxy_name = metadata.labels.as_ref().and_then(|labels| labels.service_proxy_name.as_deref());
+        if proxy_name != self.proxy_name.as_deref() {
             return Converted { event: Some(Event::ServiceDeleted(key)), problems: Vec::new() };
         }
         let mut notes = Notes::new("Service", Some(&key.namespace), &key.name);

@@ -106,6 +106,13 @@ fn headless_and_foreign_services_are_not_delivered_for_programming() {
         );
         let converted = converter(Origin::Api).service(&yaml(&foreign));
         assert!(matches!(converted.event, Some(Event::ServiceDeleted(_))), "{value}");
+        // A proxy of that name takes them, and only them.
+        let ours = |text: &str| {
+            let converted = converter(Origin::Api).serving(Some("other".into())).service(&yaml(text));
+            matches!(converted.event, Some(Event::Service(_)))
+        };
+        assert_eq!(ours(&foreign), value == "other", "{value}");
+        assert!(!ours("{metadata: {namespace: ns, name: web}, spec: {clusterIP: 10.0.0.1}}"));
     }
 }
 

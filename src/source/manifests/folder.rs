@@ -112,6 +112,11 @@ impl Folder {
         Self { path: path.to_owned(), converter, files: HashMap::new(), loaded: false }
     }
 
+    pub(super) fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
+        self.converter = self.converter.serving(proxy_name);
+        self
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

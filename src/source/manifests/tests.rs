@@ -43,7 +43,7 @@ fn names(model: &Model) -> Vec<String> {
 }
 
 fn load(dir: &Path) -> (Model, Vec<Problem>) {
-    let (events, problems) = load_dir(dir, "node-1").expect("folder");
+    let (events, problems) = load_dir(dir, "node-1", None).expect("folder");
     let mut model = Model::default();
     fold(&mut model, events);
     (model, problems)
