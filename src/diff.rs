@@ -14,4 +14,4 @@ mod slots;
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::Conflict;
 pub use mirror::{Mirror, Update};
-pub use slots::SlotHints;
+pub use slots::{SlotHints, target};

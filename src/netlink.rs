@@ -10,6 +10,7 @@
 mod abi;
 pub(crate) mod attr;
 mod batch;
+mod counters;
 mod declare;
 mod elements;
 mod expr;
@@ -88,6 +89,11 @@ impl NftKernel {
         let link = Link::open()
             .map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
         Ok(Self { link, options, can_own: None, can_destroy: None, scratch: None })
+    }
+
+    /// Opens the door to look only: whose tables they are does not matter then.
+    pub fn open_to_read() -> Result<Self, KernelError> {
+        Self::open_with(Options { owned: false, ..Options::default() })
     }
 
     /// The number of the current generation: every committed transaction, of anybody in this network namespace, makes a

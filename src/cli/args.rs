@@ -26,8 +26,16 @@ pub enum Command {
     Run(Flags),
     /// Print the table for a folder of manifests as nft text; needs no privileges
     Render(RenderArgs),
+    /// Say how the daemon is, a line for each part
+    Status(super::status::StatusArgs),
+    /// List what Services answer on, and what happens there
+    Services(super::services::ServicesArgs),
+    /// List endpoints, and why each was taken or left
+    Endpoints(super::endpoints::EndpointsArgs),
     /// Say what happens with a new connection, and why
     Explain(ExplainArgs),
+    /// Show what would make the kernel's tables equal to the desired ones, as commands of nft
+    Diff(super::diff::DiffArgs),
     /// Delete Portway's tables and nothing else
     Cleanup(CleanupArgs),
     /// Build a small world in network namespaces and send real traffic through Portway

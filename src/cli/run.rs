@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
+use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Report};
@@ -155,7 +156,26 @@ fn start_servers<K: Kernel>(
     controller.observe(MetricsObserver::new(metrics.clone(), &options.families));
     controller.observe(CheckObserver::new(sender));
     runtime.spawn(CheckPorts::new(health.clone(), events.clone()).run(changes));
+    serve_commands(configuration, controller, health.clone(), metrics.clone());
     serve::serve(serve, serve::Sources { metrics, health, log: Some(log), events })
+}
+
+/// Answers the operator's commands. Without that everything else still works.
+fn serve_commands<K: Kernel>(
+    configuration: &Configuration,
+    controller: &mut Controller<K>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+) {
+    let Some(path) = &configuration.admin_socket else { return };
+    let activity = Activity::default();
+    controller.observe(activity.clone());
+    let snapshots = controller.snapshots();
+    let admin = Admin { snapshots, activity, health, metrics, configuration: configuration.configz() };
+    if let Err(cause) = admin::start(path, admin) {
+        let path = path.display();
+        warn!(%cause, "cannot listen on {path}: `portway status` and the like have nobody to ask; see --admin-socket");
+    }
 }
 
 /// Has stale conntrack entries deleted after syncs. Without that everything else still works.

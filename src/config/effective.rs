@@ -127,6 +127,8 @@ pub struct Configuration {
     pub takeover: Option<bool>,
     /// Read manifests from this folder instead of the API.
     pub manifests: Option<PathBuf>,
+    /// The socket that the operator's commands ask; `None`: nowhere.
+    pub admin_socket: Option<PathBuf>,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -222,6 +224,7 @@ impl Configuration {
                 Some(_) => !flags.is_set("no-table-ownership"),
                 None => portway.table_ownership.unwrap_or(true),
             },
+            admin_socket: path(flags.value("admin-socket")),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
             node_ports: node_ports(&config.node_port_addresses),

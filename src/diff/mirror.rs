@@ -30,17 +30,17 @@ pub struct Update {
     pub conflicts: Vec<Conflict>,
 }
 
-/// What the kernel holds once every update was applied.
-#[derive(Debug)]
+/// What the kernel holds once every update was applied. A clone shares the Services.
+#[derive(Debug, Clone)]
 pub struct Mirror {
     pub(super) settings: Settings,
     pub(super) families: Vec<FamilyMirror>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FamilyMirror {
     pub(super) family: Family,
-    pub(super) services: HashMap<ObjectKey, ServiceState>,
+    pub(super) services: HashMap<ObjectKey, Arc<ServiceState>>,
     claims: Claims,
     pub(super) shared: Counted<(SetId, Bytes)>,
     pub(super) chains: Counted<ChainId>,
@@ -48,7 +48,7 @@ pub(super) struct FamilyMirror {
 }
 
 /// A Service as it is in force; targets are in the order of their slots.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ServiceState {
     pub(super) frontends: Vec<Frontend>,
     /// Frontends other Services have.
@@ -98,6 +98,12 @@ impl Mirror {
     pub fn frontends_of(&self, family: Family, service: &ObjectKey) -> &[Frontend] {
         let mirror = self.families.iter().find(|mirror| mirror.family == family);
         mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.frontends)
+    }
+
+    /// The frontends a Service claims in vain in a family.
+    pub fn lost_by(&self, family: Family, service: &ObjectKey) -> &[FrontendKey] {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family);
+        mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.lost)
     }
 
     /// The Service that has a frontend.
@@ -269,7 +275,7 @@ impl FamilyMirror {
         recorder: &mut Recorder,
         update: &mut Update,
     ) {
-        let old = self.services.remove(&key).unwrap_or_default();
+        let old = self.services.remove(&key).map(Arc::unwrap_or_clone).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, Frontend> =
             old.frontends.into_iter().map(|frontend| (frontend.key, frontend)).collect();
         let mut state = ServiceState { shared: shared_keys(&plan), ..ServiceState::default() };
@@ -297,7 +303,7 @@ impl FamilyMirror {
             self.shared.remove(*shared);
         }
         if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
-            self.services.insert(key, state);
+            self.services.insert(key, Arc::new(state));
         }
     }
 
