@@ -2,6 +2,8 @@
 //! `portway run`. docs/commands.md shows each command.
 
 mod args;
+mod bundle;
+mod check;
 mod diff;
 mod endpoints;
 mod explain;
@@ -11,6 +13,7 @@ mod run;
 mod services;
 mod status;
 mod table;
+mod top;
 mod version;
 mod view;
 
@@ -18,7 +21,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 pub use args::{Cli, Command, PlanArgs};
 
@@ -26,7 +29,7 @@ use crate::config::{Action, Configuration, Flags, LogSettings, normalise};
 use crate::logging;
 
 /// Commands that answer with their exit code.
-const QUESTIONS: [&str; 5] = ["status", "services", "endpoints", "explain", "diff"];
+const QUESTIONS: [&str; 8] = ["status", "services", "endpoints", "explain", "diff", "top", "check", "bundle"];
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
@@ -70,7 +73,17 @@ fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
         Command::Endpoints(args) => endpoints::run(&args),
         Command::Explain(args) => explain::run(&args).map(done),
         Command::Diff(args) => diff::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
+        Command::Completions(args) => completions(args.shell).map(done),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "portway", &mut script);
+    Ok(view::emit(&String::from_utf8(script)?)?)
 }
 
 fn done((): ()) -> ExitCode {

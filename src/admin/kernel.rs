@@ -83,7 +83,8 @@ pub(super) fn counters(
     let mut all = Counters::new();
     for family in families {
         for map in [SetId::Services, SetId::Nodeports] {
-            all.extend(kernel.counters(family, map)?.into_iter().map(|(key, packets)| ((family, key), packets)));
+            let counted = kernel.counters(family, map)?.into_iter();
+            all.extend(counted.map(|(key, counted)| ((family, key), counted.packets)));
         }
     }
     Ok(all)

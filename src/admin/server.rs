@@ -15,6 +15,7 @@ use super::{Activity, AdminError, DiffRow, Refusal, comparison, endpoints, expla
 use crate::controller::{Snapshot, Snapshots};
 use crate::diff::Mirror;
 use crate::health::Health;
+use crate::logging::Recent;
 use crate::metrics::{Format, Metrics};
 use crate::model::Protocol;
 use crate::netlink::NftKernel;
@@ -33,6 +34,8 @@ pub struct Admin {
     pub health: Arc<Health>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// The last warnings and errors of the log.
+    pub recent: Recent,
     /// The configuration in force, as `/configz` shows it.
     pub configuration: serde_json::Value,
 }
@@ -133,6 +136,7 @@ impl Site {
             }
             "/explain" => self.explain(request)?,
             "/configuration" => rows(&self.admin.configuration),
+            "/problems" => rows(&self.admin.recent.lines()),
             "/metrics" => text(StatusCode::OK, self.admin.metrics.encode(Format::Prometheus)),
             _ => not_found(),
         })

@@ -36,6 +36,14 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show what would make the kernel's tables equal to the desired ones, as commands of nft
     Diff(super::diff::DiffArgs),
+    /// Show new connections per second, by Service
+    Top(super::top::TopArgs),
+    /// Say whether this node is ready for Portway, and what to do where it is not
+    Check(super::check::CheckArgs),
+    /// Write all that a bug report needs into one file
+    Bundle(super::bundle::BundleArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(CompletionsArgs),
     /// Delete Portway's tables and nothing else
     Cleanup(CleanupArgs),
     /// Build a small world in network namespaces and send real traffic through Portway
@@ -55,6 +63,13 @@ impl PlanArgs {
     pub fn options(&self) -> Result<Options, ConfigError> {
         Ok(Configuration::load(self.flags.0.clone())?.options())
     }
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }
 
 /// Flags of `cleanup`.
@@ -94,6 +109,9 @@ pub struct ExplainArgs {
     /// `table` or `json`
     #[arg(short = 'o', long, default_value = "table", value_parser = ["table", "json"])]
     pub output: String,
+    /// Whom to ask about the Service; not with --manifests.
+    #[command(flatten)]
+    pub daemon: super::view::DaemonArgs,
     /// Flags that shape the table; only with --manifests.
     #[command(flatten)]
     pub plan: PlanArgs,
