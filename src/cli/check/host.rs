@@ -124,7 +124,10 @@ mod tests {
     use super::*;
     use crate::admin::State;
 
-    fn roots(files: &[(&str, &str)]) -> (tempfile::TempDir, Roots) {
+    /// Paths and their text.
+    type Files = &'static [(&'static str, &'static str)];
+
+    fn roots(files: Files) -> (tempfile::TempDir, Roots) {
         let folder = tempfile::tempdir().expect("a folder");
         for (path, text) in files {
             let path = folder.path().join(path);
@@ -135,14 +138,14 @@ mod tests {
         (folder, roots)
     }
 
-    fn state(files: &[(&str, &str)], what: &str) -> State {
+    fn state(files: Files, what: &str) -> State {
         let (_folder, roots) = roots(files);
         rows(&roots).into_iter().find(|row| row.what == what).expect(what).state
     }
 
     #[test]
     fn what_is_wrong_is_found_and_has_a_remedy() {
-        let cases: [(&[(&str, &str)], &str, State); 9] = [
+        let cases: [(Files, &str, State); 9] = [
             (&[("proc/sys/net/ipv4/ip_forward", "0")], "net.ipv4.ip_forward", State::Fail),
             (&[("proc/sys/net/ipv4/ip_forward", "1")], "net.ipv4.ip_forward", State::Ok),
             (&[("proc/sys/net/ipv6/conf/all/forwarding", "0")], "net.ipv6.conf.all.forwarding", State::Warn),
