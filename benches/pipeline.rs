@@ -1,4 +1,4 @@
-//! What the pure middle costs: compiling all Services, one changed endpoint, and a Service that comes and goes.
+//! What the pure middle costs: compiling all Services, one changed endpoint, and a copy for the operator's commands.
 
 #![allow(missing_docs)]
 
@@ -46,5 +46,18 @@ fn one_endpoint(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, build, one_endpoint);
+/// What a question of the operator's costs the sync loop.
+fn snapshot(c: &mut Criterion) {
+    let mut group = c.benchmark_group("snapshot");
+    for services in SIZES {
+        let (options, model) = cluster::model(services, 10);
+        let (mirror, _) = Mirror::build(options.settings(&model), &model, &HashMap::new());
+        group.bench_function(BenchmarkId::from_parameter(format!("{services}x10")), |b| {
+            b.iter_with_large_drop(|| (model.clone(), mirror.clone()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, build, one_endpoint, snapshot);
 criterion_main!(benches);

@@ -1,28 +1,44 @@
-//! The command line: `portway [run]`, `render`, `explain`, `cleanup`, `demo`; and `kube-proxy`, which is `portway run`.
+//! The command line: `portway [run]`, what the operator asks (`status`, `services`, ...), and `kube-proxy`, which is
+//! `portway run`. docs/commands.md shows each command.
 
 mod args;
+mod bundle;
+mod check;
+mod diff;
+mod endpoints;
 mod explain;
 mod node;
 mod render;
 mod run;
+mod services;
+mod status;
+mod table;
+mod top;
 mod version;
+mod view;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 pub use args::{Cli, Command, PlanArgs};
 
 use crate::config::{Action, Configuration, Flags, LogSettings, normalise};
 use crate::logging;
 
+/// Commands that answer with their exit code.
+const QUESTIONS: [&str; 8] = ["status", "services", "endpoints", "explain", "diff", "top", "check", "bundle"];
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let program = words.first().and_then(|word| Path::new(word).file_name()?.to_str()).unwrap_or_default();
     let as_kube_proxy = program == version::KUBE_PROXY;
+    // Scripts tell "no" (1) from "cannot tell" (2); whoever starts anything else knows one failure only.
+    let is_question = words.get(1).and_then(|word| word.to_str()).is_some_and(|word| QUESTIONS.contains(&word));
+    let failure = if is_question && !as_kube_proxy { view::CANNOT_TELL } else { 1 };
     let parsed = if as_kube_proxy {
         Flags::parse(words).map(|run| Cli { command: None, run })
     } else {
@@ -31,41 +47,50 @@ pub fn main() -> ExitCode {
     let result = match parsed {
         Ok(cli) => command(cli, as_kube_proxy),
         Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}; see --help", one_line(&error))),
-        Err(help) => help.print().map_err(Into::into),
+        Err(help) => help.print().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(cause) => {
-            eprintln!("{}: {cause:#}", if as_kube_proxy { version::KUBE_PROXY } else { "portway" });
-            ExitCode::FAILURE
+    result.unwrap_or_else(|cause| {
+        eprintln!("{}: {cause:#}", if as_kube_proxy { version::KUBE_PROXY } else { "portway" });
+        failure.into()
+    })
+}
+
+fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
+    let command = match cli.command {
+        None => return configured(cli.run, as_kube_proxy).map(done),
+        Some(Command::Run(flags)) => return configured(flags, as_kube_proxy).map(done),
+        Some(command) => command,
+    };
+    // What the other commands print is for people; only trouble may come in between.
+    drop(logging::to_stderr("warn", false));
+    match command {
+        Command::Run(flags) => configured(flags, as_kube_proxy).map(done),
+        Command::Render(args) => render::run(&args).map(done),
+        Command::Cleanup(args) => {
+            cleanup(args.kube_proxy)?;
+            if args.stay { until_told_to_stop().map(done) } else { Ok(ExitCode::SUCCESS) }
         }
+        Command::Demo(args) => crate::demo::run(args).map(done),
+        Command::Status(args) => status::run(&args),
+        Command::Services(args) => services::run(&args),
+        Command::Endpoints(args) => endpoints::run(&args),
+        Command::Explain(args) => explain::run(&args).map(done),
+        Command::Diff(args) => diff::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
+        Command::Completions(args) => completions(args.shell).map(done),
     }
 }
 
-fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<()> {
-    // What the other commands print is for people; only trouble may come in between.
-    let quiet = || drop(logging::to_stderr("warn", false));
-    match cli.command {
-        None => configured(cli.run, as_kube_proxy),
-        Some(Command::Run(flags)) => configured(flags, as_kube_proxy),
-        Some(Command::Render(args)) => {
-            quiet();
-            render::run(&args)
-        }
-        Some(Command::Explain(args)) => {
-            quiet();
-            explain::run(&args)
-        }
-        Some(Command::Cleanup(args)) => {
-            quiet();
-            cleanup(args.kube_proxy)?;
-            if args.stay { until_told_to_stop() } else { Ok(()) }
-        }
-        Some(Command::Demo(args)) => {
-            quiet();
-            crate::demo::run(args)
-        }
-    }
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "portway", &mut script);
+    Ok(view::emit(&String::from_utf8(script)?)?)
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 /// What kube-proxy's flags ask for.

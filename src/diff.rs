@@ -17,3 +17,4 @@ pub use affinity::{StaleAffinity, stale_records};
 pub use claims::Conflict;
 pub use hints::Hints;
 pub use mirror::{Mirror, Update};
+pub use slots::target;

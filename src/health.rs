@@ -35,7 +35,7 @@ impl Health {
 
     /// All families are healthy.
     pub fn is_healthy(&self) -> bool {
-        self.with(|state| state.verdict(Moment::now()).is_healthy())
+        self.verdict().is_healthy()
     }
 
     /// There was a successful sync.
@@ -43,14 +43,19 @@ impl Health {
         self.with(|state| state.is_ready())
     }
 
+    /// How things stand.
+    pub fn verdict(&self) -> Verdict {
+        self.with(|state| state.verdict(Moment::now()))
+    }
+
     /// The answer on `/healthz`: the proxy works and load balancers may use the node.
     pub fn healthz(&self) -> Answer {
-        Answer::healthz(&self.with(|state| state.verdict(Moment::now())))
+        Answer::healthz(&self.verdict())
     }
 
     /// The answer on `/livez`: the proxy works.
     pub fn livez(&self) -> Answer {
-        Answer::livez(&self.with(|state| state.verdict(Moment::now())))
+        Answer::livez(&self.verdict())
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {

@@ -34,6 +34,13 @@ pub fn families() -> Vec<Family> {
     if ipv6 { Family::ALL.to_vec() } else { vec![Family::Ipv4] }
 }
 
+/// How many flows connection tracking holds in this network namespace, and how many it may hold.
+pub fn flows() -> Option<(u64, u64)> {
+    let read =
+        |name: &str| std::fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(name)).ok()?.trim().parse().ok();
+    Some((read("nf_conntrack_count")?, read("nf_conntrack_max")?))
+}
+
 /// Sends the addresses of this host's interfaces now and whenever they change, until the receiver is gone.
 pub async fn watch_addresses(sender: mpsc::Sender<Vec<Event>>) {
     while !sender.is_closed() {

@@ -3,6 +3,7 @@
 //! Data flows one way: `source` -> `model` -> `plan` -> `diff` -> `netlink`; `controller` runs the flow and `cli` starts
 //! it. `ruleset` is the language the last three share, `render` prints it as nft text.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod conntrack;

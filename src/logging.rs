@@ -1,10 +1,25 @@
 //! The log on stderr, and its level, which can be changed while the program runs.
 
+mod recent;
+
 use std::fmt;
 use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub use recent::Recent;
+
+/// The running log.
+#[derive(Debug)]
+pub struct Log {
+    /// Its level.
+    pub level: LogLevel,
+    /// Its last warnings and errors.
+    pub recent: Recent,
+}
 
 /// Why a level cannot be set.
 #[derive(Debug, thiserror::Error)]
@@ -80,21 +95,23 @@ pub fn filter_of(verbosity: u32) -> &'static str {
 }
 
 /// Logs to stderr, as text or as JSON. `RUST_LOG` wins over `level`.
-pub fn to_stderr(level: &str, is_json: bool) -> LogLevel {
+pub fn to_stderr(level: &str, is_json: bool) -> Log {
+    let recent = Recent::default();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    if is_json {
+    let level = if is_json {
         let builder = builder.json().with_filter_reloading();
         let level = LogLevel::new(builder.reload_handle());
-        builder.init();
+        builder.finish().with(recent.clone()).init();
         level
     } else {
         let builder = builder.with_target(false).with_filter_reloading();
         let level = LogLevel::new(builder.reload_handle());
-        builder.init();
+        builder.finish().with(recent.clone()).init();
         level
-    }
+    };
+    Log { level, recent }
 }
 
 #[cfg(test)]

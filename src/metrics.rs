@@ -104,6 +104,11 @@ impl Metrics {
         self.sources.watch(name, stats);
     }
 
+    /// The sources and their counters.
+    pub fn watched_sources(&self) -> Vec<(&'static str, Arc<SourceStats>)> {
+        self.sources.watched()
+    }
+
     /// Measures the requests of a client of the API server.
     pub fn rest_client_layer(self: &Arc<Self>) -> RestClientLayer {
         RestClientLayer::new(self.client.clone())

@@ -10,6 +10,7 @@
 mod abi;
 pub(crate) mod attr;
 mod batch;
+mod counters;
 mod declare;
 mod elements;
 mod expr;
@@ -17,6 +18,7 @@ mod ffi;
 mod leftovers;
 mod link;
 pub(crate) mod message;
+mod neighbours;
 mod objects;
 mod preflight;
 mod read;
@@ -29,11 +31,13 @@ use crate::model::Family;
 use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
 
 use batch::Batch;
+pub use counters::Counted;
 use elements::Action;
 use ffi::Scratch;
 pub use leftovers::{Leftovers, legacy_iptables_in_use};
 use link::{Answer, Failure, Link, RequestError};
-pub use preflight::Missing;
+pub use neighbours::BaseChain;
+pub use preflight::{Feature, Missing};
 
 /// A table to try things in; never committed.
 const TRIAL_TABLE: &str = "portway-trial";
@@ -88,6 +92,11 @@ impl NftKernel {
         let link = Link::open()
             .map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
         Ok(Self { link, options, can_own: None, can_destroy: None, scratch: None })
+    }
+
+    /// Opens the door to look only: whose tables they are does not matter then.
+    pub fn open_to_read() -> Result<Self, KernelError> {
+        Self::open_with(Options { owned: false, ..Options::default() })
     }
 
     /// The number of the current generation: every committed transaction, of anybody in this network namespace, makes a
@@ -203,6 +212,17 @@ impl NftKernel {
         let is_orphan = info.flags & OWNED_FLAGS == abi::table::F_PERSIST;
         // Flags other than the owner cannot change as long as the table lives.
         Ok(if is_orphan { info.flags | wanted } else { info.flags })
+    }
+
+    /// Whether this kernel can protect a table from other programs (Linux 6.9).
+    pub fn can_own(&mut self) -> Result<bool, KernelError> {
+        self.find_out_owning()
+    }
+
+    /// Who owns our table of a family, in words; `None` when there is no table, an empty text when nobody owns it.
+    pub fn owner(&mut self, family: Family) -> Result<Option<String>, KernelError> {
+        let info = read::table_info(&mut self.link, family, TABLE_NAME)?;
+        Ok(info.map(|info| info.owner.map(owner_in_words).unwrap_or_default()))
     }
 
     fn wanted_flags(&mut self) -> Result<u32, KernelError> {

@@ -13,7 +13,7 @@ mod skeleton;
 
 pub use elements::{Member, endpoint_element, globals};
 pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Target};
-pub use select::{Candidate, Selection, Topology, candidates, select};
-pub use service::{ServicePlan, compile};
+pub use select::{Candidate, Fit, Judge, Selection, Topology, candidates, select};
+pub use service::{Needs, ServicePlan, compile};
 pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings};
 pub use skeleton::{FIXED_CHAINS, rules};

@@ -2,8 +2,8 @@
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, FieldType, Listing, Rule, SetId, SetSpec, TABLE_NAME, Term, Value, ValueType,
-    Verdict,
+    Bytes, ChainId, Element, Field, FieldType, Listing, Op, Rule, SetId, SetSpec, TABLE_NAME, Term, Transaction, Value,
+    ValueType, Verdict,
 };
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.
@@ -22,6 +22,41 @@ pub fn table(listing: &Listing) -> String {
     }
     out.push_str("}\n");
     out
+}
+
+/// A transaction as commands of nft, one element each.
+pub fn commands(transaction: &Transaction) -> Vec<String> {
+    let mut out = Vec::with_capacity(transaction.ops.len());
+    for (family, op) in &transaction.ops {
+        let table = format!("{} {TABLE_NAME}", family.nft());
+        let mut elements = |verb: &str, set: &SetId, list: &[Element]| {
+            let name = set.spec().name;
+            let text = |element| element_text(*family, *set, element);
+            out.extend(list.iter().map(|element| format!("{verb} element {table} {name} {{ {} }}", text(element))));
+        };
+        match op {
+            Op::AddElements(set, list) => elements("add", set, list),
+            Op::DeleteElements(set, list) => elements("delete", set, list),
+            Op::AddTable => out.push(format!("add table {table}")),
+            Op::DeleteTable => out.push(format!("delete table {table}")),
+            Op::AddSet(set) => out.push(format!("add {}", one_line(&declaration(*family, *set, &[]), &table))),
+            Op::AddChain(chain) => out.push(format!("add {}", one_line(&chain_text(*family, *chain, &[]), &table))),
+            Op::DeleteChain(chain) => out.push(format!("delete chain {table} {chain}")),
+            Op::FlushChain(chain) => out.push(format!("flush chain {table} {chain}")),
+            Op::AddRule(chain, rule) => out.push(format!("add rule {table} {chain} {}", rule_text(*family, rule))),
+        }
+    }
+    out
+}
+
+/// A block of a listing as one line, with the table before the object's name.
+fn one_line(block: &str, table: &str) -> String {
+    let mut lines = block.lines().map(str::trim);
+    let head = lines.next().unwrap_or_default();
+    let (kind, rest) = head.split_once(' ').unwrap_or((head, ""));
+    let end = |line: &str| if line == "}" || line.ends_with(';') { "" } else { ";" };
+    let body: String = lines.map(|line| format!(" {line}{}", end(line))).collect();
+    format!("{kind} {table} {rest}{body}")
 }
 
 fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {

@@ -4,11 +4,11 @@
 //! Plain HTTP without authentication, as kube-proxy's: the health ports tell load balancers and the kubelet what they
 //! need, and the metrics port is on loopback by default.
 
-mod accept;
+pub(crate) mod accept;
 mod check_ports;
 mod events;
 mod health_port;
-mod http;
+pub(crate) mod http;
 mod listen;
 mod metrics_port;
 mod zpages;

@@ -26,8 +26,24 @@ pub enum Command {
     Run(Flags),
     /// Print the table for a folder of manifests as nft text; needs no privileges
     Render(RenderArgs),
+    /// Say how the daemon is, a line for each part
+    Status(super::status::StatusArgs),
+    /// List what Services answer on, and what happens there
+    Services(super::services::ServicesArgs),
+    /// List endpoints, and why each was taken or left
+    Endpoints(super::endpoints::EndpointsArgs),
     /// Say what happens with a new connection, and why
     Explain(ExplainArgs),
+    /// Show what would make the kernel's tables equal to the desired ones, as commands of nft
+    Diff(super::diff::DiffArgs),
+    /// Show new connections per second, by Service
+    Top(super::top::TopArgs),
+    /// Say whether this node is ready for Portway, and what to do where it is not
+    Check(super::check::CheckArgs),
+    /// Write all that a bug report needs into one file
+    Bundle(super::bundle::BundleArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(CompletionsArgs),
     /// Delete Portway's tables and nothing else
     Cleanup(CleanupArgs),
     /// Build a small world in network namespaces and send real traffic through Portway
@@ -47,6 +63,13 @@ impl PlanArgs {
     pub fn options(&self) -> Result<Options, ConfigError> {
         Ok(Configuration::load(self.flags.0.clone())?.options())
     }
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }
 
 /// Flags of `cleanup`.
@@ -89,6 +112,9 @@ pub struct ExplainArgs {
     /// `table` or `json`
     #[arg(short = 'o', long, default_value = "table", value_parser = ["table", "json"])]
     pub output: String,
+    /// Whom to ask about the Service; not with --manifests.
+    #[command(flatten)]
+    pub daemon: super::view::DaemonArgs,
     /// Flags that shape the table; only with --manifests.
     #[command(flatten)]
     pub plan: PlanArgs,

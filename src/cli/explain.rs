@@ -1,12 +1,16 @@
 //! `portway explain`: what happens with a new connection, and why.
 
+mod live;
+
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
 use serde_json::json;
 
+use self::live::Live;
 use super::args::ExplainArgs;
 use super::render::mirror_of;
+use super::view::emit;
 use crate::model::{Family, Protocol};
 use crate::netlink::NftKernel;
 use crate::plan::NodePortAddresses;
@@ -26,17 +30,22 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         interface: args.interface.clone(),
     };
     let (listing, host) = table(args, Family::of(destination.ip()))?;
+    let live = match args.manifests {
+        Some(_) => Live::default(),
+        None => live::ask(&args.daemon.client(), destination, protocol),
+    };
+    live.notes.iter().for_each(|note| eprintln!("portway: {note}"));
     let trace = trace(&listing, &host, &packet);
-    match args.output.as_str() {
-        "json" => println!("{:#}", as_json(&packet, &trace)),
-        _ => print!("{}", as_text(&packet, &host, &trace)),
-    }
+    emit(&match args.output.as_str() {
+        "json" => format!("{:#}\n", as_json(&packet, &trace, &live)),
+        _ => as_text(&packet, &host, &trace) + &live.text(),
+    })?;
     Ok(())
 }
 
 /// The table to walk and the host it is for: what manifests compile to, or what the kernel holds.
 fn table(args: &ExplainArgs, family: Family) -> anyhow::Result<(Listing, Host)> {
-    let Some(folder) = &args.manifests else { return live(family) };
+    let Some(folder) = &args.manifests else { return in_kernel(family) };
     let mirror = mirror_of(folder, &args.plan.options()?)?;
     let listing = mirror.listing(family).context("this family is not served")?;
     let settings = mirror.settings().family(family).context("this family is not served")?;
@@ -47,8 +56,8 @@ fn table(args: &ExplainArgs, family: Family) -> anyhow::Result<(Listing, Host)> 
     Ok((listing, host))
 }
 
-fn live(family: Family) -> anyhow::Result<(Listing, Host)> {
-    let mut kernel = NftKernel::open().context("cannot talk to nf_tables")?;
+fn in_kernel(family: Family) -> anyhow::Result<(Listing, Host)> {
+    let mut kernel = NftKernel::open_to_read().context("cannot talk to nf_tables")?;
     let table = kernel.read(family).context("cannot read the table")?;
     let table =
         table.with_context(|| format!("there is no table {} {TABLE_NAME}: is Portway running here?", family.nft()))?;
@@ -93,7 +102,7 @@ fn as_text(packet: &Packet, host: &Host, trace: &Trace) -> String {
     out
 }
 
-fn as_json(packet: &Packet, trace: &Trace) -> serde_json::Value {
+fn as_json(packet: &Packet, trace: &Trace, live: &Live) -> serde_json::Value {
     let end = |(end, share): &(End, f64)| match end {
         End::Translated { target, masquerade } => {
             json!({"verdict": "DNAT", "backend": target.to_string(), "masquerade": masquerade, "probability": share})
@@ -114,6 +123,9 @@ fn as_json(packet: &Packet, trace: &Trace) -> serde_json::Value {
         "port": packet.port,
         "outcomes": trace.ends.iter().map(end).collect::<Vec<_>>(),
         "path": steps.collect::<Vec<_>>(),
+        "services": live.rows.services,
+        "candidates": live.rows.candidates,
+        "flows": live.flows,
     })
 }
 

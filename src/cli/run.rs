@@ -8,12 +8,13 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
+use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Report};
 use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
-use crate::logging::LogLevel;
+use crate::logging::{Log, Recent};
 use crate::metrics::{MeasuredKernel, Metrics, MetricsObserver};
 use crate::model::{Event, Family};
 use crate::netlink::NftKernel;
@@ -25,7 +26,7 @@ use crate::{host, netlink};
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
 
-pub(super) fn run(configuration: &Configuration, log: LogLevel) -> anyhow::Result<()> {
+pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()> {
     let (kernel, options) = prepare(configuration)?;
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 
@@ -137,7 +138,7 @@ fn start_servers<K: Kernel>(
     options: &Options,
     controller: &mut Controller<K>,
     metrics: Arc<Metrics>,
-    log: LogLevel,
+    log: Log,
     runtime: &tokio::runtime::Runtime,
 ) -> impl Future<Output = ServeError> + use<K> {
     let serve = ServeOptions {
@@ -155,7 +156,27 @@ fn start_servers<K: Kernel>(
     controller.observe(MetricsObserver::new(metrics.clone(), &options.families));
     controller.observe(CheckObserver::new(sender));
     runtime.spawn(CheckPorts::new(health.clone(), events.clone()).run(changes));
-    serve::serve(serve, serve::Sources { metrics, health, log: Some(log), events })
+    serve_commands(configuration, controller, health.clone(), metrics.clone(), log.recent);
+    serve::serve(serve, serve::Sources { metrics, health, log: Some(log.level), events })
+}
+
+/// Answers the operator's commands. Without that everything else still works.
+fn serve_commands<K: Kernel>(
+    configuration: &Configuration,
+    controller: &mut Controller<K>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    recent: Recent,
+) {
+    let Some(path) = &configuration.admin_socket else { return };
+    let activity = Activity::default();
+    controller.observe(activity.clone());
+    let snapshots = controller.snapshots();
+    let admin = Admin { snapshots, activity, health, metrics, recent, configuration: configuration.configz() };
+    if let Err(cause) = admin::start(path, admin) {
+        let path = path.display();
+        warn!(%cause, "cannot listen on {path}: `portway status` and the like have nobody to ask; see --admin-socket");
+    }
 }
 
 /// Has stale conntrack entries deleted after syncs. Without that everything else still works.

@@ -129,6 +129,8 @@ pub struct Configuration {
     pub manifests: Option<PathBuf>,
     /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; `None`: those without it.
     pub service_proxy_name: Option<Arc<str>>,
+    /// The socket that the operator's commands ask; `None`: nowhere.
+    pub admin_socket: Option<PathBuf>,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -230,6 +232,7 @@ impl Configuration {
                 Some(_) => !flags.is_set("no-table-ownership"),
                 None => portway.table_ownership.unwrap_or(true),
             },
+            admin_socket: path(flags.value("admin-socket")),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
             node_ports: node_ports(&config.node_port_addresses),

@@ -33,7 +33,8 @@ impl Table for Double {
         stale: &mut dyn FnMut(&Entry) -> bool,
         still: &mut Still<'_>,
     ) -> io::Result<Counts> {
-        let entry = Entry { family: Family::Ipv4, protocol: 17, destination: DNS, answers_from: self.flow };
+        let entry =
+            Entry { family: Family::Ipv4, protocol: 17, source: self.flow, destination: DNS, answers_from: self.flow };
         let mut batch = [(entry, stale(&entry))];
         self.walks.send(()).expect("the test waits");
         let counts = self.results.recv().expect("the test answers")?;

@@ -10,6 +10,8 @@ pub struct Entry {
     pub family: Family,
     /// The IANA protocol number.
     pub protocol: u8,
+    /// The client.
+    pub source: Target,
     /// Where the client sent its first packet: the original tuple's destination.
     pub destination: Target,
     /// Where answers come from: the reply tuple's source. The same as `destination` when nothing was translated.

@@ -117,7 +117,13 @@ fn target(text: &str) -> Target {
 /// What becomes of a flow: `None` when nobody asked.
 fn allows(sweep: &FamilySweep, destination: &str, answers_from: &str) -> Option<bool> {
     let (destination, answers_from) = (target(destination), target(answers_from));
-    sweep.allows(&Entry { family: Family::Ipv4, protocol: 17, destination, answers_from })
+    sweep.allows(&Entry {
+        family: Family::Ipv4,
+        protocol: 17,
+        source: target("10.1.0.9:4000"),
+        destination,
+        answers_from,
+    })
 }
 
 const VIP: &str = "10.96.0.1:53";

@@ -98,7 +98,7 @@ impl FamilySweep {
             by_port.entry(*port).or_default().extend(&self.node_addresses);
         }
         if by_port.len() > FILTERS_MAX {
-            return vec![Filter { family, port: None, ip: None }];
+            return vec![Filter { family, protocol: Protocol::Udp, port: None, ip: None }];
         }
         let mut filters: Vec<Filter> = by_port
             .into_iter()
@@ -106,7 +106,7 @@ impl FamilySweep {
             .map(|(port, ips)| {
                 // By an IPv6 address the kernel (6.18) tells of all entries but those with that address.
                 let ip = ips.first().copied().filter(|ip| ips.len() == 1 && ip.is_ipv4());
-                Filter { family, port: Some(port), ip }
+                Filter { family, protocol: Protocol::Udp, port: Some(port), ip }
             })
             .collect();
         filters.sort_unstable_by_key(|filter| filter.port);

@@ -12,7 +12,8 @@ fn target(text: &str) -> Target {
 
 fn entry(destination: &str, answers_from: &str) -> Entry {
     let destination = target(destination);
-    Entry { family: Family::of(destination.ip), protocol: 17, destination, answers_from: target(answers_from) }
+    let (family, source) = (Family::of(destination.ip), target("10.1.0.9:4000"));
+    Entry { family, protocol: 17, source, destination, answers_from: target(answers_from) }
 }
 
 fn valid(endpoints: &[&str]) -> Arc<[Target]> {
@@ -140,7 +141,7 @@ fn of_merged_sweeps_the_later_one_is_right() {
 
 #[test]
 fn the_kernel_is_asked_for_little() {
-    let filter = |port, ip| Filter { family: Family::Ipv4, port, ip };
+    let filter = |port, ip| Filter { family: Family::Ipv4, protocol: Protocol::Udp, port, ip };
     let expected = [filter(Some(53), Some(ip("10.96.0.10"))), filter(Some(30053), Some(ip("192.168.0.1")))];
     assert_eq!(dns().filters(Family::Ipv4), expected);
     let mut sweep = dns();
@@ -152,7 +153,10 @@ fn the_kernel_is_asked_for_little() {
     assert_eq!(sweep.filters(Family::Ipv4), [filter(None, None)], "many ports");
     let mut ipv6 = FamilySweep::default();
     ipv6.ask(address("[fd00::a]:53"), valid(&[]));
-    assert_eq!(ipv6.filters(Family::Ipv6), [Filter { family: Family::Ipv6, port: Some(53), ip: None }]);
+    assert_eq!(
+        ipv6.filters(Family::Ipv6),
+        [Filter { family: Family::Ipv6, protocol: Protocol::Udp, port: Some(53), ip: None }]
+    );
     let mut nowhere = FamilySweep::default();
     nowhere.ask(node_port(30053), valid(&[]));
     assert_eq!(nowhere.filters(Family::Ipv4), [], "a NodePort without an address of the node");
@@ -183,7 +187,7 @@ proptest! {
         }
         let node: Vec<IpAddr> = node.into_iter().map(|host| [10, 0, 0, host].into()).collect();
         sweep.add_node_addresses(node.clone());
-        let entry = Entry { family: Family::Ipv4, protocol, destination, answers_from };
+        let entry = Entry { family: Family::Ipv4, protocol, source: target("10.1.0.9:4000"), destination, answers_from };
 
         let of_address = frontends.iter().rev().find(|(at, _)| *at == destination).map(|(_, list)| list);
         let of_node_port = node_ports.get(&destination.port).filter(|_| node.contains(&destination.ip));

@@ -5,8 +5,8 @@ use std::io;
 use super::Entry;
 use super::socket::{Socket, errno};
 use super::wire::{Filter, put_delete, put_dump, read_entry};
-use crate::model::Protocol;
 use crate::netlink::message::messages;
+use crate::plan::Target;
 
 /// The kernel hands out a dump in pieces of at most 32 KiB.
 const RECEIVE_LEN: usize = 64 * 1024;
@@ -76,6 +76,19 @@ impl KernelTable {
         })
     }
 
+    /// The entries a filter selects, of flows to one destination.
+    pub fn flows_to(&mut self, filter: &Filter, destination: Target) -> io::Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        let mut look = |entry: &Entry| {
+            if entry.destination == destination {
+                found.push(*entry);
+            }
+            false
+        };
+        self.sweep(filter, &mut look, &mut |_| {})?;
+        Ok(found)
+    }
+
     fn walk(
         &mut self,
         filter: &Filter,
@@ -105,7 +118,7 @@ impl KernelTable {
                     _ => {
                         counts.scanned += 1;
                         let Some(told) = read_entry(body) else { continue };
-                        if told.entry.protocol == Protocol::Udp.number() && stale(&told.entry) {
+                        if told.entry.protocol == filter.protocol.number() && stale(&told.entry) {
                             let seq = self.remover.next_seq();
                             put_delete(&mut self.batch.requests, told.entry.family, &told.name, seq);
                             self.batch.ends.push(self.batch.requests.len());

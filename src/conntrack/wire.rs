@@ -36,11 +36,13 @@ const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
-/// UDP entries to ask the kernel for. Kernels before 5.8 know the family only and tell of all its entries.
+/// Entries to ask the kernel for. Kernels before 5.8 know the family only and tell of all its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filter {
     /// The family.
     pub family: Family,
+    /// The protocol.
+    pub protocol: Protocol,
     /// The original destination's port; any when `None`.
     pub port: Option<u16>,
     /// The original destination's address; any when `None`.
@@ -61,7 +63,7 @@ pub(super) struct Name<'a> {
     id: Option<&'a [u8]>,
 }
 
-/// Appends a request for all entries; of UDP with the filter unless `plain`.
+/// Appends a request for all entries; for those of the filter unless `plain`.
 pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32) {
     let start = put_head(buf, GET, filter.family, libc::NLM_F_DUMP as u16, seq);
     if !plain {
@@ -77,7 +79,7 @@ pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32
             end_nest(buf, nest);
         }
         let nest = begin_nest(buf, CTA_TUPLE_PROTO);
-        put(buf, CTA_PROTO_NUM, &[Protocol::Udp.number()]);
+        put(buf, CTA_PROTO_NUM, &[filter.protocol.number()]);
         if let Some(port) = filter.port {
             flags |= FILTER_PROTO_DST_PORT;
             put(buf, CTA_PROTO_DST_PORT, &port.to_be_bytes());
@@ -127,7 +129,8 @@ pub(super) fn read_entry(body: &[u8]) -> Option<Told<'_>> {
     let original = original?;
     let sent = read_tuple(original)?;
     let answer = read_tuple(reply?)?;
-    let entry = Entry { family, protocol: sent.protocol, destination: sent.destination, answers_from: answer.source };
+    let Tuple { protocol, source, destination } = sent;
+    let entry = Entry { family, protocol, source, destination, answers_from: answer.source };
     Some(Told { entry, name: Name { original, zone, id } })
 }
 
@@ -229,6 +232,7 @@ mod tests {
         let expected = Entry {
             family: Family::Ipv4,
             protocol: 17,
+            source: target([10, 1, 0, 9], 4000),
             destination: target([10, 96, 0, 10], 53),
             answers_from: target([10, 1, 0, 1], 5353),
         };

@@ -36,7 +36,7 @@ impl fmt::Display for Conflict {
 }
 
 /// All claims of one family.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
     winners: HashMap<FrontendKey, Claim>,
     losers: HashMap<FrontendKey, BTreeSet<Claim>>,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// Reference counts, and which keys came or went since [`Counted::settle`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Counted<K> {
     counts: HashMap<K, u32>,
     /// Keys touched, with whether they were in force before.

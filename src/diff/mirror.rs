@@ -31,17 +31,17 @@ pub struct Update {
     pub conflicts: Vec<Conflict>,
 }
 
-/// What the kernel holds once every update was applied.
-#[derive(Debug)]
+/// What the kernel holds once every update was applied. A clone shares the Services.
+#[derive(Debug, Clone)]
 pub struct Mirror {
     pub(super) settings: Settings,
     pub(super) families: Vec<FamilyMirror>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FamilyMirror {
     pub(super) family: Family,
-    pub(super) services: HashMap<ObjectKey, ServiceState>,
+    pub(super) services: HashMap<ObjectKey, Arc<ServiceState>>,
     claims: Claims,
     numbers: Numbers,
     pub(super) shared: Counted<(SetId, Bytes)>,
@@ -50,7 +50,7 @@ pub(super) struct FamilyMirror {
 }
 
 /// A Service as it is in force; targets are in the order of their slots, and affinity is numbered.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ServiceState {
     pub(super) frontends: Vec<Frontend>,
     /// Frontends other Services have.
@@ -103,6 +103,12 @@ impl Mirror {
     pub fn frontends_of(&self, family: Family, service: &ObjectKey) -> &[Frontend] {
         let mirror = self.families.iter().find(|mirror| mirror.family == family);
         mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.frontends)
+    }
+
+    /// The frontends a Service claims in vain in a family.
+    pub fn lost_by(&self, family: Family, service: &ObjectKey) -> &[FrontendKey] {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family);
+        mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.lost)
     }
 
     /// The Service that has a frontend.
@@ -309,7 +315,7 @@ impl FamilyMirror {
             self.shared.remove(*shared);
         }
         if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
-            self.services.insert(key, state);
+            self.services.insert(key, Arc::new(state));
         }
     }
 

@@ -8,7 +8,7 @@ use crate::plan::{Affinity, Frontend};
 use crate::ruleset::{Bytes, EndpointMap, SetId, Table};
 
 /// The numbers in use in a family.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Numbers {
     used: HashSet<u32>,
     /// Where to look for a free one. It only goes on, so that nobody inherits the records of who just left.

@@ -86,8 +86,8 @@ fn parse(key: Bytes, value: Value) -> Option<(Bytes, u32, Target)> {
     Some((frontend, key.u32_host_at(split)?, target(&data)?))
 }
 
-/// Reads address . port.
-pub(super) fn target(data: &Bytes) -> Option<Target> {
+/// Reads the value of an endpoint's element: address . port.
+pub fn target(data: &Bytes) -> Option<Target> {
     match data.as_slice().len() {
         8 => Some(Target { ip: data.ipv4_at(0)?, port: data.u16_at(4)? }),
         20 => Some(Target { ip: data.ipv6_at(0)?, port: data.u16_at(16)? }),

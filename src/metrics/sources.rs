@@ -13,7 +13,7 @@ use super::labels::BySource;
 use crate::source::SourceStats;
 
 /// A source's name and counters.
-type Watched = (&'static str, Arc<SourceStats>);
+pub(super) type Watched = (&'static str, Arc<SourceStats>);
 
 /// The sources whose counters are shown.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +28,10 @@ impl Sources {
 
     pub(super) fn watch(&self, name: &'static str, stats: Arc<SourceStats>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name, stats));
+    }
+
+    pub(super) fn watched(&self) -> Vec<Watched> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

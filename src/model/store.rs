@@ -75,8 +75,8 @@ impl Changes {
     }
 }
 
-/// All objects, indexed by key, and slices by Service.
-#[derive(Debug, Default)]
+/// All objects, indexed by key, and slices by Service. A clone shares the objects.
+#[derive(Debug, Clone, Default)]
 pub struct Model {
     services: HashMap<ObjectKey, Arc<Service>>,
     slices: HashMap<ObjectKey, Arc<EndpointSlice>>,

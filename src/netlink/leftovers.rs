@@ -11,7 +11,7 @@ use super::attr::{self, Attrs};
 use super::batch::{self, Batch};
 use super::ffi::Scratch;
 use super::link::{Answer, Link, retry_interrupted};
-use super::{NftKernel, expr, words};
+use super::{NftKernel, expr, read, words};
 use crate::model::Family;
 use crate::ruleset::KernelError;
 
@@ -78,6 +78,18 @@ pub fn legacy_iptables_in_use() -> bool {
 }
 
 impl NftKernel {
+    /// What [`NftKernel::remove_kube_proxy`] would remove.
+    pub fn find_kube_proxy(&mut self) -> Result<Leftovers, KernelError> {
+        let mut found = Leftovers::default();
+        for family in Family::ALL {
+            if read::table_info(&mut self.link, family, KUBE_PROXY_TABLE)?.is_some() {
+                found.tables.push(family);
+            }
+            found.chains += kube_proxy_chains(&mut self.link, family)?.len();
+        }
+        Ok(found)
+    }
+
     /// Removes what kube-proxy left in nf_tables, family by family, each in one transaction. Nothing there is no error.
     pub fn remove_kube_proxy(&mut self) -> Result<Leftovers, KernelError> {
         let mut found = Leftovers { tables: self.delete_tables(KUBE_PROXY_TABLE)?, chains: 0 };

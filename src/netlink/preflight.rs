@@ -23,6 +23,17 @@ impl fmt::Display for Missing {
     }
 }
 
+/// Something our tables use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feature {
+    /// What it is, for people.
+    pub name: &'static str,
+    /// Where it was tried.
+    pub family: Family,
+    /// Why it cannot be used; `None` when it can.
+    pub missing: Option<Missing>,
+}
+
 /// A feature, where it comes from, and changes that need it (behind the creation of a table).
 struct Probe {
     feature: &'static str,
@@ -33,16 +44,25 @@ struct Probe {
 impl NftKernel {
     /// Tries every feature our tables use, in a table that is never committed, or deleted again. Empty when all is well.
     pub fn preflight(&mut self) -> Vec<Missing> {
-        let mut missing = Vec::new();
+        self.features().into_iter().filter_map(|feature| feature.missing).collect()
+    }
+
+    /// As [`NftKernel::preflight`], and names what is there, too. The list ends early when nothing more can be learned.
+    pub fn features(&mut self) -> Vec<Feature> {
+        let mut features = Vec::new();
         for family in Family::ALL {
             for probe in probes(family) {
                 let ops: Vec<_> = std::iter::once(Op::AddTable).chain(probe.ops).map(|op| (family, op)).collect();
-                let Err(error) = self.commit(TRIAL_TABLE, &ops, Mode::Trial) else { continue };
+                let name = probe.feature;
+                let Err(error) = self.commit(TRIAL_TABLE, &ops, Mode::Trial) else {
+                    features.push(Feature { name, family, missing: None });
+                    continue;
+                };
                 if let KernelError::Refused { errno: libc::EPERM, .. } = error {
                     let sentence = "this process may not change nf_tables: it needs CAP_NET_ADMIN in the user \
                                     namespace of its network namespace"
                         .to_owned();
-                    return vec![Missing { sentence }];
+                    return vec![Feature { name, family, missing: Some(Missing { sentence }) }];
                 }
                 let why = match &error {
                     KernelError::Refused { reason, .. } => reason.clone(),
@@ -54,17 +74,21 @@ impl NftKernel {
                     probe.feature,
                     family.nft()
                 );
-                missing.push(Missing { sentence });
+                features.push(Feature { name, family, missing: Some(Missing { sentence }) });
                 if ops.len() == 1 {
                     // Without tables nothing else works either.
                     break;
                 }
             }
         }
-        if missing.is_empty() {
-            missing.extend(Family::ALL.into_iter().filter_map(|family| self.try_hooks(family).err()));
+        if features.iter().all(|feature| feature.missing.is_none()) {
+            features.extend(Family::ALL.map(|family| Feature {
+                name: "reject before routing, masquerade after it",
+                family,
+                missing: self.try_hooks(family).err(),
+            }));
         }
-        missing
+        features
     }
 
     /// Which expression is allowed in which hook is only checked when it becomes real: for a moment, in rules that no

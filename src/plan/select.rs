@@ -1,6 +1,7 @@
 //! Which endpoints a Service port uses (specification 4).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use super::Target;
@@ -92,32 +93,108 @@ pub fn candidates<'a>(
 
 /// Narrows candidates to the sets a Service port needs. `candidates` are sorted, so the sets are too.
 pub fn select(candidates: &[Candidate], node: &str, zone: &str, need_cluster: bool, need_local: bool) -> Selection {
-    let ready = || candidates.iter().filter(|c| c.ready);
-    let draining = || candidates.iter().filter(|c| c.is_draining());
-    let topology = topology(ready, node, zone);
-    let mut selection = Selection {
-        cluster: Vec::new(),
-        local: Vec::new(),
-        has_endpoints: candidates.iter().any(|c| c.ready || c.is_draining()),
-        topology,
+    let judge = Judge::new(candidates, node, zone);
+    let set = |needed: bool, fit: &dyn Fn(&Candidate) -> Fit| {
+        candidates.iter().filter(|c| needed && fit(c).is_taken()).map(|c| c.target).collect()
     };
-    if need_cluster {
-        selection.cluster = targets(ready().filter(|c| match topology {
-            Topology::None => true,
-            Topology::SameZone => hinted(&c.zone_hints, zone),
-            Topology::SameNode => hinted(&c.node_hints, node),
-        }));
-        if selection.cluster.is_empty() {
-            selection.cluster = targets(draining());
+    Selection {
+        cluster: set(need_cluster, &|c| judge.cluster(c)),
+        local: set(need_local, &|c| judge.local(c)),
+        has_endpoints: candidates.iter().any(|c| c.ready || c.is_draining()),
+        topology: judge.topology,
+    }
+}
+
+/// Why a candidate is in a set, or is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// In: ready, and hints do not speak against it.
+    Ready,
+    /// In: it shuts down but still answers, and there is no better one.
+    Draining,
+    /// Out: it shuts down, and there are better ones.
+    Spared,
+    /// Out: not ready, or no longer serving.
+    NotReady,
+    /// Out: hinted for other zones.
+    OtherZone,
+    /// Out: hinted for other nodes.
+    OtherNode,
+    /// Out: the policy is Local, and it is on another node.
+    Remote,
+}
+
+impl Fit {
+    /// It is in the set.
+    pub fn is_taken(self) -> bool {
+        matches!(self, Fit::Ready | Fit::Draining)
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fit::Ready => "ready",
+            Fit::Draining => "terminating but serving, and none is ready",
+            Fit::Spared => "terminating, and others are ready",
+            Fit::NotReady => "not ready",
+            Fit::OtherZone => "hinted for other zones",
+            Fit::OtherNode => "hinted for other nodes",
+            Fit::Remote => "not on this node",
+        })
+    }
+}
+
+/// Decides about each candidate of a Service port.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    /// How the cluster set is narrowed.
+    pub topology: Topology,
+    node: &'a str,
+    zone: &'a str,
+    /// Nothing better than draining endpoints is left in the cluster set.
+    cluster_drains: bool,
+    /// The same in the local set.
+    local_drains: bool,
+}
+
+impl<'a> Judge<'a> {
+    /// For these candidates, on a node in a zone.
+    pub fn new(candidates: &[Candidate], node: &'a str, zone: &'a str) -> Self {
+        let ready = || candidates.iter().filter(|c| c.ready);
+        let topology = topology(ready, node, zone);
+        let mut judge = Self { topology, node, zone, cluster_drains: false, local_drains: false };
+        judge.cluster_drains = !ready().any(|c| judge.cluster(c).is_taken());
+        judge.local_drains = !ready().any(|c| judge.local(c).is_taken());
+        judge
+    }
+
+    /// About the cluster set.
+    pub fn cluster(&self, candidate: &Candidate) -> Fit {
+        match self.topology {
+            _ if !candidate.ready => not_ready(candidate, self.cluster_drains),
+            Topology::SameZone if !hinted(&candidate.zone_hints, self.zone) => Fit::OtherZone,
+            Topology::SameNode if !hinted(&candidate.node_hints, self.node) => Fit::OtherNode,
+            _ => Fit::Ready,
         }
     }
-    if need_local {
-        selection.local = targets(ready().filter(|c| c.local));
-        if selection.local.is_empty() {
-            selection.local = targets(draining().filter(|c| c.local));
+
+    /// About the local set.
+    pub fn local(&self, candidate: &Candidate) -> Fit {
+        match (candidate.local, candidate.ready) {
+            (false, _) => Fit::Remote,
+            (true, true) => Fit::Ready,
+            (true, false) => not_ready(candidate, self.local_drains),
         }
     }
-    selection
+}
+
+fn not_ready(candidate: &Candidate, drains: bool) -> Fit {
+    match (candidate.is_draining(), drains) {
+        (true, true) => Fit::Draining,
+        (true, false) => Fit::Spared,
+        (false, _) => Fit::NotReady,
+    }
 }
 
 fn topology<'a, I: Iterator<Item = &'a Candidate>>(ready: impl Fn() -> I, node: &str, zone: &str) -> Topology {
@@ -135,10 +212,6 @@ fn topology<'a, I: Iterator<Item = &'a Candidate>>(ready: impl Fn() -> I, node: 
 
 fn hinted(hints: &[Arc<str>], wanted: &str) -> bool {
     hints.iter().any(|hint| &**hint == wanted)
-}
-
-fn targets<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Vec<Target> {
-    candidates.map(|c| c.target).collect()
 }
 
 #[cfg(test)]

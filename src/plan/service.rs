@@ -45,11 +45,8 @@ where
     let frontends = Frontends::new(service, family, settings);
     for port in &service.ports {
         let found = candidates(slices(), family, port, &settings.node_name);
-        let external = frontends.externally_accessible(port);
-        let external_local = service.external_local();
-        let need_cluster = !service.internal_policy_local || external;
-        let need_local = service.internal_policy_local || (external_local && external);
-        let selection = select(&found, &settings.node_name, &settings.zone, need_cluster, need_local);
+        let Needs { cluster, local } = frontends.needs(port);
+        let selection = select(&found, &settings.node_name, &settings.zone, cluster, local);
         frontends.of_port(cluster_ip, port, &selection, &mut plan.frontends);
         plan.hairpins.extend(
             found
@@ -63,6 +60,22 @@ where
     plan.hairpins.sort_unstable();
     plan.hairpins.dedup();
     plan
+}
+
+/// Which sets of endpoints the frontends of a Service port use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// Endpoints anywhere.
+    pub cluster: bool,
+    /// Endpoints on this node.
+    pub local: bool,
+}
+
+impl Needs {
+    /// Those of a port, in a family.
+    pub fn of(service: &Service, port: &ServicePort, family: Family, settings: &Settings) -> Self {
+        Frontends::new(service, family, settings).needs(port)
+    }
 }
 
 /// What all ports of a Service share in one family.
@@ -83,6 +96,15 @@ impl<'a> Frontends<'a> {
             external_ips: if settings.external_ips { of_family(&service.external_ips) } else { Vec::new() },
             sources: allowed_sources(&service.source_ranges, &load_balancer_ips, family, node_ip),
             load_balancer_ips,
+        }
+    }
+
+    fn needs(&self, port: &ServicePort) -> Needs {
+        let external = self.externally_accessible(port);
+        let Service { internal_policy_local, .. } = *self.service;
+        Needs {
+            cluster: !internal_policy_local || external,
+            local: internal_policy_local || (self.service.external_local() && external),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Connections, and how much a client may ask of us.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -41,8 +43,33 @@ const BODY_SIZE: usize = 4 * 1024;
 /// After a failed accept, mostly for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Where connections come from.
+pub(crate) trait Listener: Send {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection and, where it has one, its address.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        self.accept().await.map(|(stream, peer)| (stream, Some(peer)))
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
+        self.accept().await.map(|(stream, _)| (stream, None))
+    }
+}
+
 /// Serves connections until dropped.
-pub(super) async fn serve<T, R: Routes>(listener: TcpListener, routes: R) -> T {
+pub(crate) async fn serve<T, R: Routes>(listener: impl Listener, routes: R) -> T {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     // Dropping the set ends them all: a closed port answers nobody.
     let mut connections = JoinSet::new();
@@ -50,7 +77,7 @@ pub(super) async fn serve<T, R: Routes>(listener: TcpListener, routes: R) -> T {
         while connections.try_join_next().is_some() {}
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return std::future::pending().await };
-        match listener.accept().await {
+        match listener.next().await {
             Ok((stream, peer)) => {
                 let routes = routes.clone();
                 connections.spawn(async move {
@@ -66,7 +93,10 @@ pub(super) async fn serve<T, R: Routes>(listener: TcpListener, routes: R) -> T {
     }
 }
 
-async fn connection<R: Routes>(stream: TcpStream, peer: SocketAddr, routes: R) {
+async fn connection<S, R: Routes>(stream: S, peer: Option<SocketAddr>, routes: R)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let keep_alive = routes.keeps_alive();
     let (head_limit, lifetime) = if keep_alive { (HEAD_LIMIT, LIFETIME) } else { (SINGLE_LIMIT, SINGLE_LIFETIME) };
     let service = service_fn(move |request: http::Request<Incoming>| respond(request, peer, routes.clone()));
@@ -87,13 +117,13 @@ async fn connection<R: Routes>(stream: TcpStream, peer: SocketAddr, routes: R) {
         }
     };
     if let Err(cause) = result {
-        debug!(%peer, %cause, "connection ended");
+        debug!(?peer, %cause, "connection ended");
     }
 }
 
 async fn respond<R: Routes>(
     request: http::Request<Incoming>,
-    peer: SocketAddr,
+    peer: Option<SocketAddr>,
     routes: R,
 ) -> Result<Response, Infallible> {
     let (head, body) = request.into_parts();

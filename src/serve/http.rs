@@ -9,38 +9,44 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 
 /// An answer.
-pub(super) type Response = http::Response<Full<Bytes>>;
+pub(crate) type Response = http::Response<Full<Bytes>>;
 
 /// A request.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) head: Parts,
+pub(crate) struct Request {
+    pub(crate) head: Parts,
     /// Only if [`Routes::wants_body`].
-    pub(super) body: Bytes,
-    pub(super) peer: SocketAddr,
+    pub(crate) body: Bytes,
+    /// `None` over a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 impl Request {
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.head.uri.path()
     }
 
     /// The Accept headers, joined.
-    pub(super) fn accept(&self) -> Option<String> {
+    pub(crate) fn accept(&self) -> Option<String> {
         let clauses: Vec<&str> =
             self.head.headers.get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
         if clauses.is_empty() { None } else { Some(clauses.join(",")) }
     }
 
     /// Whether the query has this key, with any value or none.
-    pub(super) fn has_query(&self, key: &str) -> bool {
-        let query = self.head.uri.query().unwrap_or_default();
-        query.split('&').any(|pair| pair.split('=').next() == Some(key))
+    pub(crate) fn has_query(&self, key: &str) -> bool {
+        self.query(key).is_some()
+    }
+
+    /// The value of a key of the query, as it is written; empty when it has none.
+    pub(crate) fn query(&self, key: &str) -> Option<&str> {
+        let pairs = self.head.uri.query().unwrap_or_default().split('&');
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find_map(|(k, value)| (k == key).then_some(value))
     }
 }
 
 /// A site.
-pub(super) trait Routes: Clone + Send + Sync + 'static {
+pub(crate) trait Routes: Clone + Send + Sync + 'static {
     /// Answers. Not async: everything is at hand.
     fn answer(&self, request: &Request) -> Response;
 
@@ -56,7 +62,7 @@ pub(super) trait Routes: Clone + Send + Sync + 'static {
 }
 
 /// An answer of some type; browsers shall not guess another.
-pub(super) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response {
+pub(crate) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response {
     let mut response = http::Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -65,16 +71,16 @@ pub(super) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Byt
 }
 
 /// Text.
-pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Response {
+pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response {
     answer(status, "text/plain; charset=utf-8", body.into())
 }
 
 /// JSON.
-pub(super) fn json(status: StatusCode, body: String) -> Response {
+pub(crate) fn json(status: StatusCode, body: String) -> Response {
     answer(status, "application/json", body)
 }
 
 /// Nothing here.
-pub(super) fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }

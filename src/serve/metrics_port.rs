@@ -93,7 +93,8 @@ impl MetricsPort {
 
     /// Only people and programs on this host, and no web page in a browser on it, may touch the log.
     fn changeable_log(&self, request: &Request) -> Option<&LogLevel> {
-        let allowed = request.peer.ip().to_canonical().is_loopback() && !request.head.headers.contains_key(ORIGIN);
+        let is_here = request.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+        let allowed = is_here && !request.head.headers.contains_key(ORIGIN);
         self.log.as_ref().filter(|_| allowed)
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod health;
 pub(crate) mod live;
 pub(crate) mod netns;
 pub mod nft;
+pub(crate) mod node;
 pub(crate) mod objects;
 pub(crate) mod packets;
 pub(crate) mod program;

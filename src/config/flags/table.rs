@@ -21,6 +21,7 @@ pub const FLAGS: &[Flag] = &[
     flag("service-proxy-name", Kind::Text, "", Always, "Serve only Services with this value of the label service.kubernetes.io/service-proxy-name, beside the proxy that serves all others"),
     flag("takeover", Kind::Bool, "false", Always, "Once our rules are in force, remove those kube-proxy left, which must have ended (default true when run as kube-proxy)"),
     flag("no-table-ownership", Kind::Bool, "false", Always, "Let other programs change our tables (kernels before 6.9 always do)"),
+    flag("admin-socket", Kind::Text, crate::admin::SOCKET, Always, "Where `portway status` and the like ask; empty: nowhere"),
     flag("kubeconfig", Kind::Text, "", Setting, "How to reach the Kubernetes API; default: as a pod in the cluster"),
     flag("master", Kind::Text, "", Always, "URL of the API server, instead of the kubeconfig's"),
     flag("hostname-override", Kind::Text, "", Always, "The name of this node; default: the host name"),

@@ -1,0 +1,66 @@
+//! What the sync loop did lately, remembered for `portway status`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::controller::{Observer, Synced};
+use crate::model::Event;
+use crate::ruleset::KernelError;
+
+/// What happened last, of each kind.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    /// A source sent objects.
+    pub(super) event: Option<Instant>,
+    /// A sync succeeded, and how long it took.
+    pub(super) sync: Option<(Instant, Duration)>,
+    /// From the change of a pod or Service to the kernel.
+    pub(super) latency: Option<Duration>,
+    /// Why syncs fail; `None` after a success.
+    pub(super) failure: Option<String>,
+    /// Elements somebody else changed and that were repaired, since the start.
+    pub(super) repaired: usize,
+}
+
+/// Shared between the sync loop, which writes, and the admin socket.
+#[derive(Debug, Clone, Default)]
+pub struct Activity(Arc<Mutex<Seen>>);
+
+impl Activity {
+    pub(super) fn seen(&self) -> Seen {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Activity {
+    fn received(&mut self, batch: &[Event]) {
+        // The addresses of this host come from elsewhere.
+        if batch.iter().any(|event| !matches!(event, Event::LocalAddresses(_))) {
+            self.lock().event = Some(Instant::now());
+        }
+    }
+
+    fn synced(&mut self, sync: &Synced<'_>) {
+        let now = SystemTime::now();
+        let newest = sync.changes.triggers.values().flatten().max();
+        let mut seen = self.lock();
+        // A full sync deals with changes from before the start.
+        if let Some(newest) = newest.filter(|_| !sync.full) {
+            seen.latency = now.duration_since(*newest).ok();
+        }
+        seen.sync = Some((Instant::now(), sync.duration));
+        seen.failure = None;
+    }
+
+    fn failed(&mut self, cause: &KernelError, _: Duration) {
+        self.lock().failure = Some(cause.to_string());
+    }
+
+    fn repaired(&mut self, elements: usize) {
+        self.lock().repaired += elements;
+    }
+}

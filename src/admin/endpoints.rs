@@ -1,0 +1,62 @@
+//! `portway endpoints`: every endpoint, and why it was taken or left.
+
+use super::EndpointRow;
+use crate::model::{Family, Model, Service, ServicePort, ServiceType};
+use crate::plan::{Candidate, Judge, Needs, Settings, candidates};
+
+/// The endpoints of all Services.
+pub(super) fn rows(model: &Model, settings: &Settings) -> Vec<EndpointRow> {
+    let mut rows = Vec::new();
+    for service in model.services() {
+        for (family, _) in settings.families() {
+            rows.extend(service.ports.iter().flat_map(|port| of(model, service, port, family, settings)));
+        }
+    }
+    rows.sort_by(|a, b| (&a.namespace, &a.name, &a.port).cmp(&(&b.namespace, &b.name, &b.port)));
+    rows
+}
+
+/// The endpoints of a Service port in a family; none for a Service that is not served there.
+pub(super) fn of(
+    model: &Model,
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    settings: &Settings,
+) -> Vec<EndpointRow> {
+    if service.service_type == ServiceType::ExternalName || service.cluster_ip(family).is_none() {
+        return Vec::new();
+    }
+    let found = candidates(model.slices(&service.key), family, port, &settings.node_name);
+    let judge = Judge::new(&found, &settings.node_name, &settings.zone);
+    let needs = Needs::of(service, port, family, settings);
+    found.iter().map(|candidate| row(service, port, candidate, &judge, needs)).collect()
+}
+
+fn row(service: &Service, port: &ServicePort, candidate: &Candidate, judge: &Judge<'_>, needs: Needs) -> EndpointRow {
+    let sets = [
+        ("cluster", needs.cluster.then(|| judge.cluster(candidate))),
+        ("local", needs.local.then(|| judge.local(candidate))),
+    ];
+    let sets: Vec<_> = sets.into_iter().filter_map(|(name, fit)| Some((name, fit?))).collect();
+    let reason = match sets.as_slice() {
+        [(_, fit)] => fit.to_string(),
+        [(_, cluster), (_, local)] if cluster == local => cluster.to_string(),
+        several => several.iter().map(|(name, fit)| format!("{name}: {fit}")).collect::<Vec<_>>().join("; "),
+    };
+    let Candidate { target, ready, serving, terminating, .. } = *candidate;
+    let conditions = [("ready", ready), ("serving", serving), ("terminating", terminating)];
+    let strings = |list: &[std::sync::Arc<str>]| list.iter().map(|text| text.to_string()).collect();
+    EndpointRow {
+        namespace: service.key.namespace.to_string(),
+        name: service.key.name.to_string(),
+        port: port.name.to_string(),
+        endpoint: format!("{target}/{}", port.protocol),
+        conditions: conditions.iter().filter(|(_, holds)| *holds).map(|(name, _)| (*name).to_owned()).collect(),
+        local: Some(candidate.local),
+        zone_hints: strings(&candidate.zone_hints),
+        node_hints: strings(&candidate.node_hints),
+        used: sets.iter().filter(|(_, fit)| fit.is_taken()).map(|(name, _)| (*name).to_owned()).collect(),
+        reason,
+    }
+}

@@ -1,0 +1,50 @@
+//! The daemon's part of `portway explain`: who has a frontend, and which endpoints it could use.
+
+use super::services::{self, Counters};
+use super::{ExplainRows, endpoints};
+use crate::diff::Mirror;
+use crate::model::{Family, Model, Protocol};
+use crate::plan::{FrontendKey, NodePortAddresses, Target};
+
+/// What is known of a destination; empty when no Service has it.
+pub(super) fn rows(model: &Model, mirror: &Mirror, counters: &Counters, at: Target, protocol: Protocol) -> ExplainRows {
+    let family = Family::of(at.ip);
+    let address = FrontendKey::Address { ip: at.ip, protocol, port: at.port };
+    let mut keys = vec![address];
+    if answers_node_ports(model, mirror, family, at) {
+        keys.push(FrontendKey::NodePort { protocol, port: at.port });
+    }
+    let Some((key, owner)) = keys.into_iter().find_map(|key| Some((key, mirror.owner(family, key)?))) else {
+        return ExplainRows::default();
+    };
+    let text = services::frontend_text(key);
+    let of_this = |row: &super::ServiceRow| row.frontend == text && row.family == family.to_string();
+    let mut claims: Vec<_> = model
+        .services()
+        .filter(|service| service.key == *owner || mirror.lost_by(family, &service.key).contains(&key))
+        .flat_map(|service| services::of(service, mirror, counters))
+        .filter(of_this)
+        .collect();
+    claims.sort_by_key(|row| row.owner.is_some());
+    let service = model.service(owner);
+    let ports = service.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    let asked = |port: &crate::model::ServicePort| match key {
+        FrontendKey::Address { port: number, .. } => port.port == number && port.protocol == protocol,
+        FrontendKey::NodePort { port: number, .. } => port.node_port == Some(number) && port.protocol == protocol,
+    };
+    let candidates = ports
+        .filter(|(_, port)| asked(port))
+        .flat_map(|(service, port)| endpoints::of(model, service, port, family, mirror.settings()))
+        .collect();
+    ExplainRows { services: claims, candidates }
+}
+
+fn answers_node_ports(model: &Model, mirror: &Mirror, family: Family, at: Target) -> bool {
+    match mirror.settings().family(family).map(|settings| &settings.node_ports) {
+        Some(NodePortAddresses::Listed(ips)) => ips.contains(&at.ip),
+        Some(NodePortAddresses::AllLocal) => {
+            !at.ip.is_loopback() && model.local_addresses().is_some_and(|addresses| addresses.contains(&at.ip))
+        }
+        None => false,
+    }
+}

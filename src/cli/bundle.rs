@@ -1,0 +1,141 @@
+//! `portway bundle`: all that a bug report needs, in one file. docs/commands.md lists the contents.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use clap::Args;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tar::{Builder, Header};
+
+use super::check;
+use super::view::{DaemonArgs, Output, emit, print};
+use crate::admin::Client;
+use crate::model::Family;
+use crate::netlink::NftKernel;
+use crate::render;
+use crate::ruleset::Kernel as _;
+
+/// Settings that traffic to Services depends on, as files below `/proc/sys/net`.
+const SYSCTLS: [&str; 19] = [
+    "bridge/bridge-nf-call-ip6tables",
+    "bridge/bridge-nf-call-iptables",
+    "core/rmem_max",
+    "core/wmem_max",
+    "ipv4/conf/all/route_localnet",
+    "ipv4/conf/all/rp_filter",
+    "ipv4/ip_forward",
+    "ipv4/ip_local_port_range",
+    "ipv4/ip_local_reserved_ports",
+    "ipv6/conf/all/disable_ipv6",
+    "ipv6/conf/all/forwarding",
+    "netfilter/nf_conntrack_buckets",
+    "netfilter/nf_conntrack_count",
+    "netfilter/nf_conntrack_max",
+    "netfilter/nf_conntrack_tcp_be_liberal",
+    "netfilter/nf_conntrack_tcp_timeout_close_wait",
+    "netfilter/nf_conntrack_tcp_timeout_established",
+    "netfilter/nf_conntrack_udp_timeout",
+    "netfilter/nf_conntrack_udp_timeout_stream",
+];
+/// What the daemon is asked for, and the file it gets into.
+const VIEWS: [(&str, &str); 7] = [
+    ("/status", "status.json"),
+    ("/services", "services.json"),
+    ("/endpoints", "endpoints.json"),
+    ("/diff", "diff.json"),
+    ("/configuration", "configuration.json"),
+    ("/metrics", "metrics.txt"),
+    ("/problems", "problems.json"),
+];
+
+/// Flags of `bundle`.
+#[derive(Debug, Clone, Args)]
+pub struct BundleArgs {
+    /// The file to write, which must not exist; default: portway-bundle-TIME.tar.gz in the current folder
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+}
+
+pub(super) fn run(args: &BundleArgs) -> anyhow::Result<ExitCode> {
+    let now = jiff::Timestamp::now();
+    let path = match &args.file {
+        Some(path) => path.clone(),
+        None => format!("portway-bundle-{}.tar.gz", now.strftime("%Y%m%dT%H%M%SZ")).into(),
+    };
+    // Addresses and names of Services are nobody else's business.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot create {}", path.display()))?;
+    let mut archive = Builder::new(GzEncoder::new(file, Compression::default()));
+    for (name, text) in contents(&args.daemon.client()) {
+        let mut header = Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o600);
+        header.set_mtime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
+        archive.append_data(&mut header, format!("portway-bundle/{name}"), text.as_bytes())?;
+    }
+    archive.into_inner()?.finish()?.flush()?;
+    emit(&format!("{}\n", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Files by name. What cannot be had is named in `missing.txt`.
+fn contents(client: &Client) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let mut missing = String::new();
+    let mut add = |name: &str, text: anyhow::Result<String>| match text {
+        Ok(text) => files.push((name.to_owned(), text)),
+        Err(cause) => missing += &format!("{name}: {cause:#}\n"),
+    };
+    add("version.txt", Ok(version()));
+    for (path, name) in VIEWS {
+        add(name, client.text(path).map(indented).map_err(Into::into));
+    }
+    for family in Family::ALL {
+        add(&format!("table-{}.nft", family.nft()), table(family));
+    }
+    add("check.json", print(&check::rows(), Output::Json));
+    add("sysctl.txt", Ok(sysctls()));
+    if !missing.is_empty() {
+        files.push(("missing.txt".to_owned(), missing));
+    }
+    files
+}
+
+fn version() -> String {
+    let kernel = nix::sys::utsname::uname().map(|name| {
+        [name.sysname(), name.release(), name.version(), name.machine()].map(|part| part.to_string_lossy()).join(" ")
+    });
+    format!("portway {}\n{}\n", env!("CARGO_PKG_VERSION"), kernel.unwrap_or_default())
+}
+
+/// What the kernel holds, as nft writes it.
+fn table(family: Family) -> anyhow::Result<String> {
+    let table = NftKernel::open_to_read()?.read(family)?.context("there is no table of Portway")?;
+    let (listing, unknown) = table.listing(family);
+    let unknown: String = unknown.iter().map(|object| format!("# not as Portway makes it: {object}\n")).collect();
+    Ok(unknown + &render::table(&listing))
+}
+
+fn sysctls() -> String {
+    let line = |name: &&str| {
+        let value = std::fs::read_to_string(format!("/proc/sys/net/{name}"));
+        let value = value.map_or_else(|cause| format!("({cause})"), |value| value.trim().to_owned());
+        format!("net.{} = {value}\n", name.replace('/', "."))
+    };
+    SYSCTLS.iter().map(line).collect()
+}
+
+/// JSON for people; anything else as it is.
+fn indented(text: String) -> String {
+    let value = serde_json::from_str::<serde_json::Value>(&text);
+    value.map_or(text, |value| format!("{value:#}\n"))
+}

@@ -1,0 +1,118 @@
+//! What the kernel can do, and whose rules it has.
+
+use super::CheckRow;
+use crate::model::Family;
+use crate::netlink::{self, BaseChain, Feature, Leftovers, NftKernel};
+use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
+
+pub(super) fn rows() -> Vec<CheckRow> {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let mut rows = vec![CheckRow::ok("kernel", release.unwrap_or_else(|_| "unknown release".to_owned()))];
+    match NftKernel::open_to_read() {
+        Ok(mut kernel) => {
+            rows.extend(features(&kernel.features()));
+            if rows.iter().all(|row| row.remedy.is_empty()) {
+                rows.push(ownership(kernel.can_own()));
+            }
+            rows.extend(Family::ALL.map(|family| our_table(family, kernel.owner(family))));
+            rows.push(kube_proxy(kernel.find_kube_proxy()));
+            rows.push(neighbours(kernel.nat_chains_of_others()));
+        }
+        Err(cause) => rows.push(CheckRow::fail("nf_tables", cause.to_string(), "load the kernel module nf_tables")),
+    }
+    rows.push(legacy_iptables(netlink::legacy_iptables_in_use()));
+    rows
+}
+
+/// A line for each feature, both families together when nothing is missing.
+fn features(features: &[Feature]) -> Vec<CheckRow> {
+    let mut rows: Vec<CheckRow> = Vec::new();
+    for feature in features {
+        match &feature.missing {
+            Some(missing) => rows.push(CheckRow::fail(
+                feature.name,
+                missing.to_string(),
+                "run as root with CAP_NET_ADMIN, and with a kernel that has this built or its module loaded",
+            )),
+            None => match rows.iter_mut().find(|row| row.what == feature.name && row.remedy.is_empty()) {
+                Some(row) => row.detail += &format!(", {}", feature.family.nft()),
+                None => rows.push(CheckRow::ok(feature.name, feature.family.nft())),
+            },
+        }
+    }
+    rows
+}
+
+fn ownership(can_own: Result<bool, KernelError>) -> CheckRow {
+    let what = "ownership of tables";
+    match can_own {
+        Ok(true) => CheckRow::ok(what, "nobody else can change the tables while Portway runs"),
+        Ok(false) => CheckRow::warn(
+            what,
+            "not in this kernel",
+            "use Linux 6.9 or newer, or keep others from `nft flush ruleset`; Portway repairs within the hour",
+        ),
+        Err(cause) => CheckRow::warn(what, cause.to_string(), "run as root"),
+    }
+}
+
+fn our_table(family: Family, owner: Result<Option<String>, KernelError>) -> CheckRow {
+    let what = format!("table {} {TABLE_NAME}", family.nft());
+    match owner {
+        Ok(None) => CheckRow::ok(&what, "not there yet"),
+        Ok(Some(owner)) if owner.is_empty() => CheckRow::ok(&what, "there, owned by nobody: Portway will take it over"),
+        Ok(Some(owner)) => CheckRow::ok(&what, format!("owned by{owner}")),
+        Err(cause) => CheckRow::fail(&what, cause.to_string(), "run as root"),
+    }
+}
+
+fn kube_proxy(found: Result<Leftovers, KernelError>) -> CheckRow {
+    let what = "kube-proxy's rules";
+    match found {
+        Ok(found) if found.is_empty() => CheckRow::ok(what, "none in nf_tables"),
+        Ok(Leftovers { tables, chains }) => {
+            let tables = tables.iter().map(|family| format!("table {} kube-proxy", family.nft()));
+            let chains = (chains > 0).then(|| format!("{chains} iptables chains"));
+            CheckRow::warn(
+                what,
+                tables.chain(chains).collect::<Vec<_>>().join(", "),
+                "stop kube-proxy; then run with --takeover, or `portway cleanup --kube-proxy`",
+            )
+        }
+        Err(cause) => CheckRow::fail(what, cause.to_string(), "run as root"),
+    }
+}
+
+/// Of two chains with one priority the older comes first, and the first that translates decides.
+fn neighbours(chains: Result<Vec<BaseChain>, KernelError>) -> CheckRow {
+    let what = "others that translate";
+    let chains = match chains {
+        Ok(chains) => chains,
+        Err(cause) => return CheckRow::fail(what, cause.to_string(), "run as root"),
+    };
+    let ours = [ChainId::Prerouting, ChainId::Output].map(|chain| chain.base().map(|base| (base.hook, base.priority)));
+    let before = |chain: &&BaseChain| {
+        let at_our_hook = |base: &(u32, i32)| base.0 == chain.hook && chain.priority <= base.1;
+        ours.iter().flatten().any(at_our_hook) && chain.table != "kube-proxy"
+    };
+    let names: Vec<String> =
+        chains.iter().filter(before).map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name)).collect();
+    if names.is_empty() {
+        return CheckRow::ok(what, "no chain of others comes before ours");
+    }
+    CheckRow::warn(
+        what,
+        names.join(", "),
+        "these may come first: make sure that they leave addresses of Services and NodePorts alone",
+    )
+}
+
+fn legacy_iptables(in_use: bool) -> CheckRow {
+    let what = "legacy iptables";
+    if in_use {
+        let remedy = "if the rules are kube-proxy's, remove them with `kube-proxy --cleanup`";
+        CheckRow::warn(what, "has NAT rules, which netlink does not show", remedy)
+    } else {
+        CheckRow::ok(what, "no NAT rules")
+    }
+}

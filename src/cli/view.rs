@@ -1,0 +1,123 @@
+//! What the commands that show something have in common: where to ask, how to print, and what to return.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::table::{self, Row};
+use crate::admin::{Client, ClientError, KernelView, SOCKET};
+use crate::netlink::NftKernel;
+
+/// Something is not as it should be, or differs.
+pub(super) const NOT_OK: u8 = 1;
+/// The command line is wrong, or the question cannot be answered.
+pub(super) const CANNOT_TELL: u8 = 2;
+
+/// The daemon to ask.
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// The socket of the daemon, as its own flag --admin-socket says
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub admin_socket: PathBuf,
+}
+
+impl DaemonArgs {
+    /// A client for it.
+    pub fn client(&self) -> Client {
+        Client::new(&self.admin_socket)
+    }
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Aligned columns
+    Table,
+    /// More columns, and lists at full length
+    Wide,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// How to print, and how often.
+#[derive(Debug, Clone, Args)]
+pub struct ViewArgs {
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+    /// Print again every 2 seconds, or as often as said, until interrupted
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2")]
+    pub watch: Option<f64>,
+}
+
+impl ViewArgs {
+    /// Prints rows once or, with --watch, again and again. What `rows` returns besides is the exit code.
+    pub(super) fn show<R: Row + Serialize>(
+        &self,
+        mut rows: impl FnMut() -> anyhow::Result<(Vec<R>, ExitCode)>,
+    ) -> anyhow::Result<ExitCode> {
+        loop {
+            let (rows, code) = rows()?;
+            let text = print(&rows, self.output)?;
+            let Some(seconds) = self.watch else {
+                emit(&text)?;
+                return Ok(code);
+            };
+            emit(&if self.output == Output::Table || self.output == Output::Wide { clear() + &text } else { text })?;
+            std::thread::sleep(interval(seconds));
+        }
+    }
+}
+
+/// A pause that is neither none nor for ever.
+pub(super) fn interval(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.clamp(0.1, 3600.0))
+}
+
+/// Rows in some form.
+pub(super) fn print<R: Row + Serialize>(rows: &[R], output: Output) -> anyhow::Result<String> {
+    Ok(match output {
+        Output::Table => table::text(rows, false, table::has_colours()),
+        Output::Wide => table::text(rows, true, table::has_colours()),
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(rows)?),
+        Output::Yaml => crate::yaml::write(&rows)?,
+    })
+}
+
+/// What empties a terminal; nothing where there is none.
+pub(super) fn clear() -> String {
+    if io::IsTerminal::is_terminal(&io::stdout()) { "\x1b[H\x1b[2J".to_owned() } else { String::new() }
+}
+
+/// Writes to standard output. A reader that has seen enough (`head`) is no error.
+pub(super) fn emit(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result,
+    }
+}
+
+/// Asks the daemon; where it is down, asks the kernel and says so.
+pub(super) fn daemon_or_kernel<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    kernel: impl FnOnce(&KernelView) -> T,
+) -> anyhow::Result<T> {
+    let cause = match client.get(path) {
+        Err(cause @ ClientError::Down { .. }) => cause,
+        result => return Ok(result?),
+    };
+    let view = NftKernel::open_to_read().and_then(|mut kernel| KernelView::read(&mut kernel))?;
+    if view.families().next().is_none() {
+        anyhow::bail!("{cause}; and there is no table of Portway in the kernel either");
+    }
+    eprintln!("portway: from the kernel; the daemon does not answer");
+    Ok(kernel(&view))
+}

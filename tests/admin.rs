@@ -1,0 +1,365 @@
+//! The operator's commands, against the running program and a real kernel, in network namespaces of their own.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use portway::config::Options;
+use portway::controller::Controller;
+use portway::model::{Event, Kind, ObjectKey};
+use portway::ruleset::FakeKernel;
+use serde_json::Value;
+use support::netns::{in_netns, ip_batch, set_sysctls};
+use support::nft::Nft;
+use support::node::Program;
+use tempfile::TempDir;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The thief wants an address that is not its own; the pod on this node is this node itself, so that it can answer.
+const OBJECTS: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: till}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.5
+  clusterIPs: [10.96.0.5]
+  externalTrafficPolicy: Local
+  ports: [{name: http, port: 80, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: bank, name: thief}
+spec: {clusterIP: 10.96.0.6, clusterIPs: [10.96.0.6], externalIPs: [10.96.0.5], ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: shop, name: till-a, labels: {kubernetes.io/service-name: till}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [10.0.0.2], nodeName: n1}
+- {addresses: [10.1.0.6], nodeName: n2}
+- {addresses: [10.1.0.7], nodeName: n1, conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [10.1.0.8], nodeName: n1, conditions: {ready: false}}
+";
+
+/// A program that answers, and the commands that ask it.
+struct Asked {
+    program: Program,
+    folder: TempDir,
+}
+
+/// What a command did.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Asked {
+    fn start(objects: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let socket = folder.path().join("run/admin.sock");
+        let flags = ["--no-table-ownership", "--admin-socket", socket.to_str().expect("a plain path")];
+        Self { program: Program::start(objects, &flags), folder }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/admin.sock")
+    }
+
+    fn ask(&self, words: &[&str]) -> Said {
+        let socket = self.socket();
+        portway(&[words, &["--admin-socket", socket.to_str().expect("a plain path")]].concat())
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let said = self.ask(&[words, &["-o", "json"]].concat());
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+    }
+}
+
+fn portway(words: &[&str]) -> Said {
+    let output = Command::new(env!("CARGO_BIN_EXE_portway")).args(words).env_remove("RUST_LOG").output();
+    let output = output.expect("started");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said { code: output.status.code().expect("no signal"), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+fn nft(command: &str) {
+    Nft::all()[0].run(&["-f", "-"], command).expect(command);
+}
+
+/// The values of a field, by the value of another.
+fn column<'a>(rows: &'a Value, key: &str, field: &str) -> BTreeMap<&'a str, &'a Value> {
+    let rows = rows.as_array().expect("rows").iter();
+    rows.map(|row| (row[key].as_str().expect("a text"), &row[field])).collect()
+}
+
+#[test]
+fn services_and_endpoints_say_what_happens_and_why() {
+    in_netns(|| {
+        let asked = Asked::start(OBJECTS);
+        let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&asked.socket()), mode(&asked.folder.path().join("run"))), (0o600, 0o700));
+
+        let said = asked.ask(&["status"]);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+        let states = asked.json(&["status"]);
+        let states = column(&states, "subsystem", "state");
+        let names = ["conntrack", "daemon", "health", "kernel", "model", "source", "sync"];
+        assert_eq!(states.keys().copied().collect::<Vec<_>>(), names);
+        assert!(states.values().all(|state| *state == "OK"), "{states:?}");
+
+        let services = asked.json(&["services"]);
+        let actions = column(&services, "frontend", "action");
+        assert_eq!(actions.len(), 3, "{services:#}");
+        let of_till = asked.json(&["services", "shop/till", "-n", "shop", "-a", "10.96.0.5:80"]);
+        let expected = serde_json::json!([{
+            "namespace": "shop", "name": "till", "port": "http", "type": "ClusterIP", "frontend": "10.96.0.5:80/TCP",
+            "family": "IPv4", "policy": "Cluster", "action": "balance", "connections": 0,
+            "backends": ["10.0.0.2:8080", "10.1.0.6:8080"],
+        }]);
+        assert_eq!(of_till, expected);
+        let node_port = asked.json(&["services", "-a", "*:30080"]);
+        assert_eq!(node_port[0]["localBackends"], serde_json::json!(["10.0.0.2:8080"]), "{node_port:#}");
+        let of_thief = asked.json(&["services", "thief", "-a", "10.96.0.5"]);
+        assert_eq!((&of_thief[0]["action"], &of_thief[0]["owner"]), (&"lost".into(), &"shop/till".into()));
+        let table = asked.ask(&["services"]);
+        assert!(table.out.lines().any(|line| line.contains("lost to shop/till")), "{}", table.out);
+        assert!(!table.out.contains('\x1b'), "colours are for terminals");
+        assert!(asked.ask(&["services", "-o", "yaml"]).out.contains("frontend: 10.96.0.6:80/TCP"));
+
+        let endpoints = asked.json(&["endpoints", "till"]);
+        let used = column(&endpoints, "endpoint", "used");
+        assert_eq!(*used["10.0.0.2:8080/TCP"], serde_json::json!(["cluster", "local"]));
+        let why = column(&endpoints, "endpoint", "reason");
+        assert_eq!(why["10.1.0.6:8080/TCP"], "cluster: ready; local: not on this node");
+        assert_eq!(why["10.1.0.7:8080/TCP"], "terminating, and others are ready");
+        assert_eq!(why["10.1.0.8:8080/TCP"], "not ready");
+        assert_eq!(asked.json(&["endpoints", "-a", "10.1.0.8"]).as_array().map(Vec::len), Some(1));
+    });
+}
+
+#[test]
+fn a_table_that_somebody_changed_differs_until_the_difference_is_applied() {
+    in_netns(|| {
+        let asked = Asked::start(OBJECTS);
+        let equal = asked.ask(&["diff"]);
+        assert_eq!((equal.code, equal.out.as_str(), equal.err.as_str()), (0, "", ""));
+        nft("delete element ip portway services { 10.96.0.5 . tcp . 80 }
+             add element ip portway cluster-ips { 10.96.0.99 }
+             flush chain ip portway refuse");
+        let diff = asked.ask(&["diff"]);
+        assert_eq!(diff.code, 1, "{diff:?}");
+        let mut lines: Vec<&str> = diff.out.lines().collect();
+        lines.sort_unstable();
+        let expected = [
+            "add element ip portway services { 10.96.0.5 . tcp . 80 comment \"shop/till:http\" : goto pick-2 }",
+            "add rule ip portway refuse reject",
+            "delete element ip portway cluster-ips { 10.96.0.99 }",
+            "flush chain ip portway refuse",
+        ];
+        assert_eq!(lines, expected);
+        assert_eq!(asked.json(&["diff"]).as_array().map(Vec::len), Some(4));
+        let said = asked.ask(&["status"]);
+        let kernel = said.out.lines().find(|line| line.starts_with("kernel")).expect("a line");
+        assert!(said.code == 1 && kernel.contains("FAIL") && kernel.contains("4 places"), "{said:?}");
+        nft(&diff.out);
+        assert_eq!((asked.ask(&["diff"]).code, asked.ask(&["status"]).code), (0, 0));
+    });
+}
+
+#[test]
+fn connections_are_counted_and_explained() {
+    in_netns(|| {
+        let only_here = OBJECTS.replace("- {addresses: [10.1.0.6], nodeName: n2}\n", "");
+        let asked = Asked::start(&only_here);
+        ip_batch("route add 10.96.0.0/16 dev lo\n").expect("a route");
+        let listener = TcpListener::bind("10.0.0.2:8080").expect("the pod listens");
+        let connect = || TcpStream::connect_timeout(&"10.96.0.5:80".parse().expect("an address"), LIMIT);
+        let streams: Vec<TcpStream> = (0..3).map(|_| connect().expect("through the Service")).collect();
+        let services = asked.json(&["services"]);
+        assert_eq!(column(&services, "frontend", "connections")["10.96.0.5:80/TCP"], 3);
+
+        let explained = asked.json(&["explain", "--from", "10.0.0.1", "10.96.0.5:80"]);
+        assert_eq!(explained["outcomes"][0]["backend"], "10.0.0.2:8080", "{explained:#}");
+        let claims = column(&explained["services"], "name", "action");
+        assert_eq!((claims["till"], claims["thief"]), (&"balance".into(), &"lost".into()));
+        assert_eq!(explained["services"][0]["name"], "till", "the one that has it comes first");
+        assert_eq!(explained["candidates"].as_array().map(Vec::len), Some(3));
+        let flows = explained["flows"].as_array().expect("flows");
+        assert!(flows.len() == 3 && flows.iter().all(|flow| flow["backend"] == "10.0.0.2:8080"), "{flows:?}");
+        let text = asked.ask(&["explain", "--from", "10.0.0.1", "10.0.0.1:30080"]);
+        assert!(text.code == 0 && text.out.contains("\ncandidates\n"), "{text:?}");
+        assert_eq!(asked.ask(&["explain", "--from", "10.0.0.1", "nonsense"]).code, 2);
+
+        // While `top` counts.
+        let counting = std::thread::spawn(|| portway(&["top", "--once", "--interval", "1", "-o", "json"]));
+        let deadline = Instant::now() + LIMIT;
+        let mut more = Vec::new();
+        while !counting.is_finished() {
+            assert!(Instant::now() < deadline, "top does not end");
+            more.push(connect().expect("through the Service"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let said = counting.join().expect("top");
+        let rows: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+        assert_eq!(rows[0]["service"], "shop/till:http");
+        assert!(rows[0]["perSecond"].as_f64().is_some_and(|rate| rate > 0.0), "{rows:#}");
+        drop((listener, streams, more));
+    });
+}
+
+#[test]
+fn without_a_daemon_the_kernel_is_asked_or_nobody() {
+    in_netns(|| {
+        let Asked { program, folder } = Asked::start(OBJECTS);
+        drop(program);
+        let socket = folder.path().join("run/admin.sock");
+        let ask =
+            |words: &[&str]| portway(&[words, &["--admin-socket", socket.to_str().expect("a plain path")]].concat());
+        let label = "portway: from the kernel; the daemon does not answer\n";
+        let said = ask(&["services", "-o", "json"]);
+        assert_eq!((said.code, said.err.as_str()), (0, label), "{said:?}");
+        let rows: Value = serde_json::from_str(&said.out).expect("JSON");
+        let backends = column(&rows, "frontend", "backends");
+        assert_eq!(*backends["10.96.0.5:80/TCP"], serde_json::json!(["10.0.0.2:8080", "10.1.0.6:8080"]));
+        let local = column(&rows, "frontend", "localBackends");
+        assert_eq!(*local["*:30080/TCP"], serde_json::json!(["10.0.0.2:8080"]));
+        let said = ask(&["endpoints"]);
+        assert!(said.code == 0 && said.err == label && said.out.contains("10.1.0.6:8080/TCP"), "{said:?}");
+        let said = ask(&["status"]);
+        assert!(said.code == 1 && said.out.contains("does not answer"), "{said:?}");
+        let said = ask(&["diff"]);
+        assert!(said.code == 2 && said.err.contains("does not answer"), "{said:?}");
+        assert_eq!(ask(&["services", "--surprise"]).code, 2);
+        nft("delete table ip portway; delete table ip6 portway");
+        assert_eq!((ask(&["services"]).code, ask(&["top", "--once"]).code), (2, 2));
+    });
+}
+
+#[test]
+fn check_finds_what_is_in_the_way() {
+    in_netns(|| {
+        set_sysctls(&[("net/ipv4/ip_forward", "1")]).expect("a sysctl");
+        let said = portway(&["check"]);
+        assert_eq!(said.code, 0, "{}", said.out);
+        assert!(said.out.lines().any(|line| line.starts_with("OK") && line.contains("numgen")), "{}", said.out);
+        nft("add table ip kube-proxy
+             add table ip nat
+             add chain ip nat PREROUTING { type nat hook prerouting priority -100; }
+             add chain ip nat KUBE-SERVICES");
+        set_sysctls(&[("net/ipv4/ip_forward", "0")]).expect("a sysctl");
+        let said = portway(&["check", "-o", "json"]);
+        let rows: Value = serde_json::from_str(&said.out).expect("JSON");
+        let (states, details) = (column(&rows, "what", "state"), column(&rows, "what", "detail"));
+        assert_eq!((said.code, states["net.ipv4.ip_forward"]), (1, &"FAIL".into()));
+        assert_eq!(details["kube-proxy's rules"], "table ip kube-proxy, 1 iptables chains");
+        assert_eq!(details["others that translate"], "ip nat PREROUTING");
+        assert_eq!(states["others that translate"], "WARN");
+        let found_nothing = Nft::all()[0].run(&["list", "tables"], "").expect("listable");
+        assert!(!found_nothing.contains("portway"), "{found_nothing}");
+    });
+}
+
+#[test]
+fn a_bundle_has_everything_and_is_for_root() {
+    in_netns(|| {
+        let asked = Asked::start(OBJECTS);
+        let file = asked.folder.path().join("b.tar.gz");
+        let name = file.to_str().expect("a plain path");
+        let said = asked.ask(&["bundle", name]);
+        assert_eq!((said.code, said.out.trim()), (0, name), "{said:?}");
+        assert_eq!(file.metadata().expect("there").permissions().mode() & 0o777, 0o600);
+        let mut files = BTreeMap::new();
+        let opened = flate2::read::GzDecoder::new(std::fs::File::open(&file).expect("there"));
+        for entry in tar::Archive::new(opened).entries().expect("a tarball") {
+            let mut entry = entry.expect("an entry");
+            let name = entry.path().expect("a path").file_name().expect("a name").to_string_lossy().into_owned();
+            let mut text = String::new();
+            entry.read_to_string(&mut text).expect("text");
+            files.insert(name, text);
+        }
+        let names: Vec<&str> = files.keys().map(String::as_str).collect();
+        let expected = [
+            "check.json",
+            "configuration.json",
+            "diff.json",
+            "endpoints.json",
+            "metrics.txt",
+            "problems.json",
+            "services.json",
+            "status.json",
+            "sysctl.txt",
+            "table-ip.nft",
+            "table-ip6.nft",
+            "version.txt",
+        ];
+        assert_eq!(names, expected);
+        assert!(files["table-ip.nft"].contains("10.96.0.5 . tcp . 80") && files["metrics.txt"].contains("portway_"));
+        assert!(files["problems.json"].contains("bank/thief does not get it"), "{}", files["problems.json"]);
+        assert_eq!(asked.ask(&["bundle", name]).code, 2, "nothing is overwritten");
+    });
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let said = portway(&["completions", shell]);
+        assert!(said.code == 0 && said.out.contains("endpoints"), "{shell}");
+    }
+}
+
+/// A snapshot is of one moment, whatever comes after it.
+#[test]
+fn a_snapshot_stays_as_it_is() {
+    let (controller, reports) = Controller::new(FakeKernel::new(), Options::new("n1"));
+    let snapshots = controller.snapshots();
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    let sync_loop = std::thread::spawn(move || controller.run(receiver));
+    let (mut events, _) = {
+        let folder = TempDir::new().expect("a folder");
+        std::fs::write(folder.path().join("all.yaml"), OBJECTS).expect("manifests");
+        portway::source::load_dir(folder.path(), "n1", None).expect("readable")
+    };
+    events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone));
+    let empty = snapshots.take(LIMIT).expect("the loop answers before its first sync");
+    assert!(empty.mirror.is_none() && empty.model.service_count() == 0);
+    let until = |syncs: u64| {
+        let deadline = Instant::now() + LIMIT;
+        while reports.borrow().syncs < syncs {
+            assert!(Instant::now() < deadline, "no sync");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    sender.blocking_send(events).expect("the loop runs");
+    until(1);
+    let before = snapshots.take(LIMIT).expect("the loop answers");
+    let till = ObjectKey::new("shop", "till");
+    sender.blocking_send(vec![Event::ServiceDeleted(till.clone())]).expect("the loop runs");
+    until(2);
+    let after = snapshots.take(LIMIT).expect("the loop answers");
+    let frontends = |snapshot: &portway::controller::Snapshot| {
+        snapshot.mirror.as_ref().expect("synced").frontends().filter(|(_, service, _)| **service == till).count()
+    };
+    assert_eq!((frontends(&before), frontends(&after)), (2, 0));
+    assert!(before.model.service(&till).is_some() && after.model.service(&till).is_none());
+    drop(sender);
+    sync_loop.join().expect("the loop ends");
+    snapshots.take(LIMIT).expect_err("the loop has ended");
+}
