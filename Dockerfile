@@ -24,6 +24,9 @@ FROM ${DEBUG_BASE} AS debug
 RUN apt-get update \
     && apt-get install -y --no-install-recommends conntrack iproute2 libmnl0 libnftnl11 nftables \
     && rm -rf /var/lib/apt/lists/*
+LABEL org.opencontainers.image.title="Portway, with tools" \
+      org.opencontainers.image.source="https://github.com/portway/portway" \
+      org.opencontainers.image.licenses="GPL-3.0-or-later"
 COPY --from=build /image/usr /usr
 ENTRYPOINT ["/usr/local/bin/portway"]
 

@@ -139,6 +139,8 @@ fn dashboards_and_alerts_use_metrics_there_are() {
     documented.extend(["process_cpu_seconds_total", "process_resident_memory_bytes"]);
     for file in ["files/alerts.yaml", "files/dashboards/portway.json"] {
         let text = text(file);
+        // JSON is YAML, too.
+        serde_yaml::from_str::<serde_yaml::Value>(&text).unwrap_or_else(|cause| panic!("{file}: {cause}"));
         let used = metrics_in(&text);
         assert!(used.len() >= 5, "{file}: {used:?}");
         for metric in used {
