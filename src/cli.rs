@@ -56,13 +56,11 @@ pub fn main() -> ExitCode {
 }
 
 fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
-    let command = match cli.command {
-        None => return configured(cli.run, as_kube_proxy).map(done),
-        Some(Command::Run(flags)) => return configured(flags, as_kube_proxy).map(done),
-        Some(command) => command,
-    };
-    // What the other commands print is for people; only trouble may come in between.
-    drop(logging::to_stderr("warn", false));
+    let command = cli.command.unwrap_or(Command::Run(cli.run));
+    if !matches!(command, Command::Run(_)) {
+        // What the other commands print is for people; only trouble may come in between.
+        drop(logging::to_stderr("warn", false));
+    }
     match command {
         Command::Run(flags) => configured(flags, as_kube_proxy).map(done),
         Command::Render(args) => render::run(&args).map(done),

@@ -1,11 +1,15 @@
 //! The sync loop: one thread owns the model, the mirror and the kernel; everybody else sends events and gets reports.
 
+mod snapshot;
+
 use std::collections::HashMap;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
+
+pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 
 use crate::config::Options;
 use crate::diff::{Conflict, Hints, Mirror, StaleAffinity, Update, stale_records};
@@ -68,50 +72,6 @@ pub struct Synced<'a> {
     pub transaction: &'a Transaction,
     /// Time the sync took, without waiting for it.
     pub duration: Duration,
-}
-
-/// All the loop knows, as of one moment between two syncs.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// All objects.
-    pub model: Model,
-    /// What the kernel should hold; `None` before the first sync and after a failed one.
-    pub mirror: Option<Mirror>,
-    /// What the last sync did.
-    pub report: Report,
-}
-
-/// Asks the loop for snapshots.
-///
-/// A copy shares the objects and the compiled Services, so it costs the loop time in the order of 100 ns for each Service
-/// and no call to the kernel; whatever is made of it is made elsewhere. One question can wait at a time.
-#[derive(Debug, Clone)]
-pub struct Snapshots(mpsc::Sender<SyncSender<Snapshot>>);
-
-/// Why there is no snapshot.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// The loop has ended.
-    #[error("the sync loop has ended")]
-    Ended,
-    /// The loop is in the middle of something long, as the first load of a big cluster.
-    #[error("the sync loop is busy; try again")]
-    Busy,
-}
-
-impl Snapshots {
-    /// Waits until the loop is between two syncs.
-    pub fn take(&self, limit: Duration) -> Result<Snapshot, SnapshotError> {
-        let (sender, receiver) = sync_channel(1);
-        self.0.try_send(sender).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SnapshotError::Busy,
-            mpsc::error::TrySendError::Closed(_) => SnapshotError::Ended,
-        })?;
-        receiver.recv_timeout(limit).map_err(|error| match error {
-            std::sync::mpsc::RecvTimeoutError::Timeout => SnapshotError::Busy,
-            std::sync::mpsc::RecvTimeoutError::Disconnected => SnapshotError::Ended,
-        })
-    }
 }
 
 /// What wakes the loop.

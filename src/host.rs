@@ -4,6 +4,7 @@
 pub mod sysctl;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -34,11 +35,35 @@ pub fn families() -> Vec<Family> {
     if ipv6 { Family::ALL.to_vec() } else { vec![Family::Ipv4] }
 }
 
-/// How many flows connection tracking holds in this network namespace, and how many it may hold.
-pub fn flows() -> Option<(u64, u64)> {
-    let read =
-        |name: &str| std::fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(name)).ok()?.trim().parse().ok();
-    Some((read("nf_conntrack_count")?, read("nf_conntrack_max")?))
+/// How full connection tracking is in this network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flows {
+    /// Flows it holds.
+    pub count: u64,
+    /// Flows it can hold.
+    pub max: u64,
+}
+
+impl Flows {
+    /// What the kernel says; `None` where connection tracking is not active.
+    pub fn read(roots: &sysctl::Roots) -> Option<Self> {
+        let read = |name: &str| {
+            let path = roots.proc.join("sys/net/netfilter").join(name);
+            std::fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        Some(Self { count: read("nf_conntrack_count")?, max: read("nf_conntrack_max")? })
+    }
+
+    /// Few are left: soon new connections are dropped.
+    pub fn is_nearly_full(self) -> bool {
+        self.count >= self.max / 10 * 9
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} flows ({} %)", self.count, self.max, self.count * 100 / self.max.max(1))
+    }
 }
 
 /// Sends the addresses of this host's interfaces now and whenever they change, until the receiver is gone.

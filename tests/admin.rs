@@ -181,6 +181,21 @@ fn a_table_that_somebody_changed_differs_until_the_difference_is_applied() {
         assert!(said.code == 1 && kernel.contains("FAIL") && kernel.contains("4 places"), "{said:?}");
         nft(&diff.out);
         assert_eq!((asked.ask(&["diff"]).code, asked.ask(&["status"]).code), (0, 0));
+
+        nft("delete table ip6 portway");
+        let diff = asked.ask(&["diff"]);
+        for line in [
+            "add table ip6 portway",
+            "add map ip6 portway services { type ipv6_addr . inet_proto . inet_service : verdict; counter; }",
+            "add chain ip6 portway refuse { }",
+            "add chain ip6 portway prerouting { type nat hook prerouting priority dstnat; policy accept; }",
+        ] {
+            assert!(diff.out.lines().any(|found| found == line), "{line} is missing in\n{}", diff.out);
+        }
+        // Older ones list what they cannot read.
+        for nft in Nft::all().iter().filter(|nft| nft.version >= (1, 0, 7)) {
+            nft.run(&["-c", "-f", "-"], &diff.out).expect("nft reads the commands");
+        }
     });
 }
 

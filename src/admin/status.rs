@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use super::server::Admin;
 use super::{AdminError, State, StatusRow, comparison};
 use crate::controller::Snapshot;
-use crate::host::flows;
+use crate::host::Flows;
+use crate::host::sysctl::Roots;
 use crate::model::Kind;
 use crate::netlink::NftKernel;
-
-/// Above this share of the table of flows new connections are soon dropped.
-const FLOWS_WARN: u64 = 90;
 
 pub(super) fn rows(admin: &Admin, kernel: &mut NftKernel) -> Vec<StatusRow> {
     let mut rows = vec![daemon(admin)];
@@ -99,13 +97,12 @@ fn tables(admin: &Admin, kernel: &mut NftKernel) -> StatusRow {
 }
 
 fn conntrack() -> StatusRow {
-    match flows() {
-        Some((count, max)) if max > 0 => {
-            let percent = count * 100 / max;
-            let state = if percent >= FLOWS_WARN { State::Warn } else { State::Ok };
-            StatusRow::new("conntrack", state, format!("{count} of {max} flows ({percent} %)"))
+    match Flows::read(&Roots::default()) {
+        Some(flows) => {
+            let state = if flows.is_nearly_full() { State::Warn } else { State::Ok };
+            StatusRow::new("conntrack", state, flows.to_string())
         }
-        _ => StatusRow::new("conntrack", State::Ok, "the kernel does not tell the number of flows"),
+        None => StatusRow::new("conntrack", State::Ok, "not active"),
     }
 }
 

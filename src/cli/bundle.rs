@@ -1,9 +1,9 @@
 //! `portway bundle`: all that a bug report needs, in one file. docs/commands.md lists the contents.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -57,7 +57,7 @@ const VIEWS: [(&str, &str); 7] = [
 /// Flags of `bundle`.
 #[derive(Debug, Clone, Args)]
 pub struct BundleArgs {
-    /// The file to write, which must not exist; default: portway-bundle-TIME.tar.gz in the current folder
+    /// The file to write, which must not exist; `-`: standard output; default: portway-bundle-TIME.tar.gz
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Whom to ask.
@@ -71,10 +71,15 @@ pub(super) fn run(args: &BundleArgs) -> anyhow::Result<ExitCode> {
         Some(path) => path.clone(),
         None => format!("portway-bundle-{}.tar.gz", now.strftime("%Y%m%dT%H%M%SZ")).into(),
     };
-    // Addresses and names of Services are nobody else's business.
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let file = file.with_context(|| format!("cannot create {}", path.display()))?;
-    let mut archive = Builder::new(GzEncoder::new(file, Compression::default()));
+    let to_stdout = path == Path::new("-");
+    let out: Box<dyn Write> = if to_stdout {
+        Box::new(std::io::stdout())
+    } else {
+        // Addresses and names of Services are nobody else's business.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        Box::new(file.with_context(|| format!("cannot create {}", path.display()))?)
+    };
+    let mut archive = Builder::new(GzEncoder::new(out, Compression::default()));
     for (name, text) in contents(&args.daemon.client()) {
         let mut header = Header::new_gnu();
         header.set_size(text.len() as u64);
@@ -83,7 +88,9 @@ pub(super) fn run(args: &BundleArgs) -> anyhow::Result<ExitCode> {
         archive.append_data(&mut header, format!("portway-bundle/{name}"), text.as_bytes())?;
     }
     archive.into_inner()?.finish()?.flush()?;
-    emit(&format!("{}\n", path.display()))?;
+    if !to_stdout {
+        emit(&format!("{}\n", path.display()))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

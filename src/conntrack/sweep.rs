@@ -103,11 +103,7 @@ impl FamilySweep {
         let mut filters: Vec<Filter> = by_port
             .into_iter()
             .filter(|(_, ips)| !ips.is_empty())
-            .map(|(port, ips)| {
-                // By an IPv6 address the kernel (6.18) tells of all entries but those with that address.
-                let ip = ips.first().copied().filter(|ip| ips.len() == 1 && ip.is_ipv4());
-                Filter { family, protocol: Protocol::Udp, port: Some(port), ip }
-            })
+            .map(|(port, ips)| Filter::to_any(family, Protocol::Udp, port, ips.iter()))
             .collect();
         filters.sort_unstable_by_key(|filter| filter.port);
         filters

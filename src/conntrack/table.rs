@@ -5,6 +5,7 @@ use std::io;
 use super::Entry;
 use super::socket::{Socket, errno};
 use super::wire::{Filter, put_delete, put_dump, read_entry};
+use crate::model::{Family, Protocol};
 use crate::netlink::message::messages;
 use crate::plan::Target;
 
@@ -76,16 +77,17 @@ impl KernelTable {
         })
     }
 
-    /// The entries a filter selects, of flows to one destination.
-    pub fn flows_to(&mut self, filter: &Filter, destination: Target) -> io::Result<Vec<Entry>> {
+    /// The entries of flows to a destination.
+    pub fn flows_to(&mut self, protocol: Protocol, destination: Target) -> io::Result<Vec<Entry>> {
+        let filter = Filter::to_any(Family::of(destination.ip), protocol, destination.port, [destination.ip].iter());
         let mut found = Vec::new();
         let mut look = |entry: &Entry| {
-            if entry.destination == destination {
+            if entry.destination == destination && entry.protocol == protocol.number() {
                 found.push(*entry);
             }
             false
         };
-        self.sweep(filter, &mut look, &mut |_| {})?;
+        self.sweep(&filter, &mut look, &mut |_| {})?;
         Ok(found)
     }
 

@@ -49,6 +49,21 @@ pub struct Filter {
     pub ip: Option<IpAddr>,
 }
 
+impl Filter {
+    /// Entries with one port and one of some addresses, and perhaps others: several addresses cannot be asked for.
+    pub fn to_any<'a>(
+        family: Family,
+        protocol: Protocol,
+        port: u16,
+        mut ips: impl ExactSizeIterator<Item = &'a IpAddr>,
+    ) -> Self {
+        // By an IPv6 address the kernel (6.18) tells of all entries but those with that address.
+        let single = ips.len() == 1;
+        let ip = ips.next().copied().filter(|ip| single && ip.is_ipv4());
+        Self { family, protocol, port: Some(port), ip }
+    }
+}
+
 /// An entry as the kernel told it.
 pub(super) struct Told<'a> {
     pub(super) entry: Entry,

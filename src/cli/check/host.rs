@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use super::CheckRow;
+use crate::host::Flows;
 use crate::host::sysctl::Roots;
-
-/// Above this share of the table of flows, in percent, new connections are soon dropped.
-const FLOWS_WARN: u64 = 90;
 
 pub(super) fn rows(roots: &Roots) -> Vec<CheckRow> {
     let mut rows = vec![conntrack(roots), ipvs(roots)];
@@ -39,19 +37,16 @@ fn sysctl(roots: &Roots, name: &str) -> Option<String> {
 
 fn conntrack(roots: &Roots) -> CheckRow {
     let what = "connection tracking";
-    let number = |name: &str| sysctl(roots, &format!("net.netfilter.{name}"))?.parse::<u64>().ok();
-    match (number("nf_conntrack_count"), number("nf_conntrack_max")) {
-        (Some(count), Some(max)) if max > 0 && count * 100 / max >= FLOWS_WARN => CheckRow::warn(
+    match Flows::read(roots) {
+        Some(flows) if flows.is_nearly_full() => CheckRow::warn(
             what,
-            format!("{count} of {max} flows"),
+            flows.to_string(),
             "raise conntrack.maxPerCore (--conntrack-max-per-core), or find out who opens so many connections",
         ),
-        (Some(count), Some(max)) => CheckRow::ok(what, format!("{count} of {max} flows")),
-        _ => CheckRow::warn(
-            what,
-            "not active yet",
-            "load the kernel module nf_conntrack; Portway's own rules do it, too",
-        ),
+        Some(flows) => CheckRow::ok(what, flows.to_string()),
+        None => {
+            CheckRow::warn(what, "not active", "load the kernel module nf_conntrack; Portway's own rules do it, too")
+        }
     }
 }
 

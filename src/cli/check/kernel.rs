@@ -60,7 +60,7 @@ fn our_table(family: Family, owner: Result<Option<String>, KernelError>) -> Chec
     let what = format!("table {} {TABLE_NAME}", family.nft());
     match owner {
         Ok(None) => CheckRow::ok(&what, "not there yet"),
-        Ok(Some(owner)) if owner.is_empty() => CheckRow::ok(&what, "there, owned by nobody: Portway will take it over"),
+        Ok(Some(owner)) if owner.is_empty() => CheckRow::ok(&what, "there, owned by nobody"),
         Ok(Some(owner)) => CheckRow::ok(&what, format!("owned by{owner}")),
         Err(cause) => CheckRow::fail(&what, cause.to_string(), "run as root"),
     }

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::admin::{Client, ClientError, ExplainRows};
 use crate::cli::table::{self, Row};
-use crate::conntrack::{Filter, KernelTable};
-use crate::model::{Family, Protocol};
+use crate::conntrack::{Entry, KernelTable};
+use crate::model::Protocol;
 use crate::plan::Target;
 
 /// As much of a long list as is shown.
@@ -53,12 +53,9 @@ pub(super) fn ask(client: &Client, at: SocketAddr, protocol: Protocol) -> Live {
 }
 
 fn flows(at: SocketAddr, protocol: Protocol) -> std::io::Result<Vec<FlowRow>> {
-    // By an IPv6 address the kernel (6.18) tells of all entries but those with that address.
-    let ip = Some(at.ip()).filter(|ip| ip.is_ipv4());
-    let filter = Filter { family: Family::of(at.ip()), protocol, port: Some(at.port()), ip };
     let destination = Target { ip: at.ip(), port: at.port() };
-    let found = KernelTable::open()?.flows_to(&filter, destination)?;
-    let row = |entry: &crate::conntrack::Entry| FlowRow {
+    let found = KernelTable::open()?.flows_to(protocol, destination)?;
+    let row = |entry: &Entry| FlowRow {
         from: entry.source.to_string(),
         to: entry.destination.to_string(),
         backend: entry.answers_from.to_string(),
