@@ -83,6 +83,11 @@ impl KubeSource {
         self
     }
 
+    /// The client, for other requests to the same API server.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// The counters, which outlive [`KubeSource::run`].
     pub fn stats(&self) -> Arc<SourceStats> {
         self.stats.clone()

@@ -30,6 +30,17 @@ pub struct Seen {
     pub user_agent: String,
 }
 
+/// An object somebody wrote.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// POST or PATCH.
+    pub method: String,
+    /// The path, as `/apis/events.k8s.io/v1/namespaces/default/events`.
+    pub path: String,
+    /// What was sent.
+    pub body: Value,
+}
+
 impl Seen {
     /// A parameter of the query, or "".
     pub fn param(&self, name: &str) -> &str {
@@ -64,6 +75,7 @@ struct State {
     objects: BTreeMap<String, BTreeMap<Name, Value>>,
     log: Vec<Change>,
     seen: Vec<Seen>,
+    written: Vec<Written>,
     failures: BTreeMap<String, (u16, usize)>,
     hidden: BTreeSet<String>,
     refuse_streaming: bool,
@@ -95,7 +107,13 @@ impl ApiDouble {
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
                         let server = server.clone();
-                        async move { Ok::<_, Infallible>(server.answer(&request)) }
+                        async move {
+                            let answer = match request.method().as_str() {
+                                "GET" => server.answer(&request),
+                                _ => server.take(request).await,
+                            };
+                            Ok::<_, Infallible>(answer)
+                        }
                     });
                     // Clients hang up as they like.
                     drop(
@@ -195,6 +213,11 @@ impl ApiDouble {
         self.lock().seen.iter().filter(|seen| seen.path.ends_with(&suffix)).cloned().collect()
     }
 
+    /// The objects written so far.
+    pub fn written(&self) -> Vec<Written> {
+        self.lock().written.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panicked with it")
     }
@@ -232,6 +255,15 @@ impl ApiDouble {
         } else {
             list(&state, &plural, &seen)
         }
+    }
+
+    /// Takes an object, and answers with it.
+    async fn take(&self, request: Request<Incoming>) -> Response<Body> {
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let body = request.into_body().collect().await.expect("a whole request").to_bytes();
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        self.lock().written.push(Written { method, path, body: body.clone() });
+        respond(201, full(body.to_string()))
     }
 
     fn watch(&self, plural: String, seen: Seen) -> Response<Body> {
