@@ -10,6 +10,7 @@
 mod abi;
 pub(crate) mod attr;
 mod batch;
+mod counters;
 mod declare;
 mod elements;
 mod expr;
@@ -29,6 +30,7 @@ use crate::model::Family;
 use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
 
 use batch::Batch;
+pub use counters::{FrontendCount, FrontendCounters};
 use elements::Action;
 use ffi::Scratch;
 pub use leftovers::{Leftovers, legacy_iptables_in_use};

@@ -248,6 +248,35 @@ fn metrics_of_dashboards() {
     });
 }
 
+#[test]
+fn connections_of_each_frontend() {
+    in_netns(|| {
+        ip_batch("addr add 10.1.0.5/32 dev lo\nroute add 10.96.0.0/16 dev lo").expect("a pod on the node itself");
+        let _pod = std::net::TcpListener::bind("10.1.0.5:8080").expect("a port");
+        let objects = format!("{NODE}{SERVICE}{}", slice(&["10.1.0.5"], ""));
+        let _program = Program::start(&objects, &["--frontend-metrics-max=4"]);
+        eventually("the metrics server", || TcpStream::connect(METRICS).is_ok());
+        for _ in 0..3 {
+            TcpStream::connect("10.96.0.5:80").expect("an answer");
+        }
+        let text = get(METRICS, "/metrics").body;
+        let sample = |frontend: &str, count: u8, family: &str| {
+            format!(
+                "portway_frontend_connections_total{{namespace=\"shop\",service=\"till\",port_name=\"\",\
+                 frontend=\"{frontend}\",ip_family=\"{family}\"}} {count}\n"
+            )
+        };
+        for (frontend, count, family) in [
+            ("10.96.0.5:80/TCP", 3, "IPv4"),
+            ("node port 30080/TCP", 0, "IPv4"),
+            ("[fd00:96::5]:80/TCP", 0, "IPv6"),
+            ("node port 30080/TCP", 0, "IPv6"),
+        ] {
+            assert!(text.contains(&sample(frontend, count, family)), "{frontend} in {text}");
+        }
+    });
+}
+
 fn local_endpoints(address: &str) -> Option<(u16, u64)> {
     let answer = ask(address, "GET /x HTTP/1.0\r\n\r\n")?;
     let body: serde_json::Value = serde_json::from_str(&answer.body).ok()?;

@@ -18,7 +18,7 @@ use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::LogLevel;
 use crate::metrics::{MeasuredKernel, Metrics, MetricsObserver};
 use crate::model::Family;
-use crate::netlink::NftKernel;
+use crate::netlink::{FrontendCounters, NftKernel};
 use crate::ruleset::Kernel;
 use crate::serve::{self, CheckPorts, ServeError, ServeOptions};
 use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
@@ -43,6 +43,12 @@ pub(super) fn run(configuration: &Configuration, log: LogLevel) -> anyhow::Resul
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    metrics.show_gates(configuration.gates());
+    if configuration.frontend_metrics_max > 0 {
+        let mut counters = FrontendCounters::open()?;
+        let read = move |family| counters.read(family);
+        metrics.show_frontends(read, &options.families, configuration.frontend_metrics_max);
+    }
     let (events, queue) = events::queue();
     let source = runtime.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, &runtime);

@@ -28,6 +28,8 @@ pub struct PortwayConfiguration {
     pub table_ownership: Option<bool>,
     /// Read manifests from this folder instead of the API; absent or empty: the API.
     pub manifests: String,
+    /// Show connections of each frontend as long as there are no more frontends than this; absent or 0: never.
+    pub frontend_metrics_max: u32,
 }
 
 /// What a file says, before defaults.

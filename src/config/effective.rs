@@ -127,6 +127,8 @@ pub struct Configuration {
     pub takeover: Option<bool>,
     /// Read manifests from this folder instead of the API.
     pub manifests: Option<PathBuf>,
+    /// Show connections of each frontend as long as there are no more frontends than this; 0: never.
+    pub frontend_metrics_max: u32,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -222,6 +224,7 @@ impl Configuration {
                 Some(_) => !flags.is_set("no-table-ownership"),
                 None => portway.table_ownership.unwrap_or(true),
             },
+            frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
             node_ports: node_ports(&config.node_port_addresses),
@@ -249,6 +252,11 @@ impl Configuration {
         self.kube_proxy.feature_gates.get(name).copied().unwrap_or(default)
     }
 
+    /// The feature gates that are known here: name, stage (empty for general availability), and whether they are on.
+    pub fn gates(&self) -> Vec<(&'static str, &'static str, bool)> {
+        gates::values(&self.kube_proxy.feature_gates)
+    }
+
     /// The answer of `/configz` (specification 10.5).
     pub fn configz(&self) -> Value {
         json!({ "kubeproxy.config.k8s.io": self.kube_proxy })
@@ -264,12 +272,13 @@ impl Configuration {
         let error = |cause: String| ConfigError::Write { path: path.into(), cause };
         let mut text = yaml::write(&self.kube_proxy).map_err(|cause| error(cause.to_string()))?;
         let manifests = self.manifests.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-        if !self.table_ownership || !manifests.is_empty() {
+        if !self.table_ownership || !manifests.is_empty() || self.frontend_metrics_max > 0 {
             let portway = PortwayConfiguration {
                 api_version: document::PORTWAY_API_VERSION.into(),
                 kind: document::PORTWAY_KIND.into(),
                 table_ownership: Some(self.table_ownership),
                 manifests,
+                frontend_metrics_max: self.frontend_metrics_max,
             };
             text.push_str("---\n");
             text.push_str(&yaml::write(&portway).map_err(|cause| error(cause.to_string()))?);

@@ -227,11 +227,18 @@ fn what_is_written_reads_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.yaml");
     let mode = "--detect-local-mode=bridgeinterface";
-    let first = by_flags(&["--no-table-ownership", "--conntrack-min=0", mode, "--pod-bridge-interface=cbr0"]);
+    let first = by_flags(&[
+        "--no-table-ownership",
+        "--frontend-metrics-max=7",
+        "--conntrack-min=0",
+        mode,
+        "--pod-bridge-interface=cbr0",
+    ]);
     first.write(&path).expect("written");
     let again = by_file(&fs::read_to_string(&path).expect("readable"), &[]);
     assert_eq!(first.kube_proxy, again.kube_proxy);
     assert!(!again.table_ownership);
+    assert_eq!(again.frontend_metrics_max, 7);
     assert_eq!(notes(&again), Vec::<&str>::new());
     assert_eq!(again.options().detect_local, DetectLocal::BridgeInterface("cbr0".into()));
 }

@@ -45,6 +45,8 @@ pub(super) const VERDICT_CODE: u16 = 1;
 pub(super) const VERDICT_CHAIN: u16 = 2;
 /// `NFTA_EXPR_NAME`.
 pub(super) const EXPR_NAME: u16 = 1;
+/// `NFTA_COUNTER_PACKETS`.
+pub(super) const COUNTER_PACKETS: u16 = 2;
 /// `NFTA_EXPR_DATA`.
 pub(super) const EXPR_DATA: u16 = 2;
 /// `NFTA_IMMEDIATE_DATA`.
@@ -120,6 +122,7 @@ pub(super) mod elem {
     pub(in crate::netlink) const DATA: u16 = 2;
     pub(in crate::netlink) const FLAGS: u16 = 3;
     pub(in crate::netlink) const USERDATA: u16 = 6;
+    pub(in crate::netlink) const EXPR: u16 = 7;
     pub(in crate::netlink) const KEY_END: u16 = 10;
 
     /// `NFT_SET_ELEM_INTERVAL_END`: the first key behind a range.

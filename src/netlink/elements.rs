@@ -10,7 +10,7 @@ use super::batch::{self, Batch};
 use super::expr;
 use crate::model::Family;
 use crate::ruleset::{Bytes, Element, SetId, SetSpec, Value, Verdict};
-pub(super) use read::{ElementReader, ForeignElement};
+pub(super) use read::{ElementReader, ForeignElement, read_comment};
 
 /// What to do with elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

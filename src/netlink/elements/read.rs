@@ -144,7 +144,8 @@ impl ElementReader {
     }
 }
 
-fn read_comment(notes: &[u8]) -> Option<&str> {
+/// The comment in an element's userdata.
+pub(in crate::netlink) fn read_comment(notes: &[u8]) -> Option<&str> {
     let mut rest = notes;
     loop {
         let (&[tag, len], tail) = rest.split_first_chunk()?;
