@@ -28,6 +28,8 @@ pub struct Seen {
     pub query: BTreeMap<String, String>,
     /// The header `User-Agent`.
     pub user_agent: String,
+    /// The header `Authorization`.
+    pub authorization: String,
 }
 
 /// An object somebody wrote.
@@ -227,11 +229,12 @@ impl ApiDouble {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        let agent = request.headers().get("user-agent").and_then(|value| value.to_str().ok());
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let seen = Seen {
             path: request.uri().path().to_owned(),
             query: decode(request.uri().query().unwrap_or_default()),
-            user_agent: agent.unwrap_or_default().to_owned(),
+            user_agent: header("user-agent").to_owned(),
+            authorization: header("authorization").to_owned(),
         };
         let plural = seen.path.rsplit('/').next().unwrap_or_default().to_owned();
         let mut state = self.lock();
