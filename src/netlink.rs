@@ -21,6 +21,7 @@ pub(crate) mod message;
 mod objects;
 mod preflight;
 mod read;
+pub(crate) mod socket;
 mod words;
 
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ use batch::Batch;
 pub use counters::{FrontendCount, FrontendCounters};
 use elements::Action;
 use ffi::Scratch;
-pub use leftovers::{Leftovers, legacy_iptables_in_use};
+pub use leftovers::Leftovers;
 use link::{Answer, Failure, Link, RequestError};
 pub use preflight::Missing;
 
@@ -106,6 +107,8 @@ impl NftKernel {
 
     /// Deletes our tables, in both families, and nothing else; says in which families there was one.
     pub fn cleanup(&mut self) -> Result<Vec<Family>, KernelError> {
+        // Never committed; one that is there is a bug's, or not ours to keep all the same.
+        self.delete_tables(TRIAL_TABLE)?;
         self.delete_tables(TABLE_NAME)
     }
 

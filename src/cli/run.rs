@@ -122,12 +122,12 @@ async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow
     if wanted && reports.wait_for(|report| report.syncs > 0).await.is_ok() {
         let removal = || NftKernel::open().and_then(|mut kernel| kernel.remove_kube_proxy());
         match tokio::task::spawn_blocking(removal).await {
-            Ok(Ok(found)) => found.to_string().lines().for_each(|line| info!("{line}")),
+            Ok(Ok(found)) => {
+                found.to_string().lines().for_each(|line| info!("{line}"));
+                found.failures.iter().for_each(|failure| warn!("{failure}"));
+            }
             Ok(Err(cause)) => return anyhow::Error::new(cause).context("cannot remove what kube-proxy left"),
             Err(_) => {}
-        }
-        if netlink::legacy_iptables_in_use() {
-            warn!("legacy iptables has NAT rules; if they are kube-proxy's, remove them with `kube-proxy --cleanup`");
         }
     }
     std::future::pending().await
