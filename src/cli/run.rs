@@ -60,9 +60,10 @@ pub(super) fn run(configuration: &Configuration, log: LogLevel) -> anyhow::Resul
     };
     let serving = start_servers(configuration, &options, &mut controller, sources, &runtime);
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
+    let objects = source.run(sender.clone(), events.clone());
     let result = runtime.block_on(async {
         tokio::select! {
-            result = feed(configuration, &options, node, source.run(sender.clone(), events.clone()), sender, reports) => result,
+            result = feed(configuration, &options, node, objects, sender, reports) => result,
             error = serving => {
                 events.flush(LAST_EVENTS).await;
                 Err(error.into())
@@ -185,7 +186,7 @@ fn conntrack(metrics: Arc<Metrics>) -> Option<ConntrackObserver> {
         .ok()
 }
 
-/// Runs the source until a signal comes, one of them gives up, or something ends the process.
+/// Runs the source until a signal comes, it gives up, or something ends the process.
 async fn feed(
     configuration: &Configuration,
     options: &Options,
