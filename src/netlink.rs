@@ -22,6 +22,7 @@ mod neighbours;
 mod objects;
 mod preflight;
 mod read;
+pub(crate) mod socket;
 mod words;
 
 use std::collections::HashMap;
@@ -31,10 +32,10 @@ use crate::model::Family;
 use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
 
 use batch::Batch;
-pub use counters::Counted;
+pub use counters::{Counted, FrontendCount};
 use elements::Action;
 use ffi::Scratch;
-pub use leftovers::{Leftovers, legacy_iptables_in_use};
+pub use leftovers::Leftovers;
 use link::{Answer, Failure, Link, RequestError};
 pub use neighbours::BaseChain;
 pub use preflight::{Feature, Missing};
@@ -113,6 +114,8 @@ impl NftKernel {
 
     /// Deletes our tables, in both families, and nothing else; says in which families there was one.
     pub fn cleanup(&mut self) -> Result<Vec<Family>, KernelError> {
+        // Never committed; one that is there is a bug's, or not ours to keep all the same.
+        self.delete_tables(TRIAL_TABLE)?;
         self.delete_tables(TABLE_NAME)
     }
 
