@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portway::model::{Event, Kind, Model, ObjectKey};
-use portway::source::{KubeOptions, KubeSource, SourceError, SourceStats};
+use portway::source::{KubeOptions, KubeSource, SourceError, SourceStats, Timing};
 use serde_json::{Value, json};
 use support::api_double::ApiDouble;
 use tokio::sync::mpsc;
@@ -54,9 +54,9 @@ struct Running {
 
 impl Running {
     async fn start(double: &ApiDouble) -> Self {
-        let options = KubeOptions { kubeconfig: None, master: Some(double.url()) };
-        let source = KubeSource::connect(&options, "node-1").await.expect("a client");
-        Self::run(source.list_patience(Duration::from_millis(300)))
+        let timing = Timing { list: Duration::from_millis(300), ..Timing::default() };
+        let options = KubeOptions { kubeconfig: None, master: Some(double.url()), timing };
+        Self::run(KubeSource::connect(&options, "node-1").await.expect("a client"))
     }
 
     fn run(source: KubeSource) -> Self {
@@ -341,7 +341,7 @@ async fn a_kubeconfig_is_read_and_a_master_overrides_it() {
         "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}],
         clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}]}";
     std::fs::write(&path, text).expect("written");
-    let options = KubeOptions { kubeconfig: Some(path), master: Some(double.url()) };
+    let options = KubeOptions { kubeconfig: Some(path), master: Some(double.url()), ..KubeOptions::default() };
     let source = KubeSource::connect(&options, "node-1").await.expect("a client");
     Running::run(source).listed().await;
 }
@@ -349,7 +349,8 @@ async fn a_kubeconfig_is_read_and_a_master_overrides_it() {
 #[tokio::test]
 async fn a_wrong_configuration_says_what_to_correct() {
     let connect = async |kubeconfig: Option<&str>, master: Option<&str>| {
-        let options = KubeOptions { kubeconfig: kubeconfig.map(Into::into), master: master.map(Into::into) };
+        let (kubeconfig, master) = (kubeconfig.map(Into::into), master.map(Into::into));
+        let options = KubeOptions { kubeconfig, master, ..KubeOptions::default() };
         KubeSource::connect(&options, "node-1").await.err().expect("an error").to_string()
     };
     assert!(connect(Some("/nowhere/config"), None).await.contains("cannot use the kubeconfig /nowhere/config"));

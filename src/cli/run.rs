@@ -219,7 +219,11 @@ async fn source(
         }
         None => {
             let client = &configuration.client;
-            let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
+            let access = KubeOptions {
+                kubeconfig: client.kubeconfig.clone(),
+                master: client.master.clone(),
+                ..KubeOptions::default()
+            };
             let source =
                 KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
             metrics.watch_source("kubernetes", source.stats());
