@@ -5,6 +5,7 @@ pub mod api_double;
 pub(crate) mod attempt;
 pub mod cluster;
 pub(crate) mod corpus;
+pub mod follower;
 pub(crate) mod health;
 pub(crate) mod live;
 pub(crate) mod netns;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{HeaderValue, Uri, header};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -12,9 +12,6 @@ use tracing::{info, warn};
 use super::client::{self, Timing};
 use crate::metrics::RestClientLayer;
 use crate::source::SourceError;
-
-/// Credentials are not read again sooner than this: reading them may run a program.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// How to reach the API server. With neither kubeconfig nor master: as a pod, by its service account.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +62,7 @@ impl Access {
     pub(super) async fn renew(&self) {
         {
             let mut current = self.current();
-            if current.renewed.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
+            if current.renewed.is_some_and(|at| at.elapsed() < self.timing().renew) {
                 return;
             }
             current.renewed = Some(Instant::now());

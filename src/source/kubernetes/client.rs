@@ -42,6 +42,8 @@ pub struct Timing {
     pub first_retry: Duration,
     /// Before any retry at most (30 s).
     pub longest_retry: Duration,
+    /// Refused credentials are read again, but not more often than this: reading them may run a program (10 s).
+    pub renew: Duration,
 }
 
 impl Default for Timing {
@@ -54,6 +56,7 @@ impl Default for Timing {
             watch: Duration::from_secs(290),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(30),
+            renew: Duration::from_secs(10),
         }
     }
 }

@@ -1,0 +1,103 @@
+//! The listening side: plain or TLS, to be stopped and started again.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use hyper::rt::{Read, Write};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::ApiDouble;
+
+impl ApiDouble {
+    /// A server that does not listen yet.
+    pub fn absent() -> Self {
+        Self::default()
+    }
+
+    /// Listens on a free port of the loopback interface.
+    pub async fn start() -> Self {
+        let double = Self::absent();
+        double.listen("127.0.0.1:0", None).await;
+        double
+    }
+
+    /// The same with TLS.
+    pub async fn start_tls(tls: TlsAcceptor) -> Self {
+        let double = Self::absent();
+        double.listen("127.0.0.1:0", Some(tls)).await;
+        double
+    }
+
+    /// Listens here from now on, with everything it knows.
+    pub async fn listen(&self, address: &str, tls: Option<TlsAcceptor>) {
+        let listener = TcpListener::bind(address).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let serving = tokio::spawn(self.clone().accept(listener, tls.clone()));
+        let mut listening = self.listening();
+        listening.scheme = if tls.is_some() { "https" } else { "http" };
+        (listening.address, listening.tls, listening.serving) = (Some(address), tls, Some(serving.abort_handle()));
+    }
+
+    /// Breaks all connections and listens no more.
+    pub fn stop(&self) {
+        if let Some(serving) = self.listening().serving.take() {
+            serving.abort();
+        }
+    }
+
+    /// Listens again where it did.
+    pub async fn restart(&self) {
+        let tls = self.listening().tls.clone();
+        let address = self.address().to_string();
+        // The former listener ends with its task.
+        while TcpListener::bind(&address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        self.listen(&address, tls).await;
+    }
+
+    /// Where it listens, or did.
+    pub fn address(&self) -> SocketAddr {
+        self.listening().address.expect("it has listened")
+    }
+
+    /// The same as a URL.
+    pub fn url(&self) -> String {
+        let scheme = self.listening().scheme;
+        format!("{scheme}://{}", self.address())
+    }
+
+    /// Dropping the set breaks its connections.
+    async fn accept(self, listener: TcpListener, tls: Option<TlsAcceptor>) {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            self.lock().connections += 1;
+            connections.spawn(self.clone().connection(stream, tls.clone()));
+        }
+    }
+
+    async fn connection(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        match tls {
+            None => self.speak(TokioIo::new(stream)).await,
+            // A client may refuse us, and we it.
+            Some(tls) => {
+                if let Ok(stream) = tls.accept(stream).await {
+                    self.speak(TokioIo::new(stream)).await;
+                }
+            }
+        }
+    }
+
+    async fn speak(self, stream: impl Read + Write + Unpin) {
+        let service = service_fn(move |request| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(server.answer(&request)) }
+        });
+        // Clients hang up as they like.
+        drop(hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await);
+    }
+}
