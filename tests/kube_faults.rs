@@ -43,7 +43,7 @@ async fn recovers(double: &ApiDouble, follower: &mut Follower, heal: impl AsyncF
 async fn a_server_that_goes_and_comes_back() {
     let double = filled().await;
     let mut follower = following(&double, fast()).await;
-    double.stop();
+    double.stop().await;
     recovers(&double, &mut follower, async |double| double.restart().await).await;
     assert_eq!(follower.count(&Event::ListStarted(Kind::Service)), 1, "watched on, not listed anew");
 }
@@ -51,7 +51,7 @@ async fn a_server_that_goes_and_comes_back() {
 #[tokio::test]
 async fn a_server_that_comes_after_us() {
     let double = filled().await;
-    double.stop();
+    double.stop().await;
     let mut follower = Follower::start(&double).await;
     follower.follow_for(FAULT).await;
     assert_eq!((follower.batches.len(), follower.transactions()), (0, 0));
@@ -107,12 +107,12 @@ async fn lists_that_stall_streaming_and_paged() {
 async fn one_byte_at_a_time() {
     let double = filled().await;
     double.deliver(Delivery::Slow);
-    let mut follower = Follower::start_with(&double, Timing { list: Duration::from_secs(5), ..fast() }).await;
+    let mut follower = Follower::start_with(&double, Timing::default()).await;
     follower.listed().await;
     double.put(service("b", "10.96.0.2"));
     follower.services(&["a", "b"]).await;
     double.refuse_streaming();
-    let mut paged = Follower::start_with(&double, Timing { list: Duration::from_secs(5), ..fast() }).await;
+    let mut paged = Follower::start_with(&double, Timing::default()).await;
     paged.listed().await;
     assert_eq!(names(&paged.model), ["a", "b"]);
     assert_eq!((follower.errors(), paged.errors()), (0, 0));
@@ -154,15 +154,19 @@ async fn lost_histories_lead_to_lists_that_write_nothing() {
     let double = filled().await;
     let mut follower = following(&double, fast()).await;
     let written = follower.transactions();
-    for plural in ["services", "endpointslices", "nodes", "servicecidrs"] {
-        let lists = follower.lists();
+    let kinds = [
+        ("services", Kind::Service),
+        ("endpointslices", Kind::EndpointSlice),
+        ("nodes", Kind::Node),
+        ("servicecidrs", Kind::ServiceCidr),
+    ];
+    for (plural, kind) in kinds {
         double.send_gone(plural);
-        follower.follow_until("listed after an ERROR event", |stats| stats.lists.load(Ordering::Relaxed) > lists).await;
+        follower.relisted(kind).await;
     }
-    let lists = follower.lists();
     double.fail("services", 410, 1);
     double.drop_connections();
-    follower.follow_until("listed after status 410", |stats| stats.lists.load(Ordering::Relaxed) > lists).await;
+    follower.relisted(Kind::Service).await;
     assert_eq!(follower.transactions(), written);
     double.put(service("b", "10.96.0.2"));
     follower.services(&["a", "b"]).await;
@@ -238,9 +242,9 @@ async fn failing_requests() {
 async fn a_line_that_cannot_be_read_may_have_been_a_change() {
     let double = filled().await;
     let mut follower = following(&double, fast()).await;
-    let (lists, written) = (follower.lists(), follower.transactions());
+    let written = follower.transactions();
     double.send_raw("services", "this is not JSON");
-    follower.follow_until("a new list", |stats| stats.lists.load(Ordering::Relaxed) > lists).await;
+    follower.relisted(Kind::Service).await;
     assert_eq!(follower.transactions(), written);
     double.put(service("b", "10.96.0.2"));
     follower.services(&["a", "b"]).await;
@@ -354,7 +358,7 @@ async fn a_server_with_a_foreign_certificate_gets_nothing() {
     follower.follow_until("several attempts", |stats| stats.errors.load(Ordering::Relaxed) >= 8).await;
     assert!(double.requests("services").is_empty(), "{:?}", started.elapsed());
     // The authority of the server in force becomes known.
-    double.stop();
+    double.stop().await;
     double.listen(&double.address().to_string(), Some(authority.server("127.0.0.1", None))).await;
     follower.listed().await;
 }

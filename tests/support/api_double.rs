@@ -15,7 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use delivery::{Delivery, Hangup, Sink};
@@ -96,7 +96,7 @@ struct Listening {
     scheme: &'static str,
     address: Option<SocketAddr>,
     tls: Option<TlsAcceptor>,
-    serving: Option<AbortHandle>,
+    serving: Option<JoinHandle<()>>,
 }
 
 /// The server; it ends with the runtime.

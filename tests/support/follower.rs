@@ -139,6 +139,16 @@ impl Follower {
         self.follow_for(Duration::from_millis(20)).await;
     }
 
+    /// Folds batches until there is a new list.
+    pub async fn relisted(&mut self, kind: Kind) {
+        let lists = |follower: &Self| follower.count(&Event::ListDone(kind));
+        let before = lists(self);
+        while lists(self) == before {
+            let batch = timeout(PATIENCE, self.receiver.recv()).await;
+            self.fold(batch.expect("a list in time").expect("running"));
+        }
+    }
+
     pub async fn listed(&mut self) {
         self.until("all kinds listed", |model| {
             [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].iter().all(|k| model.has_listed(*k))

@@ -26,7 +26,7 @@ pub(super) enum Fault {
     Unfinished,
     #[error("the streaming list does not go on")]
     Silent,
-    #[error("the server ends watches at once")]
+    #[error("the server ended the watch at once")]
     Short,
 }
 

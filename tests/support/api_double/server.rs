@@ -39,25 +39,22 @@ impl ApiDouble {
         let serving = tokio::spawn(self.clone().accept(listener, tls.clone()));
         let mut listening = self.listening();
         listening.scheme = if tls.is_some() { "https" } else { "http" };
-        (listening.address, listening.tls, listening.serving) = (Some(address), tls, Some(serving.abort_handle()));
+        (listening.address, listening.tls, listening.serving) = (Some(address), tls, Some(serving));
     }
 
     /// Breaks all connections and listens no more.
-    pub fn stop(&self) {
-        if let Some(serving) = self.listening().serving.take() {
+    pub async fn stop(&self) {
+        let serving = self.listening().serving.take();
+        if let Some(serving) = serving {
             serving.abort();
+            assert!(serving.await.is_err_and(|error| error.is_cancelled()), "it was serving");
         }
     }
 
     /// Listens again where it did.
     pub async fn restart(&self) {
         let tls = self.listening().tls.clone();
-        let address = self.address().to_string();
-        // The former listener ends with its task.
-        while TcpListener::bind(&address).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-        self.listen(&address, tls).await;
+        self.listen(&self.address().to_string(), tls).await;
     }
 
     /// Where it listens, or did.
