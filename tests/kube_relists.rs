@@ -34,13 +34,19 @@ async fn a_thousand_relists_leave_nothing_behind() {
         let timing = Timing { first_retry: retry, longest_retry: retry, list: Duration::from_secs(30), ..fast() };
         let mut follower = Follower::start_with(&double, timing).await;
         follower.listed().await;
+        let both = |_: &_| double.opened("services") > 0 && double.opened("endpointslices") > 0;
+        follower.follow_until("the first watches", both).await;
         let written = follower.transactions();
         let mut after_100 = (0, 0);
         for round in 1..=1000 {
-            let kind = if round % 2 == 0 { Kind::Service } else { Kind::EndpointSlice };
-            double.send_gone(if round % 2 == 0 { "services" } else { "endpointslices" });
+            let (plural, kind) =
+                if round % 2 == 0 { ("services", Kind::Service) } else { ("endpointslices", Kind::EndpointSlice) };
+            let opened = double.opened(plural);
+            double.send_gone(plural);
             follower.relisted(kind).await;
+            follower.follow_until("a new watch", |_| double.opened(plural) > opened).await;
             follower.batches.clear();
+            double.forget_requests();
             if round == 100 {
                 after_100 = (resident(), descriptors());
             }

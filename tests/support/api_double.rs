@@ -79,7 +79,7 @@ struct State {
     objects: BTreeMap<String, BTreeMap<Name, Value>>,
     log: Vec<Change>,
     seen: Vec<Seen>,
-    connections: usize,
+    opened: BTreeMap<String, usize>,
     failures: BTreeMap<String, Failure>,
     hidden: BTreeSet<String>,
     refuse_streaming: bool,
@@ -115,7 +115,7 @@ impl Default for ApiDouble {
             objects: BTreeMap::new(),
             log: Vec::new(),
             seen: Vec::new(),
-            connections: 0,
+            opened: BTreeMap::new(),
             failures: BTreeMap::new(),
             hidden: BTreeSet::new(),
             refuse_streaming: false,
@@ -231,9 +231,9 @@ impl ApiDouble {
         self.lock().expired_tokens = times;
     }
 
-    /// Connections accepted so far.
-    pub fn connections(&self) -> usize {
-        self.lock().connections
+    /// Watches of a kind that were opened so far, streaming lists included.
+    pub fn opened(&self, plural: &str) -> usize {
+        self.lock().opened.get(plural).copied().unwrap_or_default()
     }
 
     /// Answers streaming lists as a server without them does.
@@ -271,6 +271,11 @@ impl ApiDouble {
     pub fn requests(&self, plural: &str) -> Vec<Seen> {
         let suffix = format!("/{plural}");
         self.lock().seen.iter().filter(|seen| seen.path.ends_with(&suffix)).cloned().collect()
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget_requests(&self) {
+        self.lock().seen.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -341,7 +346,8 @@ impl ApiDouble {
         let from: u64 = seen.param("resourceVersion").parse().unwrap_or(0);
         let mut lines = Vec::new();
         let (mut position, epoch) = {
-            let state = self.lock();
+            let mut state = self.lock();
+            *state.opened.entry(plural.to_owned()).or_default() += 1;
             if seen.is_streaming_list() {
                 let objects = state.objects.get(plural).into_iter().flat_map(BTreeMap::values);
                 lines.extend(objects.filter(|object| matches(seen, object)).map(|object| line("ADDED", object)));

@@ -135,8 +135,6 @@ impl Follower {
             assert!(Instant::now() < end, "{what}: not in time");
             self.follow_for(Duration::from_millis(5)).await;
         }
-        // What has happened may be on its way.
-        self.follow_for(Duration::from_millis(20)).await;
     }
 
     /// Folds batches until there is a new list.

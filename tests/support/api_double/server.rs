@@ -72,7 +72,6 @@ impl ApiDouble {
     async fn accept(self, listener: TcpListener, tls: Option<TlsAcceptor>) {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
-            self.lock().connections += 1;
             connections.spawn(self.clone().connection(stream, tls.clone()));
         }
     }
