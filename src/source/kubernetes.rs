@@ -41,7 +41,7 @@ pub struct KubeSource {
 impl KubeSource {
     /// Sets up the client. The API server need not answer yet.
     pub async fn connect(options: &KubeOptions, node_name: &str) -> Result<Self, SourceError> {
-        Self::over(Access::new(options, None).await?, node_name)
+        Ok(Self::over(Access::new(options, None).await?, node_name))
     }
 
     /// The same, with a layer that measures requests.
@@ -50,11 +50,11 @@ impl KubeSource {
         node_name: &str,
         layer: &RestClientLayer,
     ) -> Result<Self, SourceError> {
-        Self::over(Access::new(options, Some(layer.clone())).await?, node_name)
+        Ok(Self::over(Access::new(options, Some(layer.clone())).await?, node_name))
     }
 
-    fn over(access: Access, node_name: &str) -> Result<Self, SourceError> {
-        Ok(Self { access, node_name: node_name.into(), stats: Arc::default() })
+    fn over(access: Access, node_name: &str) -> Self {
+        Self { access, node_name: node_name.into(), stats: Arc::default() }
     }
 
     /// The counters, which outlive [`KubeSource::run`].

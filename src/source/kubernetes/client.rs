@@ -19,8 +19,8 @@ use tower_http::timeout::TimeoutBody;
 
 use crate::metrics::RestClientLayer;
 
-/// The server ends a watch in time; this much later it is not going to.
-const WATCH_MARGIN: Duration = Duration::from_secs(5);
+/// The server ends a watch when its time is over, give or take this much.
+pub(super) const WATCH_MARGIN: Duration = Duration::from_secs(5);
 /// No server may send us away for longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::access::Access;
 use super::backoff::{Backoff, Throttle, jitter};
+use super::client::WATCH_MARGIN;
 use super::fault::Fault;
 use crate::model::{Event, ObjectKey};
 use crate::source::EventSender;
@@ -194,8 +195,8 @@ impl<T: Convert> Follow<T> {
         if started.elapsed() < SHORT_WATCH {
             return Err(Fault::Short.into());
         }
-        // The server itself ends a watch when its time is over, not before.
-        self.doubtful = started.elapsed() < self.shared.access.timing().watch;
+        // A healthy server ends a watch when its time is over, not before.
+        self.doubtful = started.elapsed() + WATCH_MARGIN < self.shared.access.timing().watch;
         Ok(())
     }
 
