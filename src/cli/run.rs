@@ -267,7 +267,11 @@ impl Source {
             return Ok(Self::Manifests(source));
         }
         let client = &configuration.client;
-        let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
+        let access = KubeOptions {
+            kubeconfig: client.kubeconfig.clone(),
+            master: client.master.clone(),
+            ..KubeOptions::default()
+        };
         let source = KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
         let source = source.serving(proxy_name);
         metrics.watch_source("kubernetes", source.stats());
