@@ -28,7 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::{Family, Model, Node};
-use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings};
+use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};
 
 pub use consistency::Finding;
 pub use document::PortwayConfiguration;
@@ -90,6 +90,8 @@ pub struct Options {
     pub node_wait: Duration,
     /// Wait for the host's addresses before the first sync.
     pub needs_addresses: bool,
+    /// Room of the maps.
+    pub sizing: Sizing,
 }
 
 impl Options {
@@ -106,6 +108,7 @@ impl Options {
             min_sync_period: Duration::ZERO,
             node_wait: Duration::ZERO,
             needs_addresses: false,
+            sizing: Sizing::default(),
         }
     }
 
@@ -119,6 +122,7 @@ impl Options {
             masquerade_all: self.masquerade_all,
             external_ips: self.external_ips,
             service_cidrs: model.service_cidrs(),
+            sizing: self.sizing,
             ipv4: family(Family::Ipv4),
             ipv6: family(Family::Ipv6),
         }

@@ -1,11 +1,15 @@
 //! Keeps track of what the kernel holds and finds the smallest change to what it should hold.
 //!
 //! [`Mirror`] is the one copy of the desired table. [`Mirror::update`] costs work in proportion to the changed Services;
-//! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt).
+//! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt);
+//! [`Mirror::load`] makes one where there is none.
 
 mod affinity;
+mod change;
 mod claims;
 mod counted;
+mod growth;
+mod load;
 mod mirror;
 mod rebase;
 mod recorder;
@@ -13,5 +17,6 @@ mod slots;
 
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::Conflict;
+pub use load::Load;
 pub use mirror::{Mirror, Update};
 pub use slots::SlotHints;

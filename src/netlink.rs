@@ -303,6 +303,11 @@ impl Kernel for NftKernel {
         read::elements(&mut self.link, family, TABLE_NAME, set)
     }
 
+    fn guards(&mut self, family: Family) -> bool {
+        let info = read::table_info(&mut self.link, family, TABLE_NAME).ok().flatten();
+        info.is_some_and(|info| info.owner == Some(self.link.port_id()))
+    }
+
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
         if elements.is_empty() {
             return Ok(());

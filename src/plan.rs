@@ -15,5 +15,5 @@ pub use elements::{Member, endpoint_element, globals};
 pub use frontend::{Action, Class, Frontend, FrontendKey, Target};
 pub use select::{Candidate, Selection, Topology, candidates, select};
 pub use service::{ServicePlan, compile};
-pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings};
+pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::{FIXED_CHAINS, rules};

@@ -14,7 +14,7 @@ pub fn table(listing: &Listing) -> String {
             out.push('\n');
         }
         let elements: Vec<&Element> = listing.sets.get(&set).into_iter().flat_map(|all| all.values()).collect();
-        out.push_str(&declaration(listing.family, set, &elements));
+        out.push_str(&declaration(listing.family, set, listing.sizes.get(&set).copied(), &elements));
     }
     for (chain, rules) in &listing.chains {
         out.push('\n');
@@ -24,12 +24,12 @@ pub fn table(listing: &Listing) -> String {
     out
 }
 
-fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {
+fn declaration(family: Family, set: SetId, size: Option<u32>, elements: &[&Element]) -> String {
     let spec = set.spec();
     let kind = if spec.value == ValueType::None { "set" } else { "map" };
     let mut out = format!("\t{kind} {} {{\n", spec.name);
     out.push_str(&format!("\t\t{}\n", type_text(family, &spec)));
-    if let Some(size) = spec.size {
+    if let Some(size) = spec.size.or(size) {
         out.push_str(&format!("\t\tsize {size}\n"));
     }
     if spec.interval {

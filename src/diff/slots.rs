@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::plan::Target;
-use crate::ruleset::{Bytes, EndpointMap, Table, Value};
+use crate::ruleset::{Bytes, EndpointMap, SetId, Table, Value};
 
 /// Orders the wanted targets (no duplicates) so that as many as possible stay in the slot they have in `old`.
 pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
@@ -46,14 +46,16 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
     result
 }
 
-/// The slots endpoints have in a table read back from the kernel, so that a restart leaves them there.
+/// What is free to choose and was chosen in a table read back from the kernel, so that a restart leaves it so: the slots
+/// of endpoints and the sizes of maps.
 #[derive(Debug, Default)]
 pub struct SlotHints {
     slots: HashMap<(EndpointMap, Bytes), Vec<Target>>,
+    pub(super) sizes: BTreeMap<SetId, u32>,
 }
 
 impl SlotHints {
-    /// Collects the slots of a table.
+    /// Collects them from a table.
     pub fn of(table: &Table) -> Self {
         let mut found: HashMap<(EndpointMap, Bytes), BTreeMap<u32, Target>> = HashMap::new();
         for map in EndpointMap::ALL {
@@ -68,7 +70,8 @@ impl SlotHints {
             let in_order = |(at, (slot, _)): &(usize, (u32, Target))| *at == *slot as usize;
             slots.into_iter().enumerate().take_while(in_order).map(|(_, (_, target))| target).collect()
         };
-        Self { slots: found.into_iter().map(|(key, slots)| (key, contiguous(slots))).collect() }
+        let slots = found.into_iter().map(|(key, slots)| (key, contiguous(slots))).collect();
+        Self { slots, sizes: table.sizes.clone() }
     }
 
     /// The slots of a frontend; empty when the kernel has none.
