@@ -56,6 +56,11 @@ impl Default for Options {
     }
 }
 
+/// Gives memory that is free back to the system. Here because it takes a call of the C library.
+pub fn give_back_memory() {
+    ffi::give_back_memory();
+}
+
 /// What one commit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {

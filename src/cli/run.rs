@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
-use crate::controller::{Controller, Report};
+use crate::controller::{Controller, Observer, Report, Synced};
 use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::LogLevel;
@@ -38,6 +38,7 @@ pub(super) fn run(configuration: &Configuration, log: LogLevel) -> anyhow::Resul
     }
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
+    controller.observe(Tidy);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let serving = start_servers(configuration, &options, &mut controller, metrics.clone(), log, &runtime);
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
@@ -51,6 +52,17 @@ pub(super) fn run(configuration: &Configuration, log: LogLevel) -> anyhow::Resul
     runtime.shutdown_background();
     result?;
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
+}
+
+/// Gives back what only a comparison of everything needs.
+struct Tidy;
+
+impl Observer for Tidy {
+    fn synced(&mut self, sync: &Synced<'_>) {
+        if sync.full {
+            netlink::give_back_memory();
+        }
+    }
 }
 
 /// `--init-only`: what needs more privileges than serving does.

@@ -8,9 +8,6 @@ use std::collections::BTreeMap;
 use crate::plan::Sizing;
 use crate::ruleset::SetId;
 
-/// A map is replaced by a smaller one, at a full comparison, when it has this many times the room it needs.
-const FAR_TOO_LARGE: u32 = 16;
-
 impl Sizing {
     /// The size of a new map for so many elements; 0 for none.
     fn wanted(self, count: usize) -> u32 {
@@ -67,13 +64,13 @@ impl Sizes {
         &self.sizes
     }
 
-    /// Chooses sizes anew, keeping those a table has that will do.
+    /// Chooses sizes anew, keeping those a table has that will do. A size that is larger than it need be does little harm
+    /// (16 bytes an element that could be), so maps never shrink.
     pub(super) fn choose(&mut self, existing: &BTreeMap<SetId, u32>) {
         for set in SetId::ALL.into_iter().filter(|set| set.is_sizable()) {
             let (count, size) = (self.count_of(set), existing.get(&set).copied().unwrap_or(0));
-            let enough = self.sizing.wanted(count).max(self.sizing.floor);
-            let will_do = !self.sizing.is_tight(size, count) && size / FAR_TOO_LARGE <= enough;
-            self.set(set, if will_do { size } else { self.sizing.wanted(count) });
+            let is_tight = self.sizing.is_tight(size, count);
+            self.set(set, if is_tight { self.sizing.wanted(count) } else { size });
         }
     }
 
@@ -133,10 +130,7 @@ mod tests {
             (192, 256, 256),
             (193, 256, 512),
             (10, 256, 256),
-            (10, 1_600, 1_600),
-            (10, 4_096, 0),
-            (200, 8_192, 8_192),
-            (200, 16_384, 512),
+            (200, 16_384, 16_384),
         ] {
             assert_eq!(chosen(count, existing), expected, "{count} in {existing}");
         }

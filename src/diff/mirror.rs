@@ -296,6 +296,9 @@ impl FamilyMirror {
         for shared in &old.shared {
             self.shared.remove(*shared);
         }
+        // There are many Services, and most have few of either.
+        state.frontends.shrink_to_fit();
+        state.shared.shrink_to_fit();
         if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
             self.services.insert(key, state);
         }
