@@ -36,9 +36,9 @@ fn row(services: usize) {
     let before = memory("VmRSS");
     let events = cluster::events(services, ENDPOINTS);
     let first = timed(|| controller.handle(events, Instant::now()));
+    let first_peak = memory("VmHWM") - before;
     netlink::give_back_memory();
     let state = memory("VmRSS") - before;
-    let first_peak = memory("VmHWM") - before;
     let endpoint: Vec<Duration> = (1..=ROUNDS)
         .map(|round| {
             let slice = cluster::slice(services / 2, ENDPOINTS, round);

@@ -151,10 +151,10 @@ impl<K: Kernel> Controller<K> {
         {
             std::thread::sleep(wait);
         }
-        let mut next = Some(batch);
-        while let Some(batch) = next {
-            self.fold(batch);
-            next = events.try_recv().ok();
+        self.fold(batch);
+        // Not what arrives meanwhile: however fast events come, they must not keep the sync away.
+        for _ in 0..events.len() {
+            events.try_recv().into_iter().for_each(|batch| self.fold(batch));
         }
         self.sync(received);
     }

@@ -45,8 +45,8 @@ pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: Vec::new().into(),
-        node_hints: Vec::new().into(),
+        zone_hints: no_hints(),
+        node_hints: no_hints(),
     };
     EndpointSlice {
         key: ObjectKey::new("bench", format!("service-{n}-slice")),
@@ -62,6 +62,11 @@ pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
 fn node_name(n: usize) -> Arc<str> {
     static NAMES: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| (0..50).map(|n| format!("node-{n}").into()).collect());
     NAMES[n].clone()
+}
+
+fn no_hints() -> Arc<[Arc<str>]> {
+    static NONE: LazyLock<Arc<[Arc<str>]>> = LazyLock::new(|| Vec::new().into());
+    NONE.clone()
 }
 
 pub fn options() -> Options {
