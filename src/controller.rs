@@ -362,14 +362,7 @@ impl<K: Kernel> Controller<K> {
         Ok(())
     }
 
-    fn succeeded(
-        &mut self,
-        sent: &Sent,
-        changes: &Changes,
-        full: bool,
-        duration: Duration,
-        latency: Duration,
-    ) {
+    fn succeeded(&mut self, sent: &Sent, changes: &Changes, full: bool, duration: Duration, latency: Duration) {
         let Sent { added, deleted, changes: ref transaction } = *sent;
         let services = self.model.service_count();
         let mut first = false;
@@ -383,7 +376,8 @@ impl<K: Kernel> Controller<K> {
             info!(services, added, deleted, ?latency, "first sync done");
         }
         if let Some(mirror) = &self.mirror {
-            let sync = Synced { model: &self.model, mirror, changes, full, elements: (added, deleted), transaction, duration };
+            let sync =
+                Synced { model: &self.model, mirror, changes, full, elements: (added, deleted), transaction, duration };
             self.observers.iter_mut().for_each(|observer| observer.synced(&sync));
         }
         debug!(services, added, deleted, ?latency, "synced");

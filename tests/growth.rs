@@ -127,7 +127,9 @@ fn a_map_grows_many_times_and_no_connection_notices() {
             let mut sizes = Vec::new();
             for n in 4..1_500 {
                 controller.handle(service(n, backend), Instant::now());
-                let size = controller.mirror().and_then(|mirror| mirror.listing(FAMILY)?.sizes.get(&SetId::Endpoints).copied());
+                let size = controller
+                    .mirror()
+                    .and_then(|mirror| mirror.listing(FAMILY)?.sizes.get(&SetId::Endpoints).copied());
                 sizes.extend(size.filter(|size| sizes.last() != Some(size)));
             }
             done.store(true, Ordering::Relaxed);
@@ -251,7 +253,8 @@ fn a_full_map_that_was_miscounted_is_replaced() {
         let (mut controller, reports) = Controller::new(unowned(), options(16));
         controller.handle(cluster(20, 53), Instant::now());
         // Somebody else fills the map.
-        let size = controller.mirror().and_then(|mirror| mirror.listing(FAMILY)?.sizes.get(&SetId::ClusterIps).copied());
+        let size =
+            controller.mirror().and_then(|mirror| mirror.listing(FAMILY)?.sizes.get(&SetId::ClusterIps).copied());
         let strange = (0..size.expect("sized") - 20).map(|n| sample::element(FAMILY, SetId::ClusterIps, 5_000 + n));
         let ops = vec![(FAMILY, Op::AddElements(SetId::ClusterIps, strange.collect()))];
         unowned().apply(&Transaction { ops }).expect("fits");

@@ -124,14 +124,9 @@ mod tests {
             sizes.choose(&BTreeMap::from([(SetId::Services, existing)]));
             sizes.of(SetId::Services)
         };
-        for (count, existing, expected) in [
-            (99, 0, 0),
-            (100, 0, 256),
-            (192, 256, 256),
-            (193, 256, 512),
-            (10, 256, 256),
-            (200, 16_384, 16_384),
-        ] {
+        for (count, existing, expected) in
+            [(99, 0, 0), (100, 0, 256), (192, 256, 256), (193, 256, 512), (10, 256, 256), (200, 16_384, 16_384)]
+        {
             assert_eq!(chosen(count, existing), expected, "{count} in {existing}");
         }
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::mirror::{FamilyMirror, Mirror};
-use super::recorder::Recorder;
 use super::rebase::is_in_force;
+use super::recorder::Recorder;
 use crate::model::Family;
 use crate::plan::Settings;
 use crate::ruleset::{ChainId, Element, Op, SetId, Table, Transaction};

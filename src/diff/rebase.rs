@@ -1,6 +1,6 @@
 //! The whole table against what the kernel really holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::change::Change;
 use super::load::Load;
@@ -86,11 +86,11 @@ impl FamilyMirror {
     }
 
     fn compare_elements(&self, table: &Table, recorder: &mut Recorder) {
-        let mut extra: HashMap<SetId, HashMap<&Bytes, &Element>> =
-            table.sets.iter().map(|(set, elements)| (*set, elements.iter().collect())).collect();
-        extra.remove(&SetId::Affinity);
+        let mut seen: BTreeMap<SetId, usize> = BTreeMap::new();
         for (set, element) in self.elements() {
-            match extra.get_mut(&set).and_then(|elements| elements.remove(&element.key)) {
+            let present = table.sets.get(&set).and_then(|elements| elements.get(&element.key));
+            *seen.entry(set).or_default() += usize::from(present.is_some());
+            match present {
                 Some(present) if *present == element => {}
                 Some(present) => {
                     recorder.delete(set, present.clone());
@@ -99,9 +99,11 @@ impl FamilyMirror {
                 None => recorder.add(set, element),
             }
         }
-        for (set, elements) in extra {
-            for element in elements.into_values() {
-                recorder.delete(set, element.clone());
+        let has_more = |set: &SetId| table.sets[set].len() > seen.get(set).copied().unwrap_or(0);
+        for set in table.sets.keys().filter(|set| **set != SetId::Affinity && has_more(set)) {
+            let wanted: HashSet<Bytes> = self.elements().filter(|(of, _)| of == set).map(|(_, e)| e.key).collect();
+            for element in table.sets[set].values().filter(|element| !wanted.contains(&element.key)) {
+                recorder.delete(*set, element.clone());
             }
         }
     }

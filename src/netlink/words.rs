@@ -68,7 +68,10 @@ fn field(family: Family, kind: FieldType, key: &Bytes, at: usize) -> String {
 /// The error in words, with a hint where one is known.
 pub(super) fn reason(errno: i32, words: Option<&str>, op: Option<&Op>) -> String {
     let adds_elements = matches!(op, Some(Op::AddElements(..)));
-    let deletes = matches!(op, Some(Op::DeleteElements(..) | Op::DeleteSet(_) | Op::DeleteChain(_) | Op::DeleteTable | Op::FlushChain(_)));
+    let deletes = matches!(
+        op,
+        Some(Op::DeleteElements(..) | Op::DeleteSet(_) | Op::DeleteChain(_) | Op::DeleteTable | Op::FlushChain(_))
+    );
     let hint = match errno {
         libc::EPERM => "needs CAP_NET_ADMIN, and a table that no other process owns",
         libc::ENFILE if adds_elements => "the set is full",
