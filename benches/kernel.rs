@@ -1,7 +1,7 @@
 //! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart.
 //!
-//! Run as root: `cargo bench --bench kernel [SERVICES...]`, by default 1000 and 10000 with 10 endpoints each. Everything
-//! happens in a network namespace of its own.
+//! Run as root: `cargo bench --bench kernel [SERVICES...]`, by default 1000 and 10000 with 10 endpoints each, and
+//! `unsized` for maps without a size. Everything happens in a network namespace of its own.
 
 #![allow(missing_docs)]
 
@@ -9,6 +9,7 @@ mod cluster;
 
 use std::time::{Duration, Instant};
 
+use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::Event;
 use portway::netlink::{self, NftKernel};
@@ -23,16 +24,20 @@ fn main() {
          steady, peak of first load, peak of restart |"
     );
     println!("|---|---|---|---|---|---|");
+    let mut options = cluster::options();
+    if std::env::args().any(|arg| arg == "unsized") {
+        options.sizing.floor = u32::MAX;
+    }
     let given: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     for services in if given.is_empty() { vec![1_000, 10_000] } else { given } {
-        row(services);
+        row(services, &options);
     }
 }
 
-fn row(services: usize) {
+fn row(services: usize, options: &Options) {
     let mut kernel = NftKernel::open().expect("nf_tables");
     kernel.cleanup().expect("a clean start");
-    let (mut controller, reports) = Controller::new(kernel, cluster::options());
+    let (mut controller, reports) = Controller::new(kernel, options.clone());
     let before = memory("VmRSS");
     let events = cluster::events(services, ENDPOINTS);
     let first = timed(|| controller.handle(events, Instant::now()));
@@ -59,7 +64,7 @@ fn row(services: usize) {
         .collect();
     assert_eq!(reports.borrow().failures, 0);
     drop(controller);
-    let (mut next, reports) = Controller::new(NftKernel::open().expect("nf_tables"), cluster::options());
+    let (mut next, reports) = Controller::new(NftKernel::open().expect("nf_tables"), options.clone());
     let mut events = cluster::events(services, ENDPOINTS);
     events.push(Event::Slice(Box::new(cluster::slice(services / 2, ENDPOINTS, ROUNDS))));
     let restart = timed(|| next.handle(events, Instant::now()));
