@@ -1,69 +1,173 @@
-//! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart.
+//! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
+//! and what it and `nft` take for a table of kube-proxy's shape.
 //!
-//! Run as root: `cargo bench --bench kernel`. Everything happens in a network namespace of its own.
+//! Run as root: `cargo bench --bench kernel [-- --quick]`. Everything happens in network namespaces of its own.
 
 #![allow(missing_docs)]
 
 mod cluster;
+mod support;
 
 use std::time::{Duration, Instant};
 
 use portway::controller::Controller;
-use portway::model::Event;
+use portway::model::{Event, Protocol};
 use portway::netlink::NftKernel;
 
+use support::netns::in_netns;
+use support::peer;
+use support::plot::{Chart, Series};
+use support::report::{Report, is_quick};
+use support::stats::{grouped, median, per_mille, short};
+
 const ENDPOINTS: usize = 10;
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 400;
+/// Rounds of what takes kube-proxy's shape seconds.
+const PEER_ROUNDS: usize = 5;
 
 fn main() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root, for a network namespace of its own");
-    println!(
-        "| services x endpoints | first load | one endpoint p50 / p99 | service added and deleted p50 | restart |"
-    );
-    println!("|---|---|---|---|---|");
-    for services in [1_000, 10_000] {
-        row(services);
+    let (ours, peers): (&[usize], &[usize]) = if is_quick() {
+        (&[100, 1_000, 10_000], &[100, 1_000, 3_000])
+    } else {
+        (&[100, 1_000, 10_000, 100_000], &[100, 1_000, 3_000, 10_000])
+    };
+    let ours: Vec<Ours> = ours.iter().map(|services| in_netns(|| measure(*services))).collect();
+    let peers: Vec<Peer> = peers.iter().map(|services| in_netns(|| measure_peer(*services))).collect();
+
+    let mut report = Report::new("kernel");
+    report.table(&[
+        "Portway, services x endpoints",
+        "first load",
+        "one endpoint p50 / p99",
+        "3 to 4 endpoints and back p50",
+        "Service added p50",
+        "Service deleted p50",
+        "restart",
+        "all deleted",
+        "kernel memory",
+    ]);
+    for row in &ours {
+        report.row(&[
+            name(row.services),
+            short(row.first),
+            format!("{} / {}", short(median(&row.endpoint)), short(per_mille(&row.endpoint, 990))),
+            short(median(&row.scaled)),
+            short(median(&row.added)),
+            short(median(&row.deleted)),
+            short(row.restart),
+            short(row.emptied),
+            format!("{:.0} MB", row.memory / 1e6),
+        ]);
     }
+    report.table(&[
+        "kube-proxy's shape by nft, services x endpoints",
+        "first load",
+        "one endpoint p50",
+        "kernel memory",
+    ]);
+    for row in &peers {
+        report.row(&[
+            name(row.services),
+            short(row.first),
+            short(median(&row.endpoint)),
+            format!("{:.0} MB", row.memory / 1e6),
+        ]);
+    }
+    draw(
+        "first-load",
+        "Empty table to everything in force",
+        &ours.iter().map(|row| (row.services, row.first)).collect::<Vec<_>>(),
+        &peers.iter().map(|row| (row.services, row.first)).collect::<Vec<_>>(),
+    );
+    draw(
+        "one-endpoint",
+        "One endpoint changes",
+        &ours.iter().map(|row| (row.services, median(&row.endpoint))).collect::<Vec<_>>(),
+        &peers.iter().map(|row| (row.services, median(&row.endpoint))).collect::<Vec<_>>(),
+    );
 }
 
-fn row(services: usize) {
+fn name(services: usize) -> String {
+    format!("{} x {ENDPOINTS}", grouped(services))
+}
+
+struct Ours {
+    services: usize,
+    first: Duration,
+    endpoint: Vec<Duration>,
+    scaled: Vec<Duration>,
+    added: Vec<Duration>,
+    deleted: Vec<Duration>,
+    restart: Duration,
+    emptied: Duration,
+    /// Bytes.
+    memory: f64,
+}
+
+struct Peer {
+    services: usize,
+    first: Duration,
+    endpoint: Vec<Duration>,
+    /// Bytes.
+    memory: f64,
+}
+
+fn measure(services: usize) -> Ours {
+    eprintln!("Portway, {services} Services");
     let events = cluster::events(services, ENDPOINTS);
-    let mut kernel = NftKernel::open().expect("nf_tables");
-    kernel.cleanup().expect("a clean start");
-    let (mut controller, reports) = Controller::new(kernel, cluster::options());
+    let before = kernel_memory();
+    let (mut controller, reports) = controller();
     let first = timed(|| controller.handle(events.clone(), Instant::now()));
-    let endpoint: Vec<Duration> = (1..=ROUNDS)
-        .map(|round| {
-            let slice = cluster::slice(services / 2, ENDPOINTS, round);
-            timed(|| controller.handle([Event::Slice(Box::new(slice))], Instant::now()))
-        })
-        .collect();
-    let service: Vec<Duration> = (1..=ROUNDS / 4)
+    let memory = kernel_memory() - before;
+    let slice = |n, endpoints, generation| Event::Slice(Box::new(cluster::slice(n, endpoints, generation)));
+    let mut sync = |events: Vec<Event>| timed(|| controller.handle(events, Instant::now()));
+    let endpoint = (1..=ROUNDS).map(|round| sync(vec![slice(services / 2, ENDPOINTS, round)])).collect();
+    let (small, key) = (services / 3, cluster::service(services).key);
+    // As in any cluster, others have 3 and 4 endpoints too: no chain comes or goes.
+    sync(vec![slice(0, 3, 0), slice(1, 4, 0), slice(small, 3, 0)]);
+    let scaled = (0..ROUNDS).map(|round| sync(vec![slice(small, 4 - round % 2, 0)])).collect();
+    let (added, deleted) = (0..ROUNDS / 4)
         .map(|_| {
-            let new = cluster::service(services);
-            let key = new.key.clone();
-            let slice = cluster::slice(services, ENDPOINTS, 0);
-            let events = [Event::Slice(Box::new(slice)), Event::Service(Box::new(new))];
-            timed(|| {
-                controller.handle(events, Instant::now());
-                controller.handle([Event::ServiceDeleted(key)], Instant::now());
-            })
+            let new = Event::Service(Box::new(cluster::service(services)));
+            (sync(vec![slice(services, ENDPOINTS, 0), new]), sync(vec![Event::ServiceDeleted(key.clone())]))
         })
-        .collect();
+        .unzip();
     assert_eq!(reports.borrow().failures, 0);
     drop(controller);
-    let (mut next, reports) = Controller::new(NftKernel::open().expect("nf_tables"), cluster::options());
+
+    let (mut next, reports) = self::controller();
     let mut events = events;
-    events.push(Event::Slice(Box::new(cluster::slice(services / 2, ENDPOINTS, ROUNDS))));
+    events.extend([slice(services / 2, ENDPOINTS, ROUNDS), slice(0, 3, 0), slice(1, 4, 0), slice(small, 3, 0)]);
     let restart = timed(|| next.handle(events, Instant::now()));
     assert_eq!((reports.borrow().added, reports.borrow().deleted), (0, 0), "a restart writes nothing");
-    println!(
-        "| {services} x {ENDPOINTS} | {:.0?} | {:.0?} / {:.0?} | {:.0?} | {restart:.0?} |",
-        first,
-        percentile(&endpoint, 50),
-        percentile(&endpoint, 99),
-        percentile(&service, 50),
-    );
+    let all = (0..services).map(|n| Event::ServiceDeleted(cluster::service(n).key));
+    let emptied = timed(|| next.handle(all, Instant::now()));
+    assert_eq!(reports.borrow().failures, 0);
+    Ours { services, first, endpoint, scaled, added, deleted, restart, emptied, memory }
+}
+
+fn controller() -> (Controller<NftKernel>, tokio::sync::watch::Receiver<portway::controller::Report>) {
+    Controller::new(NftKernel::open().expect("nf_tables"), cluster::options())
+}
+
+fn measure_peer(services: usize) -> Peer {
+    eprintln!("kube-proxy's shape, {services} Services");
+    let before = kernel_memory();
+    let first = peer::load(&peer::table(services, ENDPOINTS, Protocol::Tcp));
+    let memory = kernel_memory() - before;
+    let endpoint = (1..=PEER_ROUNDS).map(|round| peer::load(&peer::change(services / 2, ENDPOINTS, round))).collect();
+    Peer { services, first, endpoint, memory }
+}
+
+/// Bytes the kernel itself uses. Whatever else happens on the machine is in it, so only large differences mean something.
+fn kernel_memory() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").expect("proc");
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a field of meminfo");
+        line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0
+    };
+    // What large tables are allocated from, besides small objects.
+    field("SUnreclaim:") + field("VmallocUsed:") + field("Percpu:")
 }
 
 fn timed(work: impl FnOnce()) -> Duration {
@@ -72,8 +176,17 @@ fn timed(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-fn percentile(samples: &[Duration], percent: usize) -> Duration {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    sorted[(sorted.len() - 1) * percent / 100]
+fn draw(file: &str, title: &'static str, ours: &[(usize, Duration)], peers: &[(usize, Duration)]) {
+    let points = |rows: &[(usize, Duration)]| rows.iter().map(|(n, time)| (*n as f64, time.as_secs_f64())).collect();
+    let chart = Chart {
+        title,
+        subtitle: "Portway: decoded objects to commit. kube-proxy's shape: nft -f. 10 endpoints each",
+        label: |value| short(Duration::from_secs_f64(value)).replace(".00", ""),
+        logarithmic: true,
+        series: vec![
+            Series { name: "kube-proxy's shape", color: "#c2410c", points: points(peers) },
+            Series { name: "Portway", color: "#1d4ed8", points: points(ours) },
+        ],
+    };
+    chart.write(file);
 }

@@ -4,7 +4,7 @@
 //! runs in the benchmark's process, so that the program measured shares none of its memory or CPU time.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -105,11 +105,8 @@ impl ApiServer {
 fn answer(stream: TcpStream, lists: &HashMap<&'static str, List>, watchers: &Mutex<HashMap<String, TcpStream>>) {
     stream.set_nodelay(true).expect("TCP");
     let mut reader = BufReader::new(stream);
-    let mut request = String::new();
     // A client that hangs up is no fault.
-    while request.clear() == () && reader.read_line(&mut request).is_ok_and(|len| len > 0) {
-        let mut header = String::new();
-        while header.clear() == () && reader.read_line(&mut header).is_ok_and(|len| len > 2) {}
+    while let Some(request) = head(&mut reader) {
         let target = request.split(' ').nth(1).unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let plural = path.rsplit('/').next().unwrap_or_default();
@@ -127,6 +124,14 @@ fn answer(stream: TcpStream, lists: &HashMap<&'static str, List>, watchers: &Mut
             watchers.lock().expect("no panic with it").insert(plural.to_owned(), copy);
         }
     }
+}
+
+/// The first line of a request, once its headers are read.
+fn head(reader: &mut impl BufRead) -> Option<String> {
+    let mut lines = reader.lines().map_while(Result::ok);
+    let request = lines.next()?;
+    lines.take_while(|header| !header.is_empty()).for_each(drop);
+    Some(request)
 }
 
 fn line(kind: &str, object: &Value) -> String {

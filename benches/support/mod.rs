@@ -4,6 +4,7 @@
 
 pub mod api_server;
 pub mod commits;
+pub mod lane;
 #[path = "../../tests/support/netns.rs"]
 pub mod netns;
 pub mod objects;

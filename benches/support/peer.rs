@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portway::model::{EndpointSlice, Service};
+use portway::model::{EndpointSlice, Protocol, Service};
 
 use crate::cluster;
 
@@ -63,20 +63,20 @@ add element ip kube-proxy nodeport-ips { 192.168.0.1 }
 "#;
 
 /// The text for a generated cluster.
-pub fn table(services: usize, endpoints: usize) -> String {
+pub fn table(services: usize, endpoints: usize, protocol: Protocol) -> String {
     let mut text = BASE.to_owned();
     for n in 0..services {
         let (service, slice) = (cluster::service(n), cluster::slice(n, endpoints, 0));
-        let (chain, address) = (chain(&service), service.cluster_ips[0]);
-        let (protocol, port) = (protocol(&service), service.ports[0].port);
+        let (chain, address) = (chain(&service, protocol), service.cluster_ips[0]);
+        let (name, port) = (name(protocol), service.ports[0].port);
         writeln!(text, "add chain ip kube-proxy {chain}").expect("a string");
         writeln!(text, "add element ip kube-proxy cluster-ips {{ {address} }}").expect("a string");
-        writeln!(text, "add element ip kube-proxy service-ips {{ {address} . {protocol} . {port} : goto {chain} }}")
+        writeln!(text, "add element ip kube-proxy service-ips {{ {address} . {name} . {port} : goto {chain} }}")
             .expect("a string");
-        writeln!(text, "{}", rule(&service, &slice)).expect("a string");
+        writeln!(text, "{}", rule(&service, &slice, protocol)).expect("a string");
         for local in slice.endpoints.iter().filter(|endpoint| endpoint.node.as_deref() == Some("node-0")) {
             let (ip, port) = (local.address, slice.ports[0].port);
-            writeln!(text, "add element ip kube-proxy hairpin-connections {{ {ip} . {ip} . {protocol} . {port} }}")
+            writeln!(text, "add element ip kube-proxy hairpin-connections {{ {ip} . {ip} . {name} . {port} }}")
                 .expect("a string");
         }
     }
@@ -86,7 +86,8 @@ pub fn table(services: usize, endpoints: usize) -> String {
 /// What changes when an endpoint does: the chain is written anew.
 pub fn change(n: usize, endpoints: usize, generation: usize) -> String {
     let (service, slice) = (cluster::service(n), cluster::slice(n, endpoints, generation));
-    format!("flush chain ip kube-proxy {}\n{}\n", chain(&service), rule(&service, &slice))
+    let protocol = Protocol::Tcp;
+    format!("flush chain ip kube-proxy {}\n{}\n", chain(&service, protocol), rule(&service, &slice, protocol))
 }
 
 /// Runs `nft -f -` in the network namespace of the caller, as kube-proxy does; how long it took.
@@ -98,27 +99,28 @@ pub fn load(text: &str) -> Duration {
     start.elapsed()
 }
 
-/// kube-proxy puts a hash in front of the name; its length is what matters here.
-fn chain(service: &Service) -> String {
-    let port = &service.ports[0];
-    format!("service-ABCDEFGH-{}/{}/{}", service.key, protocol(service), port.name)
-}
-
-fn protocol(service: &Service) -> &'static str {
-    match service.ports[0].protocol {
-        portway::model::Protocol::Tcp => "tcp",
-        portway::model::Protocol::Udp => "udp",
-        portway::model::Protocol::Sctp => "sctp",
+/// The name of a protocol in nft.
+pub fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
     }
 }
 
-fn rule(service: &Service, slice: &EndpointSlice) -> String {
+/// kube-proxy puts a hash in front of the name; its length is what matters here.
+fn chain(service: &Service, protocol: Protocol) -> String {
+    format!("service-ABCDEFGH-{}/{}/{}", service.key, name(protocol), service.ports[0].name)
+}
+
+fn rule(service: &Service, slice: &EndpointSlice, protocol: Protocol) -> String {
     let port = slice.ports[0].port;
     let map: Vec<String> =
         slice.endpoints.iter().enumerate().map(|(i, one)| format!("{i} : {} . {port}", one.address)).collect();
-    let (chain, protocol) = (chain(service), protocol(service));
     format!(
-        "add rule ip kube-proxy {chain} meta l4proto {protocol} dnat ip to numgen random mod {} map {{ {} }}",
+        "add rule ip kube-proxy {} meta l4proto {} dnat ip to numgen random mod {} map {{ {} }}",
+        chain(service, protocol),
+        name(protocol),
         map.len(),
         map.join(", ")
     )
