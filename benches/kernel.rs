@@ -31,10 +31,10 @@ fn main() {
     } else {
         (&[100, 1_000, 10_000, 100_000], &[100, 1_000, 3_000, 10_000])
     };
+    let mut report = Report::new("kernel");
     let ours: Vec<Ours> = ours.iter().map(|services| in_netns(|| measure(*services))).collect();
     let peers: Vec<Peer> = peers.iter().map(|services| in_netns(|| measure_peer(*services))).collect();
 
-    let mut report = Report::new("kernel");
     report.table(&[
         "Portway, services x endpoints",
         "first load",

@@ -9,6 +9,7 @@ pub mod lane;
 pub mod netns;
 pub mod objects;
 pub mod peer;
+pub mod phases;
 pub mod plot;
 pub mod process;
 pub mod report;
