@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use support::phases;
 
 const PHASES: [&str; 5] = ["decode", "plan", "first_load", "diff", "encode"];
-const SERVICES: usize = 1_000;
+const SERVICES: usize = 3_000;
 const ENDPOINTS: usize = 10;
 /// Hash maps are seeded at random, which moves counts by up to a few per mille.
 const TOLERANCE: f64 = 0.03;
