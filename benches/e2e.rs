@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use support::api_server::ApiServer;
 use support::commits::{Commit, Generation, listen, settle};
+use support::objects;
 use support::process::Program;
 use support::report::{Report, is_quick};
 use support::stats::{grouped, median, per_mille, short};
@@ -20,6 +21,8 @@ use support::stats::{grouped, median, per_mille, short};
 const ENDPOINTS: usize = 10;
 /// Longer than anything takes: a restart at 100,000 Services reads a million elements back.
 const LIMIT: Duration = Duration::from_secs(600);
+/// How long what follows a first sync may take: what is freed late shall be free.
+const REST: Duration = Duration::from_secs(3);
 /// Where churn is measured.
 const CHURN_SERVICES: usize = 10_000;
 /// Changes a second.
@@ -28,6 +31,8 @@ const CHURN_RATE: u32 = 500;
 fn main() {
     let (sizes, runs, changes, churn): (&[usize], _, _, _) =
         if is_quick() { (&[1_000, 10_000], 1, 500, 10) } else { (&[1_000, 10_000, 100_000], 3, 3_000, 60) };
+    let mut report = Report::new("e2e");
+    report.line(&sizes_of_objects());
     let rows: Vec<Row> =
         sizes.iter().map(|services| support::netns::in_netns(|| measure(*services, runs, changes, churn))).collect();
     report.table(&[
@@ -54,7 +59,7 @@ fn main() {
         "JSON of a change",
         "memory after first sync",
         "at most",
-        "after changes and churn",
+        "after restart, changes and churn",
     ]);
     for row in &rows {
         let share = |per| short(per_mille(&row.changes, per));
@@ -83,6 +88,18 @@ fn main() {
             grouped(churn.commits),
         ]);
     }
+}
+
+/// What docs/scale.md calculates with.
+fn sizes_of_objects() -> String {
+    let slice = |endpoints| objects::slice(&cluster::slice(5_000, endpoints, 0), 1_000_000).to_string().len();
+    let service = objects::service(&cluster::service(5_000), 1_000_000).to_string().len();
+    format!(
+        "JSON of a slice with 1, 10 and 100 endpoints: {}, {} and {} bytes; of a Service: {service} bytes.",
+        slice(1),
+        slice(10),
+        slice(100)
+    )
 }
 
 struct Row {
@@ -130,9 +147,16 @@ fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> 
     let (time, cpu) = first_sync(&program, &generation);
     first_syncs.push(time);
     first_cpus.push(cpu);
-    // What is freed late shall be free.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(REST);
     let memory = program.memory();
+
+    program.stop();
+
+    let before = generation.get();
+    let program = Program::start(&server.url());
+    let restart = program.wait_for("first sync done", LIMIT) - program.started;
+    let restart_commits = generation.get().wrapping_sub(before);
+    std::thread::sleep(REST);
 
     let commits = listen();
     let (times, change_bytes) = one_by_one(&mut server, &commits, services, changes);
@@ -140,17 +164,6 @@ fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> 
         .then(|| churn(&program, &mut server, &commits, services, changes, CHURN_RATE * churn_seconds));
     settle(&commits, Duration::from_millis(200));
     let memory_after = program.memory().0;
-    program.stop();
-
-    // What changed is in the kernel, but not in the lists: put it back before the restart that shall write nothing.
-    drop(commits);
-    let program = Program::start(&server.url());
-    program.wait_for("first sync done", LIMIT);
-    program.stop();
-    let before = generation.get();
-    let program = Program::start(&server.url());
-    let restart = program.wait_for("first sync done", LIMIT) - program.started;
-    let restart_commits = generation.get().wrapping_sub(before);
     program.stop();
     Row {
         services,
