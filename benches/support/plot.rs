@@ -51,8 +51,8 @@ impl Chart {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
              font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#334\">\n\
              <rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#fff\"/>\n\
-             <text x=\"20\" y=\"26\" font-size=\"16\" font-weight=\"600\">{}</text>\n\
-             <text x=\"20\" y=\"44\" fill=\"#778\">{}</text>\n",
+             <text x=\"20\" y=\"22\" font-size=\"16\" font-weight=\"600\">{}</text>\n\
+             <text x=\"20\" y=\"39\" fill=\"#778\">{}</text>\n",
             self.title, self.subtitle
         );
         for tick in &y.ticks {
