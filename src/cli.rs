@@ -130,9 +130,13 @@ fn one_line(error: &clap::Error) -> String {
 
 fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
     let mut kernel = crate::netlink::NftKernel::open()?;
-    if kube_proxy_too {
-        print!("{}", kernel.remove_kube_proxy()?);
-    }
+    let failures = if kube_proxy_too {
+        let found = kernel.remove_kube_proxy()?;
+        print!("{found}");
+        found.failures
+    } else {
+        Vec::new()
+    };
     let removed = kernel.cleanup()?;
     if removed.is_empty() {
         println!("there was no table of Portway");
@@ -140,6 +144,7 @@ fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
     for family in removed {
         println!("deleted table {} {}", family.nft(), crate::ruleset::TABLE_NAME);
     }
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("\nportway: "));
     Ok(())
 }
 

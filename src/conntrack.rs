@@ -17,7 +17,6 @@ mod cleaner;
 mod entry;
 mod frontends;
 mod observer;
-mod socket;
 mod sweep;
 mod table;
 mod wire;

@@ -10,6 +10,7 @@ pub mod conntrack;
 pub mod controller;
 pub mod demo;
 pub mod diff;
+pub mod events;
 pub mod health;
 pub mod host;
 pub mod logging;

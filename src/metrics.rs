@@ -4,6 +4,7 @@
 //! the requests to the API server. docs/metrics.md explains each metric.
 
 mod client;
+mod frontends;
 mod kernel;
 mod labels;
 mod observer;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::family::Family as Labelled;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 pub use client::{RestClientLayer, RestClientService};
@@ -29,10 +30,13 @@ pub use slis::Slis;
 pub use text::Format;
 
 use self::client::RestClientMetrics;
+use self::frontends::Frontends;
 use self::sources::Sources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
 use crate::model::Family;
+use crate::netlink::FrontendCount;
+use crate::ruleset::KernelError;
 use crate::source::SourceStats;
 
 /// The version of kube-proxy whose behaviour this is; what dashboards compare with the cluster's version.
@@ -48,6 +52,8 @@ pub struct Metrics {
     table: TableMetrics,
     client: RestClientMetrics,
     sources: Sources,
+    features: Labelled<labels::Feature, Gauge>,
+    frontends: Frontends,
 }
 
 impl Metrics {
@@ -56,11 +62,15 @@ impl Metrics {
         let mut registry = Registry::default();
         build_info(&mut registry);
         registry.register_collector(Box::new(process::Process));
+        let table = TableMetrics::register(&mut registry);
+        let help = "Whether a feature gate of Kubernetes is on";
         Arc::new(Self {
             started: SystemTime::now(),
             slis: Slis::default(),
             sync: SyncMetrics::register(&mut registry),
-            table: TableMetrics::register(&mut registry),
+            frontends: Frontends::register(&mut registry, table.clone()),
+            table,
+            features: sync::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
             client: RestClientMetrics::register(&mut registry),
             sources: Sources::register(&mut registry),
             registry,
@@ -107,6 +117,23 @@ impl Metrics {
     /// The sources and their counters.
     pub fn watched_sources(&self) -> Vec<(&'static str, Arc<SourceStats>)> {
         self.sources.watched()
+    }
+
+    /// Shows feature gates: name, stage (empty for general availability), and whether they are on.
+    pub fn show_gates(&self, gates: impl IntoIterator<Item = (&'static str, &'static str, bool)>) {
+        for (name, stage, is_on) in gates {
+            self.features.get_or_create(&labels::Feature { name, stage }).set(is_on.into());
+        }
+    }
+
+    /// Shows connections of each frontend from now on, as long as there are at most `max` of them.
+    pub fn show_frontends(
+        &self,
+        read: impl FnMut(Family) -> Result<Vec<FrontendCount>, KernelError> + Send + 'static,
+        families: &[Family],
+        max: u32,
+    ) {
+        self.frontends.show(Box::new(read), families, max);
     }
 
     /// Measures the requests of a client of the API server.

@@ -24,6 +24,7 @@ mod neighbours;
 mod objects;
 mod preflight;
 mod read;
+pub(crate) mod socket;
 mod watch;
 mod words;
 
@@ -34,11 +35,11 @@ use crate::model::Family;
 use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
 
 use batch::Batch;
-pub use counters::Counted;
+pub use counters::{Counted, FrontendCount};
 use elements::Action;
 use ffi::Scratch;
 use holder::owner_in_words;
-pub use leftovers::{Leftovers, legacy_iptables_in_use};
+pub use leftovers::Leftovers;
 use link::{Answer, Failure, Link, RequestError};
 use lock::Lock;
 pub use neighbours::BaseChain;
@@ -120,6 +121,8 @@ impl NftKernel {
 
     /// Deletes our tables, in both families, and nothing else; says in which families there was one.
     pub fn cleanup(&mut self) -> Result<Vec<Family>, KernelError> {
+        // Never committed; one that is there is a bug's, or not ours to keep all the same.
+        self.delete_tables(TRIAL_TABLE)?;
         self.delete_tables(TABLE_NAME)
     }
 

@@ -6,7 +6,6 @@
 
 pub(crate) mod accept;
 mod check_ports;
-mod events;
 mod health_port;
 pub(crate) mod http;
 mod listen;
@@ -22,11 +21,11 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 pub use check_ports::CheckPorts;
-pub use events::{EventSink, EventWanted, LogOnly};
 
 use self::health_port::HealthPort;
 use self::http::Routes;
 use self::metrics_port::MetricsPort;
+use crate::events::{EventSink, EventWanted};
 use crate::health::Health;
 use crate::logging::LogLevel;
 use crate::metrics::Metrics;
@@ -75,7 +74,7 @@ pub struct Sources {
     /// The log's level; `None` when it cannot be changed.
     pub log: Option<LogLevel>,
     /// Who wants to hear of trouble.
-    pub events: Arc<dyn EventSink>,
+    pub events: EventSink,
 }
 
 /// A server could not listen although it must.
@@ -96,9 +95,9 @@ pub async fn serve(options: ServeOptions, sources: Sources) -> ServeError {
     let (health, metrics) = (options.health, options.metrics);
     let port = HealthPort::new(&sources);
     let health =
-        keep_up("health", health, hard_fail, port, &*sources.events, |cause| EventWanted::HealthServerFailed { cause });
+        keep_up("health", health, hard_fail, port, &sources.events, |cause| EventWanted::HealthServerFailed { cause });
     let port = MetricsPort::new(options, &sources);
-    let metrics = keep_up("metrics", metrics, hard_fail, port, &*sources.events, |cause| {
+    let metrics = keep_up("metrics", metrics, hard_fail, port, &sources.events, |cause| {
         EventWanted::MetricsServerFailed { cause }
     });
     tokio::select! {
@@ -113,7 +112,7 @@ async fn keep_up<R: Routes>(
     address: Option<SocketAddr>,
     hard_fail: bool,
     routes: R,
-    events: &dyn EventSink,
+    events: &EventSink,
     event: impl Fn(String) -> EventWanted,
 ) -> ServeError {
     let Some(address) = address else { return never().await };

@@ -49,6 +49,14 @@ pub enum SourceError {
         /// What is wrong with it.
         error: Box<kube::config::KubeconfigError>,
     },
+    /// The file with the token cannot be used.
+    #[error("cannot use the token in {path}: {error}; check the file and that this user may read it")]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: io::Error,
+    },
     /// Not in a pod with a service account.
     #[error("no kubeconfig and no master given, and not in a pod with a service account ({0}); set one of them")]
     InCluster(Box<kube::config::InClusterError>),

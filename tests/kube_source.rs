@@ -365,6 +365,27 @@ async fn a_kubeconfig_is_read_and_a_master_overrides_it() {
 }
 
 #[tokio::test]
+async fn a_token_file_may_end_with_a_newline() {
+    let double = filled().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, token) = (folder.path().join("config"), folder.path().join("token"));
+    let text = format!(
+        "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: k, user: u}}}}],
+        clusters: [{{name: k, cluster: {{server: '{}'}}}}], users: [{{name: u, user: {{tokenFile: {}}}}}]}}",
+        double.url(),
+        token.display()
+    );
+    std::fs::write(&path, text).expect("written");
+    let options = KubeOptions { kubeconfig: Some(path), master: None };
+    let missing = KubeSource::connect(&options, "node-1").await.err().expect("no token").to_string();
+    assert!(missing.contains("cannot use the token in ") && missing.contains("/token"), "{missing}");
+    std::fs::write(&token, "secret\n").expect("written");
+    let source = KubeSource::connect(&options, "node-1").await.expect("a client");
+    Running::run(source).listed().await;
+    assert!(double.requests("services").iter().all(|request| request.authorization == "Bearer secret"));
+}
+
+#[tokio::test]
 async fn a_wrong_configuration_says_what_to_correct() {
     let connect = async |kubeconfig: Option<&str>, master: Option<&str>| {
         let options = KubeOptions { kubeconfig: kubeconfig.map(Into::into), master: master.map(Into::into) };

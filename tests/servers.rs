@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use support::netns::in_netns;
+use support::netns::{in_netns, ip_batch};
 use support::node::Program;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -201,6 +201,35 @@ fn metrics_of_dashboards() {
         let openmetrics = get_as(METRICS, "/metrics", "application/openmetrics-text;version=1.0.0,*/*;q=0.1");
         assert!(openmetrics.head.contains("application/openmetrics-text; version=1.0.0"), "{}", openmetrics.head);
         assert!(openmetrics.body.ends_with("# EOF\n"));
+    });
+}
+
+#[test]
+fn connections_of_each_frontend() {
+    in_netns(|| {
+        ip_batch("addr add 10.1.0.5/32 dev lo\nroute add 10.96.0.0/16 dev lo").expect("a pod on the node itself");
+        let _pod = std::net::TcpListener::bind("10.1.0.5:8080").expect("a port");
+        let objects = format!("{NODE}{SERVICE}{}", slice(&["10.1.0.5"], ""));
+        let _program = Program::start(&objects, &["--frontend-metrics-max=4"]);
+        eventually("the metrics server", || TcpStream::connect(METRICS).is_ok());
+        for _ in 0..3 {
+            TcpStream::connect("10.96.0.5:80").expect("an answer");
+        }
+        let text = get(METRICS, "/metrics").body;
+        let sample = |frontend: &str, count: u8, family: &str| {
+            format!(
+                "portway_frontend_connections_total{{namespace=\"shop\",service=\"till\",port_name=\"\",\
+                 frontend=\"{frontend}\",ip_family=\"{family}\"}} {count}\n"
+            )
+        };
+        for (frontend, count, family) in [
+            ("10.96.0.5:80/TCP", 3, "IPv4"),
+            ("node port 30080/TCP", 0, "IPv4"),
+            ("[fd00:96::5]:80/TCP", 0, "IPv6"),
+            ("node port 30080/TCP", 0, "IPv6"),
+        ] {
+            assert!(text.contains(&sample(frontend, count, family)), "{frontend} in {text}");
+        }
     });
 }
 

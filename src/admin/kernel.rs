@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::services::{Counters, frontend_key, frontend_text, port_of};
+use super::services::{Counters, frontend_text, port_of};
 use super::{EndpointRow, ServiceRow};
 use crate::diff::target;
 use crate::model::Family;
@@ -106,7 +106,7 @@ impl Reader<'_> {
     }
 
     fn service(&self, map: SetId, element: &Element, counters: &Counters) -> Option<ServiceRow> {
-        let key = frontend_key(self.family, map, &element.key)?;
+        let key = FrontendKey::from_bytes(&element.key)?;
         let label = element.comment.as_deref().unwrap_or_default();
         let (namespace, name) = label.split(':').next().and_then(|label| label.split_once('/')).unwrap_or_default();
         let restricted = element.value == Value::Verdict(Verdict::Goto(ChainId::SourceRanges));

@@ -1,13 +1,12 @@
 //! `portway services`: frontends with what happens there and how often.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use super::ServiceRow;
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Service};
 use crate::plan::{Action, Class, Frontend, FrontendKey, Target};
-use crate::ruleset::{Bytes, SetId};
+use crate::ruleset::Bytes;
 
 /// Connections by family and frontend.
 pub(super) type Counters = HashMap<(Family, Bytes), u64>;
@@ -98,15 +97,4 @@ pub(super) fn frontend_text(key: FrontendKey) -> String {
         FrontendKey::NodePort { protocol, port } => format!("*:{port}/{protocol}"),
         address => address.to_string(),
     }
-}
-
-/// The key of a frontend map.
-pub(super) fn frontend_key(family: Family, map: SetId, key: &Bytes) -> Option<FrontendKey> {
-    let protocol = |at| crate::model::Protocol::from_number(key.u8_at(at)?);
-    if map == SetId::Nodeports {
-        return Some(FrontendKey::NodePort { protocol: protocol(0)?, port: key.u16_at(4)? });
-    }
-    let ip: IpAddr = if family == Family::Ipv4 { key.ipv4_at(0)? } else { key.ipv6_at(0)? };
-    let at = family.address_len();
-    Some(FrontendKey::Address { ip, protocol: protocol(at)?, port: key.u16_at(at + 4)? })
 }

@@ -75,7 +75,7 @@ pub struct CompletionsArgs {
 /// Flags of `cleanup`.
 #[derive(Debug, Clone, Args)]
 pub struct CleanupArgs {
-    /// Delete what kube-proxy left as well: its nftables tables, and its chains where iptables is the nf_tables one
+    /// Delete what kube-proxy left as well: nftables tables, iptables chains, and what its IPVS mode made
     #[arg(long)]
     pub kube_proxy: bool,
     /// Stay afterwards until told to stop, doing nothing: a pod of a DaemonSet must not end

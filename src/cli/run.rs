@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -12,17 +13,20 @@ use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Report};
+use crate::events::{self, EventQueue, EventSink, EventWanted, Rate, Recorder};
 use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::{Log, Recent};
 use crate::metrics::{MeasuredKernel, Metrics, MetricsObserver};
-use crate::model::{Event, Family};
+use crate::model::Family;
 use crate::netlink::NftKernel;
 use crate::ruleset::Kernel;
-use crate::serve::{self, CheckPorts, LogOnly, ServeError, ServeOptions};
-use crate::source::{KubeOptions, KubeSource, ManifestSource};
+use crate::serve::{self, CheckPorts, ServeError, ServeOptions};
+use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
 use crate::{host, netlink};
 
+/// How long the API server may take for the last Events of a process that ends.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
 
@@ -41,12 +45,33 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let serving = start_servers(configuration, &options, &mut controller, metrics.clone(), log, &runtime);
+    metrics.show_gates(configuration.gates());
+    if configuration.frontend_metrics_max > 0 {
+        // A socket of its own: the kernel lists maps without holding up transactions.
+        let mut counters = NftKernel::open_to_read()?;
+        let read = move |family| counters.frontend_counts(family);
+        metrics.show_frontends(read, &options.families, configuration.frontend_metrics_max);
+    }
+    let (events, queue) = events::queue();
+    controller.observe(events.clone());
+    let source = runtime.block_on(Source::open(configuration, &options, &metrics))?;
+    source.record(configuration, &options, queue, &runtime);
+    let sources = serve::Sources {
+        health: Health::new(configuration.sync_period, options.families.iter().copied()),
+        metrics,
+        log: Some(log.level),
+        events: events.clone(),
+    };
+    let serving = start_servers(configuration, &options, &mut controller, sources, log.recent, &runtime);
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
+    let objects = source.run(sender.clone(), events.clone());
     let result = runtime.block_on(async {
         tokio::select! {
-            result = feed(configuration, &options, node, sender, reports, &metrics) => result,
-            error = serving => Err(error.into()),
+            result = feed(configuration, &options, node, objects, sender, reports) => result,
+            error = serving => {
+                events.flush(LAST_EVENTS).await;
+                Err(error.into())
+            }
         }
     });
     // All senders are gone: the loop ends when the kernel has what was sent. Rules stay in force.
@@ -113,12 +138,12 @@ async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow
     if wanted && reports.wait_for(|report| report.syncs > 0).await.is_ok() {
         let removal = || NftKernel::open().and_then(|mut kernel| kernel.remove_kube_proxy());
         match tokio::task::spawn_blocking(removal).await {
-            Ok(Ok(found)) => found.to_string().lines().for_each(|line| info!("{line}")),
+            Ok(Ok(found)) => {
+                found.to_string().lines().for_each(|line| info!("{line}"));
+                found.failures.iter().for_each(|failure| warn!("{failure}"));
+            }
             Ok(Err(cause)) => return anyhow::Error::new(cause).context("cannot remove what kube-proxy left"),
             Err(_) => {}
-        }
-        if netlink::legacy_iptables_in_use() {
-            warn!("legacy iptables has NAT rules; if they are kube-proxy's, remove them with `kube-proxy --cleanup`");
         }
     }
     std::future::pending().await
@@ -149,8 +174,8 @@ fn start_servers<K: Kernel>(
     configuration: &Configuration,
     options: &Options,
     controller: &mut Controller<K>,
-    metrics: Arc<Metrics>,
-    log: Log,
+    sources: serve::Sources,
+    recent: Recent,
     runtime: &tokio::runtime::Runtime,
 ) -> impl Future<Output = ServeError> + use<K> {
     let serve = ServeOptions {
@@ -161,29 +186,27 @@ fn start_servers<K: Kernel>(
         configz: configuration.configz()["kubeproxy.config.k8s.io"].take(),
         flagz: configuration.flags(),
     };
-    let health = Health::new(configuration.sync_period, options.families.iter().copied());
-    let events = Arc::new(LogOnly);
     let (sender, changes) = mpsc::unbounded_channel();
-    controller.observe(HealthObserver::new(health.clone()));
-    controller.observe(MetricsObserver::new(metrics.clone(), &options.families));
+    controller.observe(HealthObserver::new(sources.health.clone()));
+    controller.observe(MetricsObserver::new(sources.metrics.clone(), &options.families));
     controller.observe(CheckObserver::new(sender));
-    runtime.spawn(CheckPorts::new(health.clone(), events.clone()).run(changes));
-    serve_commands(configuration, controller, health.clone(), metrics.clone(), log.recent);
-    serve::serve(serve, serve::Sources { metrics, health, log: Some(log.level), events })
+    runtime.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
+    serve_commands(configuration, controller, &sources, recent);
+    serve::serve(serve, sources)
 }
 
 /// Answers the operator's commands. Without that everything else still works.
 fn serve_commands<K: Kernel>(
     configuration: &Configuration,
     controller: &mut Controller<K>,
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    sources: &serve::Sources,
     recent: Recent,
 ) {
     let Some(path) = &configuration.admin_socket else { return };
     let activity = Activity::default();
     controller.observe(activity.clone());
     let snapshots = controller.snapshots();
+    let (health, metrics) = (sources.health.clone(), sources.metrics.clone());
     let admin = Admin { snapshots, activity, health, metrics, recent, configuration: configuration.configz() };
     if let Err(cause) = admin::start(path, admin) {
         let path = path.display();
@@ -199,20 +222,20 @@ fn conntrack(metrics: Arc<Metrics>) -> Option<ConntrackObserver> {
         .ok()
 }
 
-/// Runs the sources until a signal comes, one of them gives up, or something ends the process.
+/// Runs the source until a signal comes, it gives up, or something ends the process.
 async fn feed(
     configuration: &Configuration,
     options: &Options,
     node: watch::Receiver<NodeState>,
-    sender: mpsc::Sender<Vec<Event>>,
+    source: impl Future<Output = Result<(), SourceError>>,
+    sender: EventSender,
     reports: watch::Receiver<Report>,
-    metrics: &Arc<Metrics>,
 ) -> anyhow::Result<()> {
-    let addresses = tokio::spawn(host::watch_addresses(sender.clone()));
+    let addresses = tokio::spawn(host::watch_addresses(sender));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
-        result = source(configuration, options, sender, metrics) => result,
+        result = source => result.map_err(Into::into),
         path = config_changed(configuration) => {
             Err(anyhow::anyhow!("{path} was updated; ending, so that a new process reads it"))
         }
@@ -238,26 +261,53 @@ async fn config_changed(configuration: &Configuration) -> String {
     }
 }
 
-async fn source(
-    configuration: &Configuration,
-    options: &Options,
-    sender: mpsc::Sender<Vec<Event>>,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<()> {
-    match &configuration.manifests {
-        Some(folder) => {
-            let source = ManifestSource::open(folder, &options.node_name)?.serving(options.service_proxy_name.clone());
+/// Where the objects come from.
+enum Source {
+    Manifests(ManifestSource),
+    Kubernetes(KubeSource),
+}
+
+impl Source {
+    async fn open(
+        configuration: &Configuration,
+        options: &Options,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, SourceError> {
+        let proxy_name = options.service_proxy_name.clone();
+        if let Some(folder) = &configuration.manifests {
+            let source = ManifestSource::open(folder, &options.node_name)?.serving(proxy_name);
             metrics.watch_source("manifests", source.stats());
-            Ok(source.run(sender).await?)
+            return Ok(Self::Manifests(source));
         }
-        None => {
+        let client = &configuration.client;
+        let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
+        let source = KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
+        let source = source.serving(proxy_name);
+        metrics.watch_source("kubernetes", source.stats());
+        Ok(Self::Kubernetes(source))
+    }
+
+    /// Has Events created where there is an API server.
+    fn record(
+        &self,
+        configuration: &Configuration,
+        options: &Options,
+        queue: EventQueue,
+        runtime: &tokio::runtime::Runtime,
+    ) {
+        if let Self::Kubernetes(source) = self {
             let client = &configuration.client;
-            let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
-            let source =
-                KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
-            let source = source.serving(options.service_proxy_name.clone());
-            metrics.watch_source("kubernetes", source.stats());
-            Ok(source.run(sender).await?)
+            let host = host::name().unwrap_or_else(|| options.node_name.to_string());
+            let rate = Rate::new(client.qps, client.burst);
+            runtime.spawn(Recorder::new(source.client(), &options.node_name, &host, rate).run(queue));
+        }
+    }
+
+    async fn run(self, sender: EventSender, events: EventSink) -> Result<(), SourceError> {
+        events.wanted(EventWanted::Starting);
+        match self {
+            Self::Manifests(source) => source.run(sender).await,
+            Self::Kubernetes(source) => source.run(sender).await,
         }
     }
 }

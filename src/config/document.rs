@@ -30,6 +30,8 @@ pub struct PortwayConfiguration {
     pub manifests: String,
     /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; absent or empty: those without.
     pub service_proxy_name: String,
+    /// Show connections of each frontend as long as there are no more frontends than this; absent or 0: never.
+    pub frontend_metrics_max: u32,
 }
 
 /// What a file says, before defaults.

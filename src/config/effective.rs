@@ -131,6 +131,8 @@ pub struct Configuration {
     pub service_proxy_name: Option<Arc<str>>,
     /// The socket that the operator's commands ask; `None`: nowhere.
     pub admin_socket: Option<PathBuf>,
+    /// Show connections of each frontend as long as there are no more frontends than this; 0: never.
+    pub frontend_metrics_max: u32,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -233,6 +235,7 @@ impl Configuration {
                 None => portway.table_ownership.unwrap_or(true),
             },
             admin_socket: path(flags.value("admin-socket")),
+            frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
             node_ports: node_ports(&config.node_port_addresses),
@@ -261,6 +264,11 @@ impl Configuration {
         self.kube_proxy.feature_gates.get(name).copied().unwrap_or(default)
     }
 
+    /// The feature gates that are known here: name, stage (empty for general availability), and whether they are on.
+    pub fn gates(&self) -> Vec<(&'static str, &'static str, bool)> {
+        gates::values(&self.kube_proxy.feature_gates)
+    }
+
     /// The answer of `/configz` (specification 10.5).
     pub fn configz(&self) -> Value {
         json!({ "kubeproxy.config.k8s.io": self.kube_proxy })
@@ -277,13 +285,18 @@ impl Configuration {
         let mut text = yaml::write(&self.kube_proxy).map_err(|cause| error(cause.to_string()))?;
         let manifests = self.manifests.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let service_proxy_name = self.service_proxy_name.as_deref().unwrap_or_default();
-        if !self.table_ownership || !manifests.is_empty() || !service_proxy_name.is_empty() {
+        let is_default = self.table_ownership
+            && manifests.is_empty()
+            && service_proxy_name.is_empty()
+            && self.frontend_metrics_max == 0;
+        if !is_default {
             let portway = PortwayConfiguration {
                 api_version: document::PORTWAY_API_VERSION.into(),
                 kind: document::PORTWAY_KIND.into(),
                 table_ownership: Some(self.table_ownership),
                 manifests,
                 service_proxy_name: service_proxy_name.to_owned(),
+                frontend_metrics_max: self.frontend_metrics_max,
             };
             text.push_str("---\n");
             text.push_str(&yaml::write(&portway).map_err(|cause| error(cause.to_string()))?);

@@ -227,13 +227,14 @@ fn what_is_written_reads_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.yaml");
     let mode = "--detect-local-mode=bridgeinterface";
-    let own = ["--no-table-ownership", "--service-proxy-name=ours"];
+    let own = ["--no-table-ownership", "--service-proxy-name=ours", "--frontend-metrics-max=7"];
     let first = by_flags(&[&own[..], &["--conntrack-min=0", mode, "--pod-bridge-interface=cbr0"]].concat());
     first.write(&path).expect("written");
     let again = by_file(&fs::read_to_string(&path).expect("readable"), &[]);
     assert_eq!(first.kube_proxy, again.kube_proxy);
     assert!(!again.table_ownership);
     assert_eq!(again.service_proxy_name.as_deref(), Some("ours"));
+    assert_eq!(again.frontend_metrics_max, 7);
     assert_eq!(notes(&again), Vec::<&str>::new());
     assert_eq!(again.options().detect_local, DetectLocal::BridgeInterface("cbr0".into()));
 }

@@ -15,22 +15,46 @@ pub const FLAGZ: &str = "ComponentFlagz";
 /// Buffers and split streams of the log.
 pub(super) const LOGGING_ALPHA: &str = "LoggingAlphaOptions";
 
-/// kube-proxy's gates that mean something to it, and the value each is locked to.
-const KNOWN: [(&str, Option<bool>); 13] = [
-    (EXTERNAL_IPS, None),
-    (STATUSZ, None),
-    (FLAGZ, None),
-    (LOGGING_ALPHA, None),
-    ("LoggingBetaOptions", None),
-    ("ContextualLogging", None),
-    ("NativeHistograms", None),
-    ("AllAlpha", None),
-    ("AllBeta", None),
-    ("MultiCIDRServiceAllocator", Some(true)),
-    ("PreferSameTrafficDistribution", Some(true)),
-    ("NFTablesProxyMode", Some(true)),
-    ("TopologyAwareHints", Some(true)),
+/// A gate of kube-proxy's.
+struct Gate {
+    name: &'static str,
+    /// As `kubernetes_feature_enabled` has it; empty for general availability.
+    stage: &'static str,
+    default: bool,
+    /// It cannot be set to anything but its default.
+    locked: bool,
+}
+
+const fn gate(name: &'static str, stage: &'static str, default: bool) -> Gate {
+    Gate { name, stage, default, locked: false }
+}
+
+const fn locked(name: &'static str) -> Gate {
+    Gate { name, stage: "", default: true, locked: true }
+}
+
+/// kube-proxy's gates that mean something to it.
+const KNOWN: [Gate; 13] = [
+    gate(EXTERNAL_IPS, "", true),
+    gate(STATUSZ, "BETA", true),
+    gate(FLAGZ, "BETA", true),
+    gate(LOGGING_ALPHA, "ALPHA", false),
+    gate("LoggingBetaOptions", "BETA", true),
+    gate("ContextualLogging", "BETA", true),
+    gate("NativeHistograms", "ALPHA", false),
+    gate("AllAlpha", "ALPHA", false),
+    gate("AllBeta", "BETA", false),
+    locked("MultiCIDRServiceAllocator"),
+    locked("PreferSameTrafficDistribution"),
+    locked("NFTablesProxyMode"),
+    locked("TopologyAwareHints"),
 ];
+
+/// The gates known here: name, stage, and whether they are on.
+pub(super) fn values(gates: &BTreeMap<String, bool>) -> Vec<(&'static str, &'static str, bool)> {
+    let value = |gate: &Gate| gates.get(gate.name).copied().filter(|_| !gate.locked).unwrap_or(gate.default);
+    KNOWN.iter().map(|gate| (gate.name, gate.stage, value(gate))).collect()
+}
 
 /// Reads `NAME=true`.
 pub(super) fn parse(item: &str) -> Result<(String, bool), ConfigError> {
@@ -51,10 +75,10 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// What is said about gates that do not act.
 pub(super) fn notes(gates: &BTreeMap<String, bool>) -> Vec<Note> {
-    let note = |(name, value): (&String, &bool)| match KNOWN.iter().find(|(known, _)| known == name) {
+    let note = |(name, value): (&String, &bool)| match KNOWN.iter().find(|gate| gate.name == name) {
         None => Some(Note::warn(format!("feature gate {name} is not known here; it has no effect"))),
-        Some((_, Some(locked))) if locked != value => {
-            Some(Note::warn(format!("feature gate {name}={value} has no effect: it is always {locked}")))
+        Some(gate) if gate.locked && *value != gate.default => {
+            Some(Note::warn(format!("feature gate {name}={value} has no effect: it is always {}", gate.default)))
         }
         Some(_) => None,
     };
@@ -86,5 +110,15 @@ mod tests {
                 "feature gate Whatever is not known here; it has no effect",
             ]
         );
+    }
+
+    #[test]
+    fn locked_gates_keep_their_value() {
+        let gates = [("ContextualLogging", false), ("TopologyAwareHints", false), ("Whatever", true)];
+        let values = values(&gates.map(|(name, value)| (name.to_owned(), value)).into());
+        assert!(values.contains(&("ContextualLogging", "BETA", false)));
+        assert!(values.contains(&("TopologyAwareHints", "", true)));
+        assert!(values.contains(&(LOGGING_ALPHA, "ALPHA", false)));
+        assert_eq!(values.len(), KNOWN.len());
     }
 }

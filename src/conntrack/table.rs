@@ -2,11 +2,13 @@
 
 use std::io;
 
+use nix::sys::socket::SockProtocol;
+
 use super::Entry;
-use super::socket::{Socket, errno};
 use super::wire::{Filter, put_delete, put_dump, read_entry};
 use crate::model::{Family, Protocol};
 use crate::netlink::message::messages;
+use crate::netlink::socket::{Socket, errno};
 use crate::plan::Target;
 
 /// The kernel hands out a dump in pieces of at most 32 KiB.
@@ -68,8 +70,8 @@ impl KernelTable {
     /// Opens the table of the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            walker: Socket::open()?,
-            remover: Socket::open()?,
+            walker: Socket::open(SockProtocol::NetlinkNetFilter)?,
+            remover: Socket::open(SockProtocol::NetlinkNetFilter)?,
             buffer: vec![0; RECEIVE_LEN],
             answers: vec![0; RECEIVE_LEN],
             batch: Batch::default(),
@@ -155,12 +157,12 @@ impl Table for KernelTable {
                 tracing::debug!(%error, "the kernel does not filter its table of flows");
                 self.plain = true;
                 self.batch.clear();
-                self.walker = Socket::open()?;
+                self.walker = Socket::open(SockProtocol::NetlinkNetFilter)?;
                 self.walk(filter, stale, still)
             }
             Err(error) => {
                 // The rest of a walk may still be in the socket, or hold it occupied.
-                self.walker = Socket::open()?;
+                self.walker = Socket::open(SockProtocol::NetlinkNetFilter)?;
                 Err(error)
             }
             result => result,

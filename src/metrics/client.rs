@@ -6,6 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::combinators::InspectFrame;
+use hyper::body::{Body, Bytes, Frame};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::histogram::Histogram;
@@ -18,28 +21,58 @@ use super::sync::add;
 #[derive(Debug, Clone)]
 pub(super) struct RestClientMetrics {
     requests: Labelled<labels::Request, Counter>,
-    duration: Labelled<labels::ByVerb, Histogram>,
+    duration: Histograms,
+    request_size: Histograms,
+    response_size: Histograms,
 }
 
-fn histogram() -> Histogram {
+type Histograms = Labelled<labels::ByVerb, Histogram>;
+
+/// client-go's buckets for times.
+fn seconds() -> Histogram {
     Histogram::new([0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0])
+}
+
+/// client-go's buckets for sizes: 64 bytes to 16 MiB.
+fn bytes() -> Histogram {
+    Histogram::new([
+        64.0,
+        256.0,
+        512.0,
+        1024.0,
+        4096.0,
+        16384.0,
+        65536.0,
+        262_144.0,
+        1_048_576.0,
+        4_194_304.0,
+        16_777_216.0,
+    ])
 }
 
 impl RestClientMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("rest_client");
-        let duration = Labelled::new_with_constructor(histogram as fn() -> Histogram);
+        let requests = add(registry, "requests", "Requests to the API server", Labelled::default());
+        let mut histogram = |name, help, buckets: fn() -> Histogram| {
+            add(registry, name, help, Histograms::new_with_constructor(buckets))
+        };
         Self {
-            requests: add(registry, "requests", "Requests to the API server", Labelled::default()),
-            duration: add(registry, "request_duration_seconds", "Time to the head of the answer", duration),
+            requests,
+            duration: histogram("request_duration_seconds", "Time to the head of the answer", seconds),
+            request_size: histogram("request_size_bytes", "Size of a request's body", bytes),
+            response_size: histogram(
+                "response_size_bytes",
+                "Size of an answer's body, unpacked; not of watches",
+                bytes,
+            ),
         }
     }
 
-    fn answered(&self, verb: &str, host: &str, code: &str, start: Instant) {
-        let (verb, host) = (verb.to_owned(), host.to_owned());
-        let request = labels::Request { code: code.to_owned(), method: verb.clone(), host: host.clone() };
-        self.requests.get_or_create(&request).inc();
-        self.duration.get_or_create(&labels::ByVerb { verb, host }).observe(start.elapsed().as_secs_f64());
+    fn answered(&self, labels: &labels::ByVerb, code: &str, start: Instant) {
+        let labels::ByVerb { verb, host } = labels.clone();
+        self.requests.get_or_create(&labels::Request { code: code.to_owned(), method: verb, host }).inc();
+        self.duration.get_or_create(labels).observe(start.elapsed().as_secs_f64());
     }
 }
 
@@ -77,33 +110,60 @@ pub struct RestClientService<S> {
     layer: RestClientLayer,
 }
 
+/// An answer's body whose size is observed when it is dropped, read or not.
+type Measured<B> = InspectFrame<B, Box<dyn FnMut(&Frame<Bytes>) + Send>>;
+
+struct Size {
+    bytes: usize,
+    histogram: Histogram,
+}
+
+impl Drop for Size {
+    fn drop(&mut self) {
+        self.histogram.observe(self.bytes as f64);
+    }
+}
+
+fn measured<B: Body<Data = Bytes>>(body: B, histogram: Option<Histogram>) -> Measured<B> {
+    let mut size = histogram.map(|histogram| Size { bytes: 0, histogram });
+    body.inspect_frame(Box::new(move |frame| {
+        if let (Some(size), Some(data)) = (&mut size, frame.data_ref()) {
+            size.bytes += data.len();
+        }
+    }))
+}
+
 impl<S, A, B> Service<Request<A>> for RestClientService<S>
 where
     S: Service<Request<A>, Response = Response<B>>,
     S::Future: Send + 'static,
+    A: Body,
+    B: Body<Data = Bytes>,
 {
-    type Response = Response<B>;
+    type Response = Response<Measured<B>>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let verb = request.method().to_string();
         let host = request.uri().authority().map(ToString::to_string).or_else(|| self.layer.host.clone());
-        let host = host.unwrap_or_default();
+        let labels = labels::ByVerb { verb: request.method().to_string(), host: host.unwrap_or_default() };
         let (metrics, start) = (self.layer.metrics.clone(), Instant::now());
+        if let Some(size) = request.body().size_hint().exact() {
+            metrics.request_size.get_or_create(&labels).observe(size as f64);
+        }
+        let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let result = answer.await;
-            match &result {
-                Ok(response) => metrics.answered(&verb, &host, response.status().as_str(), start),
-                // client-go's word for a request without an answer.
-                Err(_) => metrics.answered(&verb, &host, "<error>", start),
-            }
-            result
+            // client-go's word for a request without an answer.
+            let status = result.as_ref().map(Response::status);
+            metrics.answered(&labels, status.as_ref().map_or("<error>", |status| status.as_str()), start);
+            let size = (!is_watch).then(|| metrics.response_size.get_or_create(&labels).clone());
+            result.map(|response| response.map(|body| measured(body, size)))
         })
     }
 }

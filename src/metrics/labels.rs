@@ -100,6 +100,33 @@ pub(super) struct ByVerb {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Feature {
+    pub(super) name: &'static str,
+    pub(super) stage: &'static str,
+}
+
+/// A frontend: the Service port it belongs to, and where it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Frontend {
+    namespace: String,
+    service: String,
+    port_name: String,
+    /// `10.96.0.10:80/TCP`, `[fd00::1]:80/TCP`, `node port 30080/TCP`.
+    frontend: String,
+    ip_family: IpFamily,
+}
+
+impl Frontend {
+    /// `label` is `namespace/service:port`; long ones are cut.
+    pub(super) fn new(label: &str, frontend: String, family: Family) -> Self {
+        let (namespace, rest) = label.split_once('/').unwrap_or(("", label));
+        let (service, port_name) = rest.split_once(':').unwrap_or((rest, ""));
+        let [namespace, service, port_name] = [namespace, service, port_name].map(str::to_owned);
+        Self { namespace, service, port_name, frontend, ip_family: family.into() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct KubernetesBuild {
     pub(super) major: String,
     pub(super) minor: String,

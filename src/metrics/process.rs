@@ -1,4 +1,4 @@
-//! `process_*`, read from /proc when somebody asks.
+//! What is known of this process when somebody asks: `process_*` from /proc, threads, and tasks of tokio.
 
 use std::collections::HashMap;
 use std::fs;
@@ -39,6 +39,13 @@ impl Collector for Process {
         }
         if let Some(bytes) = kilobytes(&status, "VmSize:") {
             gauge(&mut encoder, ("process_virtual_memory_bytes", "Address space in use."), bytes)?;
+        }
+        if let Some(threads) = number(&status, "Threads:") {
+            gauge(&mut encoder, ("portway_threads", "Threads of the process."), threads)?;
+        }
+        if let Ok(tokio) = tokio::runtime::Handle::try_current() {
+            let tasks = tokio.metrics().num_alive_tasks();
+            gauge(&mut encoder, ("portway_tokio_tasks", "Tasks of the servers and of the watches."), tasks as f64)?;
         }
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
             // The listing itself is one of them.
@@ -86,9 +93,12 @@ fn boot_time(stat: &str) -> Option<f64> {
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
+fn number(status: &str, field: &str) -> Option<f64> {
+    status.lines().find_map(|line| line.strip_prefix(field))?.trim().trim_end_matches(" kB").parse().ok()
+}
+
 fn kilobytes(status: &str, field: &str) -> Option<f64> {
-    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
-    value.trim().strip_suffix(" kB")?.parse::<f64>().ok().map(|kilobytes| kilobytes * 1024.0)
+    number(status, field).map(|kilobytes| kilobytes * 1024.0)
 }
 
 fn max_files(limits: &str) -> Option<f64> {
@@ -115,6 +125,7 @@ mod tests {
         assert_eq!(parse_stat("7 (a) S 1"), None);
         assert_eq!(boot_time("cpu 1 2\nbtime 1700000000\n"), Some(1_700_000_000.0));
         assert_eq!(kilobytes("VmSize:\t  10 kB\nVmRSS:\t   2 kB\n", "VmRSS:"), Some(2048.0));
+        assert_eq!(number("Threads:\t7\n", "Threads:"), Some(7.0));
         let limits = "Limit  Soft  Hard  Units\nMax open files            1024                 4096     files\n";
         assert_eq!(max_files(limits), Some(1024.0));
         let netstat = "TcpExt: A\nTcpExt: 1\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 12 34\n";

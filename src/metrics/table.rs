@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use super::labels::{ByFamily, ByOp, ByResult, BySet};
 use super::sync::add;
 use crate::diff::Mirror;
+use crate::model::Family;
 use crate::ruleset::{Op, SetId, Transaction};
 
 #[derive(Debug, Clone)]
@@ -85,8 +86,12 @@ impl TableMetrics {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn elements_of(&self, set: SetId, family: crate::model::Family) -> i64 {
+    /// The frontends of a family.
+    pub(super) fn frontends(&self, family: Family) -> i64 {
+        [SetId::Services, SetId::Nodeports].map(|set| self.elements_of(set, family)).iter().sum()
+    }
+
+    pub(super) fn elements_of(&self, set: SetId, family: Family) -> i64 {
         self.elements.get_or_create(&BySet::new(set, family)).get()
     }
 }

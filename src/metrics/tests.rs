@@ -1,4 +1,9 @@
+use std::collections::BTreeSet;
 use std::time::Instant;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
 use crate::config::Options;
@@ -6,6 +11,7 @@ use crate::controller::Controller;
 use crate::model::{
     Endpoint, EndpointSlice, Event, Kind, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
 };
+use crate::plan::FrontendKey;
 use crate::ruleset::{FakeKernel, SetId};
 
 fn service(n: u8, local: bool) -> Event {
@@ -250,23 +256,103 @@ fn formats() {
 
 #[tokio::test]
 async fn requests_to_the_api_server() {
-    use tower::{Layer, ServiceExt, service_fn};
     let metrics = Metrics::new();
-    let inner = service_fn(|request: http::Request<()>| async move {
-        if request.method() == http::Method::GET { Ok(http::Response::new(())) } else { Err("refused") }
+    let inner = service_fn(|request: http::Request<Full<Bytes>>| async move {
+        let answer = http::Response::new(Full::new(Bytes::from_static(&[0; 100])));
+        if request.method() == http::Method::GET { Ok(answer) } else { Err("refused") }
     });
     let service = metrics.rest_client_layer().for_server(&"https://api:6443".parse().expect("a URL")).layer(inner);
-    let request = |method| http::Request::builder().method(method).uri("/x").body(()).expect("fine");
-    service.clone().oneshot(request("GET")).await.expect("an answer");
-    service.oneshot(request("POST")).await.expect_err("no answer");
+    let request = |method, path| {
+        http::Request::builder().method(method).uri(path).body(Full::new(Bytes::from_static(b"hello"))).expect("fine")
+    };
+    for path in ["/x", "/x?a=b&watch=true&c=d"] {
+        let answer = service.clone().oneshot(request("GET", path)).await.expect("an answer");
+        assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes().len(), 100);
+    }
+    service.oneshot(request("POST", "/x")).await.expect_err("no answer");
     let text = metrics.encode(Format::Prometheus);
     for sample in [
-        "rest_client_requests_total{code=\"200\",method=\"GET\",host=\"api:6443\"} 1",
+        "rest_client_requests_total{code=\"200\",method=\"GET\",host=\"api:6443\"} 2",
         "rest_client_requests_total{code=\"<error>\",method=\"POST\",host=\"api:6443\"} 1",
-        "rest_client_request_duration_seconds_count{verb=\"GET\",host=\"api:6443\"} 1",
+        "rest_client_request_duration_seconds_count{verb=\"GET\",host=\"api:6443\"} 2",
+        "rest_client_request_size_bytes_sum{verb=\"POST\",host=\"api:6443\"} 5.0",
+        "rest_client_response_size_bytes_count{verb=\"GET\",host=\"api:6443\"} 1",
+        "rest_client_response_size_bytes_sum{verb=\"GET\",host=\"api:6443\"} 100.0",
     ] {
         assert!(text.lines().any(|line| line == sample), "{sample} in {text}");
     }
+}
+
+fn count(ip: [u8; 4], label: &str, connections: u64) -> FrontendCount {
+    let key = FrontendKey::Address { ip: ip.into(), protocol: Protocol::Tcp, port: 80 };
+    FrontendCount { key, label: label.to_owned(), connections }
+}
+
+#[test]
+fn frontends_are_shown_up_to_a_number() {
+    let mut it = Loop::start(vec![service(1, false)]);
+    let name = "portway_frontend_connections_total";
+    let sample = |service: &str, frontend: &str| {
+        format!(
+            "{name}{{namespace=\"ns\",service=\"{service}\",port_name=\"http\",frontend=\"{frontend}\",ip_family=\"IPv4\"}}"
+        )
+    };
+    assert!(!it.metrics.encode(Format::Prometheus).contains(name), "not without being asked");
+    // One address and one NodePort of one Service; a frontend that moves while it is listed comes twice.
+    let read = |_| {
+        Ok(vec![
+            count([10, 96, 0, 2], "ns/b:http", 3),
+            count([10, 96, 0, 1], "ns/a:http", 5),
+            count([10, 96, 0, 1], "ns/a:http", 4),
+        ])
+    };
+    it.metrics.show_frontends(read, &[Family::Ipv4], 2);
+    assert_eq!(it.value(&sample("a", "10.96.0.1:80/TCP")), Some(5.0));
+    assert_eq!(it.value(&sample("b", "10.96.0.2:80/TCP")), Some(3.0));
+    it.sync(vec![service(2, false)]);
+    assert!(!it.metrics.encode(Format::Prometheus).contains(name), "four are more than two");
+    it.sync(vec![Event::ServiceDeleted(ObjectKey::new("ns", "s2"))]);
+    assert!(it.metrics.encode(Format::Prometheus).contains(name));
+}
+
+/// Names in backticks in the first column of the tables of docs/metrics.md; `process_*` stands for itself.
+fn documented() -> BTreeSet<String> {
+    let rows = include_str!("../../docs/metrics.md").lines().filter(|line| line.starts_with("| `"));
+    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));
+    // Paths, `process_*` and the names of alerts stand in tables as well.
+    let is_metric = |name: &&str| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+    names.filter(is_metric).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_metric_is_documented_and_every_documented_one_is_there() {
+    let change = Some(SystemTime::now() + Duration::from_secs(9));
+    let it = Loop::start(vec![service(1, true), slice(1, "n2", 1..2, change)]);
+    let metrics = &it.metrics;
+    metrics.answered_healthz(200);
+    metrics.answered_livez(200);
+    metrics.conntrack_cleaned(Family::Ipv4, Duration::ZERO, 1);
+    metrics.watch_source("manifests", Arc::default());
+    metrics.show_gates([("Gate", "", true)]);
+    metrics.show_frontends(|_| Ok(vec![count([10, 96, 0, 1], "ns/a:http", 5)]), &[Family::Ipv4], 9);
+    metrics.slis().pinged();
+    // What appears with the first value only.
+    let family = labels::ByFamily::from(Family::Ipv4);
+    drop(metrics.sync.partial_duration.get_or_create(&family));
+    drop(metrics.sync.sync_failures.get_or_create(&family));
+    drop(metrics.sync.cleanup_failures.get_or_create(&family));
+    let inner = service_fn(|_: http::Request<Full<Bytes>>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::default()))
+    });
+    let service = metrics.rest_client_layer().layer(inner);
+    drop(service.oneshot(http::Request::new(Full::default())).await);
+
+    let text = metrics.encode(Format::Prometheus) + &metrics.slis().encode(Format::Prometheus);
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let there: BTreeSet<String> = types.filter(|name| !name.starts_with("process_")).map(str::to_owned).collect();
+    let documented = documented();
+    let difference: Vec<&String> = there.symmetric_difference(&documented).collect();
+    assert!(difference.is_empty(), "either not in docs/metrics.md or not exported: {difference:?}");
 }
 
 #[test]

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use super::abi::{self, elem};
 use super::attr::{self, Attrs};
 use super::elements::read_comment;
+use super::link::RequestError;
 use super::{NftKernel, expr};
 use crate::model::Family;
+use crate::plan::FrontendKey;
 use crate::ruleset::{Bytes, KernelError, SetId, TABLE_NAME};
 
 /// What an element has counted.
@@ -18,6 +20,18 @@ pub struct Counted {
     pub comment: String,
 }
 
+/// A frontend and the connections it has been asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrontendCount {
+    /// The frontend.
+    pub key: FrontendKey,
+    /// `namespace/service:port`; long ones are cut.
+    pub label: String,
+    /// New connections since the element was written: the chains see the first packet of each, and every packet of those
+    /// that are refused.
+    pub connections: u64,
+}
+
 const DOING: &str = "reading the counters of a map";
 
 impl NftKernel {
@@ -25,23 +39,38 @@ impl NftKernel {
     /// of a connection comes by. Elements that come or go meanwhile may be missing.
     pub fn counters(&mut self, family: Family, map: SetId) -> Result<HashMap<Bytes, Counted>, KernelError> {
         let key_len = map.spec().key_len(family);
-        let (messages, _) = self
-            .link
-            .dump(
-                abi::msg::GETSETELEM,
-                expr::nfproto(family),
-                |buf| {
-                    attr::put_str(buf, elem::LIST_TABLE, TABLE_NAME);
-                    attr::put_str(buf, elem::LIST_SET, map.spec().name);
-                },
-                |message| {
-                    let list = message.attrs.nested_of(elem::LIST_ELEMENTS).unwrap_or(Attrs::new(&[]));
-                    let counted = list.filter_map(|element| counted(&element.nested()));
-                    Ok(counted.filter(|(key, _)| key.as_slice().len() == key_len).collect::<Vec<_>>())
-                },
-            )
-            .map_err(|error| error.into_kernel(DOING))?;
-        Ok(messages.into_iter().flatten().collect())
+        let dump = self.link.dump(
+            abi::msg::GETSETELEM,
+            expr::nfproto(family),
+            |buf| {
+                attr::put_str(buf, elem::LIST_TABLE, TABLE_NAME);
+                attr::put_str(buf, elem::LIST_SET, map.spec().name);
+            },
+            |message| {
+                let list = message.attrs.nested_of(elem::LIST_ELEMENTS).unwrap_or(Attrs::new(&[]));
+                let counted = list.filter_map(|element| counted(&element.nested()));
+                Ok(counted.filter(|(key, _)| key.as_slice().len() == key_len).collect::<Vec<_>>())
+            },
+        );
+        match dump {
+            Ok((messages, _)) => Ok(messages.into_iter().flatten().collect()),
+            // No table yet.
+            Err(RequestError::Errno(libc::ENOENT)) => Ok(HashMap::new()),
+            Err(error) => Err(error.into_kernel(DOING)),
+        }
+    }
+
+    /// The connections of all frontends of a family.
+    pub fn frontend_counts(&mut self, family: Family) -> Result<Vec<FrontendCount>, KernelError> {
+        let mut found = Vec::new();
+        for map in [SetId::Services, SetId::Nodeports] {
+            let counts = self.counters(family, map)?.into_iter().filter_map(|(key, counted)| {
+                let key = FrontendKey::from_bytes(&key)?;
+                Some(FrontendCount { key, label: counted.comment, connections: counted.packets })
+            });
+            found.extend(counts);
+        }
+        Ok(found)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
 
 use nftnl::nftnl_sys as sys;
@@ -55,6 +55,59 @@ impl Socket {
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// `IPT_SO_SET_REPLACE`.
+const REPLACE: i32 = 64;
+/// `IPT_SO_SET_ADD_COUNTERS`.
+const ADD_COUNTERS: i32 = 65;
+
+/// Reads from a table of legacy iptables; `name` is one of `IPT_SO_GET_*`, `value` also tells the kernel what is asked for.
+pub(super) fn read_iptables(fd: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> io::Result<()> {
+    let mut len = value.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, all of them in `value`.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast::<c_void>(), &raw mut len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Replaces a table of legacy iptables. `value` is `struct ipt_replace` of a 64-bit kernel, and entries; `counters` takes
+/// packets and bytes of each old entry.
+pub(super) fn replace_iptables(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    value: &mut [u8],
+    counters: &mut [u64],
+) -> io::Result<()> {
+    const NUM_COUNTERS: usize = 84;
+    const COUNTERS: usize = 88;
+    let number = value.get(NUM_COUNTERS..COUNTERS).and_then(|bytes| bytes.first_chunk());
+    let number = number.map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize);
+    let Some(pointer) = value.get_mut(COUNTERS..COUNTERS + 8) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    if counters.len() != 2 * number {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    pointer.copy_from_slice(&(counters.as_mut_ptr() as u64).to_ne_bytes());
+    // SAFETY: the kernel reads `value`, and writes to the place put into it as many pairs as `value` says: they fit.
+    unsafe { set_bytes(fd, level, REPLACE, value) }
+}
+
+/// Adds to the counters of a table of legacy iptables. `value` is `struct xt_counters_info`, and counters.
+pub(super) fn add_iptables_counters(fd: BorrowedFd<'_>, level: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the kernel reads `value`, in which there is no pointer.
+    unsafe { set_bytes(fd, level, ADD_COUNTERS, value) }
+}
+
+/// Sets a socket option.
+///
+/// # Safety
+///
+/// Where the option has pointers in its value, what the kernel does with them must be right.
+unsafe fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let len = value.len() as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes, all of them in `value`; the caller answers for pointers.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast::<c_void>(), len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Names are made of our own constants and numbers; a zero byte inside would be a bug, and ends the name.

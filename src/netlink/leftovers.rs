@@ -1,7 +1,9 @@
-//! What kube-proxy leaves behind in nf_tables: its own tables, and the chains of its iptables mode where iptables is the
-//! nf_tables one (specification 9.7).
-//!
-//! Legacy iptables keeps its rules where netlink does not reach; [`legacy_iptables_in_use`] tells.
+//! What kube-proxy leaves behind (specification 9.7): its own tables, the chains of its other modes in nf_tables and in
+//! [`legacy`] iptables, and what its IPVS mode makes beside them ([`ipvs`]).
+
+mod blob;
+mod ipvs;
+mod legacy;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -44,41 +46,56 @@ const DOING: &str = "removing what kube-proxy left";
 pub struct Leftovers {
     /// Families in which there was a table `kube-proxy`.
     pub tables: Vec<Family>,
-    /// Number of chains of its iptables mode.
+    /// Number of chains of its iptables and IPVS modes.
     pub chains: usize,
+    /// Whether the virtual services of its IPVS mode were flushed.
+    pub virtual_services: bool,
+    /// Number of IP sets of its IPVS mode.
+    pub ip_sets: usize,
+    /// Whether the interface of its IPVS mode was there.
+    pub interface: bool,
+    /// What could not be removed, and what to do about it.
+    pub failures: Vec<String>,
 }
 
 impl Leftovers {
     /// There was nothing.
     pub fn is_empty(&self) -> bool {
-        self.tables.is_empty() && self.chains == 0
+        *self == Self::default()
+    }
+
+    fn failed(&mut self, sentence: String) {
+        self.failures.push(sentence);
     }
 }
 
 impl fmt::Display for Leftovers {
+    /// What was removed, a line each; not the failures.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
-            return writeln!(f, "kube-proxy left nothing in nf_tables");
+            return writeln!(f, "kube-proxy left nothing");
         }
         for family in &self.tables {
             writeln!(f, "deleted table {} {KUBE_PROXY_TABLE}", family.nft())?;
         }
-        match self.chains {
-            0 => Ok(()),
-            chains => writeln!(f, "deleted {chains} iptables chains of kube-proxy"),
+        if self.chains > 0 {
+            writeln!(f, "deleted {} iptables chains of kube-proxy", self.chains)?;
         }
+        if self.virtual_services {
+            writeln!(f, "deleted the virtual services of IPVS")?;
+        }
+        if self.ip_sets > 0 {
+            writeln!(f, "deleted {} IP sets of kube-proxy", self.ip_sets)?;
+        }
+        if self.interface {
+            writeln!(f, "deleted kube-proxy's interface of IPVS")?;
+        }
+        Ok(())
     }
 }
 
-/// Whether legacy iptables holds NAT rules, kube-proxy's or others: only its own programs can look into them.
-pub fn legacy_iptables_in_use() -> bool {
-    ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
-        .iter()
-        .any(|path| std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "nat")))
-}
-
 impl NftKernel {
-    /// What [`NftKernel::remove_kube_proxy`] would remove.
+    /// What of nf_tables [`NftKernel::remove_kube_proxy`] would remove.
     pub fn find_kube_proxy(&mut self) -> Result<Leftovers, KernelError> {
         let mut found = Leftovers::default();
         for family in Family::ALL {
@@ -90,12 +107,15 @@ impl NftKernel {
         Ok(found)
     }
 
-    /// Removes what kube-proxy left in nf_tables, family by family, each in one transaction. Nothing there is no error.
+    /// Removes what kube-proxy left, part by part: its tables, its iptables chains, and what its IPVS mode made. Nothing
+    /// there is no error. What fails outside of nf_tables is in [`Leftovers::failures`].
     pub fn remove_kube_proxy(&mut self) -> Result<Leftovers, KernelError> {
-        let mut found = Leftovers { tables: self.delete_tables(KUBE_PROXY_TABLE)?, chains: 0 };
+        let mut found = Leftovers { tables: self.delete_tables(KUBE_PROXY_TABLE)?, ..Leftovers::default() };
         for family in Family::ALL {
             found.chains += remove_chains(&mut self.link, family)?;
         }
+        legacy::remove(&mut found);
+        ipvs::remove(&mut found);
         Ok(found)
     }
 }

@@ -39,6 +39,21 @@ impl FrontendKey {
         }
     }
 
+    /// Reads [`FrontendKey::bytes`]; `None` when they are none.
+    pub fn from_bytes(key: &Bytes) -> Option<Self> {
+        let (ip, at) = match key.as_slice().len() {
+            8 => (None, 0),
+            12 => (Some(key.ipv4_at(0)?), 4),
+            24 => (Some(key.ipv6_at(0)?), 16),
+            _ => return None,
+        };
+        let (protocol, port) = (Protocol::from_number(key.u8_at(at)?)?, key.u16_at(at + 4)?);
+        Some(match ip {
+            Some(ip) => FrontendKey::Address { ip, protocol, port },
+            None => FrontendKey::NodePort { protocol, port },
+        })
+    }
+
     /// The protocol.
     pub fn protocol(&self) -> Protocol {
         match *self {
@@ -178,5 +193,20 @@ impl Frontend {
             Action::ExternalLocal { cluster, local } => (cluster, local),
         };
         first.iter().chain(second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_written() {
+        let (protocol, port) = (Protocol::Sctp, 4711);
+        let address = |ip: &str| FrontendKey::Address { ip: ip.parse().expect("an address"), protocol, port };
+        for key in [address("10.96.0.1"), address("fd00::1"), FrontendKey::NodePort { protocol, port }] {
+            assert_eq!(FrontendKey::from_bytes(&key.bytes()), Some(key));
+        }
+        assert_eq!(FrontendKey::from_bytes(&Bytes::new().u16(port)), None);
     }
 }

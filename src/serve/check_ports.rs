@@ -11,10 +11,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use super::events::{EventSink, EventWanted};
 use super::health_port::status;
 use super::http::{Request, Response, Routes, json};
 use super::{accept, listen};
+use crate::events::{EventSink, EventWanted};
 use crate::health::{Check, CheckChanges, CheckId, Health, check_body};
 use crate::model::{Family, ObjectKey};
 use crate::plan::NodePortAddresses;
@@ -23,7 +23,7 @@ use crate::plan::NodePortAddresses;
 #[derive(Debug)]
 pub struct CheckPorts {
     health: Arc<Health>,
-    events: Arc<dyn EventSink>,
+    events: EventSink,
     addresses: HashMap<Family, Vec<IpAddr>>,
     servers: HashMap<CheckId, Server>,
 }
@@ -40,7 +40,7 @@ struct Server {
 
 impl CheckPorts {
     /// No server yet.
-    pub fn new(health: Arc<Health>, events: Arc<dyn EventSink>) -> Self {
+    pub fn new(health: Arc<Health>, events: EventSink) -> Self {
         Self { health, events, addresses: HashMap::new(), servers: HashMap::new() }
     }
 
@@ -77,7 +77,7 @@ impl CheckPorts {
             if !server.is_open(addresses) {
                 let routes =
                     CheckRoutes { service: id.1.clone(), count: server.count.clone(), health: self.health.clone() };
-                server.open(&routes, addresses, &*self.events).await;
+                server.open(&routes, addresses, &self.events).await;
             }
         }
     }
@@ -104,7 +104,7 @@ impl Server {
     }
 
     /// Opens what is missing. If one socket cannot be had, none is kept.
-    async fn open(&mut self, routes: &CheckRoutes, addresses: &[IpAddr], events: &dyn EventSink) {
+    async fn open(&mut self, routes: &CheckRoutes, addresses: &[IpAddr], events: &EventSink) {
         let missing: Vec<IpAddr> = addresses.iter().copied().filter(|ip| !self.sockets.contains_key(ip)).collect();
         for address in missing {
             match listen::on_family(address, self.port) {
@@ -127,7 +127,7 @@ impl Server {
     }
 
     /// It is tried again at each sync; saying so once is enough.
-    fn complain(&mut self, service: &ObjectKey, address: IpAddr, cause: &io::Error, events: &dyn EventSink) {
+    fn complain(&mut self, service: &ObjectKey, address: IpAddr, cause: &io::Error, events: &EventSink) {
         let port = self.port;
         let complaint = format!("cannot listen on {address} port {port}: {cause}");
         if self.complaint.as_ref() == Some(&complaint) {

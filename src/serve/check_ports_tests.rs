@@ -1,20 +1,11 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 
 use super::*;
-
-#[derive(Debug, Default)]
-struct Events(Mutex<Vec<EventWanted>>);
-
-impl EventSink for Events {
-    fn wanted(&self, event: EventWanted) {
-        self.0.lock().expect("events").push(event);
-    }
-}
+use crate::events::{self, EventQueue};
 
 const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 77, 0, 1));
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 77, 0, 2));
@@ -31,9 +22,9 @@ fn listed(addresses: &[IpAddr]) -> Option<Vec<(Family, NodePortAddresses)>> {
     Some(vec![(Family::Ipv4, NodePortAddresses::Listed(addresses.to_vec()))])
 }
 
-fn ports() -> (CheckPorts, Arc<Events>) {
-    let events = Arc::new(Events::default());
-    (CheckPorts::new(Health::new(Duration::from_secs(30), Family::ALL), events.clone()), events)
+fn ports() -> (CheckPorts, EventQueue) {
+    let (events, queue) = events::queue();
+    (CheckPorts::new(Health::new(Duration::from_secs(30), Family::ALL), events), queue)
 }
 
 /// A port nobody has.
@@ -84,7 +75,7 @@ async fn any_request_gets_count_and_health() {
 
 #[tokio::test]
 async fn ports_and_addresses_move() {
-    let (mut ports, events) = ports();
+    let (mut ports, mut events) = ports();
     let (old, new) = (free_port().await, free_port().await);
     ports.apply(CheckChanges { checks: vec![check("a", old, 1)], addresses: listed(&[FIRST]) }).await;
     assert!(get(SECOND, old).await.is_none());
@@ -96,12 +87,12 @@ async fn ports_and_addresses_move() {
     ports.apply(CheckChanges { checks, addresses: None }).await;
     let answer = get(SECOND, new).await.expect("an answer");
     assert!(answer.contains("\"name\": \"b\""), "{answer}");
-    assert_eq!(*events.0.lock().expect("events"), []);
+    assert_eq!(events.take(), []);
 }
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_tried_again_and_harms_nobody() {
-    let (mut ports, events) = ports();
+    let (mut ports, mut events) = ports();
     let other = free_port().await;
     let blocker = TcpListener::bind((SECOND, 0)).await.expect("a port");
     let taken = blocker.local_addr().expect("an address").port();
@@ -110,14 +101,12 @@ async fn a_port_that_is_taken_is_tried_again_and_harms_nobody() {
     assert!(get(FIRST, taken).await.is_none(), "half a server is none");
     assert!(get(FIRST, other).await.is_some() && get(SECOND, other).await.is_some());
     ports.apply(CheckChanges::default()).await;
-    {
-        let events = events.0.lock().expect("events");
-        let [EventWanted::ServiceHealthCheckFailed { service, port, cause }] = &events[..] else {
-            panic!("one event, not {events:?}");
-        };
-        assert_eq!((service, *port), (&ObjectKey::new("ns", "a"), taken));
-        assert!(cause.contains("127.77.0.2") && cause.contains("in use"), "{cause}");
-    }
+    let events = events.take();
+    let [EventWanted::ServiceHealthCheckFailed { service, port, cause }] = &events[..] else {
+        panic!("one event, not {events:?}");
+    };
+    assert_eq!((service, *port), (&ObjectKey::new("ns", "a"), taken));
+    assert!(cause.contains("127.77.0.2") && cause.contains("in use"), "{cause}");
     drop(blocker);
     ports.apply(CheckChanges::default()).await;
     assert!(get(FIRST, taken).await.is_some() && get(SECOND, taken).await.is_some());

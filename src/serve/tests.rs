@@ -1,20 +1,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
 
 use super::*;
+use crate::events;
 use crate::model::Family;
 
-#[derive(Debug, Default)]
-struct Events(Mutex<Vec<EventWanted>>);
-
-impl EventSink for Events {
-    fn wanted(&self, event: EventWanted) {
-        self.0.lock().expect("events").push(event);
-    }
-}
-
-fn sources(events: Arc<dyn EventSink>) -> Sources {
+fn sources(events: EventSink) -> Sources {
     let health = Health::new(Duration::from_secs(30), Family::ALL);
     Sources { metrics: Metrics::new(), health, log: None, events }
 }
@@ -36,11 +27,11 @@ fn exchange(address: SocketAddr, request: String) -> String {
 async fn a_taken_port_is_fatal_when_it_shall_be() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
-    let events = Arc::new(Events::default());
+    let (events, mut queue) = events::queue();
     let options = ServeOptions { metrics: Some(address), hard_fail: true, ..nowhere() };
-    let error = serve(options, sources(events.clone())).await;
+    let error = serve(options, sources(events)).await;
     assert_eq!((error.name, error.address), ("metrics", address));
-    let wanted = events.0.lock().expect("events").clone();
+    let wanted = queue.take();
     assert!(
         matches!(&wanted[..], [EventWanted::MetricsServerFailed { cause }] if cause.contains("in use")),
         "{wanted:?}"
@@ -51,7 +42,7 @@ async fn a_taken_port_is_fatal_when_it_shall_be() {
 async fn a_taken_port_is_tried_again_otherwise() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
-    let server = tokio::spawn(serve(ServeOptions { health: Some(address), ..nowhere() }, sources(Arc::new(LogOnly))));
+    let server = tokio::spawn(serve(ServeOptions { health: Some(address), ..nowhere() }, sources(events::queue().0)));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!server.is_finished());
     drop(taken);
@@ -66,7 +57,7 @@ async fn a_taken_port_is_tried_again_otherwise() {
 async fn nobody_may_send_a_long_head() {
     let listener = listen::on(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = listener.local_addr().expect("an address");
-    let server = tokio::spawn(accept::serve::<(), _>(listener, HealthPort::new(&sources(Arc::new(LogOnly)))));
+    let server = tokio::spawn(accept::serve::<(), _>(listener, HealthPort::new(&sources(events::queue().0))));
     for head in [format!("A: {}\r\n", "a".repeat(100_000)), "A: a\r\n".repeat(80)] {
         let ask = move || exchange(address, format!("GET /livez HTTP/1.1\r\nHost: x\r\n{head}\r\n"));
         let answer = tokio::task::spawn_blocking(ask).await.expect("no panic");

@@ -5,6 +5,7 @@
 mod backoff;
 mod fault;
 mod follow;
+mod token;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -16,9 +17,11 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
 use tokio::task::JoinSet;
+use tower::util::MapRequestLayer;
 use tracing::warn;
 
 use self::follow::{Follow, Shared};
+use self::token::TokenFile;
 use super::api;
 use super::convert::{Converter, Origin};
 use super::problem::{Reporter, SourceStats};
@@ -53,10 +56,7 @@ pub struct KubeSource {
 impl KubeSource {
     /// Sets up the client. The API server need not answer yet.
     pub async fn connect(options: &KubeOptions, node_name: &str) -> Result<Self, SourceError> {
-        let config = client_config(options).await?;
-        let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).map_err(|error| no_client(server, error))?;
-        Ok(Self::new(client, node_name))
+        Ok(Self::new(client(options, None).await?, node_name))
     }
 
     /// The same, with a layer that measures requests.
@@ -65,11 +65,7 @@ impl KubeSource {
         node_name: &str,
         layer: &RestClientLayer,
     ) -> Result<Self, SourceError> {
-        let config = client_config(options).await?;
-        let server = config.cluster_url.to_string();
-        let layer = layer.for_server(&config.cluster_url);
-        let client = ClientBuilder::try_from(config).map_err(|error| no_client(server, error))?;
-        Ok(Self::new(client.with_layer(&layer).build(), node_name))
+        Ok(Self::new(client(options, Some(layer)).await?, node_name))
     }
 
     /// A source over a client of the caller's.
@@ -95,6 +91,11 @@ impl KubeSource {
     pub fn list_patience(mut self, patience: Duration) -> Self {
         self.list_patience = patience;
         self
+    }
+
+    /// The client, for other requests to the same API server.
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// The counters, which outlive [`KubeSource::run`].
@@ -153,8 +154,22 @@ async fn client_config(options: &KubeOptions) -> Result<Config, SourceError> {
     Ok(config)
 }
 
-fn no_client(server: String, error: kube::Error) -> SourceError {
-    SourceError::Client { server, error: Box::new(error) }
+async fn client(options: &KubeOptions, measure: Option<&RestClientLayer>) -> Result<Client, SourceError> {
+    let mut config = client_config(options).await?;
+    let server = config.cluster_url.clone();
+    let token = config.auth_info.token_file.take().map(PathBuf::from);
+    let token = token.map(|path| TokenFile::open(&path).map_err(|error| SourceError::TokenFile { path, error }));
+    let token = token.transpose()?;
+    let no_client = |error| SourceError::Client { server: server.to_string(), error: Box::new(error) };
+    let client = ClientBuilder::try_from(config).map_err(no_client)?;
+    let client = client.with_layer(&MapRequestLayer::new(move |request| match &token {
+        Some(token) => token.sign(request),
+        None => request,
+    }));
+    Ok(match measure {
+        Some(layer) => client.with_layer(&layer.for_server(&server)).build(),
+        None => client.build(),
+    })
 }
 
 async fn load_config(options: &KubeOptions) -> Result<Config, SourceError> {

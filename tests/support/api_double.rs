@@ -28,6 +28,19 @@ pub struct Seen {
     pub query: BTreeMap<String, String>,
     /// The header `User-Agent`.
     pub user_agent: String,
+    /// The header `Authorization`.
+    pub authorization: String,
+}
+
+/// An object somebody wrote.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// POST or PATCH.
+    pub method: String,
+    /// The path, as `/apis/events.k8s.io/v1/namespaces/default/events`.
+    pub path: String,
+    /// What was sent.
+    pub body: Value,
 }
 
 impl Seen {
@@ -64,6 +77,7 @@ struct State {
     objects: BTreeMap<String, BTreeMap<Name, Value>>,
     log: Vec<Change>,
     seen: Vec<Seen>,
+    written: Vec<Written>,
     failures: BTreeMap<String, (u16, usize)>,
     hidden: BTreeSet<String>,
     refuse_streaming: bool,
@@ -95,7 +109,13 @@ impl ApiDouble {
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
                         let server = server.clone();
-                        async move { Ok::<_, Infallible>(server.answer(&request)) }
+                        async move {
+                            let answer = match request.method().as_str() {
+                                "GET" => server.answer(&request),
+                                _ => server.take(request).await,
+                            };
+                            Ok::<_, Infallible>(answer)
+                        }
                     });
                     // Clients hang up as they like.
                     drop(
@@ -195,6 +215,11 @@ impl ApiDouble {
         self.lock().seen.iter().filter(|seen| seen.path.ends_with(&suffix)).cloned().collect()
     }
 
+    /// The objects written so far.
+    pub fn written(&self) -> Vec<Written> {
+        self.lock().written.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panicked with it")
     }
@@ -204,11 +229,12 @@ impl ApiDouble {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        let agent = request.headers().get("user-agent").and_then(|value| value.to_str().ok());
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let seen = Seen {
             path: request.uri().path().to_owned(),
             query: decode(request.uri().query().unwrap_or_default()),
-            user_agent: agent.unwrap_or_default().to_owned(),
+            user_agent: header("user-agent").to_owned(),
+            authorization: header("authorization").to_owned(),
         };
         let plural = seen.path.rsplit('/').next().unwrap_or_default().to_owned();
         let mut state = self.lock();
@@ -232,6 +258,15 @@ impl ApiDouble {
         } else {
             list(&state, &plural, &seen)
         }
+    }
+
+    /// Takes an object, and answers with it.
+    async fn take(&self, request: Request<Incoming>) -> Response<Body> {
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let body = request.into_body().collect().await.expect("a whole request").to_bytes();
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        self.lock().written.push(Written { method, path, body: body.clone() });
+        respond(201, full(body.to_string()))
     }
 
     fn watch(&self, plural: String, seen: Seen) -> Response<Body> {

@@ -2,7 +2,7 @@
 
 use super::CheckRow;
 use crate::model::Family;
-use crate::netlink::{self, BaseChain, Feature, Leftovers, NftKernel};
+use crate::netlink::{BaseChain, Feature, Leftovers, NftKernel};
 use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
 
 pub(super) fn rows() -> Vec<CheckRow> {
@@ -20,7 +20,7 @@ pub(super) fn rows() -> Vec<CheckRow> {
         }
         Err(cause) => rows.push(CheckRow::fail("nf_tables", cause.to_string(), "load the kernel module nf_tables")),
     }
-    rows.push(legacy_iptables(netlink::legacy_iptables_in_use()));
+    rows.push(legacy_iptables());
     rows
 }
 
@@ -70,7 +70,7 @@ fn kube_proxy(found: Result<Leftovers, KernelError>) -> CheckRow {
     let what = "kube-proxy's rules";
     match found {
         Ok(found) if found.is_empty() => CheckRow::ok(what, "none in nf_tables"),
-        Ok(Leftovers { tables, chains }) => {
+        Ok(Leftovers { tables, chains, .. }) => {
             let tables = tables.iter().map(|family| format!("table {} kube-proxy", family.nft()));
             let chains = (chains > 0).then(|| format!("{chains} iptables chains"));
             CheckRow::warn(
@@ -107,12 +107,15 @@ fn neighbours(chains: Result<Vec<BaseChain>, KernelError>) -> CheckRow {
     )
 }
 
-fn legacy_iptables(in_use: bool) -> CheckRow {
+/// Legacy iptables is not part of nf_tables; only whose NAT rules these are remains to be seen.
+fn legacy_iptables() -> CheckRow {
     let what = "legacy iptables";
-    if in_use {
-        let remedy = "if the rules are kube-proxy's, remove them with `kube-proxy --cleanup`";
-        CheckRow::warn(what, "has NAT rules, which netlink does not show", remedy)
+    let has_nat = |path| std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "nat"));
+    if ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"].into_iter().any(has_nat) {
+        let remedy =
+            "if rules of kube-proxy are among them, remove these with --takeover or `portway cleanup --kube-proxy`";
+        CheckRow::warn(what, "has a NAT table", remedy)
     } else {
-        CheckRow::ok(what, "no NAT rules")
+        CheckRow::ok(what, "no NAT table")
     }
 }

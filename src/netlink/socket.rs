@@ -1,4 +1,4 @@
-//! A netlink socket to the kernel's netfilter side, with what every conversation needs.
+//! A netlink socket with what every conversation needs.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -17,15 +17,15 @@ const PATIENCE: TimeVal = TimeVal::new(30, 0);
 
 /// A socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     fd: OwnedFd,
     seq: u32,
 }
 
 impl Socket {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &PATIENCE)?;
         // Beyond the system's limit needs a right that containers may lack; the limit does too.
@@ -35,13 +35,13 @@ impl Socket {
     }
 
     /// A number for the next request.
-    pub(super) fn next_seq(&mut self) -> u32 {
+    pub(crate) fn next_seq(&mut self) -> u32 {
         self.seq = self.seq.wrapping_add(1);
         self.seq
     }
 
     /// Sends requests. The kernel has handled them, but for the rest of a dump, when this returns.
-    pub(super) fn send(&self, requests: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&self, requests: &[u8]) -> io::Result<()> {
         loop {
             match sendto(self.fd.as_raw_fd(), requests, &NetlinkAddr::new(0, 0), MsgFlags::empty()) {
                 Ok(sent) if sent == requests.len() => return Ok(()),
@@ -53,7 +53,7 @@ impl Socket {
     }
 
     /// Waits for messages.
-    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    pub(crate) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
         let len = loop {
             match recv(self.fd.as_raw_fd(), buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
@@ -64,7 +64,7 @@ impl Socket {
     }
 
     /// Messages that are there already; `None` when there are no more. Some may have been lost.
-    pub(super) fn try_receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+    pub(crate) fn try_receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
         let len = loop {
             match recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EINTR | Errno::ENOBUFS) => {}
@@ -77,6 +77,6 @@ impl Socket {
 }
 
 /// The error at the beginning of a body, as a positive number; 0 is success.
-pub(super) fn errno(body: &[u8]) -> i32 {
+pub(crate) fn errno(body: &[u8]) -> i32 {
     body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
 }

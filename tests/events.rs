@@ -1,0 +1,99 @@
+//! Kubernetes Events, as an API server gets them.
+
+mod support;
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use portway::events::{self, EventWanted, Rate, Recorder};
+use portway::model::ObjectKey;
+use portway::source::{KubeOptions, KubeSource};
+use serde_json::{Value, json};
+use support::api_double::{ApiDouble, Written};
+use support::netns::in_netns;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// An Event without what differs every time.
+fn lasting(written: &Written) -> Value {
+    let mut event = written.body.clone();
+    let object = event.as_object_mut().expect("an object");
+    assert!(object.remove("eventTime").is_some_and(|time| time.as_str().is_some_and(|time| time.contains('.'))));
+    object.remove("metadata");
+    event
+}
+
+#[tokio::test]
+async fn fields_and_series() {
+    let double = ApiDouble::start().await;
+    let access = KubeOptions { kubeconfig: None, master: Some(double.url()) };
+    let client = KubeSource::connect(&access, "n1").await.expect("a client").client();
+    let (sink, queue) = events::queue();
+    tokio::spawn(Recorder::new(client, "n1", "host-1", Rate::new(None, 1)).run(queue));
+
+    sink.wanted(EventWanted::Starting);
+    let failed = |port| EventWanted::ServiceHealthCheckFailed {
+        service: ObjectKey::new("shop", "web"),
+        port,
+        cause: "in use".to_owned(),
+    };
+    for port in [30_000, 30_000, 30_000, 30_001] {
+        sink.wanted(failed(port));
+    }
+    sink.flush(LIMIT).await;
+    let all = double.written();
+    assert_eq!(all.iter().map(|one| &*one.method).collect::<Vec<_>>(), ["POST", "POST", "PATCH", "PATCH", "PATCH"]);
+
+    assert_eq!(all[0].path, "/apis/events.k8s.io/v1/namespaces/default/events");
+    assert!(all[0].body["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("n1.")), "{:?}", all[0]);
+    let starting = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "action": "StartKubeProxy",
+        "reason": "Starting", "type": "Normal", "reportingController": "kube-proxy",
+        "reportingInstance": "kube-proxy-host-1",
+        "regarding": {"apiVersion": "v1", "kind": "Node", "name": "n1"}});
+    assert_eq!(lasting(&all[0]), starting);
+
+    let path = "/apis/events.k8s.io/v1/namespaces/shop/events";
+    assert_eq!(all[1].path, path);
+    let note = "node n1 failed to start the health check of shop/web on port 30000: in use";
+    let refused = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "action": "Listen", "note": note,
+        "reason": "FailedToStartServiceHealthcheck", "type": "Warning", "reportingController": "kube-proxy",
+        "reportingInstance": "kube-proxy-host-1",
+        "regarding": {"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "web"}});
+    assert_eq!(lasting(&all[1]), refused);
+
+    let name = all[1].body["metadata"]["name"].as_str().expect("a name");
+    for (written, count) in all[2..].iter().zip(2..) {
+        assert_eq!(written.path, format!("{path}/{name}"));
+        assert_eq!(written.body["series"]["count"], count);
+    }
+}
+
+#[test]
+fn a_process_that_gives_up_says_why_first() {
+    let give_up = async {
+        let double = ApiDouble::start().await;
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = taken.local_addr().expect("an address");
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_portway")])
+            .args(["run", "--hostname-override=n1", "--bind-address-hard-fail", "--healthz-bind-address="])
+            .args([format!("--metrics-bind-address={address}"), format!("--master={}", double.url())])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("setpriv (util-linux)");
+        let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await.expect("no panic").expect("an end");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && log.contains("the metrics server cannot listen"), "{log}");
+        let written = double.written();
+        let found = written.iter().find(|one| one.body["reason"] == "FailedToStartMetricServer");
+        let found = found.unwrap_or_else(|| panic!("no Event of it: {written:?}"));
+        assert_eq!((&found.body["type"], &found.body["action"]), (&json!("Warning"), &json!("StartKubeProxy")));
+        assert!(found.body["note"].as_str().is_some_and(|note| note.contains("in use")), "{found:?}");
+    };
+    in_netns(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(give_up);
+    });
+}
