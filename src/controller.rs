@@ -300,7 +300,7 @@ impl<K: Kernel> Controller<K> {
         if self.doubt.is_none() {
             return regular;
         }
-        self.pace.wait_until().unwrap_or(now).min(regular)
+        self.pace.next(now).min(regular)
     }
 
     fn is_ready(&self) -> bool {

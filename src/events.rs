@@ -113,6 +113,16 @@ impl EventQueue {
 mod tests {
     use super::*;
 
+    #[test]
+    fn each_repair_is_wanted_as_an_event() {
+        let (mut sink, mut queue) = queue();
+        let repair = Repair { added: 2, deleted: 1, by: Some("nft (pid 7)".to_owned()) };
+        assert_eq!(repair.to_string(), "changed by nft (pid 7); put right: 2 elements added, 1 deleted");
+        assert_eq!(Repair::default().to_string(), "changed by somebody else; rules put right");
+        sink.repaired(&repair);
+        assert_eq!(queue.take(), [EventWanted::TablesRepaired { repair }]);
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_events() {
         let (sink, mut queue) = queue();

@@ -4,14 +4,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-/// The pause after a comparison; doubles while there is no calm.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// The longest pause, unless comparisons take long.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Comparisons take at most one part in so many of the time.
+/// What a comparison costs at least, of time that is granted. With [`CREDIT`]: ten at once, and then one a second.
+const PRICE: Duration = Duration::from_secs(1);
+/// What it costs for the time it takes: it may take one part in so many.
 const SHARE: u32 = 10;
-/// So long after the last pause without a doubt, everything is forgotten.
-const CALM: Duration = Duration::from_secs(10);
+/// Time that may be spent before it is granted.
+const CREDIT: Duration = Duration::from_secs(10);
 
 /// A reason to compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,34 +31,23 @@ impl Doubts {
     }
 }
 
-/// Keeps somebody who never stops changing our tables from keeping us busy: the first repair is immediate, the next ones
-/// follow at growing distances.
+/// Keeps somebody who never stops changing our tables from keeping us busy. A few repairs are immediate, more have to wait.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    last: Option<Last>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Last {
-    pause: Duration,
-    /// When the pause ends.
-    until: Instant,
+    /// When the time that was spent will have been granted.
+    paid: Option<Instant>,
 }
 
 impl Pace {
-    /// When the next comparison may be made; `None` is at once.
-    pub(super) fn wait_until(&self) -> Option<Instant> {
-        self.last.map(|last| last.until)
+    /// When the next comparison may be made.
+    pub(super) fn next(&self, now: Instant) -> Instant {
+        self.paid.and_then(|paid| paid.checked_sub(CREDIT)).map_or(now, |due| due.max(now))
     }
 
     /// A comparison was made.
     pub(super) fn ran(&mut self, start: Instant, end: Instant) {
-        let pause = match self.last {
-            Some(last) if start < last.until + CALM => (last.pause * 2).min(PAUSE_MAX),
-            _ => PAUSE_MIN,
-        };
-        let pause = pause.max(end.saturating_duration_since(start) * (SHARE - 1));
-        self.last = Some(Last { pause, until: end + pause });
+        let price = PRICE.max(end.saturating_duration_since(start) * SHARE);
+        self.paid = Some(self.paid.map_or(end, |paid| paid.max(end)) + price);
     }
 }
 
@@ -73,25 +60,31 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_with_trouble_and_go_with_calm() {
-        let mut pace = Pace::default();
-        let mut now = Instant::now();
-        assert_eq!(pace.wait_until(), None);
-        for pause in [20, 40, 80, 160, 320, 640, 1000, 1000] {
-            pace.ran(now, now + millis(1));
-            now += millis(1 + pause);
-            assert_eq!(pace.wait_until(), Some(now), "pause of {pause} ms");
+    fn a_few_comparisons_are_immediate_and_more_wait() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        for _ in 0..=CREDIT.as_secs() {
+            assert_eq!(pace.next(now), now);
+            pace.ran(now, now);
         }
-        now += CALM;
-        pace.ran(now, now);
-        assert_eq!(pace.wait_until(), Some(now + PAUSE_MIN));
+        let next = pace.next(now);
+        assert_eq!(next, now + PRICE);
+        pace.ran(next, next);
+        assert_eq!(pace.next(next), next + PRICE, "and so on");
+        let calm = next + CREDIT + PRICE;
+        pace.ran(calm, calm);
+        assert_eq!(pace.next(calm), calm, "after some calm");
     }
 
     #[test]
     fn long_comparisons_leave_time_for_other_things() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
-        pace.ran(now, now + millis(400));
-        assert_eq!(pace.wait_until(), Some(now + millis(4000)));
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let mut now = start;
+        for _ in 0..10 {
+            now = pace.next(now);
+            pace.ran(now, now + millis(2_000));
+            now += millis(2_000);
+        }
+        assert!(now - start >= millis(2_000) * 10 * (SHARE - 2), "{:?}", now - start);
     }
 
     #[test]
