@@ -1,4 +1,5 @@
-//! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart.
+//! What the kernel takes: first load, one changed endpoint, a Service that comes and goes, a restart; and repairs of tables
+//! that nobody owns.
 //!
 //! Run as root: `cargo bench --bench kernel`. Everything happens in a network namespace of its own.
 
@@ -9,11 +10,13 @@ mod cluster;
 use std::time::{Duration, Instant};
 
 use portway::controller::Controller;
-use portway::model::Event;
-use portway::netlink::NftKernel;
+use portway::model::{Event, Family};
+use portway::netlink::{NftKernel, Options};
+use portway::ruleset::{Kernel as _, Op, SetId, Transaction};
 
 const ENDPOINTS: usize = 10;
 const ROUNDS: usize = 200;
+const REPAIRS: usize = 9;
 
 fn main() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root, for a network namespace of its own");
@@ -24,6 +27,36 @@ fn main() {
     for services in [1_000, 10_000] {
         row(services);
     }
+    println!("\n| services x endpoints | repair of one element p50 | of a deleted table p50 |");
+    println!("|---|---|---|");
+    for services in [100, 1_000, 10_000] {
+        repairs(services);
+    }
+}
+
+/// From when the sync loop hears of a change by others to when it is undone.
+fn repairs(services: usize) {
+    let open = || NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("nf_tables");
+    let mut stranger = open();
+    stranger.cleanup().expect("a clean start");
+    let (mut controller, reports) = Controller::new(open(), cluster::options());
+    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    let table = stranger.read(Family::Ipv4).expect("readable").expect("there");
+    let element = table.sets[&SetId::Endpoints].values().next().expect("an element").clone();
+    drop(table);
+    let mut repair = |op: &Op| -> Vec<Duration> {
+        let change = Transaction { ops: vec![(Family::Ipv4, op.clone())] };
+        (0..REPAIRS)
+            .map(|_| {
+                stranger.apply(&change).expect("nobody owns it");
+                timed(|| controller.verify())
+            })
+            .collect()
+    };
+    let one = repair(&Op::DeleteElements(SetId::Endpoints, vec![element]));
+    let all = repair(&Op::DeleteTable);
+    assert_eq!(reports.borrow().failures, 0);
+    println!("| {services} x {ENDPOINTS} | {:.0?} | {:.0?} |", percentile(&one, 50), percentile(&all, 50));
 }
 
 fn row(services: usize) {
