@@ -28,7 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::{Family, Model, Node};
-use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings};
+use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};
 
 pub use consistency::Finding;
 pub use document::PortwayConfiguration;
@@ -92,6 +92,8 @@ pub struct Options {
     pub node_wait: Duration,
     /// Wait for the host's addresses before the first sync.
     pub needs_addresses: bool,
+    /// Room of the maps.
+    pub sizing: Sizing,
 }
 
 impl Options {
@@ -109,6 +111,7 @@ impl Options {
             min_sync_period: Duration::ZERO,
             node_wait: Duration::ZERO,
             needs_addresses: false,
+            sizing: Sizing::default(),
         }
     }
 
@@ -123,6 +126,7 @@ impl Options {
             external_ips: self.external_ips,
             // Who serves some Services only cannot say of the other addresses that nobody serves them.
             service_cidrs: if self.service_proxy_name.is_none() { model.service_cidrs() } else { Vec::new() },
+            sizing: self.sizing,
             ipv4: family(Family::Ipv4),
             ipv6: family(Family::Ipv6),
         }

@@ -1,6 +1,7 @@
 //! The sync loop: one thread owns the model, the mirror and the kernel; everybody else sends events and gets reports.
 
 mod doubt;
+mod load;
 mod snapshot;
 
 use std::collections::HashMap;
@@ -97,7 +98,9 @@ pub struct Synced<'a> {
     pub changes: &'a Changes,
     /// Everything was compared with the kernel (first sync, or after a failure), not just the changes.
     pub full: bool,
-    /// What was sent; without operations when nothing had to be.
+    /// Elements added and deleted.
+    pub elements: (usize, usize),
+    /// What was changed of tables in force; without operations when nothing had to be.
     pub transaction: &'a Transaction,
     /// Time the sync took, without waiting for it.
     pub duration: Duration,
@@ -109,6 +112,22 @@ enum Wake {
     Asked(SyncSender<Snapshot>),
     Doubted(Doubt),
     Tick,
+}
+
+/// What was sent to the kernel.
+#[derive(Debug)]
+struct Sent {
+    added: usize,
+    deleted: usize,
+    /// Changes of tables in force.
+    changes: Transaction,
+}
+
+impl Sent {
+    fn new(changes: Transaction) -> Self {
+        let (added, deleted) = changes.element_counts();
+        Self { added, deleted, changes }
+    }
 }
 
 /// Keeps the kernel equal to the model.
@@ -222,10 +241,10 @@ impl<K: Kernel> Controller<K> {
         {
             std::thread::sleep(wait);
         }
-        let mut next = Some(batch);
-        while let Some(batch) = next {
-            self.fold(batch);
-            next = events.try_recv().ok();
+        self.fold(batch);
+        // Not what arrives meanwhile: however fast events come, they must not keep the sync away.
+        for _ in 0..events.len() {
+            events.try_recv().into_iter().for_each(|batch| self.fold(batch));
         }
         self.sync(received);
     }
@@ -258,9 +277,8 @@ impl<K: Kernel> Controller<K> {
         };
         let doubt = self.doubt.take();
         let start = Instant::now();
-        match self.read_tables().and_then(|tables| self.rebase_onto(mirror, &tables)) {
-            Ok(sent) if !sent.is_empty() => {
-                let (added, deleted) = sent.element_counts();
+        match self.read_tables().and_then(|tables| self.rebase_onto(mirror, tables)) {
+            Ok(Sent { added, deleted, changes }) if added > 0 || !changes.is_empty() => {
                 let repair = Repair { added, deleted, by: doubt.and_then(|doubt| doubt.by) };
                 warn!(took = ?start.elapsed(), "the tables were {repair}");
                 self.observers.iter_mut().for_each(|observer| observer.repaired(&repair));
@@ -274,6 +292,22 @@ impl<K: Kernel> Controller<K> {
         }
         self.verified = Instant::now();
         self.pace.ran(start, self.verified);
+    }
+
+    /// Once in a while. A table that only we can change is as we left it: listing it would cost seconds at worst.
+    fn look_after(&mut self) {
+        let families: Vec<Family> = self.mirror.iter().flat_map(Mirror::families).collect();
+        if !families.into_iter().all(|family| self.kernel.guards(family)) {
+            return self.verify();
+        }
+        let start = Instant::now();
+        self.verified = start;
+        if let Some(mirror) = self.mirror.take() {
+            match self.forget_orphans(&mirror) {
+                Ok(()) => self.mirror = Some(mirror),
+                Err(cause) => self.failed(&cause, start.elapsed()),
+            }
+        }
     }
 
     fn patience(&self) -> Duration {
@@ -290,7 +324,7 @@ impl<K: Kernel> Controller<K> {
                 self.sync(now);
             }
         } else if self.verify_at(now) <= now {
-            self.verify();
+            if self.doubt.is_some() { self.verify() } else { self.look_after() }
         }
     }
 
@@ -328,7 +362,7 @@ impl<K: Kernel> Controller<K> {
             Some(mirror) => self.next_sync(mirror, &changes),
         };
         match result {
-            Ok(transaction) => self.succeeded(&transaction, &changes, full, start.elapsed(), received.elapsed()),
+            Ok(sent) => self.succeeded(&sent, &changes, full, start.elapsed(), received.elapsed()),
             Err(cause) => {
                 self.failed(&cause, start.elapsed());
             }
@@ -355,7 +389,7 @@ impl<K: Kernel> Controller<K> {
     }
 
     /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
-    fn first_sync(&mut self) -> Result<Transaction, KernelError> {
+    fn first_sync(&mut self) -> Result<Sent, KernelError> {
         // Whatever it was, it was before this reading.
         self.doubt = None;
         let settings = self.options.settings(&self.model);
@@ -363,7 +397,7 @@ impl<K: Kernel> Controller<K> {
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
         let (mirror, conflicts) = Mirror::build(settings, &self.model, &hints);
         report_conflicts(&conflicts);
-        self.rebase_onto(mirror, &tables)
+        self.rebase_onto(mirror, tables)
     }
 
     fn read_tables(&mut self) -> Result<HashMap<Family, Table>, KernelError> {
@@ -376,18 +410,29 @@ impl<K: Kernel> Controller<K> {
         Ok(tables)
     }
 
-    /// Makes the kernel, which holds these tables, equal to a mirror.
-    fn rebase_onto(&mut self, mirror: Mirror, tables: &HashMap<Family, Table>) -> Result<Transaction, KernelError> {
+    /// Makes the kernel, which holds these tables, equal to a mirror: in one transaction where tables are in force.
+    fn rebase_onto(&mut self, mirror: Mirror, tables: HashMap<Family, Table>) -> Result<Sent, KernelError> {
         let (mut main, mut after) = (Transaction::default(), Transaction::default());
+        let mut loads = Vec::new();
         for family in Family::ALL {
-            let (change, leftovers) = mirror.rebase(family, tables.get(&family));
-            main.ops.extend(change.ops);
-            after.ops.extend(leftovers.ops);
+            let table = tables.get(&family);
+            if let Some(load) = mirror.load(family, table) {
+                loads.push(load);
+            } else {
+                let (change, leftovers) = mirror.rebase(family, table);
+                main.extend(change);
+                after.extend(leftovers);
+            }
         }
+        drop(tables);
         self.commit(&main, &after)?;
+        let mut sent = Sent::new(main);
+        for load in loads {
+            sent.added += load::load(&mut self.kernel, load)?;
+        }
         self.forget_orphans(&mirror)?;
         self.mirror = Some(mirror);
-        Ok(main)
+        Ok(sent)
     }
 
     /// Deletes affinity records that no sticky frontend stands behind.
@@ -402,14 +447,14 @@ impl<K: Kernel> Controller<K> {
         Ok(())
     }
 
-    fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Transaction, KernelError> {
+    fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Sent, KernelError> {
         let settings = self.options.settings(&self.model);
         let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, changes);
         report_conflicts(&conflicts);
         self.commit(&main, &after)?;
         self.forget_stale(stale)?;
         self.mirror = Some(mirror);
-        Ok(main)
+        Ok(Sent::new(main))
     }
 
     fn commit(&mut self, main: &Transaction, after: &Transaction) -> Result<(), KernelError> {
@@ -442,15 +487,8 @@ impl<K: Kernel> Controller<K> {
         Ok(())
     }
 
-    fn succeeded(
-        &mut self,
-        transaction: &Transaction,
-        changes: &Changes,
-        full: bool,
-        duration: Duration,
-        latency: Duration,
-    ) {
-        let (added, deleted) = transaction.element_counts();
+    fn succeeded(&mut self, sent: &Sent, changes: &Changes, full: bool, duration: Duration, latency: Duration) {
+        let Sent { added, deleted, changes: ref transaction } = *sent;
         let services = self.model.service_count();
         let mut first = false;
         self.retry = None;
@@ -463,7 +501,8 @@ impl<K: Kernel> Controller<K> {
             info!(services, added, deleted, ?latency, "first sync done");
         }
         if let Some(mirror) = &self.mirror {
-            let sync = Synced { model: &self.model, mirror, changes, full, transaction, duration };
+            let sync =
+                Synced { model: &self.model, mirror, changes, full, elements: (added, deleted), transaction, duration };
             self.observers.iter_mut().for_each(|observer| observer.synced(&sync));
         }
         debug!(services, added, deleted, ?latency, "synced");
@@ -476,6 +515,10 @@ impl<K: Kernel> Controller<K> {
             return self.wait_for_others(cause);
         }
         self.observers.iter_mut().for_each(|observer| observer.failed(cause, duration));
+        if let KernelError::Refused { errno: libc::ENFILE, .. } = cause {
+            // It cannot happen; should the kernel count otherwise than we do, more room helps.
+            self.options.sizing.headroom = self.options.sizing.headroom.saturating_mul(2);
+        }
         let wait = self.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).clamp(RETRY_MIN, RETRY_MAX));
         self.retry = Some((Instant::now() + wait, wait));
         self.reports.send_modify(|report| report.failures += 1);

@@ -1,12 +1,16 @@
 //! Keeps track of what the kernel holds and finds the smallest change to what it should hold.
 //!
 //! [`Mirror`] is the one copy of the desired table. [`Mirror::update`] costs work in proportion to the changed Services;
-//! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt).
+//! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt);
+//! [`Mirror::load`] makes one where there is none.
 
 mod affinity;
+mod change;
 mod claims;
 mod counted;
+mod growth;
 mod hints;
+mod load;
 mod mirror;
 mod numbers;
 mod rebase;
@@ -16,5 +20,6 @@ mod slots;
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::Conflict;
 pub use hints::Hints;
+pub use load::Load;
 pub use mirror::{Mirror, Update};
 pub use slots::target;

@@ -66,6 +66,11 @@ impl Default for Options {
     }
 }
 
+/// Gives memory that is free back to the system. Here because it takes a call of the C library.
+pub fn give_back_memory() {
+    ffi::give_back_memory();
+}
+
 /// What one commit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -359,6 +364,11 @@ impl Kernel for NftKernel {
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
         read::elements(&mut self.link, family, TABLE_NAME, set)
+    }
+
+    fn guards(&mut self, family: Family) -> bool {
+        let info = read::table_info(&mut self.link, family, TABLE_NAME).ok().flatten();
+        info.is_some_and(|info| info.owner == Some(self.link.port_id()))
     }
 
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {

@@ -15,5 +15,5 @@ pub use elements::{Member, endpoint_element, globals};
 pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Target};
 pub use select::{Candidate, Fit, Judge, Selection, Topology, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
-pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings};
+pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::{FIXED_CHAINS, rules};

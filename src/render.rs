@@ -14,7 +14,7 @@ pub fn table(listing: &Listing) -> String {
             out.push('\n');
         }
         let elements: Vec<&Element> = listing.sets.get(&set).into_iter().flat_map(|all| all.values()).collect();
-        out.push_str(&declaration(listing.family, set, &elements));
+        out.push_str(&declaration(listing.family, set, listing.sizes.get(&set).copied(), &elements));
     }
     for (chain, rules) in &listing.chains {
         out.push('\n');
@@ -39,7 +39,11 @@ pub fn commands(transaction: &Transaction) -> Vec<String> {
             Op::DeleteElements(set, list) => elements("delete", set, list),
             Op::AddTable => out.push(format!("add table {table}")),
             Op::DeleteTable => out.push(format!("delete table {table}")),
-            Op::AddSet(set) => out.push(format!("add {}", one_line(&declaration(*family, *set, &[]), &table))),
+            Op::AddSet(set, size) => {
+                let size = (*size > 0).then_some(*size);
+                out.push(format!("add {}", one_line(&declaration(*family, *set, size, &[]), &table)));
+            }
+            Op::DeleteSet(set) => out.push(format!("delete {} {table} {}", kind(*set), set.spec().name)),
             Op::AddChain(chain) => out.push(format!("add {}", one_line(&chain_text(*family, *chain, &[]), &table))),
             Op::DeleteChain(chain) => out.push(format!("delete chain {table} {chain}")),
             Op::FlushChain(chain) => out.push(format!("flush chain {table} {chain}")),
@@ -59,12 +63,15 @@ fn one_line(block: &str, table: &str) -> String {
     format!("{kind} {table} {rest}{body}")
 }
 
-fn declaration(family: Family, set: SetId, elements: &[&Element]) -> String {
+fn kind(set: SetId) -> &'static str {
+    if set.spec().value == ValueType::None { "set" } else { "map" }
+}
+
+fn declaration(family: Family, set: SetId, size: Option<u32>, elements: &[&Element]) -> String {
     let spec = set.spec();
-    let kind = if spec.value == ValueType::None { "set" } else { "map" };
-    let mut out = format!("\t{kind} {} {{\n", spec.name);
+    let mut out = format!("\t{} {} {{\n", kind(set), spec.name);
     out.push_str(&format!("\t\t{}\n", type_text(family, &spec)));
-    if let Some(size) = spec.size {
+    if let Some(size) = spec.size.or(size) {
         out.push_str(&format!("\t\tsize {size}\n"));
     }
     if spec.interval {

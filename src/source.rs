@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use convert::{Converted, Converter, Origin};
-pub use kubernetes::{KubeOptions, KubeSource};
+pub use kubernetes::{KubeOptions, KubeSource, Timing};
 pub use manifests::{ManifestSource, load_dir};
 pub use problem::{Problem, SourceStats};
 

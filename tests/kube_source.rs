@@ -2,111 +2,16 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portway::model::{Event, Kind, Model, ObjectKey};
-use portway::source::{KubeOptions, KubeSource, SourceError, SourceStats};
-use serde_json::{Value, json};
-use support::api_double::ApiDouble;
-use tokio::sync::mpsc;
+use portway::source::{KubeOptions, KubeSource};
+use serde_json::json;
+use support::follower::{Follower, filled, labelled, names, service, slice};
 use tokio::time::timeout;
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-
-fn service(name: &str, ip: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": name},
-        "spec": {"clusterIP": ip, "clusterIPs": [ip], "ipFamilies": ["IPv4"], "ports": [{"port": 80, "protocol": "TCP"}]}})
-}
-
-fn labelled(mut object: Value, key: &str, value: &str) -> Value {
-    object["metadata"]["labels"][key] = json!(value);
-    object
-}
-
-fn slice(name: &str, service: &str, ip: &str) -> Value {
-    let object = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"namespace": "ns", "name": name}, "addressType": "IPv4",
-        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}, "nodeName": "node-1"}]});
-    labelled(object, "kubernetes.io/service-name", service)
-}
-
-fn node(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
-        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}})
-}
-
-fn service_cidr() -> Value {
-    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": ["10.96.0.0/12"]}})
-}
-
-/// A running source and the model behind it.
-struct Running {
-    model: Model,
-    batches: Vec<Vec<Event>>,
-    receiver: mpsc::Receiver<Vec<Event>>,
-    stats: Arc<SourceStats>,
-    task: tokio::task::JoinHandle<Result<(), SourceError>>,
-}
-
-impl Running {
-    async fn start(double: &ApiDouble) -> Self {
-        let options = KubeOptions { kubeconfig: None, master: Some(double.url()) };
-        let source = KubeSource::connect(&options, "node-1").await.expect("a client");
-        Self::run(source.list_patience(Duration::from_millis(300)))
-    }
-
-    fn run(source: KubeSource) -> Self {
-        let (sender, receiver) = mpsc::channel(16);
-        let stats = source.stats();
-        let task = tokio::spawn(source.run(sender));
-        Self { model: Model::default(), batches: Vec::new(), receiver, stats, task }
-    }
-
-    /// Folds batches until the model is as wanted.
-    async fn until(&mut self, what: &str, wanted: impl Fn(&Model) -> bool) {
-        while !wanted(&self.model) {
-            let batch = timeout(Duration::from_secs(20), self.receiver.recv()).await;
-            let batch = batch.unwrap_or_else(|_| panic!("{what}: not in time; {:?}", self.model)).expect("running");
-            batch.iter().cloned().for_each(|event| self.model.apply(event));
-            self.batches.push(batch);
-        }
-    }
-
-    async fn listed(&mut self) {
-        self.until("all kinds listed", |model| {
-            [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].iter().all(|k| model.has_listed(*k))
-        })
-        .await;
-    }
-
-    async fn services(&mut self, wanted: &[&str]) {
-        self.until(&format!("services {wanted:?}"), |model| names(model) == wanted).await;
-    }
-
-    fn count(&self, event: &Event) -> usize {
-        self.batches.iter().flatten().filter(|found| *found == event).count()
-    }
-}
-
-fn names(model: &Model) -> Vec<String> {
-    let mut names: Vec<String> = model.services().map(|service| service.key.name.to_string()).collect();
-    names.sort();
-    names
-}
-
-async fn filled() -> ApiDouble {
-    let double = ApiDouble::start().await;
-    double.put(service("a", "10.96.0.1"));
-    double.put(slice("a-1", "a", "10.244.0.1"));
-    double.put(node("node-1"));
-    double.put(node("node-2"));
-    double.put(service_cidr());
-    double
-}
 
 #[tokio::test]
 async fn streaming_lists_then_changes() {
@@ -114,7 +19,7 @@ async fn streaming_lists_then_changes() {
     double.put(service("headless", "None"));
     double.put(labelled(service("foreign", "10.96.0.9"), PROXY_NAME, ""));
     double.put(labelled(slice("h-1", "headless", "10.244.0.9"), "service.kubernetes.io/headless", ""));
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     assert_eq!(names(&running.model), ["a"]);
     assert_eq!(running.model.slice_count(), 1);
@@ -138,7 +43,7 @@ async fn streaming_lists_then_changes() {
 #[tokio::test]
 async fn requests_carry_the_selectors_and_our_name() {
     let double = filled().await;
-    Running::start(&double).await.listed().await;
+    Follower::start(&double).await.listed().await;
     let first = |plural: &str| double.requests(plural).remove(0);
     let services = first("services");
     assert_eq!(services.path, "/api/v1/services");
@@ -160,9 +65,9 @@ async fn a_proxy_with_a_name_serves_the_services_labelled_with_it() {
     let double = filled().await;
     double.put(labelled(service("ours", "10.96.0.7"), PROXY_NAME, "portway"));
     double.put(labelled(service("other", "10.96.0.8"), PROXY_NAME, "another"));
-    let options = KubeOptions { kubeconfig: None, master: Some(double.url()) };
+    let options = KubeOptions { master: Some(double.url()), ..KubeOptions::default() };
     let source = KubeSource::connect(&options, "node-1").await.expect("a client");
-    let mut running = Running::run(source.serving(Some("portway".into())));
+    let mut running = Follower::run(source.serving(Some("portway".into())));
     running.listed().await;
     assert_eq!(names(&running.model), ["ours"]);
     assert_eq!(double.requests("services")[0].param("labelSelector"), format!("{PROXY_NAME}=portway"));
@@ -176,7 +81,7 @@ async fn a_proxy_with_a_name_serves_the_services_labelled_with_it() {
 #[tokio::test]
 async fn objects_that_leave_the_selector_are_deleted() {
     let double = filled().await;
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     double.put(labelled(service("a", "10.96.0.1"), PROXY_NAME, ""));
     running.services(&[]).await;
@@ -193,7 +98,7 @@ async fn a_server_without_streaming_lists_is_asked_for_pages() {
     for number in 0..1200 {
         double.put(service(&format!("s{number:04}"), &format!("10.97.{}.{}", number / 250, 1 + number % 250)));
     }
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     assert_eq!(names(&running.model).len(), 1201);
     let requests = double.requests("services");
@@ -212,7 +117,7 @@ async fn a_server_without_streaming_lists_is_asked_for_pages() {
 async fn a_streaming_list_that_never_ends_is_given_up() {
     let double = filled().await;
     double.withhold_bookmarks();
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     assert_eq!(names(&running.model), ["a"]);
     assert!(double.requests("services").iter().any(|request| request.param("limit") == "500"));
@@ -221,7 +126,7 @@ async fn a_streaming_list_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn a_dropped_connection_is_resumed_without_a_list() {
     let double = filled().await;
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     double.drop_connections();
     double.put(service("b", "10.96.0.2"));
@@ -236,7 +141,7 @@ async fn a_dropped_connection_is_resumed_without_a_list() {
 async fn a_lost_history_leads_to_a_new_list_that_sweeps() {
     let double = filled().await;
     double.put(service("gone", "10.96.0.7"));
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     running.services(&["a", "gone"]).await;
     // Before the source can watch on, its version is too old: what happened in between is only in the list.
@@ -253,7 +158,7 @@ async fn a_lost_history_leads_to_a_new_list_that_sweeps() {
 #[tokio::test]
 async fn a_version_refused_at_once_leads_to_a_new_list() {
     let double = filled().await;
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     double.fail("services", 410, 1);
     double.drop_connections();
@@ -265,7 +170,7 @@ async fn a_version_refused_at_once_leads_to_a_new_list() {
 #[tokio::test]
 async fn a_server_that_loses_streaming_lists_is_asked_for_pages_from_then_on() {
     let double = filled().await;
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     double.refuse_streaming();
     double.fail("services", 410, 1);
@@ -279,7 +184,7 @@ async fn a_server_that_loses_streaming_lists_is_asked_for_pages_from_then_on() {
 async fn a_version_refused_in_pages_leads_to_new_pages() {
     let double = filled().await;
     double.refuse_streaming();
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     double.fail("services", 400, 1);
     double.drop_connections();
@@ -294,7 +199,7 @@ async fn garbage_spoils_nothing_but_itself() {
     let mut broken = service("broken", "10.96.0.5");
     broken["spec"]["ports"] = json!("eighty");
     double.put(broken);
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     assert_eq!(names(&running.model), ["a"]);
     assert_eq!(running.stats.skipped.load(Ordering::Relaxed), 1);
@@ -322,7 +227,7 @@ async fn garbage_spoils_nothing_but_itself() {
 async fn an_old_server_has_no_service_cidrs() {
     let double = filled().await;
     double.hide("servicecidrs", true);
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     assert!(running.model.service_cidrs().is_empty());
     assert_eq!(double.requests("servicecidrs").len(), 1, "not asked again soon");
@@ -334,7 +239,7 @@ async fn refusals_are_retried() {
     let double = filled().await;
     double.fail("endpointslices", 403, 2);
     double.fail("nodes", 401, 1);
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     assert_eq!(running.model.slice_count(), 1);
     assert!(double.requests("endpointslices").iter().all(|request| request.is_streaming_list()), "a 403 is no refusal");
@@ -343,7 +248,7 @@ async fn refusals_are_retried() {
 #[tokio::test]
 async fn the_source_ends_with_its_receiver() {
     let double = filled().await;
-    let mut running = Running::start(&double).await;
+    let mut running = Follower::start(&double).await;
     running.listed().await;
     drop(running.receiver);
     let ended = timeout(Duration::from_secs(5), running.task).await.expect("in time");
@@ -359,9 +264,8 @@ async fn a_kubeconfig_is_read_and_a_master_overrides_it() {
         "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}],
         clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}]}";
     std::fs::write(&path, text).expect("written");
-    let options = KubeOptions { kubeconfig: Some(path), master: Some(double.url()) };
-    let source = KubeSource::connect(&options, "node-1").await.expect("a client");
-    Running::run(source).listed().await;
+    let options = KubeOptions { kubeconfig: Some(path), master: Some(double.url()), ..KubeOptions::default() };
+    Follower::connect(options).await.listed().await;
 }
 
 #[tokio::test]
@@ -376,19 +280,20 @@ async fn a_token_file_may_end_with_a_newline() {
         token.display()
     );
     std::fs::write(&path, text).expect("written");
-    let options = KubeOptions { kubeconfig: Some(path), master: None };
+    let options = KubeOptions { kubeconfig: Some(path), ..KubeOptions::default() };
     let missing = KubeSource::connect(&options, "node-1").await.err().expect("no token").to_string();
     assert!(missing.contains("cannot use the token in ") && missing.contains("/token"), "{missing}");
     std::fs::write(&token, "secret\n").expect("written");
     let source = KubeSource::connect(&options, "node-1").await.expect("a client");
-    Running::run(source).listed().await;
+    Follower::run(source).listed().await;
     assert!(double.requests("services").iter().all(|request| request.authorization == "Bearer secret"));
 }
 
 #[tokio::test]
 async fn a_wrong_configuration_says_what_to_correct() {
     let connect = async |kubeconfig: Option<&str>, master: Option<&str>| {
-        let options = KubeOptions { kubeconfig: kubeconfig.map(Into::into), master: master.map(Into::into) };
+        let (kubeconfig, master) = (kubeconfig.map(Into::into), master.map(Into::into));
+        let options = KubeOptions { kubeconfig, master, ..KubeOptions::default() };
         KubeSource::connect(&options, "node-1").await.err().expect("an error").to_string()
     };
     assert!(connect(Some("/nowhere/config"), None).await.contains("cannot use the kubeconfig /nowhere/config"));

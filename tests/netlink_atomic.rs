@@ -26,7 +26,7 @@ fn generation(family: Family, count: u32, port: u16) -> Vec<Element> {
 }
 
 fn empty_table(family: Family) -> Transaction {
-    let ops = [Op::AddTable, Op::AddSet(SetId::Endpoints), Op::AddSet(SetId::ClusterIps)];
+    let ops = [Op::AddTable, Op::AddSet(SetId::Endpoints, 0), Op::AddSet(SetId::ClusterIps, 0)];
     Transaction { ops: ops.into_iter().map(|op| (family, op)).collect() }
 }
 

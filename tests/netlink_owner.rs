@@ -48,6 +48,7 @@ fn nobody_else_changes_a_table_while_its_owner_lives() {
             assert!(matches!(error, KernelError::Owned { family: Family::Ipv4, .. }), "{error}");
             assert!(!error.is_uncertain());
         }
+        assert!(kernel.guards(family) && !kernel.guards(Family::Ipv6) && !second.guards(family));
         let error = second.cleanup().expect_err("the table is owned").to_string();
         assert!(error.starts_with("table ip portway is owned by another process ("), "{error}");
         let after = second.read(family).expect("readable").expect("there");

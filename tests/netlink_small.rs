@@ -64,7 +64,7 @@ fn what_others_did_to_the_table_is_foreign() {
             let mut kernel = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
             let mut transaction = sample::transaction(family);
             transaction.ops.retain(|(_, op)| {
-                let uses = |set| matches!(op, Op::AddSet(id) | Op::AddElements(id, _) if *id == set);
+                let uses = |set| matches!(op, Op::AddSet(id, _) | Op::AddElements(id, _) if *id == set);
                 !uses(SetId::NodeIps) && !matches!(op, Op::AddRule(ChainId::Dispatch, _))
             });
             kernel.apply(&transaction).expect("applied");
@@ -108,7 +108,7 @@ fn the_longest_comment_is_cut_at_a_character() {
                 Element { comment: Some(text.as_str().into()), ..sample::element(family, SetId::ClusterIps, 1) };
             let ops = vec![
                 (family, Op::AddTable),
-                (family, Op::AddSet(SetId::ClusterIps)),
+                (family, Op::AddSet(SetId::ClusterIps, 0)),
                 (family, Op::AddElements(SetId::ClusterIps, vec![element])),
             ];
             kernel.apply(&Transaction { ops }).expect("applied");

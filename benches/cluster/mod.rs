@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use portway::config::{DetectLocal, Options};
 use portway::model::{
@@ -41,12 +41,12 @@ pub fn service(n: usize) -> Service {
 pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
     let endpoint = |i: usize| Endpoint {
         address: if i == 0 { address(12, generation % 65_536) } else { address(11, n * endpoints + i) },
-        node: Some(Arc::from(format!("node-{}", (i + 1) % 50))),
+        node: Some(node_name((i + 1) % 50)),
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: Vec::new().into(),
-        node_hints: Vec::new().into(),
+        zone_hints: no_hints(),
+        node_hints: no_hints(),
     };
     EndpointSlice {
         key: ObjectKey::new("bench", format!("service-{n}-slice")),
@@ -56,6 +56,17 @@ pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
         endpoints: (0..endpoints).map(endpoint).collect(),
         changed_at: None,
     }
+}
+
+/// One of 50 names, shared by all who have it, as a source does it.
+fn node_name(n: usize) -> Arc<str> {
+    static NAMES: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| (0..50).map(|n| format!("node-{n}").into()).collect());
+    NAMES[n].clone()
+}
+
+fn no_hints() -> Arc<[Arc<str>]> {
+    static NONE: LazyLock<Arc<[Arc<str>]>> = LazyLock::new(|| Vec::new().into());
+    NONE.clone()
 }
 
 pub fn options() -> Options {

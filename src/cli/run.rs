@@ -12,7 +12,7 @@ use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
 use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
-use crate::controller::{Controller, Report};
+use crate::controller::{Controller, Observer, Report, Synced};
 use crate::events::{self, EventQueue, EventSink, EventWanted, Rate, Recorder};
 use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
@@ -44,6 +44,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     }
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
+    controller.observe(Tidy);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     metrics.show_gates(configuration.gates());
     if configuration.frontend_metrics_max > 0 {
@@ -78,6 +79,17 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     runtime.shutdown_background();
     result?;
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
+}
+
+/// Gives back what only a comparison of everything needs.
+struct Tidy;
+
+impl Observer for Tidy {
+    fn synced(&mut self, sync: &Synced<'_>) {
+        if sync.full {
+            netlink::give_back_memory();
+        }
+    }
 }
 
 /// `--init-only`: what needs more privileges than serving does.
@@ -280,7 +292,11 @@ impl Source {
             return Ok(Self::Manifests(source));
         }
         let client = &configuration.client;
-        let access = KubeOptions { kubeconfig: client.kubeconfig.clone(), master: client.master.clone() };
+        let access = KubeOptions {
+            kubeconfig: client.kubeconfig.clone(),
+            master: client.master.clone(),
+            ..KubeOptions::default()
+        };
         let source = KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
         let source = source.serving(proxy_name);
         metrics.watch_source("kubernetes", source.stats());

@@ -38,7 +38,8 @@ impl<K: Copy + Eq + Hash + Ord> Counted<K> {
     /// What came into force and what went out of it since the last call, sorted.
     pub(super) fn settle(&mut self) -> (Vec<K>, Vec<K>) {
         let (mut came, mut went) = (Vec::new(), Vec::new());
-        for (key, before) in self.touched.drain() {
+        // Taken, not drained: after a first sync it is as large as everything in force.
+        for (key, before) in std::mem::take(&mut self.touched) {
             match (before, self.counts.contains_key(&key)) {
                 (false, true) => came.push(key),
                 (true, false) => went.push(key),

@@ -1,19 +1,22 @@
 //! What is free to choose, as a table read back from the kernel has it: a restart leaves it so.
 
+use std::collections::BTreeMap;
+
 use super::numbers::NumberHints;
 use super::slots::SlotHints;
-use crate::ruleset::Table;
+use crate::ruleset::{SetId, Table};
 
 /// The choices of a table.
 #[derive(Debug, Default)]
 pub struct Hints {
     pub(super) slots: SlotHints,
     pub(super) numbers: NumberHints,
+    pub(super) sizes: BTreeMap<SetId, u32>,
 }
 
 impl Hints {
     /// Collects the choices of a table.
     pub fn of(table: &Table) -> Self {
-        Self { slots: SlotHints::of(table), numbers: NumberHints::of(table) }
+        Self { slots: SlotHints::of(table), numbers: NumberHints::of(table), sizes: table.sizes.clone() }
     }
 }

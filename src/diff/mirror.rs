@@ -1,11 +1,13 @@
 //! The desired table, kept Service by Service.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::affinity;
+use super::change::Change;
 use super::claims::{Claim, Claims};
 use super::counted::Counted;
+use super::growth::Sizes;
 use super::numbers::Numbers;
 use super::recorder::Recorder;
 use super::slots;
@@ -47,6 +49,7 @@ pub(super) struct FamilyMirror {
     pub(super) shared: Counted<(SetId, Bytes)>,
     pub(super) chains: Counted<ChainId>,
     pub(super) globals: Vec<Member>,
+    pub(super) sizes: Sizes,
 }
 
 /// A Service as it is in force; targets are in the order of their slots, and affinity is numbered.
@@ -60,19 +63,22 @@ pub(super) struct ServiceState {
 
 impl Mirror {
     /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
-    /// that the hints give them.
+    /// that the hints give them; maps keep sizes that do.
     pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints>) -> (Self, Vec<Conflict>) {
         let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
         let mut this = Self { settings, families };
         let mut update = Update::default();
         let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
         for mirror in &mut this.families {
-            let mut recorder = Recorder::default();
+            let mut recorder = Recorder::counting();
             let hints = hints.get(&mirror.family);
             mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
+            replace_members(&[], &mirror.globals, &mut recorder);
             mirror.sync_services(&this.settings, model, &all, hints, &mut recorder, &mut update);
-            mirror.shared.settle();
+            mirror.settle_shared(&mut recorder);
             mirror.chains.settle();
+            mirror.sizes.count(recorder.counts());
+            mirror.sizes.choose(hints.map_or(&BTreeMap::new(), |hints| &hints.sizes));
         }
         (this, update.conflicts)
     }
@@ -145,6 +151,7 @@ impl FamilyMirror {
             shared: Counted::default(),
             chains: Counted::default(),
             globals: globals(family, settings),
+            sizes: Sizes::new(settings.sizing),
         }
     }
 
@@ -174,34 +181,26 @@ impl FamilyMirror {
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
         self.sync_services(new, model, dirty, None, &mut recorder, update);
+        self.settle_shared(&mut recorder);
+        let (came, went) = self.chains.settle();
+        self.sizes.count(recorder.counts());
+        let resized = self.sizes.grow();
+        for chain in &went {
+            update.after.push(family, Op::DeleteChain(*chain));
+        }
+        let changed = before.into_iter().filter(|chain| self.rules(new, *chain) != self.rules(old, *chain)).collect();
+        let change = Change { came, changed, went, resized, elements: recorder };
+        self.write(new, change, &mut update.main);
+    }
+
+    /// Records what came into force and what went out of it among the elements Services share.
+    fn settle_shared(&mut self, recorder: &mut Recorder) {
         let (came, went) = self.shared.settle();
         for (set, key) in came {
             recorder.add(set, shared_element(key));
         }
         for (set, key) in went {
             recorder.delete(set, shared_element(key));
-        }
-        let (new_chains, old_chains) = self.chains.settle();
-        for chain in &new_chains {
-            update.main.push(family, Op::AddChain(*chain));
-        }
-        for chain in new_chains {
-            for rule in self.rules(new, chain) {
-                update.main.push(family, Op::AddRule(chain, rule));
-            }
-        }
-        for chain in before {
-            let rules = self.rules(new, chain);
-            if rules != self.rules(old, chain) {
-                update.main.push(family, Op::FlushChain(chain));
-                for rule in rules {
-                    update.main.push(family, Op::AddRule(chain, rule));
-                }
-            }
-        }
-        recorder.finish(family, &mut update.main);
-        for chain in old_chains {
-            update.after.push(family, Op::DeleteChain(chain));
         }
     }
 
@@ -314,6 +313,9 @@ impl FamilyMirror {
         for shared in &old.shared {
             self.shared.remove(*shared);
         }
+        // There are many Services, and most have few of either.
+        state.frontends.shrink_to_fit();
+        state.shared.shrink_to_fit();
         if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
             self.services.insert(key, Arc::new(state));
         }

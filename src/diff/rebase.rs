@@ -1,12 +1,14 @@
 //! The whole table against what the kernel really holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 
+use super::change::Change;
+use super::load::Load;
 use super::mirror::{FamilyMirror, Mirror, shared_element};
 use super::recorder::Recorder;
 use crate::model::Family;
 use crate::plan::{Settings, endpoint_element};
-use crate::ruleset::{Bytes, ChainId, Element, Listing, Op, SetId, Table, Transaction, lower};
+use crate::ruleset::{Bytes, Element, Listing, Op, SetId, Table, Transaction, lower};
 
 impl Mirror {
     /// The transactions that turn the kernel's table of a family (`None`: there is none) into the mirror's: the change
@@ -21,11 +23,7 @@ impl Mirror {
         };
         match kernel {
             Some(table) if is_usable(table) => mirror.repair(&self.settings, table, &mut main, &mut after),
-            Some(_) => {
-                main.push(family, Op::DeleteTable);
-                mirror.create(&self.settings, &mut main);
-            }
-            None => mirror.create(&self.settings, &mut main),
+            _ => Load::new(mirror, &self.settings, kernel.is_some()).whole(&mut main),
         }
         (main, after)
     }
@@ -35,21 +33,18 @@ impl Mirror {
         self.families.iter().map(|mirror| mirror.family)
     }
 
-    /// How many elements each set and map of a family has.
-    pub fn element_counts(&self, family: Family) -> HashMap<SetId, usize> {
+    /// How many elements a set or map of a family has.
+    pub fn element_count(&self, family: Family, set: SetId) -> usize {
         let mirror = self.families.iter().find(|mirror| mirror.family == family);
-        let mut counts = HashMap::new();
-        for (set, _) in mirror.map(FamilyMirror::elements).unwrap_or_default() {
-            *counts.entry(set).or_default() += 1;
-        }
-        counts
+        mirror.map_or(0, |mirror| mirror.sizes.count_of(set))
     }
 
     /// The table of a family as a listing shows it; `None` when the family is not served.
     pub fn listing(&self, family: Family) -> Option<Listing> {
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
         let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules(&self.settings, chain)));
-        let mut listing = Listing { chains: chains.collect(), ..Listing::new(family) };
+        let sizes = mirror.sizes.all().clone();
+        let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family) };
         for (set, element) in mirror.elements() {
             listing.sets.entry(set).or_default().insert(element.key, element);
         }
@@ -62,59 +57,40 @@ fn is_usable(table: &Table) -> bool {
     table.foreign.is_empty() && SetId::ALL.iter().all(|set| table.sets.contains_key(set))
 }
 
-impl FamilyMirror {
-    fn create(&self, settings: &Settings, main: &mut Transaction) {
-        let family = self.family;
-        main.push(family, Op::AddTable);
-        for set in SetId::ALL {
-            main.push(family, Op::AddSet(set));
-        }
-        let chains = self.all_chains();
-        for chain in &chains {
-            main.push(family, Op::AddChain(*chain));
-        }
-        for chain in chains {
-            self.add_rules(settings, chain, main);
-        }
-        let mut recorder = Recorder::default();
-        for (set, element) in self.elements() {
-            recorder.add(set, element);
-        }
-        recorder.finish(family, main);
-    }
+/// Whether packets enter the table. Where none do, an earlier load was not finished.
+pub(super) fn is_in_force(table: &Table) -> bool {
+    !table.foreign.is_empty() || table.chains.keys().any(|chain| chain.is_base())
+}
 
+impl FamilyMirror {
     fn repair(&self, settings: &Settings, table: &Table, main: &mut Transaction, after: &mut Transaction) {
         let family = self.family;
         let chains = self.all_chains();
-        for chain in chains.iter().filter(|chain| !table.chains.contains_key(chain)) {
-            main.push(family, Op::AddChain(*chain));
-        }
+        let mut change = Change::default();
         for chain in &chains {
+            let wanted = || self.rules(settings, *chain).iter().map(|rule| lower(family, rule)).collect::<Vec<_>>();
             match table.chains.get(chain) {
-                Some(code) => {
-                    let wanted: Vec<_> = self.rules(settings, *chain).iter().map(|rule| lower(family, rule)).collect();
-                    if *code != wanted {
-                        main.push(family, Op::FlushChain(*chain));
-                        self.add_rules(settings, *chain, main);
-                    }
-                }
-                None => self.add_rules(settings, *chain, main),
+                None => change.came.push(*chain),
+                Some(code) if *code != wanted() => change.changed.push(*chain),
+                Some(_) => {}
             }
         }
-        let mut recorder = Recorder::default();
-        self.compare_elements(table, &mut recorder);
-        recorder.finish(family, main);
-        for chain in table.chains.keys().filter(|chain| !chains.contains(chain)) {
+        change.went.extend(table.chains.keys().filter(|chain| !chains.contains(chain)));
+        for chain in &change.went {
             after.push(family, Op::DeleteChain(*chain));
         }
+        let size = |set: &SetId| table.sizes.get(set).copied().unwrap_or(0);
+        change.resized.extend(SetId::ALL.iter().filter(|set| size(set) != self.sizes.of(**set)));
+        self.compare_elements(table, &mut change.elements);
+        self.write(settings, change, main);
     }
 
     fn compare_elements(&self, table: &Table, recorder: &mut Recorder) {
-        let mut extra: HashMap<SetId, HashMap<&Bytes, &Element>> =
-            table.sets.iter().map(|(set, elements)| (*set, elements.iter().collect())).collect();
-        extra.remove(&SetId::Affinity);
+        let mut seen: BTreeMap<SetId, usize> = BTreeMap::new();
         for (set, element) in self.elements() {
-            match extra.get_mut(&set).and_then(|elements| elements.remove(&element.key)) {
+            let present = table.sets.get(&set).and_then(|elements| elements.get(&element.key));
+            *seen.entry(set).or_default() += usize::from(present.is_some());
+            match present {
                 Some(present) if *present == element => {}
                 Some(present) => {
                     recorder.delete(set, present.clone());
@@ -123,30 +99,26 @@ impl FamilyMirror {
                 None => recorder.add(set, element),
             }
         }
-        for (set, elements) in extra {
-            for element in elements.into_values() {
-                recorder.delete(set, element.clone());
+        let has_more = |set: &SetId| table.sets[set].len() > seen.get(set).copied().unwrap_or(0);
+        for set in table.sets.keys().filter(|set| **set != SetId::Affinity && has_more(set)) {
+            let wanted: HashSet<Bytes> = self.elements().filter(|(of, _)| of == set).map(|(_, e)| e.key).collect();
+            for element in table.sets[set].values().filter(|element| !wanted.contains(&element.key)) {
+                recorder.delete(*set, element.clone());
             }
         }
     }
 
-    fn add_rules(&self, settings: &Settings, chain: ChainId, main: &mut Transaction) {
-        for rule in self.rules(settings, chain) {
-            main.push(self.family, Op::AddRule(chain, rule));
-        }
-    }
-
-    fn elements(&self) -> Vec<(SetId, Element)> {
-        let mut all: Vec<(SetId, Element)> =
-            self.globals.iter().map(|member| (member.set, member.element.clone())).collect();
-        all.extend(self.shared.keys().map(|(set, key)| (set, shared_element(key))));
-        for frontend in self.services.values().flat_map(|state| &state.frontends) {
-            all.extend(frontend.members().into_iter().map(|member| (member.set, member.element)));
+    /// All elements, Service by Service.
+    pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
+        let globals = self.globals.iter().map(|member| (member.set, member.element.clone()));
+        let shared = self.shared.keys().map(|(set, key)| (set, shared_element(key)));
+        let frontends = self.services.values().flat_map(|state| &state.frontends);
+        globals.chain(shared).chain(frontends.flat_map(|frontend| {
             let key = frontend.key.bytes();
-            for (map, _, targets) in frontend.endpoint_lists() {
-                all.extend(targets.iter().enumerate().map(|(slot, t)| (map.set(), endpoint_element(&key, slot, t))));
-            }
-        }
-        all
+            let members = frontend.members().into_iter().map(|member| (member.set, member.element));
+            members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
+                targets.iter().enumerate().map(move |(slot, t)| (map.set(), endpoint_element(&key, slot, t)))
+            }))
+        }))
     }
 }

@@ -7,20 +7,33 @@ use crate::plan::Member;
 use crate::ruleset::{Element, Op, SetId, Transaction};
 
 /// Element changes of one family. Deletions take effect before additions, so an element can be replaced and a frontend
-/// can move from one Service to another within one transaction.
+/// can move from one Service to another within one transaction, and a map is never fuller than before and after it.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     added: BTreeMap<SetId, Vec<Element>>,
     deleted: BTreeMap<SetId, Vec<Element>>,
+    counts: BTreeMap<SetId, isize>,
+    only_counts: bool,
 }
 
 impl Recorder {
+    /// One that counts the changes and forgets them.
+    pub(super) fn counting() -> Self {
+        Self { only_counts: true, ..Self::default() }
+    }
+
     pub(super) fn add(&mut self, set: SetId, element: Element) {
-        self.added.entry(set).or_default().push(element);
+        *self.counts.entry(set).or_default() += 1;
+        if !self.only_counts {
+            self.added.entry(set).or_default().push(element);
+        }
     }
 
     pub(super) fn delete(&mut self, set: SetId, element: Element) {
-        self.deleted.entry(set).or_default().push(element);
+        *self.counts.entry(set).or_default() -= 1;
+        if !self.only_counts {
+            self.deleted.entry(set).or_default().push(element);
+        }
     }
 
     pub(super) fn add_member(&mut self, member: Member) {
@@ -29,6 +42,17 @@ impl Recorder {
 
     pub(super) fn delete_member(&mut self, member: Member) {
         self.delete(member.set, member.element);
+    }
+
+    /// By how much the number of elements changes.
+    pub(super) fn counts(&self) -> &BTreeMap<SetId, isize> {
+        &self.counts
+    }
+
+    /// Forgets the changes of a set.
+    pub(super) fn forget(&mut self, set: SetId) {
+        self.added.remove(&set);
+        self.deleted.remove(&set);
     }
 
     /// Appends the changes to a transaction.

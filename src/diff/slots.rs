@@ -46,7 +46,7 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
     result
 }
 
-/// The slots endpoints have in a table read back from the kernel, so that a restart leaves them there.
+/// The slots endpoints have in a table read back from the kernel.
 #[derive(Debug, Default)]
 pub(super) struct SlotHints {
     slots: HashMap<(EndpointMap, Bytes), Vec<Target>>,
@@ -68,7 +68,8 @@ impl SlotHints {
             let in_order = |(at, (slot, _)): &(usize, (u32, Target))| *at == *slot as usize;
             slots.into_iter().enumerate().take_while(in_order).map(|(_, (_, target))| target).collect()
         };
-        Self { slots: found.into_iter().map(|(key, slots)| (key, contiguous(slots))).collect() }
+        let slots = found.into_iter().map(|(key, slots)| (key, contiguous(slots))).collect();
+        Self { slots }
     }
 
     /// The slots of a frontend; empty when the kernel has none.

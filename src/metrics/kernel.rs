@@ -51,6 +51,10 @@ impl<K: Kernel> Kernel for MeasuredKernel<K> {
         self.kernel.read_set(family, set)
     }
 
+    fn guards(&mut self, family: Family) -> bool {
+        self.kernel.guards(family)
+    }
+
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
         self.kernel.forget(family, set, elements)
     }

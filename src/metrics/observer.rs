@@ -119,7 +119,7 @@ impl Observer for MetricsObserver {
         self.shares.follow(sync);
         let table = &self.metrics.table;
         self.shares.show(&self.families, &self.metrics.sync, table);
-        table.wrote(sync.transaction);
+        table.wrote(sync.elements);
         table.services.set(sync.model.service_count() as i64);
         if sync.full {
             table.recount(sync.mirror);

@@ -54,9 +54,8 @@ impl TableMetrics {
         }
     }
 
-    /// Counts what a transaction has written.
-    pub(super) fn wrote(&self, transaction: &Transaction) {
-        let (added, deleted) = transaction.element_counts();
+    /// Counts what a sync has written.
+    pub(super) fn wrote(&self, (added, deleted): (usize, usize)) {
         self.written.get_or_create(&ByOp { op: "add" }).inc_by(added as u64);
         self.written.get_or_create(&ByOp { op: "delete" }).inc_by(deleted as u64);
     }
@@ -64,6 +63,9 @@ impl TableMetrics {
     /// Follows the change of a table that was right before.
     pub(super) fn follow(&self, transaction: &Transaction) {
         for (family, op) in &transaction.ops {
+            if let Op::DeleteSet(set) = op {
+                self.elements.get_or_create(&BySet::new(*set, *family)).set(0);
+            }
             let (set, change) = match op {
                 Op::AddElements(set, list) => (*set, list.len() as i64),
                 Op::DeleteElements(set, list) => (*set, -(list.len() as i64)),
@@ -77,10 +79,9 @@ impl TableMetrics {
     pub(super) fn recount(&self, mirror: &Mirror) {
         self.elements.clear();
         for family in mirror.families() {
-            let counts = mirror.element_counts(family);
             // Who is remembered is the kernel's business.
             for set in SetId::ALL.into_iter().filter(|set| !set.spec().dynamic) {
-                let count = counts.get(&set).copied().unwrap_or(0);
+                let count = mirror.element_count(family, set);
                 self.elements.get_or_create(&BySet::new(set, family)).set(count as i64);
             }
         }

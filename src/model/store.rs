@@ -80,7 +80,8 @@ impl Changes {
 pub struct Model {
     services: HashMap<ObjectKey, Arc<Service>>,
     slices: HashMap<ObjectKey, Arc<EndpointSlice>>,
-    slices_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// Sorted. Most have one, for which a tree would take ten times the memory.
+    slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
     node: Option<Node>,
     local_addresses: Option<BTreeSet<IpAddr>>,
     service_cidrs: HashMap<Arc<str>, Vec<IpNet>>,
@@ -248,7 +249,7 @@ impl Model {
         }
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice) {
+    fn put_slice(&mut self, mut slice: EndpointSlice) {
         if let Some(unseen) = &mut self.unseen_slices {
             unseen.remove(&slice.key);
         }
@@ -262,7 +263,11 @@ impl Model {
             self.changes.triggers.entry((slice.service.clone(), slice.family)).or_default().push(at);
         }
         self.changes.services.insert(slice.service.clone());
-        self.slices_of.entry(slice.service.clone()).or_default().insert(slice.key.clone());
+        let keys = self.slices_of.entry(slice.service.clone()).or_insert_with(|| Vec::with_capacity(1));
+        if let Err(at) = keys.binary_search(&slice.key) {
+            keys.insert(at, slice.key.clone());
+        }
+        slice.endpoints.shrink_to_fit();
         self.slices.insert(slice.key.clone(), Arc::new(slice));
     }
 
@@ -271,7 +276,7 @@ impl Model {
             return;
         };
         if let Some(keys) = self.slices_of.get_mut(&old.service) {
-            keys.remove(key);
+            keys.retain(|other| other != key);
             if keys.is_empty() {
                 self.slices_of.remove(&old.service);
             }

@@ -13,6 +13,7 @@ pub(super) mod msg {
     pub(in crate::netlink) const DELRULE: u16 = 8;
     pub(in crate::netlink) const NEWSET: u16 = 9;
     pub(in crate::netlink) const GETSET: u16 = 10;
+    pub(in crate::netlink) const DELSET: u16 = 11;
     pub(in crate::netlink) const NEWSETELEM: u16 = 12;
     pub(in crate::netlink) const GETSETELEM: u16 = 13;
     pub(in crate::netlink) const DELSETELEM: u16 = 14;

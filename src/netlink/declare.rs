@@ -75,8 +75,9 @@ impl Declaration {
     }
 }
 
-/// The set as libnftnl wants it; `id` tells apart the sets of one transaction.
-pub(super) fn set(family: Family, table: &str, set: SetId, id: u32) -> Set {
+/// The set as libnftnl wants it, with room for `size` elements where its declaration leaves that open (0: no limit); `id`
+/// tells apart the sets of one transaction.
+pub(super) fn set(family: Family, table: &str, set: SetId, size: u32, id: u32) -> Set {
     let spec = set.spec();
     let declared = Declaration::of(family, &spec);
     let mut out = Set::new()
@@ -92,8 +93,9 @@ pub(super) fn set(family: Family, table: &str, set: SetId, id: u32) -> Set {
     if declared.verdict {
         out = out.u32(sys::NFTNL_SET_DATA_TYPE, abi::VERDICT_TYPE).u32(sys::NFTNL_SET_DATA_LEN, 0);
     }
-    if declared.size > 0 {
-        out = out.u32(sys::NFTNL_SET_DESC_SIZE, declared.size);
+    let size = spec.size.unwrap_or(size);
+    if size > 0 {
+        out = out.u32(sys::NFTNL_SET_DESC_SIZE, size);
     }
     if declared.flags & abi::F_CONCAT != 0 {
         let lens: Vec<u8> = spec.key.iter().map(|field| field.len(family) as u8).collect();

@@ -110,6 +110,15 @@ unsafe fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives memory that is free back to the system. A first sync needs more than what follows it, and glibc keeps that.
+pub(super) fn give_back_memory() {
+    // SAFETY: no precondition; glibc locks its heaps one after the other.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Names are made of our own constants and numbers; a zero byte inside would be a bug, and ends the name.
 fn c_string(text: &str) -> CString {
     CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default()

@@ -5,7 +5,7 @@ use nftnl::nftnl_sys as sys;
 use super::abi::msg;
 use super::batch::Batch;
 use super::elements::{self, Action};
-use super::ffi::{Chain, Head, Rule, Table};
+use super::ffi::{Chain, Head, Rule, Set, Table};
 use super::{declare, expr};
 use crate::model::Family;
 use crate::ruleset::{ChainId, Op, lower};
@@ -23,10 +23,14 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
             let object = Table::new().str(sys::NFTNL_TABLE_NAME, table);
             batch.object(index, head(msg::DELTABLE, 0), |scratch, head, out| object.build(scratch, head, out));
         }
-        Op::AddSet(set) => {
+        Op::AddSet(set, size) => {
             // The identifier only has to differ from that of other sets in the transaction.
-            let object = declare::set(family, table, *set, index as u32 + 1);
+            let object = declare::set(family, table, *set, *size, index as u32 + 1);
             batch.object(index, create(msg::NEWSET), |scratch, head, out| object.build(scratch, head, out));
+        }
+        Op::DeleteSet(set) => {
+            let object = Set::new().str(sys::NFTNL_SET_TABLE, table).str(sys::NFTNL_SET_NAME, set.spec().name);
+            batch.object(index, head(msg::DELSET, 0), |scratch, head, out| object.build(scratch, head, out));
         }
         Op::AddChain(id) => {
             let object = chain(table, *id, true);

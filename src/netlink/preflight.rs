@@ -143,7 +143,7 @@ fn probes(family: Family) -> Vec<Probe> {
         Family::Ipv6 => ("CONFIG_NFT_FIB_IPV6", "CONFIG_NFT_REJECT_IPV6", "CONFIG_NF_TABLES_IPV6"),
     };
     let probe = |feature, source, ops| Probe { feature, source, ops };
-    let with = |set: SetId, ops: Vec<Op>| std::iter::once(Op::AddSet(set)).chain(ops).collect::<Vec<_>>();
+    let with = |set: SetId, ops: Vec<Op>| std::iter::once(Op::AddSet(set, 0)).chain(ops).collect::<Vec<_>>();
     vec![
         probe("nf_tables", config_table, vec![]),
         probe("chains of type nat", "CONFIG_NF_NAT (nft_chain_nat)", vec![Op::AddChain(ChainId::Postrouting)]),

@@ -193,16 +193,19 @@ impl Reader<'_> {
                     return Ok(None);
                 }
                 let name = attrs.str_of(abi::set::NAME).ok_or_else(|| garbled("a set without name"))?;
-                let known = SetId::from_name(name)
-                    .filter(|set| read_declaration(&attrs) == Some(Declaration::of(family, &set.spec())));
-                Ok(Some(known.map(|set| (set, attrs.u32_of(abi::set::COUNT))).ok_or_else(|| name.to_owned())))
+                let known = SetId::from_name(name).and_then(|set| Some((set, size_as_declared(family, set, &attrs)?)));
+                let count = attrs.u32_of(abi::set::COUNT);
+                Ok(Some(known.map(|(set, size)| (set, size, count)).ok_or_else(|| name.to_owned())))
             },
         )?;
         self.interrupted |= interrupted;
         let mut known = BTreeMap::new();
         for set in sets.into_iter().flatten() {
             match set {
-                Ok((set, count)) => drop(known.insert(set, count)),
+                Ok((set, size, count)) => {
+                    self.table.sizes.extend((size > 0).then_some((set, size)));
+                    known.insert(set, count);
+                }
                 Err(name) => self.table.foreign.push(format!("set {name}")),
             }
         }
@@ -268,6 +271,13 @@ fn is_as_declared(chain: ChainId, attrs: &Attrs<'_>) -> bool {
         }
         _ => false,
     }
+}
+
+/// The size the set was given where its declaration leaves that open, else 0; `None` when it is not as declared.
+fn size_as_declared(family: Family, set: SetId, attrs: &Attrs<'_>) -> Option<u32> {
+    let (wanted, found) = (Declaration::of(family, &set.spec()), read_declaration(attrs)?);
+    let size = if set.is_sizable() { found.size } else { 0 };
+    (Declaration { size: found.size - size, ..found } == wanted).then_some(size)
 }
 
 fn read_declaration(attrs: &Attrs<'_>) -> Option<Declaration> {

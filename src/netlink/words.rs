@@ -11,7 +11,7 @@ pub(super) fn object(family: Family, table: &str, op: &Op, element: Option<usize
     let nft = family.nft();
     match op {
         Op::AddTable | Op::DeleteTable => format!("table {nft} {table}"),
-        Op::AddSet(set) => self::set(family, table, *set),
+        Op::AddSet(set, _) | Op::DeleteSet(set) => self::set(family, table, *set),
         Op::AddChain(chain) | Op::DeleteChain(chain) => format!("chain {nft} {table} {chain}"),
         Op::AddRule(chain, _) => format!("a rule of chain {nft} {table} {chain}"),
         Op::FlushChain(chain) => format!("the rules of chain {nft} {table} {chain}"),
@@ -69,7 +69,10 @@ fn field(family: Family, kind: FieldType, key: &Bytes, at: usize) -> String {
 /// The error in words, with a hint where one is known.
 pub(super) fn reason(errno: i32, words: Option<&str>, op: Option<&Op>) -> String {
     let adds_elements = matches!(op, Some(Op::AddElements(..)));
-    let deletes = matches!(op, Some(Op::DeleteElements(..) | Op::DeleteChain(_) | Op::DeleteTable | Op::FlushChain(_)));
+    let deletes = matches!(
+        op,
+        Some(Op::DeleteElements(..) | Op::DeleteSet(_) | Op::DeleteChain(_) | Op::DeleteTable | Op::FlushChain(_))
+    );
     let hint = match errno {
         libc::EPERM => "needs CAP_NET_ADMIN, and a table that no other process owns",
         libc::ENFILE if adds_elements => "the set is full",

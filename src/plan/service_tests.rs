@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{Endpoint, ObjectKey, Protocol, SlicePort};
-use crate::plan::{FamilySettings, NodePortAddresses, PodDetection};
+use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
 use crate::ruleset::{SetId, Value};
 
 fn settings() -> Settings {
@@ -19,6 +19,7 @@ fn settings() -> Settings {
         masquerade_all: false,
         external_ips: true,
         service_cidrs: Vec::new(),
+        sizing: Sizing::default(),
         ipv4: family("192.0.2.1"),
         ipv6: family("2001:db8::1"),
     }

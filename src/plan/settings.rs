@@ -40,6 +40,22 @@ pub struct FamilySettings {
     pub node_ip: Option<IpAddr>,
 }
 
+/// How much room maps get. One with few elements is left to the kernel, which enlarges it as it fills; a larger one is
+/// faster to fill, check and list when its size is given, but has to be replaced before it is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizing {
+    /// Maps with fewer elements have no size.
+    pub floor: u32,
+    /// The others have room for this many times their elements, rounded up to a power of two.
+    pub headroom: u32,
+}
+
+impl Default for Sizing {
+    fn default() -> Self {
+        Self { floor: 4096, headroom: 2 }
+    }
+}
+
 /// All settings of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -53,6 +69,8 @@ pub struct Settings {
     pub external_ips: bool,
     /// ServiceCIDR ranges of both families.
     pub service_cidrs: Vec<IpNet>,
+    /// Room of the maps.
+    pub sizing: Sizing,
     /// IPv4; `None` when the family is not served.
     pub ipv4: Option<FamilySettings>,
     /// IPv6; `None` when the family is not served.

@@ -129,6 +129,11 @@ pub struct BaseHook {
 }
 
 impl ChainId {
+    /// Whether packets enter the table here.
+    pub fn is_base(self) -> bool {
+        self.base().is_some()
+    }
+
     /// The hook of a base chain; `None` for all others.
     pub fn base(self) -> Option<BaseHook> {
         let (hook, name, priority, priority_name) = match self {

@@ -69,6 +69,7 @@ impl Kernel for FakeKernel {
             Table {
                 chains: listing.chains.iter().map(|(chain, rules)| (*chain, code(rules))).collect(),
                 sets: listing.sets.iter().map(|(set, elements)| (*set, by_hash(elements))).collect(),
+                sizes: listing.sizes.clone(),
                 foreign: Vec::new(),
             }
         }))
@@ -77,6 +78,10 @@ impl Kernel for FakeKernel {
     fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
         let elements = self.tables.get(&family).and_then(|listing| listing.sets.get(&set));
         Ok(elements.map(by_hash).unwrap_or_default())
+    }
+
+    fn guards(&mut self, _family: Family) -> bool {
+        false
     }
 
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
@@ -109,10 +114,13 @@ impl FakeKernel {
         let table = self.tables.get_mut(&family).ok_or_else(|| ("table".to_owned(), libc::ENOENT))?;
         match op {
             Op::AddTable | Op::DeleteTable => Ok(()),
-            Op::AddSet(set) => match table.sets.insert(*set, BTreeMap::new()) {
-                Some(_) => Err((format!("{set:?}"), libc::EEXIST)),
-                None => Ok(()),
-            },
+            Op::AddSet(set, _) if table.sets.contains_key(set) => Err((format!("{set:?}"), libc::EEXIST)),
+            Op::AddSet(set, size) => {
+                table.sets.insert(*set, BTreeMap::new());
+                table.sizes.extend((*size > 0).then_some((*set, *size)));
+                Ok(())
+            }
+            Op::DeleteSet(set) => table.delete_set(*set),
             Op::AddChain(chain) if table.rules(*chain).is_some() => Err((chain.to_string(), libc::EEXIST)),
             Op::AddChain(chain) => {
                 table.chains.push((*chain, Vec::new()));
@@ -156,15 +164,23 @@ impl Listing {
         Ok(())
     }
 
+    fn delete_set(&mut self, set: SetId) -> Result<(), Refusal> {
+        self.set_mut(set)?;
+        if self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set)) {
+            return Err((format!("{set:?}"), libc::EBUSY));
+        }
+        self.sets.remove(&set);
+        self.sizes.remove(&set);
+        Ok(())
+    }
+
     fn add_rule(&mut self, chain: ChainId, rule: &Rule) -> Result<(), Refusal> {
         for term in rule {
-            match term {
-                Term::Member { set, .. } | Term::VerdictMap { map: set, .. } => self.set_mut(*set).map(|_| ())?,
-                Term::Translate { map, .. } | Term::SetPriority { map, .. } | Term::Update { map, .. } => {
-                    self.set_mut(*map).map(|_| ())?;
-                }
-                Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => self.chain_mut(*to).map(|_| ())?,
-                _ => {}
+            if let Some(set) = term.set() {
+                self.set_mut(set)?;
+            }
+            if let Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) = term {
+                self.chain_mut(*to)?;
             }
         }
         self.chain_mut(chain)?.push(rule.clone());
@@ -187,7 +203,12 @@ impl Listing {
         if self.sets.get(&set).is_some_and(|all| all.contains_key(&element.key) || all.values().any(overlaps)) {
             return refused(libc::EEXIST);
         }
-        self.set_mut(set)?.insert(element.key, element.clone());
+        let size = self.sizes.get(&set).copied();
+        let elements = self.set_mut(set)?;
+        if size.is_some_and(|size| elements.len() >= size as usize) {
+            return refused(libc::ENFILE);
+        }
+        elements.insert(element.key, element.clone());
         Ok(())
     }
 

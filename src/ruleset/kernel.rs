@@ -21,6 +21,9 @@ pub trait Kernel: Send {
     /// Reads the elements of one set or map of ours.
     fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError>;
 
+    /// Whether, as long as we live, nobody but us can change our table of a family.
+    fn guards(&mut self, family: Family) -> bool;
+
     /// Deletes elements of a map the packet path writes, whether or not they still exist.
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError>;
 }

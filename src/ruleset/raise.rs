@@ -34,6 +34,7 @@ impl Table {
         for (set, elements) in &self.sets {
             listing.sets.insert(*set, elements.iter().map(|(key, element)| (*key, element.clone())).collect());
         }
+        listing.sizes.clone_from(&self.sizes);
         (listing, unknown)
     }
 }

@@ -125,5 +125,19 @@ pub enum Term {
     },
 }
 
+impl Term {
+    /// The set or map it names.
+    pub fn set(&self) -> Option<SetId> {
+        match self {
+            Term::Member { set, .. } => Some(*set),
+            Term::VerdictMap { map, .. }
+            | Term::Translate { map, .. }
+            | Term::SetPriority { map, .. }
+            | Term::Update { map, .. } => Some(*map),
+            _ => None,
+        }
+    }
+}
+
 /// A rule: its terms from left to right.
 pub type Rule = Vec<Term>;

@@ -123,7 +123,7 @@ pub struct SetSpec {
     pub dynamic: bool,
     /// Every element counts packets and bytes.
     pub counter: bool,
-    /// The most elements it can hold; `None` for no limit of ours.
+    /// The most elements it can hold; `None` where the table decides ([`SetId::is_sizable`]) or there is no limit.
     pub size: Option<u32>,
 }
 
@@ -167,6 +167,12 @@ impl SetId {
     /// The set with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|set| set.spec().name == name)
+    }
+
+    /// Whether a table decides how many elements it has room for.
+    pub fn is_sizable(self) -> bool {
+        let spec = self.spec();
+        !spec.interval && spec.size.is_none()
     }
 
     /// Its declaration.

@@ -15,6 +15,8 @@ pub struct Table {
     pub chains: BTreeMap<ChainId, Vec<Vec<Expr>>>,
     /// The elements of each set or map by key. Counter values and remaining timeouts are left out.
     pub sets: BTreeMap<SetId, HashMap<Bytes, Element>>,
+    /// How many elements maps have room for; those without an entry grow by themselves.
+    pub sizes: BTreeMap<SetId, u32>,
     /// Chains, sets or base hooks that are not as [`ChainId`] and [`SetId`] declare them, by name: the table was made
     /// by another version or changed by someone else, and can only be replaced as a whole.
     pub foreign: Vec<String>,
@@ -29,12 +31,15 @@ pub struct Listing {
     pub chains: Vec<(ChainId, Vec<Rule>)>,
     /// Elements by key; all sets exist.
     pub sets: BTreeMap<SetId, BTreeMap<Bytes, Element>>,
+    /// How many elements maps have room for; those without an entry grow by themselves.
+    pub sizes: BTreeMap<SetId, u32>,
 }
 
 impl Listing {
     /// A table with all sets and no chain.
     pub fn new(family: Family) -> Self {
-        Self { family, chains: Vec::new(), sets: SetId::ALL.into_iter().map(|set| (set, BTreeMap::new())).collect() }
+        let sets = SetId::ALL.into_iter().map(|set| (set, BTreeMap::new())).collect();
+        Self { family, chains: Vec::new(), sets, sizes: BTreeMap::new() }
     }
 
     /// The rules of a chain.
@@ -62,8 +67,11 @@ pub enum Op {
     AddTable,
     /// Deletes the table with all its content; an error when there is none.
     DeleteTable,
-    /// Declares a set or map.
-    AddSet(SetId),
+    /// Declares a set or map with room for so many elements; 0 for one that grows by itself. Sets whose size is fixed by
+    /// [`SetId::spec`] have that.
+    AddSet(SetId, u32),
+    /// Deletes a set or map that no rule names any more, with its elements.
+    DeleteSet(SetId),
     /// Creates a chain; with its hook when it is a base chain.
     AddChain(ChainId),
     /// Deletes an empty, unreferenced chain together with its rules.
@@ -86,6 +94,11 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    /// Appends all of another transaction.
+    pub fn extend(&mut self, other: Transaction) {
+        self.ops.extend(other.ops);
+    }
+
     /// Nothing to send.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()

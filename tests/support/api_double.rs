@@ -1,19 +1,24 @@
-//! A small API server: lists (paged), streaming lists, watches and selectors over real HTTP, and its usual failures.
+//! A small API server: lists (paged), streaming lists, watches and selectors over real HTTP and TLS, and its usual
+//! failures.
+
+pub mod delivery;
+mod server;
+pub mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
-use futures::StreamExt;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use hyper::body::{Bytes, Frame, Incoming};
-use hyper::service::service_fn;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use delivery::{Delivery, Hangup, Sink};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Namespace (empty if cluster-scoped) and name.
@@ -30,6 +35,8 @@ pub struct Seen {
     pub user_agent: String,
     /// The header `Authorization`.
     pub authorization: String,
+    /// When it came.
+    pub at: Instant,
 }
 
 /// An object somebody wrote.
@@ -70,7 +77,15 @@ struct Change {
     raw: Option<String>,
 }
 
-#[derive(Debug, Default)]
+/// The next answers for a kind.
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    code: u16,
+    times: usize,
+    retry_after: Option<u64>,
+}
+
+#[derive(Debug)]
 struct State {
     version: u64,
     oldest: u64,
@@ -78,62 +93,65 @@ struct State {
     log: Vec<Change>,
     seen: Vec<Seen>,
     written: Vec<Written>,
-    failures: BTreeMap<String, (u16, usize)>,
+    opened: BTreeMap<String, usize>,
+    failures: BTreeMap<String, Failure>,
     hidden: BTreeSet<String>,
     refuse_streaming: bool,
     withhold_bookmark: bool,
+    expired_tokens: usize,
+    token: Option<String>,
+    delivery: Delivery,
     epoch: u64,
+}
+
+/// Where the server listens.
+#[derive(Default)]
+struct Listening {
+    scheme: &'static str,
+    address: Option<SocketAddr>,
+    tls: Option<TlsAcceptor>,
+    serving: Option<JoinHandle<()>>,
 }
 
 /// The server; it ends with the runtime.
 #[derive(Clone)]
 pub struct ApiDouble {
-    address: SocketAddr,
     state: Arc<Mutex<State>>,
+    listening: Arc<Mutex<Listening>>,
     changed: watch::Sender<()>,
 }
 
-impl ApiDouble {
-    /// Listens on a free port of the loopback interface.
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let double = Self {
-            address: listener.local_addr().expect("an address"),
-            state: Arc::new(Mutex::new(State { version: 100, ..State::default() })),
-            changed: watch::Sender::new(()),
+impl Default for ApiDouble {
+    fn default() -> Self {
+        let state = State {
+            version: 100,
+            oldest: 0,
+            objects: BTreeMap::new(),
+            log: Vec::new(),
+            seen: Vec::new(),
+            written: Vec::new(),
+            opened: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            hidden: BTreeSet::new(),
+            refuse_streaming: false,
+            withhold_bookmark: false,
+            expired_tokens: 0,
+            token: None,
+            delivery: Delivery::Good,
+            epoch: 0,
         };
-        let server = double.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        let server = server.clone();
-                        async move {
-                            let answer = match request.method().as_str() {
-                                "GET" => server.answer(&request),
-                                _ => server.take(request).await,
-                            };
-                            Ok::<_, Infallible>(answer)
-                        }
-                    });
-                    // Clients hang up as they like.
-                    drop(
-                        hyper::server::conn::http1::Builder::new()
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await,
-                    );
-                });
-            }
-        });
-        double
+        Self { state: Arc::new(Mutex::new(state)), listening: Arc::default(), changed: watch::Sender::new(()) }
     }
+}
 
-    /// Where it listens.
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
+/// All objects at a certain version.
+#[derive(Debug)]
+pub struct Backup {
+    version: u64,
+    objects: BTreeMap<String, BTreeMap<Name, Value>>,
+}
 
+impl ApiDouble {
     /// Creates or replaces an object, by its kind, namespace and name.
     pub fn put(&self, mut object: Value) {
         let mut state = self.lock();
@@ -184,6 +202,55 @@ impl ApiDouble {
         state.oldest = state.version;
     }
 
+    /// Sends a bookmark to the present watchers of a kind.
+    pub fn bookmark(&self, plural: &str) {
+        let version = self.lock().version;
+        self.send_raw(plural, line("BOOKMARK", &bookmark(version, json!({}))).trim_end());
+    }
+
+    /// Tells the present watchers of a kind that their history is lost, as a server does within a watch.
+    pub fn send_gone(&self, plural: &str) {
+        self.send_raw(plural, line("ERROR", &gone()).trim_end());
+    }
+
+    /// Remembers what is there.
+    pub fn backup(&self) -> Backup {
+        let state = self.lock();
+        Backup { version: state.version, objects: state.objects.clone() }
+    }
+
+    /// Goes back to what was there, and to its version, with all connections broken. Who then watches on from a version
+    /// that does not exist yet hears nothing, as with real servers.
+    pub fn restore(&self, backup: Backup) {
+        let mut state = self.lock();
+        state.log.retain(|change| change.version <= backup.version);
+        (state.version, state.objects) = (backup.version, backup.objects);
+        state.epoch += 1;
+        drop(state);
+        self.wake();
+    }
+
+    /// Lets only requests with this bearer token in.
+    pub fn require_token(&self, token: &str) {
+        self.lock().token = Some(token.to_owned());
+    }
+
+    /// What goes wrong with answers from now on.
+    pub fn deliver(&self, delivery: Delivery) {
+        self.lock().delivery = delivery;
+        self.wake();
+    }
+
+    /// Refuses the next continue tokens as too old.
+    pub fn expire_tokens(&self, times: usize) {
+        self.lock().expired_tokens = times;
+    }
+
+    /// Watches of a kind that were opened so far, streaming lists included.
+    pub fn opened(&self, plural: &str) -> usize {
+        self.lock().opened.get(plural).copied().unwrap_or_default()
+    }
+
     /// Answers streaming lists as a server without them does.
     pub fn refuse_streaming(&self) {
         self.lock().refuse_streaming = true;
@@ -206,7 +273,13 @@ impl ApiDouble {
 
     /// Answers the next requests for a kind with this status.
     pub fn fail(&self, plural: &str, code: u16, times: usize) {
-        self.lock().failures.insert(plural.to_owned(), (code, times));
+        self.lock().failures.insert(plural.to_owned(), Failure { code, times, retry_after: None });
+    }
+
+    /// Answers the next request for a kind with 429 and asks to come back in so many seconds.
+    pub fn overload(&self, plural: &str, seconds: u64) {
+        let failure = Failure { code: 429, times: 1, retry_after: Some(seconds) };
+        self.lock().failures.insert(plural.to_owned(), failure);
     }
 
     /// The requests for a kind so far.
@@ -220,8 +293,17 @@ impl ApiDouble {
         self.lock().written.clone()
     }
 
+    /// Forgets the requests so far.
+    pub fn forget_requests(&self) {
+        self.lock().seen.clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panicked with it")
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().expect("no test panicked with it")
     }
 
     fn wake(&self) {
@@ -229,19 +311,27 @@ impl ApiDouble {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let seen = Seen {
             path: request.uri().path().to_owned(),
             query: decode(request.uri().query().unwrap_or_default()),
             user_agent: header("user-agent").to_owned(),
             authorization: header("authorization").to_owned(),
+            at: Instant::now(),
         };
         let plural = seen.path.rsplit('/').next().unwrap_or_default().to_owned();
         let mut state = self.lock();
         state.seen.push(seen.clone());
-        if let Some((code, times)) = state.failures.get_mut(&plural).filter(|(_, times)| *times > 0) {
-            *times -= 1;
-            return status(*code, "made to fail");
+        if state.token.as_ref().is_some_and(|token| header("authorization") != format!("Bearer {token}")) {
+            return status(401, "Unauthorized");
+        }
+        if let Some(failure) = state.failures.get_mut(&plural).filter(|failure| failure.times > 0) {
+            failure.times -= 1;
+            let mut response = status(failure.code, "made to fail");
+            if let Some(seconds) = failure.retry_after {
+                response.headers_mut().insert("retry-after", seconds.into());
+            }
+            return response;
         }
         if state.hidden.contains(&plural) {
             return status(404, "the server could not find the requested resource");
@@ -252,12 +342,19 @@ impl ApiDouble {
                 "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
             );
         }
+        if !seen.param("continue").is_empty() && state.expired_tokens > 0 {
+            state.expired_tokens -= 1;
+            return status(410, "The provided continue parameter is too old");
+        }
+        let (sink, response) = Sink::new();
         if seen.param("watch") == "true" {
             drop(state);
-            self.watch(plural, seen)
+            tokio::spawn(self.clone().watch(plural, seen, sink));
         } else {
-            list(&state, &plural, &seen)
+            let (double, text) = (self.clone(), list(&state, &plural, &seen));
+            tokio::spawn(async move { drop(sink.send(&double, &text).await) });
         }
+        response
     }
 
     /// Takes an object, and answers with it.
@@ -269,64 +366,73 @@ impl ApiDouble {
         respond(201, full(body.to_string()))
     }
 
-    fn watch(&self, plural: String, seen: Seen) -> Response<Body> {
-        let (lines, receiver) = mpsc::unbounded_channel::<Result<String, std::io::Error>>();
+    async fn watch(self, plural: String, seen: Seen, sink: Sink) {
+        // A line that cannot be sent ends the answer.
+        drop(self.try_watch(&plural, &seen, &sink).await);
+    }
+
+    async fn try_watch(&self, plural: &str, seen: &Seen, sink: &Sink) -> Result<(), Hangup> {
         let mut changed = self.changed.subscribe();
+        let from: u64 = seen.param("resourceVersion").parse().unwrap_or(0);
+        let mut lines = Vec::new();
         let (mut position, epoch) = {
-            let state = self.lock();
-            let from: u64 = seen.param("resourceVersion").parse().unwrap_or(0);
+            let mut state = self.lock();
+            *state.opened.entry(plural.to_owned()).or_default() += 1;
             if seen.is_streaming_list() {
-                for object in state.objects.get(&plural).into_iter().flat_map(BTreeMap::values) {
-                    if matches(&seen, object) {
-                        drop(lines.send(Ok(line("ADDED", object))));
-                    }
-                }
+                let objects = state.objects.get(plural).into_iter().flat_map(BTreeMap::values);
+                lines.extend(objects.filter(|object| matches(seen, object)).map(|object| line("ADDED", object)));
                 if !state.withhold_bookmark {
                     let annotations = json!({"k8s.io/initial-events-end": "true"});
-                    let metadata = json!({"resourceVersion": state.version.to_string(), "annotations": annotations});
-                    let bookmark = json!({"kind": "Any", "apiVersion": "v1", "metadata": metadata});
-                    drop(lines.send(Ok(line("BOOKMARK", &bookmark))));
+                    lines.push(line("BOOKMARK", &bookmark(state.version, annotations)));
                 }
                 (state.log.len(), state.epoch)
             } else {
                 if from < state.oldest {
-                    let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410,
-                        "reason": "Expired", "message": "too old resource version"});
-                    drop(lines.send(Ok(line("ERROR", &gone))));
+                    lines.push(line("ERROR", &gone()));
                 }
                 (state.log.partition_point(|change| change.version <= from), state.epoch)
             }
         };
-        let state = self.state.clone();
-        tokio::spawn(async move {
-            loop {
-                {
-                    let state = state.lock().expect("no test panicked with it");
-                    if state.epoch != epoch {
-                        drop(lines.send(Err(std::io::Error::other("cut"))));
-                        return;
-                    }
-                    for change in state.log[position..].iter().filter(|change| change.plural == plural) {
-                        if let Some(text) = describe(change, &seen)
-                            && lines.send(Ok(text)).is_err()
-                        {
-                            return;
-                        }
-                    }
+        loop {
+            for text in lines.drain(..) {
+                sink.send(self, &text).await?;
+            }
+            {
+                let state = self.lock();
+                if state.epoch == epoch {
+                    let changes = state.log[position..].iter().filter(|change| change.plural == plural);
+                    // A watch hears nothing of versions that were there before its own.
+                    let changes = changes.filter(|change| change.raw.is_some() || change.version > from);
+                    lines.extend(changes.filter_map(|change| describe(change, seen)));
                     position = state.log.len();
-                }
-                tokio::select! {
-                    () = lines.closed() => return,
-                    changed = changed.changed() => if changed.is_err() { return },
+                    if lines.is_empty() && state.delivery == Delivery::Brief {
+                        return Ok(());
+                    }
                 }
             }
-        });
-        let lines = futures::stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|line| (line, receiver))
-        });
-        let frames = lines.map(|line| line.map(|text| Frame::data(Bytes::from(text))));
-        respond(200, BodyExt::boxed_unsync(StreamBody::new(frames)))
+            if !lines.is_empty() {
+                continue;
+            }
+            if self.lock().epoch != epoch {
+                sink.cut().await;
+                return Ok(());
+            }
+            tokio::select! {
+                () = sink.closed() => return Ok(()),
+                changed = changed.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
     }
+}
+
+fn bookmark(version: u64, annotations: Value) -> Value {
+    let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
+    json!({"kind": "Any", "apiVersion": "v1", "metadata": metadata})
+}
+
+fn gone() -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410,
+        "reason": "Expired", "message": "too old resource version"})
 }
 
 /// The line a watcher with these selectors gets for a change, if any.
@@ -365,7 +471,7 @@ fn matches(seen: &Seen, object: &Value) -> bool {
     labels && fields
 }
 
-fn list(state: &State, plural: &str, seen: &Seen) -> Response<Body> {
+fn list(state: &State, plural: &str, seen: &Seen) -> String {
     let objects = state.objects.get(plural).into_iter().flat_map(BTreeMap::values);
     let all: Vec<&Value> = objects.filter(|object| matches(seen, object)).collect();
     let start: usize = seen.param("continue").parse().unwrap_or(0);
@@ -375,8 +481,7 @@ fn list(state: &State, plural: &str, seen: &Seen) -> Response<Body> {
     if end < all.len() {
         metadata["continue"] = json!(end.to_string());
     }
-    let body = json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": &all[start..end]});
-    respond(200, full(body.to_string()))
+    json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": &all[start..end]}).to_string()
 }
 
 fn line(kind: &str, object: &Value) -> String {

@@ -10,6 +10,7 @@ use portway::model::{
     Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Protocol, Service, ServiceCidr, ServicePort,
     ServiceType, SlicePort,
 };
+use portway::plan::Sizing;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -186,10 +187,13 @@ pub fn any_options() -> impl Strategy<Value = Options> {
         Just(NodePortsOn::Ranges(vec!["10.51.0.0/16".parse().expect("valid")])),
         Just(NodePortsOn::Ranges(vec!["0.0.0.0/0".parse().expect("valid")])),
     ];
-    (detect, node_ports, any::<bool>()).prop_map(|(detect_local, node_ports, masquerade_all)| Options {
+    // Small enough that maps get a size, and grow.
+    let sizing = (1_u32..8).prop_map(|floor| Sizing { floor, ..Sizing::default() });
+    (detect, node_ports, any::<bool>(), sizing).prop_map(|(detect_local, node_ports, masquerade_all, sizing)| Options {
         detect_local,
         node_ports,
         masquerade_all,
+        sizing,
         ..Options::new(NODE)
     })
 }

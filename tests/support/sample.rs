@@ -233,7 +233,7 @@ pub fn transaction(family: Family) -> Transaction {
     let mut transaction = Transaction::default();
     transaction.push(family, Op::AddTable);
     for set in SetId::ALL {
-        transaction.push(family, Op::AddSet(set));
+        transaction.push(family, Op::AddSet(set, 0));
     }
     let chains = chains(family);
     for (chain, _) in &chains {

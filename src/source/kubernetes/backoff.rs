@@ -3,31 +3,41 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(30);
+use super::client::Timing;
+
+/// A failure later than this after the last retry has nothing to do with it any more.
+const CALM: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Delays that double from 0.2 s to 30 s, spread by half either way so that nodes do not return in step.
-#[derive(Debug, Default)]
+/// Delays that double, spread by half either way so that nodes do not return in step.
+#[derive(Debug)]
 pub(super) struct Backoff {
+    first: Duration,
+    longest: Duration,
     failures: u32,
+    retried: Instant,
 }
 
 impl Backoff {
-    /// The delay after one more failure.
+    pub(super) fn new(timing: &Timing) -> Self {
+        Self { first: timing.first_retry, longest: timing.longest_retry, failures: 0, retried: Instant::now() }
+    }
+
+    /// The delay after one more failure. A success in between does not make the next delays short again, only time
+    /// does: what works for a moment each time must not be tried without pause.
     pub(super) fn next(&mut self) -> Duration {
-        let delay = LONGEST.min(FIRST * 2_u32.pow(self.failures.min(10)));
+        let now = Instant::now();
+        if now.saturating_duration_since(self.retried) > CALM {
+            self.failures = 0;
+        }
+        let delay = jitter(self.longest.min(self.first * 2_u32.pow(self.failures.min(10))));
         self.failures += 1;
-        jitter(delay)
+        self.retried = now + delay;
+        delay
     }
 
     pub(super) fn failures(&self) -> u32 {
         self.failures
-    }
-
-    /// It works again; the number of failures before.
-    pub(super) fn reset(&mut self) -> u32 {
-        std::mem::take(&mut self.failures)
     }
 }
 
@@ -51,10 +61,6 @@ impl Throttle {
         }
         !known
     }
-
-    pub(super) fn reset(&mut self) {
-        self.last = None;
-    }
 }
 
 #[cfg(test)]
@@ -62,19 +68,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_a_limit_and_start_anew() {
-        let mut backoff = Backoff::default();
+    fn delays_grow_to_a_limit_and_start_anew_after_a_while() {
+        let timing = Timing::default();
+        let within = |delay: Duration, of: Duration| delay >= of / 2 && delay <= of * 3 / 2;
+        let mut backoff = Backoff::new(&timing);
         let delays: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
-        assert!(delays[0] >= FIRST / 2 && delays[0] <= FIRST * 3 / 2, "{delays:?}");
-        assert!(delays[15..].iter().all(|delay| *delay >= LONGEST / 2 && *delay <= LONGEST * 3 / 2), "{delays:?}");
-        assert_eq!((backoff.reset(), backoff.failures()), (20, 0));
+        assert!(within(delays[0], timing.first_retry), "{delays:?}");
+        assert!(delays[15..].iter().all(|delay| within(*delay, timing.longest_retry)), "{delays:?}");
+        assert_eq!(backoff.failures(), 20);
+        backoff.retried = Instant::now().checked_sub(CALM * 2).expect("the machine runs for longer");
+        assert!(within(backoff.next(), timing.first_retry));
     }
 
     #[test]
     fn a_message_is_repeated_only_when_it_changes() {
         let mut throttle = Throttle::default();
         assert_eq!([throttle.pass("a"), throttle.pass("a"), throttle.pass("b")], [true, false, true]);
-        throttle.reset();
-        assert!(throttle.pass("b"));
     }
 }

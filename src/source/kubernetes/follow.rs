@@ -2,16 +2,18 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{FutureExt, Stream, StreamExt};
-use kube::runtime::watcher::{self, watcher};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Resource};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::access::Access;
 use super::backoff::{Backoff, Throttle, jitter};
-use super::fault::{describe, refuses_streaming, unknown_kind, version_refused};
+use super::client::WATCH_MARGIN;
+use super::fault::Fault;
 use crate::model::{Event, ObjectKey};
 use crate::source::EventSender;
 use crate::source::convert::{Convert, Converter};
@@ -20,10 +22,16 @@ use crate::source::problem::{Problem, Reporter, SourceStats};
 
 /// Changes sent together at most; lists are always one batch.
 const BATCH: usize = 512;
+/// Objects in a page of a list.
+const PAGE: u32 = 500;
 /// Streaming lists that may break off in a row before paged lists are tried.
 const BROKEN_STREAMS: u32 = 3;
+/// A watch that ends sooner is a failure, however orderly it ends.
+const SHORT_WATCH: Duration = Duration::from_secs(1);
 /// How often to look whether a kind exists by now (a cluster upgrade).
 const RETRY_UNKNOWN: Duration = Duration::from_secs(600);
+/// The annotation of the bookmark that completes a streaming list.
+const LIST_COMPLETE: &str = "k8s.io/initial-events-end";
 
 /// What all kinds share.
 pub(super) struct Shared {
@@ -31,50 +39,81 @@ pub(super) struct Shared {
     pub(super) reporter: Mutex<Reporter>,
     pub(super) stats: Arc<SourceStats>,
     pub(super) sender: EventSender,
-    pub(super) list_patience: Duration,
+    pub(super) access: Access,
 }
 
-/// The receiver is gone.
-struct Closed;
+/// Which objects of a kind are asked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Selector {
+    labels: Option<String>,
+    fields: Option<String>,
+}
 
-/// Why a watcher is given up for another one.
-enum Next {
-    Relist,
-    Paged,
-    Later(Duration),
+impl Selector {
+    pub(super) fn labels(self, labels: &str) -> Self {
+        Self { labels: Some(labels.to_owned()), ..self }
+    }
+
+    pub(super) fn fields(self, fields: &str) -> Self {
+        Self { fields: Some(fields.to_owned()), ..self }
+    }
+}
+
+/// Why nothing more is read at present.
+enum Stop {
+    /// The receiver is gone.
+    Closed,
+    Fault(Fault),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
 }
 
 /// Follows one kind.
-pub(super) struct Follow<T: Convert> {
-    api: Api<Guarded<T>>,
-    config: watcher::Config,
+pub(super) struct Follow<T> {
     shared: Arc<Shared>,
+    selector: Selector,
     plural: String,
     optional: bool,
-    streaming: bool,
     listed: bool,
     absent: bool,
+    /// Whether to ask for streaming lists, and how many of them broke off in a row.
+    streaming: bool,
+    broken: u32,
+    /// Where the watch goes on; without, a list is due.
+    version: Option<String>,
+    /// Another server, or one restored from a backup, may be behind the next watch.
+    doubtful: bool,
+    failing: bool,
     backoff: Backoff,
     throttle: Throttle,
     list: Option<Vec<Event>>,
     pending: Vec<Event>,
+    kind: std::marker::PhantomData<T>,
 }
 
 impl<T: Convert> Follow<T> {
-    pub(super) fn new(api: Api<Guarded<T>>, config: watcher::Config, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, selector: Selector) -> Self {
         Self {
-            api,
-            config,
-            shared,
+            shared: shared.clone(),
+            selector,
             plural: Guarded::<T>::plural(&()).into_owned(),
             optional: false,
-            streaming: true,
             listed: false,
             absent: false,
-            backoff: Backoff::default(),
+            streaming: true,
+            broken: 0,
+            version: None,
+            doubtful: false,
+            failing: false,
+            backoff: Backoff::new(shared.access.timing()),
             throttle: Throttle::default(),
             list: None,
             pending: Vec::new(),
+            kind: std::marker::PhantomData,
         }
     }
 
@@ -87,135 +126,206 @@ impl<T: Convert> Follow<T> {
     /// Runs until the receiver is dropped.
     pub(super) async fn run(mut self) {
         loop {
-            let config = if self.streaming { self.config.clone().streaming_lists() } else { self.config.clone() };
-            let stream = pin!(watcher(self.api.clone(), config));
-            let next = self.watch(stream).await;
-            self.list = None;
-            match next {
-                Err(Closed) => return,
-                Ok(Next::Relist) => {}
-                Ok(Next::Paged) => self.streaming = false,
-                Ok(Next::Later(delay)) => sleep(delay).await,
-            }
-        }
-    }
-
-    async fn watch(
-        &mut self,
-        mut stream: impl Stream<Item = watcher::Result<watcher::Event<Guarded<T>>>> + Unpin,
-    ) -> Result<Next, Closed> {
-        loop {
-            let item = if !self.pending.is_empty() {
-                // Send what has arrived; take along what is here already.
-                match stream.next().now_or_never() {
-                    Some(item) if self.pending.len() < BATCH => item,
-                    item => {
-                        self.flush().await?;
-                        let Some(item) = item else { continue };
-                        item
-                    }
-                }
-            } else if self.streaming && self.list.is_some() {
-                match timeout(self.shared.list_patience, stream.next()).await {
-                    Ok(item) => item,
-                    Err(_) => {
-                        info!(kind = self.plural, "the streaming list does not end, using paged lists");
-                        return Ok(Next::Paged);
-                    }
-                }
-            } else {
-                stream.next().await
+            let result = match self.version.clone() {
+                Some(version) => self.resume(&version).await,
+                None if self.streaming => self.stream_list().await,
+                None => self.page_list().await,
             };
-            match item {
-                Some(Ok(event)) => {
-                    if let Some(next) = self.take(event).await {
-                        return Ok(next);
-                    }
-                }
-                Some(Err(error)) => {
-                    self.flush().await?;
-                    if let Some(next) = self.failed(error).await? {
-                        return Ok(next);
-                    }
-                }
-                None => return Ok(Next::Later(self.backoff.next())),
+            let result = match (result, self.flush().await) {
+                (Err(Stop::Closed), _) | (_, Err(_)) => return,
+                (Err(Stop::Fault(fault)), Ok(())) => self.failed(fault).await,
+                (Ok(()), Ok(())) => Ok(()),
+            };
+            if result.is_err() {
+                return;
             }
         }
     }
 
-    async fn take(&mut self, event: watcher::Event<Guarded<T>>) -> Option<Next> {
-        match event {
-            watcher::Event::Init => {
-                // The stream ended within the list and begins anew.
-                if self.list.replace(vec![Event::ListStarted(T::KIND)]).is_some() {
-                    let delay = self.backoff.next();
-                    self.complain("the list broke off");
-                    if self.streaming && self.backoff.failures() >= BROKEN_STREAMS {
-                        return Some(Next::Paged);
-                    }
-                    sleep(delay).await;
-                }
-            }
-            watcher::Event::InitApply(object) => {
-                let event = self.convert(&object);
-                self.list.get_or_insert_default().extend(event);
-            }
-            watcher::Event::InitDone => {
-                self.recovered();
-                SourceStats::add(&self.shared.stats.lists);
-                self.listed = true;
-                let list = self.list.take().unwrap_or_default();
-                debug!(kind = self.plural, events = list.len(), "list complete");
-                self.pending.extend(list);
-                self.pending.push(Event::ListDone(T::KIND));
-            }
-            watcher::Event::Apply(object) => {
-                self.recovered();
-                let event = self.convert(&object);
-                self.pending.extend(event);
-            }
-            watcher::Event::Delete(object) => {
-                self.recovered();
-                if let Some(key) = key(&object) {
-                    self.report(&key, Vec::new());
-                    self.pending.push(T::deleted(key));
-                }
-            }
-        }
-        None
+    /// Lists by a watch that begins with all objects, and goes on with it.
+    async fn stream_list(&mut self) -> Result<(), Stop> {
+        let stream = self.api().watch(&self.watch_params(true), "").await.map_err(Fault::Request)?;
+        self.list = Some(vec![Event::ListStarted(T::KIND)]);
+        self.read(stream).await
     }
 
-    async fn failed(&mut self, error: watcher::Error) -> Result<Option<Next>, Closed> {
-        if self.streaming && refuses_streaming(&error) {
-            info!(kind = self.plural, "streaming lists are not available, using paged lists: {error}");
-            return Ok(Some(Next::Paged));
+    async fn page_list(&mut self) -> Result<(), Stop> {
+        let mut list = vec![Event::ListStarted(T::KIND)];
+        let mut params = self.list_params().limit(PAGE);
+        loop {
+            let page = self.api().list(&params).await.map_err(Fault::Request)?;
+            list.extend(page.items.iter().filter_map(|object| self.convert(object)));
+            let metadata = page.metadata;
+            params.continue_token = metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                let version = metadata.resource_version.and_then(known).ok_or(Fault::NoVersion)?;
+                self.list = Some(list);
+                self.complete(version);
+                return Ok(());
+            }
         }
-        if self.optional && !self.listed && unknown_kind(&error) {
+    }
+
+    /// Watches on. A server restored from an older backup would keep silent until it is past our version: where one may
+    /// stand behind the connection, its version is asked for first.
+    async fn resume(&mut self, version: &str) -> Result<(), Stop> {
+        if self.doubtful {
+            let page = self.api().list(&self.list_params().limit(1)).await.map_err(Fault::Request)?;
+            if is_older(page.metadata.resource_version.as_deref().unwrap_or_default(), version) {
+                info!(kind = self.plural, version, "the API server has gone back to an older state, listing anew");
+                self.version = None;
+                return Ok(());
+            }
+        }
+        let stream = self.api().watch(&self.watch_params(false), version).await.map_err(Fault::Request)?;
+        self.doubtful = false;
+        self.read(stream).await
+    }
+
+    /// Reads a watch to its end.
+    async fn read(&mut self, stream: impl Stream<Item = kube::Result<WatchEvent<Guarded<T>>>>) -> Result<(), Stop> {
+        let started = Instant::now();
+        let mut stream = pin!(stream);
+        while let Some(item) = self.next(&mut stream).await? {
+            self.take(item.map_err(Fault::Stream)?)?;
+        }
+        if self.list.is_some() {
+            return Err(Fault::Unfinished.into());
+        }
+        if started.elapsed() < SHORT_WATCH {
+            return Err(Fault::Short.into());
+        }
+        // A healthy server ends a watch when its time is over, not before.
+        self.doubtful = started.elapsed() + WATCH_MARGIN < self.shared.access.timing().watch;
+        Ok(())
+    }
+
+    /// The next item; what has gathered is sent before waiting for it.
+    async fn next<S: Stream + Unpin>(&mut self, stream: &mut S) -> Result<Option<S::Item>, Stop> {
+        if !self.pending.is_empty() {
+            if self.pending.len() < BATCH
+                && let Some(item) = stream.next().now_or_never()
+            {
+                return Ok(item);
+            }
+            self.flush().await?;
+        }
+        if self.list.is_none() {
+            return Ok(stream.next().await);
+        }
+        Ok(timeout(self.shared.access.timing().list, stream.next()).await.map_err(|_| Fault::Silent)?)
+    }
+
+    fn take(&mut self, event: WatchEvent<Guarded<T>>) -> Result<(), Fault> {
+        let (object, change) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let change = self.convert(&object);
+                (object, change)
+            }
+            WatchEvent::Deleted(object) => {
+                let key = key(&object);
+                if let Some(key) = &key {
+                    self.report(key, Vec::new());
+                }
+                (object, key.map(T::deleted))
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let version = known(bookmark.metadata.resource_version).ok_or(Fault::NoVersion)?;
+                if self.list.is_none() {
+                    self.version = Some(version);
+                } else if bookmark.metadata.annotations.contains_key(LIST_COMPLETE) {
+                    self.complete(version);
+                }
+                return Ok(());
+            }
+            WatchEvent::Error(status) => return Err(Fault::Event(status)),
+        };
+        if let Some(list) = &mut self.list {
+            list.extend(change);
+            return Ok(());
+        }
+        self.pending.extend(change);
+        self.version = Some(object.meta().resource_version.clone().and_then(known).ok_or(Fault::NoVersion)?);
+        self.recovered();
+        Ok(())
+    }
+
+    /// The list is complete at this version.
+    fn complete(&mut self, version: String) {
+        let list = self.list.take().unwrap_or_default();
+        debug!(kind = self.plural, events = list.len(), "list complete");
+        SourceStats::add(&self.shared.stats.lists);
+        self.pending.extend(list);
+        self.pending.push(Event::ListDone(T::KIND));
+        self.version = Some(version);
+        (self.listed, self.doubtful, self.broken) = (true, false, 0);
+        self.recovered();
+    }
+
+    /// Waits as long as a fault demands, and decides how to go on.
+    async fn failed(&mut self, fault: Fault) -> Result<(), Stop> {
+        self.list = None;
+        let listing = self.version.is_none();
+        if listing && self.streaming && fault.refuses_streaming() {
+            info!(kind = self.plural, "streaming lists are not available, using paged lists: {fault}");
+            self.streaming = false;
+            return Ok(());
+        }
+        if self.optional && !self.listed && fault.unknown_kind() {
             if !std::mem::replace(&mut self.absent, true) {
                 info!(kind = self.plural, "this API server does not have the kind; it counts as an empty list");
                 self.pending.extend([Event::ListStarted(T::KIND), Event::ListDone(T::KIND)]);
                 self.flush().await?;
             }
-            return Ok(Some(Next::Later(jitter(RETRY_UNKNOWN))));
+            sleep(jitter(RETRY_UNKNOWN)).await;
+            return Ok(());
         }
         SourceStats::add(&self.shared.stats.errors);
-        let delay = self.backoff.next();
-        self.complain(&describe(&error, &self.plural));
-        sleep(delay).await;
-        // kube itself would ask for the same version for ever.
-        Ok(version_refused(&error).then_some(Next::Relist))
-    }
-
-    fn complain(&mut self, message: &str) {
-        if self.throttle.pass(message) {
+        self.broken += u32::from(matches!(fault, Fault::Unfinished));
+        if self.streaming && (matches!(fault, Fault::Silent) || self.broken >= BROKEN_STREAMS) {
+            info!(kind = self.plural, "streaming lists do not work, using paged lists: {fault}");
+            self.streaming = false;
+        }
+        if fault.loses_version() {
+            self.version = None;
+        }
+        (self.doubtful, self.failing) = (true, true);
+        if fault.doubts_credentials() {
+            self.shared.access.renew().await;
+        }
+        let delay = self.backoff.next().max(fault.retry_after());
+        let message = fault.describe(&self.plural);
+        if self.throttle.pass(&message) {
             warn!(kind = self.plural, failures = self.backoff.failures(), "{message}; trying again");
         }
+        sleep(delay).await;
+        Ok(())
     }
 
     fn recovered(&mut self) {
-        if self.backoff.reset() > 0 {
-            self.throttle.reset();
+        if std::mem::take(&mut self.failing) {
             info!(kind = self.plural, "list and watch work again");
+        }
+    }
+
+    fn api(&self) -> Api<Guarded<T>> {
+        Api::all(self.shared.access.client())
+    }
+
+    fn list_params(&self) -> ListParams {
+        let Selector { labels, fields } = self.selector.clone();
+        ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() }
+    }
+
+    fn watch_params(&self, send_initial_events: bool) -> WatchParams {
+        let Selector { labels, fields } = self.selector.clone();
+        let seconds = self.shared.access.timing().watch.as_secs();
+        WatchParams {
+            label_selector: labels,
+            field_selector: fields,
+            timeout: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+            bookmarks: true,
+            send_initial_events,
         }
     }
 
@@ -250,12 +360,22 @@ impl<T: Convert> Follow<T> {
         }
     }
 
-    async fn flush(&mut self) -> Result<(), Closed> {
+    async fn flush(&mut self) -> Result<(), Stop> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.shared.sender.send(std::mem::take(&mut self.pending)).await.map_err(|_| Closed)
+        self.shared.sender.send(std::mem::take(&mut self.pending)).await.map_err(|_| Stop::Closed)
     }
+}
+
+/// A version that says something.
+fn known(version: String) -> Option<String> {
+    Some(version).filter(|version| !version.is_empty())
+}
+
+/// Versions count up; what cannot be compared counts as newer.
+fn is_older(version: &str, than: &str) -> bool {
+    matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version < than)
 }
 
 /// Namespace (empty for cluster-scoped kinds) and name.

@@ -1,0 +1,128 @@
+//! The client in use, made from what the operator gave us and made anew when the server refuses it.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use http::{HeaderValue, Uri, header};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tracing::{info, warn};
+
+use super::client::{self, Timing};
+use super::token::TokenFile;
+use crate::metrics::RestClientLayer;
+use crate::source::SourceError;
+
+/// How to reach the API server. With neither kubeconfig nor master: as a pod, by its service account.
+#[derive(Debug, Clone, Default)]
+pub struct KubeOptions {
+    /// A kubeconfig file; its current context is used.
+    pub kubeconfig: Option<PathBuf>,
+    /// The API server's URL, over the one in the kubeconfig.
+    pub master: Option<String>,
+    /// How long to wait for what.
+    pub timing: Timing,
+}
+
+/// The client that all kinds share.
+pub(super) struct Access {
+    options: KubeOptions,
+    measure: Option<RestClientLayer>,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    client: Client,
+    renewed: Option<Instant>,
+}
+
+impl Access {
+    /// The server need not answer yet.
+    pub(super) async fn new(options: &KubeOptions, measure: Option<RestClientLayer>) -> Result<Self, SourceError> {
+        let config = client_config(options).await?;
+        // HTTPS_PROXY in a node's environment is not meant for the way to its own API server.
+        if let Some(proxy) = &config.proxy_url {
+            warn!(%proxy, "proxies are not used for the API server, it is contacted directly");
+        }
+        let measure = measure.map(|layer| layer.for_server(&config.cluster_url));
+        let client = client_from(config, options, measure.as_ref())?;
+        Ok(Self { options: options.clone(), measure, current: Mutex::new(Current { client, renewed: None }) })
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.options.timing
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.current().client.clone()
+    }
+
+    /// Reads kubeconfig, tokens and certificates again: those in use are refused. If they cannot be read just now, the old
+    /// ones stay.
+    pub(super) async fn renew(&self) {
+        {
+            let mut current = self.current();
+            if current.renewed.is_some_and(|at| at.elapsed() < self.timing().renew) {
+                return;
+            }
+            current.renewed = Some(Instant::now());
+        }
+        let renewed = match client_config(&self.options).await {
+            Ok(config) => client_from(config, &self.options, self.measure.as_ref()),
+            Err(error) => Err(error),
+        };
+        match renewed {
+            Ok(client) => {
+                self.current().client = client;
+                info!("read the credentials for the API server again");
+            }
+            Err(error) => warn!("cannot read the credentials for the API server again: {error}"),
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn client_from(
+    mut config: Config,
+    options: &KubeOptions,
+    measure: Option<&RestClientLayer>,
+) -> Result<Client, SourceError> {
+    let token = config.auth_info.token_file.take().map(PathBuf::from);
+    let token = token.map(|path| TokenFile::open(&path).map_err(|error| SourceError::TokenFile { path, error }));
+    client::build(&config, token.transpose()?, &options.timing, measure)
+        .map_err(|error| SourceError::Client { server: config.cluster_url.to_string(), error: Box::new(error) })
+}
+
+async fn client_config(options: &KubeOptions) -> Result<Config, SourceError> {
+    let mut config = load_config(options).await?;
+    if let Some(master) = &options.master {
+        config.cluster_url = parse_master(master)?;
+    }
+    let agent = HeaderValue::from_static(concat!("portway/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((header::USER_AGENT, agent));
+    Ok(config)
+}
+
+async fn load_config(options: &KubeOptions) -> Result<Config, SourceError> {
+    match (&options.kubeconfig, &options.master) {
+        (Some(path), _) => {
+            let failed = |error| SourceError::Kubeconfig { path: path.clone(), error: Box::new(error) };
+            let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)
+        }
+        (None, Some(master)) => Ok(Config::new(parse_master(master)?)),
+        (None, None) => Config::incluster().map_err(|error| SourceError::InCluster(Box::new(error))),
+    }
+}
+
+fn parse_master(master: &str) -> Result<Uri, SourceError> {
+    let text = if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
+    match text.parse::<Uri>() {
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => Ok(uri),
+        _ => Err(SourceError::Master(master.to_owned())),
+    }
+}

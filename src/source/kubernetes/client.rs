@@ -1,0 +1,188 @@
+//! The way to the API server: TCP, TLS, credentials, and how long to wait for what.
+//!
+//! kube's own client waits for ever for an answer, does not notice for five minutes that a server is gone without a
+//! word, and keeps `Retry-After` to itself.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body as HttpBody, Bytes};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::{Client, Config};
+use tower::util::MapRequestLayer;
+use tower::{BoxError, Service, ServiceBuilder};
+use tower_http::decompression::DecompressionLayer;
+use tower_http::timeout::TimeoutBody;
+
+use super::token::TokenFile;
+use crate::metrics::RestClientLayer;
+
+/// The server ends a watch when its time is over, give or take this much.
+pub(super) const WATCH_MARGIN: Duration = Duration::from_secs(5);
+/// No server may send us away for longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How long to wait for what. The defaults are the product's; tests shorten them.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// For name resolution, TCP and TLS together (20 s).
+    pub connect: Duration,
+    /// A connection on which the other end's kernel acknowledges nothing, probes included, is dead after this time
+    /// (30 s; in steps of whole seconds, from 3).
+    pub silence: Duration,
+    /// From a request to the head of its answer (60 s, the server's own limit).
+    pub answer: Duration,
+    /// Between two pieces of a list; a streaming list gives way to paged lists then (30 s).
+    pub list: Duration,
+    /// After this time the server is asked to end a watch, which is then resumed (290 s, whole seconds).
+    pub watch: Duration,
+    /// Before the first retry; doubles with every failure (0.2 s).
+    pub first_retry: Duration,
+    /// Before any retry at most (30 s).
+    pub longest_retry: Duration,
+    /// Refused credentials are read again, but not more often than this: reading them may run a program (10 s).
+    pub renew: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(20),
+            silence: Duration::from_secs(30),
+            answer: Duration::from_secs(60),
+            list: Duration::from_secs(30),
+            watch: Duration::from_secs(290),
+            first_retry: Duration::from_millis(200),
+            longest_retry: Duration::from_secs(30),
+            renew: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Makes a client; with a token file, its token goes with each request; with a layer, requests are measured.
+pub(super) fn build(
+    config: &Config,
+    token: Option<TokenFile>,
+    timing: &Timing,
+    measure: Option<&RestClientLayer>,
+) -> kube::Result<Client> {
+    let sign = token.map(|token| MapRequestLayer::new(move |request| token.sign(request)));
+    let connector = ServiceBuilder::new()
+        .map_future(Box::pin)
+        .timeout(timing.connect)
+        .service(config.rustls_https_connector_with_connector(tcp(timing))?);
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer_fn(|inner| Patient { inner, timing: timing.clone() })
+        .option_layer(measure.map(|layer| ServiceBuilder::new().map_response(plain).layer(layer)))
+        .map_response(plain)
+        .layer(config.base_uri_layer())
+        .layer(DecompressionLayer::new())
+        .option_layer(sign)
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// An answer whose body hides the layers it came through.
+fn plain<B>(answer: Response<B>) -> Response<UnsyncBoxBody<Bytes, BoxError>>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    answer.map(|body| body.map_err(Into::into).boxed_unsync())
+}
+
+/// Names are resolved, and all their addresses tried, for every new connection.
+fn tcp(timing: &Timing) -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    // For all addresses of a name together: less than for all, so that the last of them has time for TLS.
+    tcp.set_connect_timeout(Some(timing.connect / 2));
+    let probes = timing.silence / 6;
+    tcp.set_keepalive(Some((probes * 3).max(Duration::from_secs(1))));
+    tcp.set_keepalive_interval(Some(probes.max(Duration::from_secs(1))));
+    tcp.set_keepalive_retries(Some(3));
+    // Keepalive alone does not watch over data that was sent and not acknowledged.
+    tcp.set_tcp_user_timeout(Some(timing.silence));
+    tcp
+}
+
+/// Why a request has no answer that could be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoAnswer {
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    #[error("the API server answered {code} and asks to come back after {wait:?}")]
+    Busy { code: StatusCode, wait: Duration },
+}
+
+/// Limits the wait for answers and for the pieces of their bodies.
+struct Patient<S> {
+    inner: S,
+    timing: Timing,
+}
+
+impl<S, B> Service<Request<Body>> for Patient<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<TimeoutBody<B>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let pieces = if is_watch { self.timing.watch + WATCH_MARGIN } else { self.timing.list };
+        let limit = self.timing.answer;
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = tokio::time::timeout(limit, answer).await.map_err(|_| NoAnswer::Late(limit))?;
+            let answer = answer.map_err(Into::into)?;
+            if let Some(wait) = retry_after(&answer) {
+                return Err(NoAnswer::Busy { code: answer.status(), wait }.into());
+            }
+            Ok(answer.map(|body| TimeoutBody::new(pieces, body)))
+        })
+    }
+}
+
+/// What an overloaded server asks for. Dates instead of seconds are not used by API servers.
+fn retry_after<B>(answer: &Response<B>) -> Option<Duration> {
+    if !matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return None;
+    }
+    let seconds = answer.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_overloaded_servers_may_ask_for_patience_and_not_for_ever() {
+        let wait = |code: u16, value: &str| {
+            let answer = Response::builder().status(code).header(header::RETRY_AFTER, value);
+            retry_after(&answer.body(()).expect("an answer"))
+        };
+        assert_eq!(wait(429, "3"), Some(Duration::from_secs(3)));
+        assert_eq!(wait(503, "18446744073709551615"), Some(LONGEST_WAIT));
+        assert_eq!([wait(200, "3"), wait(429, "Fri, 31 Dec 1999 23:59:59 GMT"), wait(429, "-1")], [None; 3]);
+    }
+}

@@ -1,0 +1,275 @@
+//! Maps that grow, and first loads in slices, in a real kernel. Needs root.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use portway::config::Options;
+use portway::controller::Controller;
+use portway::diff::Mirror;
+use portway::model::{
+    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
+    SlicePort,
+};
+use portway::netlink::{self, NftKernel};
+use portway::plan::Sizing;
+use portway::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, Table, Transaction};
+
+mod support;
+use support::netns::{in_netns, ip_batch};
+use support::nft::Nft;
+use support::sample;
+
+const FAMILY: Family = Family::Ipv4;
+/// The address of the host, where all endpoints are.
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const ENDPOINTS: u16 = 3;
+
+/// The n-th Service, with its ClusterIP in 10.96.0.0/12, and its endpoints.
+fn service(n: u32, backend: u16) -> [Event; 2] {
+    let key = ObjectKey::new("growth", format!("service-{n}"));
+    let service = Service {
+        key: key.clone(),
+        created: Some(i64::from(n)),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: vec![cluster_ip(n)],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        external_policy_local: false,
+        internal_policy_local: false,
+        affinity_seconds: None,
+        health_check_node_port: None,
+        ports: vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }],
+    };
+    let endpoint = |i: u16| Endpoint {
+        // The first Service has one endpoint that answers; of the others only the number counts.
+        address: if n == 0 { HOST.into() } else { IpAddr::from([10, 200, (n % 250) as u8, i as u8 + 1]) },
+        node: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+        zone_hints: Vec::new().into(),
+        node_hints: Vec::new().into(),
+    };
+    let slice = EndpointSlice {
+        key: ObjectKey::new("growth", format!("service-{n}-slice")),
+        service: key,
+        family: FAMILY,
+        ports: vec![SlicePort { name: "dns".into(), protocol: Protocol::Udp, port: backend }],
+        endpoints: (0..if n == 0 { 1 } else { ENDPOINTS }).map(endpoint).collect(),
+        changed_at: None,
+    };
+    [Event::Service(Box::new(service)), Event::Slice(Box::new(slice))]
+}
+
+fn cluster_ip(n: u32) -> IpAddr {
+    IpAddr::from(Ipv4Addr::from(0x0a60_000a + n))
+}
+
+fn cluster(services: u32, backend: u16) -> Vec<Event> {
+    let node = Node { name: "node".into(), ips: vec![HOST.into()], ..Node::default() };
+    let mut events = vec![Event::Node(Box::new(node))];
+    events.extend((0..services).flat_map(|n| service(n, backend)));
+    events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
+    events
+}
+
+fn options(floor: u32) -> Options {
+    let sizing = Sizing { floor, ..Sizing::default() };
+    Options { sizing, families: vec![FAMILY], ..Options::new("node") }
+}
+
+fn kernel() -> NftKernel {
+    NftKernel::open().expect("nf_tables")
+}
+
+/// What the kernel holds must leave the mirror nothing to do.
+fn assert_right(mirror: &Mirror, door: &mut NftKernel) {
+    let table = door.read(FAMILY).expect("readable");
+    let (main, after) = mirror.rebase(FAMILY, table.as_ref());
+    assert!(mirror.load(FAMILY, table.as_ref()).is_none(), "there are no hooks");
+    assert!(main.is_empty() && after.is_empty(), "{} and {} changes", main.ops.len(), after.ops.len());
+}
+
+#[test]
+fn a_map_grows_many_times_and_no_connection_notices() {
+    in_netns(|| {
+        ip_batch(&format!("addr add {HOST}/32 dev lo\nroute add 10.96.0.0/12 dev lo src {HOST}")).expect("addresses");
+        let server = UdpSocket::bind((HOST, 0)).expect("bound");
+        let backend = server.local_addr().expect("bound").port();
+        let (mut controller, reports) = Controller::new(kernel(), options(16));
+        controller.handle(cluster(4, backend), Instant::now());
+        let (done, connections) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                server.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+                let mut buffer = [0; 8];
+                while !done.load(Ordering::Relaxed) {
+                    if let Ok((_, from)) = server.recv_from(&mut buffer) {
+                        server.send_to(b"pong", from).expect("sent");
+                    }
+                }
+            });
+            let client = scope.spawn(|| {
+                let mut lost = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let socket = UdpSocket::bind((HOST, 0)).expect("bound");
+                    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+                    socket.connect((cluster_ip(0), 53)).expect("connected");
+                    socket.send(b"ping").expect("sent");
+                    lost += usize::from(socket.recv(&mut [0; 8]).is_err());
+                    connections.fetch_add(1, Ordering::Relaxed);
+                }
+                lost
+            });
+            let mut sizes = Vec::new();
+            for n in 4..1_500 {
+                controller.handle(service(n, backend), Instant::now());
+                let size = controller
+                    .mirror()
+                    .and_then(|mirror| mirror.listing(FAMILY)?.sizes.get(&SetId::Endpoints).copied());
+                sizes.extend(size.filter(|size| sizes.last() != Some(size)));
+            }
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(client.join().expect("no panic"), 0, "lost of {connections:?} connections");
+            assert!(sizes.len() >= 7 && sizes.is_sorted(), "{sizes:?}");
+            println!("{connections:?} connections while the map of endpoints had the sizes {sizes:?}");
+        });
+        assert_eq!(reports.borrow().failures, 0);
+        assert_right(controller.mirror().expect("synced"), &mut kernel());
+        drop(controller);
+        // A restart leaves the sizes alone.
+        let (mut next, reports) = Controller::new(kernel(), options(16));
+        let before = kernel().generation().expect("readable");
+        next.handle(cluster(1_500, backend), Instant::now());
+        assert_eq!(reports.borrow().failures, 0);
+        assert_eq!(kernel().generation().expect("readable"), before);
+    });
+}
+
+#[test]
+fn a_full_map_takes_replacements_and_nothing_more() {
+    in_netns(|| {
+        let mut kernel = kernel();
+        let elements = |from: u32| (from..from + 64).map(|n| sample::element(FAMILY, SetId::ClusterIps, n)).collect();
+        let add = |from| (FAMILY, Op::AddElements(SetId::ClusterIps, elements(from)));
+        let ops = vec![(FAMILY, Op::AddTable), (FAMILY, Op::AddSet(SetId::ClusterIps, 64)), add(0)];
+        kernel.apply(&Transaction { ops }).expect("fits");
+        let ops = vec![(FAMILY, Op::DeleteElements(SetId::ClusterIps, elements(0))), add(100)];
+        kernel.apply(&Transaction { ops }).expect("what goes makes room in the same transaction");
+        let error = kernel.apply(&Transaction { ops: vec![add(200)] }).expect_err("it is full");
+        assert!(matches!(error, KernelError::Refused { errno: libc::ENFILE, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_load_that_was_not_finished_is_made_anew() {
+    in_netns(|| {
+        let mut model = Model::default();
+        cluster(300, 53).into_iter().for_each(|event| model.apply(event));
+        let (mirror, _) = Mirror::build(options(16).settings(&model), &model, &Default::default());
+        let mut killed = kernel();
+        let mut load = mirror.load(FAMILY, None).expect("there is no table");
+        for _ in 0..3 {
+            killed.apply(&load.next(200).expect("not all")).expect("applied");
+        }
+        drop(killed);
+        let table = kernel().read(FAMILY).expect("readable").expect("there");
+        assert!(!table.sets[&SetId::Endpoints].is_empty());
+        assert!(!table.chains.keys().any(|chain| chain.is_base()), "no packet sees it");
+
+        let (mut controller, reports) = Controller::new(kernel(), options(16));
+        controller.handle(cluster(300, 53), Instant::now());
+        assert_eq!(reports.borrow().failures, 0);
+        assert_right(controller.mirror().expect("synced"), &mut kernel());
+    });
+}
+
+/// Notes which generation of nf_tables each transaction made.
+struct Noting {
+    kernel: NftKernel,
+    generations: Vec<u32>,
+}
+
+impl Kernel for Noting {
+    fn claim(&mut self) -> Result<(), KernelError> {
+        self.kernel.claim()
+    }
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.kernel.apply(transaction)?;
+        self.generations.push(self.kernel.generation()?);
+        Ok(())
+    }
+
+    fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
+        self.kernel.read(family)
+    }
+
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+        self.kernel.read_set(family, set)
+    }
+
+    fn guards(&mut self, family: Family) -> bool {
+        self.kernel.guards(family)
+    }
+
+    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
+        self.kernel.forget(family, set, elements)
+    }
+}
+
+#[test]
+fn others_have_their_turn_during_a_load() {
+    in_netns(|| {
+        let noting = Noting { kernel: kernel(), generations: Vec::new() };
+        let (mut controller, _) = Controller::new(noting, options(4_096));
+        let events = cluster(40_000, 53);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let text = "add table ip other; delete table ip other";
+                    Nft::all()[0].run(&["-f", "-"], text).expect("its turn");
+                }
+            });
+            controller.handle(events, Instant::now());
+            done.store(true, Ordering::Relaxed);
+        });
+        let generations = &controller.kernel().generations;
+        assert!(generations.len() > 4, "not in slices");
+        assert!(
+            generations.windows(2).any(|pair| pair[1] > pair[0] + 1),
+            "nobody else could change anything before the load was done: {generations:?}"
+        );
+        assert_right(controller.mirror().expect("synced"), &mut kernel());
+    });
+}
+
+#[test]
+fn a_full_map_that_was_miscounted_is_replaced() {
+    in_netns(|| {
+        let unowned = || {
+            NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() }).expect("nf_tables")
+        };
+        let (mut controller, reports) = Controller::new(unowned(), options(16));
+        controller.handle(cluster(20, 53), Instant::now());
+        // Somebody else fills the map.
+        let size =
+            controller.mirror().and_then(|mirror| mirror.listing(FAMILY)?.sizes.get(&SetId::ClusterIps).copied());
+        let strange = (0..size.expect("sized") - 20).map(|n| sample::element(FAMILY, SetId::ClusterIps, 5_000 + n));
+        let ops = vec![(FAMILY, Op::AddElements(SetId::ClusterIps, strange.collect()))];
+        unowned().apply(&Transaction { ops }).expect("fits");
+        controller.handle(service(20, 53), Instant::now());
+        assert_eq!(reports.borrow().failures, 1, "it does not fit");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while reports.borrow().failures > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            controller.handle([], Instant::now());
+        }
+        assert_eq!(reports.borrow().failures, 0);
+        assert_right(controller.mirror().expect("synced"), &mut unowned());
+    });
+}
