@@ -1,7 +1,8 @@
 //! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
-//! and what it and `nft` take for a table of kube-proxy's shape.
+//! what it and `nft` take for a table of kube-proxy's shape; and repairs of tables that nobody owns.
 //!
-//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized]`, the last for maps without a size. Everything happens in network namespaces of its own.
+//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized]`, the last for maps without a size. Everything happens
+//! in network namespaces of its own.
 
 #![allow(missing_docs)]
 
@@ -12,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use portway::config::Options;
 use portway::controller::Controller;
-use portway::model::{Event, Protocol};
-use portway::netlink::NftKernel;
+use portway::model::{Event, Family, Protocol};
+use portway::netlink::{self, NftKernel};
+use portway::ruleset::{Kernel as _, Op, SetId, Transaction};
 
 use support::netns::in_netns;
 use support::peer;
@@ -26,6 +28,7 @@ const FIRST_LOADS: usize = 3;
 const ROUNDS: usize = 400;
 /// Rounds of what takes kube-proxy's shape seconds.
 const PEER_ROUNDS: usize = 5;
+const REPAIRS: usize = 9;
 
 fn main() {
     let (ours, peers): (&[usize], &[usize]) = if is_quick() {
@@ -64,6 +67,11 @@ fn main() {
     report.table(&["kube-proxy's shape by nft, services x endpoints", "first load", "one endpoint p50"]);
     for row in &peers {
         report.row(&[name(row.services), short(row.first), short(median(&row.endpoint))]);
+    }
+    report.table(&["Repairs, services x endpoints", "one element p50", "a deleted table p50"]);
+    for services in [100, 1_000, 10_000] {
+        let (one, all) = in_netns(|| repairs(services));
+        report.row(&[name(services), short(median(&one)), short(median(&all))]);
     }
     draw(
         "first-load",
@@ -153,6 +161,32 @@ fn first_load(events: &[Event]) -> (Duration, Loaded) {
 
 fn controller() -> Loaded {
     Controller::new(NftKernel::open().expect("nf_tables"), options())
+}
+
+/// From when the sync loop hears of a change by others to when it is undone.
+fn repairs(services: usize) -> (Vec<Duration>, Vec<Duration>) {
+    eprintln!("repairs, {services} Services");
+    let open =
+        || NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() }).expect("nf_tables");
+    let mut stranger = open();
+    let (mut controller, reports) = Controller::new(open(), options());
+    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    let table = stranger.read(Family::Ipv4).expect("readable").expect("there");
+    let element = table.sets[&SetId::Endpoints].values().next().expect("an element").clone();
+    drop(table);
+    let mut repair = |op: &Op| -> Vec<Duration> {
+        let change = Transaction { ops: vec![(Family::Ipv4, op.clone())] };
+        (0..REPAIRS)
+            .map(|_| {
+                stranger.apply(&change).expect("nobody owns it");
+                timed(|| controller.verify())
+            })
+            .collect()
+    };
+    let one = repair(&Op::DeleteElements(SetId::Endpoints, vec![element]));
+    let all = repair(&Op::DeleteTable);
+    assert_eq!(reports.borrow().failures, 0);
+    (one, all)
 }
 
 fn measure_peer(services: usize) -> Peer {

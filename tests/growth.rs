@@ -194,6 +194,10 @@ struct Noting {
 }
 
 impl Kernel for Noting {
+    fn claim(&mut self) -> Result<(), KernelError> {
+        self.kernel.claim()
+    }
+
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         self.kernel.apply(transaction)?;
         self.generations.push(self.kernel.generation()?);
