@@ -119,6 +119,8 @@ enum Wake {
 struct Sent {
     added: usize,
     deleted: usize,
+    /// A table was made.
+    loaded: bool,
     /// Changes of tables in force.
     changes: Transaction,
 }
@@ -126,7 +128,7 @@ struct Sent {
 impl Sent {
     fn new(changes: Transaction) -> Self {
         let (added, deleted) = changes.element_counts();
-        Self { added, deleted, changes }
+        Self { added, deleted, loaded: false, changes }
     }
 }
 
@@ -278,7 +280,7 @@ impl<K: Kernel> Controller<K> {
         let doubt = self.doubt.take();
         let start = Instant::now();
         match self.read_tables().and_then(|tables| self.rebase_onto(mirror, tables)) {
-            Ok(Sent { added, deleted, changes }) if added > 0 || !changes.is_empty() => {
+            Ok(Sent { added, deleted, loaded, changes }) if loaded || !changes.is_empty() => {
                 let repair = Repair { added, deleted, by: doubt.and_then(|doubt| doubt.by) };
                 warn!(took = ?start.elapsed(), "the tables were {repair}");
                 self.observers.iter_mut().for_each(|observer| observer.repaired(&repair));
@@ -428,6 +430,7 @@ impl<K: Kernel> Controller<K> {
         self.commit(&main, &after)?;
         let mut sent = Sent::new(main);
         for load in loads {
+            sent.loaded = true;
             sent.added += load::load(&mut self.kernel, load)?;
         }
         self.forget_orphans(&mirror)?;
@@ -488,7 +491,7 @@ impl<K: Kernel> Controller<K> {
     }
 
     fn succeeded(&mut self, sent: &Sent, changes: &Changes, full: bool, duration: Duration, latency: Duration) {
-        let Sent { added, deleted, changes: ref transaction } = *sent;
+        let Sent { added, deleted, changes: ref transaction, .. } = *sent;
         let services = self.model.service_count();
         let mut first = false;
         self.retry = None;
