@@ -15,6 +15,7 @@ use super::mode::Mode;
 use super::note::Note;
 use super::{DetectLocal, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
+use crate::plan::Sizing;
 use crate::{host, yaml};
 
 /// What the process is to do.
@@ -133,6 +134,8 @@ pub struct Configuration {
     pub admin_socket: Option<PathBuf>,
     /// Show connections of each frontend as long as there are no more frontends than this; 0: never.
     pub frontend_metrics_max: u32,
+    /// Give large maps a size.
+    pub size_maps: bool,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -235,6 +238,7 @@ impl Configuration {
                 None => portway.table_ownership.unwrap_or(true),
             },
             admin_socket: path(flags.value("admin-socket")),
+            size_maps: flags.is_set("size-maps"),
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
@@ -256,6 +260,9 @@ impl Configuration {
         options.service_proxy_name = self.service_proxy_name.clone();
         options.external_ips = self.gate(gates::EXTERNAL_IPS, true);
         options.min_sync_period = self.min_sync_period;
+        if self.size_maps {
+            options.sizing = Sizing::large_maps();
+        }
         options
     }
 
