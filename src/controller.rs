@@ -13,13 +13,15 @@ pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 
 use crate::config::Options;
 use crate::diff::{Conflict, Hints, Mirror, StaleAffinity, Update, stale_records};
-use crate::model::{Changes, Event, Family, Kind, Model};
+use crate::model::{Changes, Event, Family, Kind, Model, ObjectKey};
 use crate::ruleset::{Kernel, KernelError, SetId, Table, Transaction};
 
 /// The first wait after a failed sync; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failed sync.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Elements the kernel may refuse in one sync, with their Services set aside, before the loop waits and tries again.
+const REFUSALS_MAX: usize = 8;
 /// How often the kernel is compared with the mirror although nothing is in doubt.
 const VERIFY_EVERY: Duration = Duration::from_secs(3600);
 
@@ -72,6 +74,19 @@ pub struct Synced<'a> {
     pub transaction: &'a Transaction,
     /// Time the sync took, without waiting for it.
     pub duration: Duration,
+}
+
+/// A failed sync.
+struct Failure {
+    cause: KernelError,
+    /// The Services whose element was refused, where that is known.
+    blamed: Vec<ObjectKey>,
+}
+
+impl From<KernelError> for Failure {
+    fn from(cause: KernelError) -> Self {
+        Self { cause, blamed: Vec::new() }
+    }
 }
 
 /// What wakes the loop.
@@ -192,6 +207,11 @@ impl<K: Kernel> Controller<K> {
         &mut self.kernel
     }
 
+    /// What is known of the cluster.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// The mirror, once there was a first sync.
     pub fn mirror(&self) -> Option<&Mirror> {
         self.mirror.as_ref()
@@ -203,14 +223,14 @@ impl<K: Kernel> Controller<K> {
             return;
         };
         let start = Instant::now();
-        match self.read_tables().and_then(|tables| self.rebase_onto(mirror, &tables)) {
+        match self.read_tables().map_err(Failure::from).and_then(|tables| self.rebase_onto(mirror, &tables)) {
             Ok(sent) if !sent.is_empty() => {
                 let (added, deleted) = sent.element_counts();
                 warn!(added, deleted, "the table was changed by someone else; repaired");
                 self.observers.iter_mut().for_each(|observer| observer.repaired(added + deleted));
             }
             Ok(_) => {}
-            Err(cause) => {
+            Err(Failure { cause, .. }) => {
                 // The table may be wrong: somebody waits for its repair from now on.
                 self.observers.iter_mut().for_each(|observer| observer.requested());
                 self.observers.iter_mut().for_each(|observer| observer.failed(&cause, start.elapsed()));
@@ -218,6 +238,10 @@ impl<K: Kernel> Controller<K> {
             }
         }
         self.verified = Instant::now();
+        if self.model.all_set_aside().len() > 0 {
+            self.model.release();
+            self.sync(self.verified);
+        }
     }
 
     fn patience(&self) -> Duration {
@@ -254,22 +278,43 @@ impl<K: Kernel> Controller<K> {
         }
         let start = Instant::now();
         let changes = self.model.take_changes();
-        let full = self.mirror.is_none();
-        let result = match self.mirror.take() {
+        let mut full = self.mirror.is_none();
+        let mut result = match self.mirror.take() {
             None => self.first_sync(),
             Some(mirror) => self.next_sync(mirror, &changes),
         };
+        for _ in 0..REFUSALS_MAX {
+            let Err(Failure { cause, blamed }) = &result else { break };
+            if blamed.is_empty() {
+                break;
+            }
+            // Without knowing what the kernel holds it might be somebody else's doing.
+            if full {
+                self.set_aside(blamed, cause);
+            }
+            full = true;
+            result = self.first_sync();
+        }
         match result {
             Ok(transaction) => self.succeeded(&transaction, &changes, full, start.elapsed(), received.elapsed()),
-            Err(cause) => {
+            Err(Failure { cause, .. }) => {
                 self.observers.iter_mut().for_each(|observer| observer.failed(&cause, start.elapsed()));
                 self.failed(&cause);
             }
         }
     }
 
+    /// One bad element must not keep all others out of the kernel: goes on without the Services it belongs to, until they
+    /// change or the table is verified.
+    fn set_aside(&mut self, services: &[ObjectKey], cause: &KernelError) {
+        for service in services {
+            error!(%service, %cause, "Service {service} is set aside: none of it is in force until it changes");
+            self.model.set_aside(service.clone(), cause.to_string());
+        }
+    }
+
     /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
-    fn first_sync(&mut self) -> Result<Transaction, KernelError> {
+    fn first_sync(&mut self) -> Result<Transaction, Failure> {
         let settings = self.options.settings(&self.model);
         let tables = self.read_tables()?;
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
@@ -289,14 +334,14 @@ impl<K: Kernel> Controller<K> {
     }
 
     /// Makes the kernel, which holds these tables, equal to a mirror.
-    fn rebase_onto(&mut self, mirror: Mirror, tables: &HashMap<Family, Table>) -> Result<Transaction, KernelError> {
+    fn rebase_onto(&mut self, mirror: Mirror, tables: &HashMap<Family, Table>) -> Result<Transaction, Failure> {
         let (mut main, mut after) = (Transaction::default(), Transaction::default());
         for family in Family::ALL {
             let (change, leftovers) = mirror.rebase(family, tables.get(&family));
             main.ops.extend(change.ops);
             after.ops.extend(leftovers.ops);
         }
-        self.commit(&main, &after)?;
+        self.commit(&mirror, &main, &after)?;
         self.forget_orphans(&mirror)?;
         self.mirror = Some(mirror);
         Ok(main)
@@ -314,19 +359,19 @@ impl<K: Kernel> Controller<K> {
         Ok(())
     }
 
-    fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Transaction, KernelError> {
+    fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Transaction, Failure> {
         let settings = self.options.settings(&self.model);
         let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, changes);
         report_conflicts(&conflicts);
-        self.commit(&main, &after)?;
+        self.commit(&mirror, &main, &after)?;
         self.forget_stale(stale)?;
         self.mirror = Some(mirror);
         Ok(main)
     }
 
-    fn commit(&mut self, main: &Transaction, after: &Transaction) -> Result<(), KernelError> {
+    fn commit(&mut self, mirror: &Mirror, main: &Transaction, after: &Transaction) -> Result<(), Failure> {
         if !main.is_empty() {
-            self.kernel.apply(main)?;
+            self.kernel.apply(main).map_err(|cause| Failure { blamed: mirror.blamed(main, &cause), cause })?;
         }
         if !after.is_empty()
             && let Err(cause) = self.kernel.apply(after)

@@ -9,6 +9,7 @@ mod counted;
 mod hints;
 mod mirror;
 mod numbers;
+mod owners;
 mod rebase;
 mod recorder;
 mod slots;

@@ -55,7 +55,7 @@ pub(super) struct ServiceState {
     pub(super) frontends: Vec<Frontend>,
     /// Frontends other Services have.
     lost: Vec<FrontendKey>,
-    shared: Vec<(SetId, Bytes)>,
+    pub(super) shared: Vec<(SetId, Bytes)>,
 }
 
 impl Mirror {
@@ -229,7 +229,7 @@ impl FamilyMirror {
         recorder: &mut Recorder,
         update: &mut Update,
     ) {
-        let plan_of = |key: &ObjectKey, family| match model.service(key) {
+        let plan_of = |key: &ObjectKey, family| match model.usable_service(key) {
             Some(service) => compile(service, || model.slices(key), family, settings),
             None => ServicePlan::default(),
         };
