@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 
 use crate::config::Options;
-use crate::diff::{Conflict, Hints, Mirror, StaleAffinity, Update, stale_records};
+use crate::diff::{Hints, Mirror, Objection, StaleAffinity, Update, stale_records};
 use crate::model::{Changes, Event, Family, Kind, Model, ObjectKey};
 use crate::ruleset::{Kernel, KernelError, SetId, Table, Transaction};
 
@@ -22,6 +22,8 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Elements the kernel may refuse in one sync, with their Services set aside, before the loop waits and tries again.
 const REFUSALS_MAX: usize = 8;
+/// Lines a sync logs of what Services do not get: a Service can claim thousands of ports of another one.
+const OBJECTIONS_TOLD: usize = 20;
 /// How often the kernel is compared with the mirror although nothing is in doubt.
 const VERIFY_EVERY: Duration = Duration::from_secs(3600);
 
@@ -318,8 +320,8 @@ impl<K: Kernel> Controller<K> {
         let settings = self.options.settings(&self.model);
         let tables = self.read_tables()?;
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
-        let (mirror, conflicts) = Mirror::build(settings, &self.model, &hints);
-        report_conflicts(&conflicts);
+        let (mirror, objections) = Mirror::build(settings, &self.model, &hints);
+        report(&objections);
         self.rebase_onto(mirror, &tables)
     }
 
@@ -361,8 +363,8 @@ impl<K: Kernel> Controller<K> {
 
     fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Transaction, Failure> {
         let settings = self.options.settings(&self.model);
-        let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, changes);
-        report_conflicts(&conflicts);
+        let Update { main, after, stale, objections } = mirror.update(&settings, &self.model, changes);
+        report(&objections);
         self.commit(&mirror, &main, &after)?;
         self.forget_stale(stale)?;
         self.mirror = Some(mirror);
@@ -436,8 +438,12 @@ impl<K: Kernel> Controller<K> {
     }
 }
 
-fn report_conflicts(conflicts: &[Conflict]) {
-    for conflict in conflicts {
-        warn!("{conflict}");
+fn report(objections: &[Objection]) {
+    for objection in objections.iter().take(OBJECTIONS_TOLD) {
+        warn!("{objection}");
+    }
+    let more = objections.len().saturating_sub(OBJECTIONS_TOLD);
+    if more > 0 {
+        warn!(more, "more of the kind; `portway services` shows them");
     }
 }

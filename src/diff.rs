@@ -15,7 +15,7 @@ mod recorder;
 mod slots;
 
 pub use affinity::{StaleAffinity, stale_records};
-pub use claims::Conflict;
+pub use claims::{Conflict, Objection};
 pub use hints::Hints;
 pub use mirror::{Mirror, Update};
 pub use slots::target;

@@ -10,6 +10,8 @@ pub mod conntrack;
 pub mod controller;
 pub mod demo;
 pub mod diff;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod health;
 pub mod host;
 pub mod logging;

@@ -15,6 +15,8 @@ mod declare;
 mod elements;
 mod expr;
 mod ffi;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod leftovers;
 mod link;
 pub(crate) mod message;

@@ -271,7 +271,8 @@ impl Model {
         }
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice) {
+    fn put_slice(&mut self, mut slice: EndpointSlice) {
+        slice.ports.sort_unstable();
         if let Some(unseen) = &mut self.unseen_slices {
             unseen.remove(&slice.key);
         }

@@ -40,6 +40,16 @@ pub struct FamilySettings {
     pub node_ip: Option<IpAddr>,
 }
 
+impl FamilySettings {
+    /// Addresses that answer NodePorts, as far as they are known here: where all local ones do, the node's own.
+    pub fn node_port_addresses(&self) -> &[IpAddr] {
+        match &self.node_ports {
+            NodePortAddresses::AllLocal => self.node_ip.as_slice(),
+            NodePortAddresses::Listed(ips) => ips,
+        }
+    }
+}
+
 /// All settings of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -49,7 +49,8 @@ impl Kernel for FakeKernel {
         for (index, (family, op)) in transaction.ops.iter().enumerate() {
             if let Some((set, element)) = self.refused_element(op) {
                 self.tables = before;
-                let (object, reason) = (format!("element {element} of {}", set.spec().name), "it was told to".to_owned());
+                let (object, reason) =
+                    (format!("element {element} of {}", set.spec().name), "it was told to".to_owned());
                 return Err(KernelError::Refused {
                     op: index,
                     element: Some(element),
@@ -197,7 +198,10 @@ impl Listing {
             let within = |key: &Bytes| other.end.is_some_and(|end| spec.contains(self.family, &other.key, &end, key));
             within(&element.key) || element.end.is_some_and(|end| within(&end))
         };
-        if self.sets.get(&set).is_some_and(|all| all.contains_key(&element.key) || all.values().any(overlaps)) {
+        let interval = set.spec().interval;
+        let taken =
+            |all: &BTreeMap<Bytes, Element>| all.contains_key(&element.key) || (interval && all.values().any(overlaps));
+        if self.sets.get(&set).is_some_and(taken) {
             return refused(libc::EEXIST);
         }
         self.set_mut(set)?.insert(element.key, element.clone());
