@@ -83,8 +83,7 @@ fn port(u: &mut Unstructured<'_>) -> Result<Value> {
 
 fn object(u: &mut Unstructured<'_>) -> Result<Value> {
     let address = |u: &mut Unstructured<'_>| word(u, &ADDRESSES);
-    let created =
-        u.choose(&[json!("2021-01-01T00:00:00Z"), json!("2030-01-01T00:00:00Z"), json!(null), json!("soon")])?;
+    let created = word(u, &["2021-01-01T00:00:00Z", "2030-01-01T00:00:00Z", "soon"])?;
     let mut metadata =
         json!({"name": word(u, &NAMES)?, "namespace": word(u, &NAMES[..4])?, "creationTimestamp": created});
     Ok(match u.int_in_range(0..=9)? {

@@ -29,6 +29,6 @@ pub fn request(bytes: &[u8]) {
             let received = client.read_to_end(&mut answer).await;
             (sent, closed, received)
         };
-        tokio::join!(connection(server, None, Site), talk)
+        let ((), (_sent, _closed, _received)) = tokio::join!(connection(server, None, Site), talk);
     });
 }
