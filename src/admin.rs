@@ -9,6 +9,8 @@ mod client;
 mod comparison;
 mod endpoints;
 mod explain;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod kernel;
 mod rows;
 mod server;

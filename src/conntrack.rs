@@ -16,6 +16,8 @@
 mod cleaner;
 mod entry;
 mod frontends;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod observer;
 mod sweep;
 mod table;

@@ -16,8 +16,8 @@ pub use doubt::Doubts;
 pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 
 use crate::config::Options;
-use crate::diff::{Conflict, Hints, Mirror, StaleAffinity, Update, stale_records};
-use crate::model::{Changes, Event, Family, Kind, Model};
+use crate::diff::{Hints, Mirror, Objection, StaleAffinity, Update, stale_records};
+use crate::model::{Changes, Event, Family, Kind, Model, ObjectKey};
 use crate::ruleset::{Kernel, KernelError, SetId, Table, Transaction};
 use doubt::{Doubt, Pace};
 
@@ -27,6 +27,10 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How often is asked whether whoever has the tables is gone.
 const TAKEN_RETRY: Duration = Duration::from_millis(200);
+/// Elements the kernel may refuse in one sync, with their Services set aside, before the loop waits and tries again.
+const REFUSALS_MAX: usize = 8;
+/// Lines a sync logs of what Services do not get: a Service can claim thousands of ports of another one.
+const OBJECTIONS_TOLD: usize = 20;
 /// How often the kernel is compared with the mirror although nothing is in doubt.
 const VERIFY_EVERY: Duration = Duration::from_secs(3600);
 
@@ -104,6 +108,25 @@ pub struct Synced<'a> {
     pub transaction: &'a Transaction,
     /// Time the sync took, without waiting for it.
     pub duration: Duration,
+}
+
+/// A failed sync.
+struct Failure {
+    cause: KernelError,
+    /// The Services whose element was refused, where that is known.
+    blamed: Vec<ObjectKey>,
+}
+
+impl Failure {
+    fn blaming(mirror: &Mirror, transaction: &Transaction, cause: KernelError) -> Self {
+        Self { blamed: mirror.blamed(transaction, &cause), cause }
+    }
+}
+
+impl From<KernelError> for Failure {
+    fn from(cause: KernelError) -> Self {
+        Self { cause, blamed: Vec::new() }
+    }
 }
 
 /// What wakes the loop.
@@ -267,6 +290,11 @@ impl<K: Kernel> Controller<K> {
         &mut self.kernel
     }
 
+    /// What is known of the cluster.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// The mirror, once there was a first sync.
     pub fn mirror(&self) -> Option<&Mirror> {
         self.mirror.as_ref()
@@ -279,14 +307,14 @@ impl<K: Kernel> Controller<K> {
         };
         let doubt = self.doubt.take();
         let start = Instant::now();
-        match self.read_tables().and_then(|tables| self.rebase_onto(mirror, tables)) {
+        match self.read_tables().map_err(Failure::from).and_then(|tables| self.rebase_onto(mirror, tables)) {
             Ok(Sent { added, deleted, loaded, changes }) if loaded || !changes.is_empty() => {
                 let repair = Repair { added, deleted, by: doubt.and_then(|doubt| doubt.by) };
                 warn!(took = ?start.elapsed(), "the tables were {repair}");
                 self.observers.iter_mut().for_each(|observer| observer.repaired(&repair));
             }
             Ok(_) => debug!(took = ?start.elapsed(), "the tables are as they should be"),
-            Err(cause) => {
+            Err(Failure { cause, .. }) => {
                 // The table may be wrong: somebody waits for its repair from now on.
                 self.observers.iter_mut().for_each(|observer| observer.requested());
                 self.failed(&cause, start.elapsed());
@@ -296,19 +324,25 @@ impl<K: Kernel> Controller<K> {
         self.pace.ran(start, self.verified);
     }
 
-    /// Once in a while. A table that only we can change is as we left it: listing it would cost seconds at worst.
+    /// Once in a while. A table that only we can change is as we left it: listing it would cost seconds at worst. Services
+    /// that were set aside get another chance.
     fn look_after(&mut self) {
         let families: Vec<Family> = self.mirror.iter().flat_map(Mirror::families).collect();
-        if !families.into_iter().all(|family| self.kernel.guards(family)) {
-            return self.verify();
-        }
-        let start = Instant::now();
-        self.verified = start;
-        if let Some(mirror) = self.mirror.take() {
-            match self.forget_orphans(&mirror) {
-                Ok(()) => self.mirror = Some(mirror),
-                Err(cause) => self.failed(&cause, start.elapsed()),
+        if families.into_iter().all(|family| self.kernel.guards(family)) {
+            let start = Instant::now();
+            self.verified = start;
+            if let Some(mirror) = self.mirror.take() {
+                match self.forget_orphans(&mirror) {
+                    Ok(()) => self.mirror = Some(mirror),
+                    Err(cause) => self.failed(&cause, start.elapsed()),
+                }
             }
+        } else {
+            self.verify();
+        }
+        if self.model.all_set_aside().len() > 0 {
+            self.model.release();
+            self.sync(self.verified);
         }
     }
 
@@ -358,16 +392,26 @@ impl<K: Kernel> Controller<K> {
         }
         let start = Instant::now();
         let changes = self.model.take_changes();
-        let full = self.mirror.is_none();
-        let result = match self.mirror.take() {
+        let mut full = self.mirror.is_none();
+        let mut result = match self.mirror.take() {
             None => self.first_sync(),
             Some(mirror) => self.next_sync(mirror, &changes),
         };
+        for _ in 0..REFUSALS_MAX {
+            let Err(Failure { cause, blamed }) = &result else { break };
+            if blamed.is_empty() {
+                break;
+            }
+            // Without knowing what the kernel holds it might be somebody else's doing.
+            if full {
+                self.set_aside(blamed, cause);
+            }
+            full = true;
+            result = self.first_sync();
+        }
         match result {
             Ok(sent) => self.succeeded(&sent, &changes, full, start.elapsed(), received.elapsed()),
-            Err(cause) => {
-                self.failed(&cause, start.elapsed());
-            }
+            Err(Failure { cause, .. }) => self.failed(&cause, start.elapsed()),
         }
     }
 
@@ -390,15 +434,24 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
+    /// One bad element must not keep all others out of the kernel: goes on without the Services it belongs to, until they
+    /// change or the table is verified.
+    fn set_aside(&mut self, services: &[ObjectKey], cause: &KernelError) {
+        for service in services {
+            error!(%service, %cause, "Service {service} is set aside: none of it is in force until it changes");
+            self.model.set_aside(service.clone(), cause.to_string());
+        }
+    }
+
     /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
-    fn first_sync(&mut self) -> Result<Sent, KernelError> {
+    fn first_sync(&mut self) -> Result<Sent, Failure> {
         // Whatever it was, it was before this reading.
         self.doubt = None;
         let settings = self.options.settings(&self.model);
         let tables = self.read_tables()?;
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
-        let (mirror, conflicts) = Mirror::build(settings, &self.model, &hints);
-        report_conflicts(&conflicts);
+        let (mirror, objections) = Mirror::build(settings, &self.model, &hints);
+        report(&objections);
         self.rebase_onto(mirror, tables)
     }
 
@@ -413,7 +466,7 @@ impl<K: Kernel> Controller<K> {
     }
 
     /// Makes the kernel, which holds these tables, equal to a mirror: in one transaction where tables are in force.
-    fn rebase_onto(&mut self, mirror: Mirror, tables: HashMap<Family, Table>) -> Result<Sent, KernelError> {
+    fn rebase_onto(&mut self, mirror: Mirror, tables: HashMap<Family, Table>) -> Result<Sent, Failure> {
         let (mut main, mut after) = (Transaction::default(), Transaction::default());
         let mut loads = Vec::new();
         for family in Family::ALL {
@@ -427,11 +480,11 @@ impl<K: Kernel> Controller<K> {
             }
         }
         drop(tables);
-        self.commit(&main, &after)?;
+        self.commit(&mirror, &main, &after)?;
         let mut sent = Sent::new(main);
         for load in loads {
             sent.loaded = true;
-            sent.added += load::load(&mut self.kernel, load)?;
+            sent.added += load::load(&mut self.kernel, &mirror, load)?;
         }
         self.forget_orphans(&mirror)?;
         self.mirror = Some(mirror);
@@ -450,19 +503,19 @@ impl<K: Kernel> Controller<K> {
         Ok(())
     }
 
-    fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Sent, KernelError> {
+    fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Sent, Failure> {
         let settings = self.options.settings(&self.model);
-        let Update { main, after, stale, conflicts } = mirror.update(&settings, &self.model, changes);
-        report_conflicts(&conflicts);
-        self.commit(&main, &after)?;
+        let Update { main, after, stale, objections } = mirror.update(&settings, &self.model, changes);
+        report(&objections);
+        self.commit(&mirror, &main, &after)?;
         self.forget_stale(stale)?;
         self.mirror = Some(mirror);
         Ok(Sent::new(main))
     }
 
-    fn commit(&mut self, main: &Transaction, after: &Transaction) -> Result<(), KernelError> {
+    fn commit(&mut self, mirror: &Mirror, main: &Transaction, after: &Transaction) -> Result<(), Failure> {
         if !main.is_empty() {
-            self.kernel.apply(main)?;
+            self.kernel.apply(main).map_err(|cause| Failure::blaming(mirror, main, cause))?;
         }
         if !after.is_empty()
             && let Err(cause) = self.kernel.apply(after)
@@ -539,8 +592,12 @@ impl<K: Kernel> Controller<K> {
     }
 }
 
-fn report_conflicts(conflicts: &[Conflict]) {
-    for conflict in conflicts {
-        warn!("{conflict}");
+fn report(objections: &[Objection]) {
+    for objection in objections.iter().take(OBJECTIONS_TOLD) {
+        warn!("{objection}");
+    }
+    let more = objections.len().saturating_sub(OBJECTIONS_TOLD);
+    if more > 0 {
+        warn!(more, "more of the kind; `portway services` shows them");
     }
 }

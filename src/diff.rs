@@ -13,12 +13,13 @@ mod hints;
 mod load;
 mod mirror;
 mod numbers;
+mod owners;
 mod rebase;
 mod recorder;
 mod slots;
 
 pub use affinity::{StaleAffinity, stale_records};
-pub use claims::Conflict;
+pub use claims::{Conflict, Objection};
 pub use hints::Hints;
 pub use load::Load;
 pub use mirror::{Mirror, Update};

@@ -11,6 +11,8 @@ pub mod controller;
 pub mod demo;
 pub mod diff;
 pub mod events;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod health;
 pub mod host;
 pub mod logging;

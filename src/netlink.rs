@@ -15,6 +15,8 @@ mod declare;
 mod elements;
 mod expr;
 mod ffi;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod holder;
 mod leftovers;
 mod link;
@@ -295,7 +297,9 @@ impl NftKernel {
                 return KernelError::Owned { family: *family, owner: owner_in_words(owner) };
             }
         }
-        let element = origin.and_then(|origin| batch.element_at(origin, (*offset)?));
+        let offset = offset.filter(|_| self.options.modern);
+        let element = origin.and_then(|origin| batch.element_at(origin, offset?));
+        let element = element.or_else(|| self.find_element(table, ops, origin?.op));
         KernelError::Refused {
             op: origin.map_or(ops.len(), |origin| origin.op),
             element,
@@ -305,6 +309,21 @@ impl NftKernel {
             ),
             reason: words::reason(*errno, words.as_deref(), change.map(|(_, op)| op)),
             errno: *errno,
+        }
+    }
+
+    /// Which element of a change the kernel refuses, where it does not say (before Linux 6.0): has it check them one by
+    /// one.
+    fn find_element(&mut self, table: &str, ops: &[(Family, Op)], op: usize) -> Option<usize> {
+        let (family, Op::AddElements(set, list)) = ops.get(op)? else { return None };
+        if list.len() == 1 {
+            return Some(0);
+        }
+        let mut split = ops[..op].to_vec();
+        split.extend(list.iter().map(|element| (*family, Op::AddElements(*set, vec![element.clone()]))));
+        match self.commit(table, &split, Mode::Trial) {
+            Err(KernelError::Refused { op: found, .. }) => found.checked_sub(op),
+            _ => None,
         }
     }
 

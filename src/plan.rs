@@ -12,7 +12,7 @@ mod settings;
 mod skeleton;
 
 pub use elements::{Member, endpoint_element, globals};
-pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Target};
+pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, PortKey, Target};
 pub use select::{Candidate, Fit, Judge, Selection, Topology, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
 pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};

@@ -5,6 +5,8 @@
 
 pub mod api;
 mod convert;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod guard;
 mod intern;
 mod kubernetes;

@@ -162,7 +162,7 @@ fn rows(rows: &impl Serialize) -> Response {
 }
 
 /// `10.96.0.1:443/TCP`, `[fd00::1]:53/UDP`.
-fn destination(text: &str) -> Option<(Target, Protocol)> {
+pub(super) fn destination(text: &str) -> Option<(Target, Protocol)> {
     let (address, protocol) = text.split_once('/')?;
     let at: std::net::SocketAddr = address.parse().ok()?;
     Some((Target { ip: at.ip(), port: at.port() }, Protocol::parse(protocol)?))

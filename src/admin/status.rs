@@ -53,13 +53,18 @@ fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
 fn model(snapshot: &Snapshot) -> StatusRow {
     let model = &snapshot.model;
     let node = model.node().map_or("no Node".to_owned(), |node| format!("Node {}", node.name));
-    let detail = format!(
+    let mut detail = format!(
         "{} Services, {} EndpointSlices, {node}, {} ServiceCIDR ranges",
         model.service_count(),
         model.slice_count(),
         model.service_cidrs().len()
     );
-    StatusRow::new("model", State::Ok, detail)
+    let set_aside: Vec<String> = model.all_set_aside().map(|(service, cause)| format!("{service} ({cause})")).collect();
+    if set_aside.is_empty() {
+        return StatusRow::new("model", State::Ok, detail);
+    }
+    detail += &format!("; set aside, because the kernel refused them: {}", set_aside.join(", "));
+    StatusRow::new("model", State::Warn, detail)
 }
 
 fn sync(admin: &Admin, snapshot: &Snapshot) -> StatusRow {

@@ -28,9 +28,9 @@ pub(super) fn mirror_of(folder: &Path, options: &Options) -> anyhow::Result<Mirr
     }
     let mut model = Model::default();
     events.into_iter().for_each(|event| model.apply(event));
-    let (mirror, conflicts) = Mirror::build(options.settings(&model), &model, &HashMap::new());
-    for conflict in conflicts {
-        eprintln!("portway: {conflict}");
+    let (mirror, objections) = Mirror::build(options.settings(&model), &model, &HashMap::new());
+    for objection in objections {
+        eprintln!("portway: {objection}");
     }
     Ok(mirror)
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::diff::Load;
-use crate::ruleset::{Kernel, KernelError};
+use super::Failure;
+use crate::diff::{Load, Mirror};
+use crate::ruleset::Kernel;
 
 /// How long a slice should take: so long others wait for their turn with nf_tables.
 const SLICE: Duration = Duration::from_millis(50);
@@ -14,11 +15,11 @@ const FEWEST: usize = 1024;
 const MOST: usize = 64 * 1024;
 
 /// Makes a table; the number of its elements.
-pub(super) fn load<K: Kernel>(kernel: &mut K, mut load: Load<'_>) -> Result<usize, KernelError> {
+pub(super) fn load<K: Kernel>(kernel: &mut K, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
     let (mut size, mut loaded) = (FIRST, 0);
     while let Some(part) = load.next(size) {
         let start = Instant::now();
-        kernel.apply(&part)?;
+        kernel.apply(&part).map_err(|cause| Failure::blaming(mirror, &part, cause))?;
         let (added, _) = part.element_counts();
         loaded += added;
         if added == size {

@@ -1,12 +1,12 @@
 //! Which Service has a frontend that several claim.
 //!
 //! The original leaves this undefined and may flip at each sync (specification 3.5). Here: a ClusterIP beats every other
-//! kind of claim; then load balancer IPs, external IPs; then the oldest Service, then namespace and name.
+//! kind of claim; then load balancer IPs, NodePorts, external IPs; then the oldest Service, then namespace and name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use crate::model::ObjectKey;
+use crate::model::{Family, ObjectKey};
 use crate::plan::{Class, FrontendKey};
 
 /// A Service's claim to a frontend. The smallest wins.
@@ -32,6 +32,35 @@ pub struct Conflict {
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} belongs to Service {}; Service {} does not get it", self.frontend, self.winner, self.loser)
+    }
+}
+
+/// What a Service does not get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Objection {
+    /// Another Service has it.
+    Contested(Conflict),
+    /// It has so many ports, addresses, source ranges and endpoints that none of them is in force.
+    Oversized {
+        /// The Service.
+        service: ObjectKey,
+        /// Where.
+        family: Family,
+        /// Elements it would need, at least.
+        elements: usize,
+    },
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Objection::Contested(conflict) => conflict.fmt(f),
+            Objection::Oversized { service, family, elements } => write!(
+                f,
+                "Service {service} would take more than {elements} {family} elements for its ports, addresses, source ranges \
+                 and endpoints; none of it is in force"
+            ),
+        }
     }
 }
 
@@ -85,9 +114,9 @@ impl Claims {
         }
     }
 
-    /// The Service that has the frontend.
-    pub(super) fn winner(&self, key: FrontendKey) -> Option<&ObjectKey> {
-        Some(&self.winners.get(&key)?.service)
+    /// The claim that holds.
+    pub(super) fn winner(&self, key: FrontendKey) -> Option<&Claim> {
+        self.winners.get(&key)
     }
 
     /// Whether the Service has the frontend; otherwise who does.

@@ -1,6 +1,6 @@
 //! The desired table, kept Service by Service.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::affinity;
@@ -11,11 +11,11 @@ use super::growth::Sizes;
 use super::numbers::Numbers;
 use super::recorder::Recorder;
 use super::slots;
-use super::{Conflict, Hints, StaleAffinity};
+use super::{Hints, Objection, StaleAffinity};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{
-    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
-    globals, rules,
+    Action, Class, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile,
+    endpoint_element, globals, rules,
 };
 use crate::ruleset::{Bytes, ChainId, Op, Rule, SetId, Transaction, Value, Verdict};
 
@@ -29,8 +29,8 @@ pub struct Update {
     pub after: Transaction,
     /// Affinity records to look for after the commit.
     pub stale: Vec<(Family, StaleAffinity)>,
-    /// Frontends that Services of this update claimed in vain.
-    pub conflicts: Vec<Conflict>,
+    /// What Services of this update do not get.
+    pub objections: Vec<Objection>,
 }
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
@@ -58,13 +58,15 @@ pub(super) struct ServiceState {
     pub(super) frontends: Vec<Frontend>,
     /// Frontends other Services have.
     lost: Vec<FrontendKey>,
-    shared: Vec<(SetId, Bytes)>,
+    /// What others do not get because of this Service's NodePorts.
+    reserved: Vec<FrontendKey>,
+    pub(super) shared: Vec<(SetId, Bytes)>,
 }
 
 impl Mirror {
     /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
     /// that the hints give them; maps keep sizes that do.
-    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints>) -> (Self, Vec<Conflict>) {
+    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints>) -> (Self, Vec<Objection>) {
         let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
         let mut this = Self { settings, families };
         let mut update = Update::default();
@@ -80,7 +82,7 @@ impl Mirror {
             mirror.sizes.count(recorder.counts());
             mirror.sizes.choose(hints.map_or(&BTreeMap::new(), |hints| &hints.sizes));
         }
-        (this, update.conflicts)
+        (this, update.objections)
     }
 
     /// Takes over changes. `settings` are those in force from now on.
@@ -119,7 +121,19 @@ impl Mirror {
 
     /// The Service that has a frontend.
     pub fn owner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
-        self.families.iter().find(|mirror| mirror.family == family)?.claims.winner(frontend)
+        let claim = self.claims(family)?.winner(frontend)?;
+        let is_reserved = !frontend.is_node_port() && claim.class == Class::NodePort;
+        let has_it = || self.frontends_of(family, &claim.service).iter().any(|own| own.key == frontend);
+        (!is_reserved || has_it()).then_some(&claim.service)
+    }
+
+    /// The Service because of which no other one has a frontend: it has it, or a NodePort that answers there.
+    pub fn winner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
+        Some(&self.claims(family)?.winner(frontend)?.service)
+    }
+
+    fn claims(&self, family: Family) -> Option<&Claims> {
+        self.families.iter().find(|mirror| mirror.family == family).map(|mirror| &mirror.claims)
     }
 
     /// Frontends in force, as (family, Service, frontend), in no order.
@@ -134,7 +148,9 @@ impl Mirror {
 
 /// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
 fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
-    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
+    let node_ips = |settings: &Settings| {
+        settings.families().map(|(_, f)| (f.node_ip, f.node_port_addresses().to_vec())).collect::<Vec<_>>()
+    };
     old.node_name != new.node_name
         || old.zone != new.zone
         || old.external_ips != new.external_ips
@@ -228,7 +244,7 @@ impl FamilyMirror {
         recorder: &mut Recorder,
         update: &mut Update,
     ) {
-        let plan_of = |key: &ObjectKey, family| match model.service(key) {
+        let plan_of = |key: &ObjectKey, family| match model.usable_service(key) {
             Some(service) => compile(service, || model.slices(key), family, settings),
             None => ServicePlan::default(),
         };
@@ -236,6 +252,10 @@ impl FamilyMirror {
         let mut affected = BTreeSet::new();
         for key in dirty {
             let plan = plan_of(key, self.family);
+            if let Some(elements) = plan.oversized {
+                let (service, family) = (key.clone(), self.family);
+                update.objections.push(Objection::Oversized { service, family, elements });
+            }
             if plan.is_empty() && !self.services.contains_key(key) {
                 continue;
             }
@@ -261,14 +281,18 @@ impl FamilyMirror {
     ) {
         if let Some(state) = self.services.get(service) {
             let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
-            for key in held {
+            for key in held.chain(state.reserved.iter().copied()) {
                 affected.extend(self.claims.remove(key, service));
             }
         }
-        for frontend in &plan.frontends {
-            let created = created.unwrap_or(i64::MAX);
-            let claim = Claim { class: frontend.class, created, service: service.clone() };
-            affected.extend(self.claims.add(frontend.key, claim));
+        let frontends = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
+        let mut claims: HashMap<FrontendKey, Class> = frontends.collect();
+        for key in &plan.reserved {
+            claims.entry(*key).and_modify(|class| *class = Class::NodePort.min(*class)).or_insert(Class::NodePort);
+        }
+        for (key, class) in claims {
+            let claim = Claim { class, created: created.unwrap_or(i64::MAX), service: service.clone() };
+            affected.extend(self.claims.add(key, claim));
         }
     }
 
@@ -283,14 +307,15 @@ impl FamilyMirror {
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
-        let mut state = ServiceState { shared: shared_keys(&plan), ..ServiceState::default() };
+        let shared = shared_keys(&plan);
+        let mut state = ServiceState { shared, reserved: plan.reserved, ..ServiceState::default() };
 
         for frontend in plan.frontends {
             match self.claims.check(frontend.key, &key) {
                 Ok(()) => state.frontends.push(frontend),
                 Err(conflict) => {
                     state.lost.push(frontend.key);
-                    update.conflicts.push(conflict);
+                    update.objections.push(Objection::Contested(conflict));
                 }
             }
         }
@@ -350,12 +375,17 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hi
 }
 
 fn replace_members(old: &[Member], new: &[Member], recorder: &mut Recorder) {
-    for member in old.iter().filter(|member| !new.contains(member)) {
-        recorder.delete_member(member.clone());
-    }
-    for member in new.iter().filter(|member| !old.contains(member)) {
-        recorder.add_member(member.clone());
-    }
+    missing_in(new, old).for_each(|member| recorder.delete_member(member.clone()));
+    missing_in(old, new).for_each(|member| recorder.add_member(member.clone()));
+}
+
+/// Those of `members` that `others` lack. Mostly there are a handful, but source ranges can come in thousands.
+fn missing_in<'a>(others: &'a [Member], members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
+    let index: Option<HashSet<&Member>> = (others.len() > 16).then(|| others.iter().collect());
+    members.iter().filter(move |member| match &index {
+        Some(index) => !index.contains(member),
+        None => !others.contains(member),
+    })
 }
 
 fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {

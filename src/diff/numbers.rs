@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::affinity;
-use crate::plan::{Affinity, Frontend};
+use crate::plan::{Affinity, Frontend, PortKey};
 use crate::ruleset::{Bytes, EndpointMap, SetId, Table};
 
 /// The numbers in use in a family.
@@ -24,25 +24,26 @@ impl Numbers {
     /// Numbers the sticky ones of a Service's frontends: as before, else as hinted, else anew. Those no longer in use
     /// become free.
     pub(super) fn assign(&mut self, old: &[Frontend], new: &mut [Frontend], hints: Option<&NumberHints>) {
-        for at in 0..new.len() {
-            let frontend = &new[at];
+        let mut hinted = HashMap::new();
+        for frontend in new.iter().filter(|frontend| frontend.affinity.is_some()) {
+            if let Some(hint) = hints.and_then(|hints| hints.get(frontend)) {
+                hinted.entry(frontend.port_key()).or_insert(hint);
+            }
+        }
+        let mut known: HashMap<PortKey, u32> =
+            old.iter().rev().filter_map(|frontend| number(frontend).map(|it| (frontend.port_key(), it))).collect();
+        for frontend in new.iter_mut() {
             if frontend.affinity.is_none() {
                 continue;
             }
-            let same_port = |other: &&Frontend| other.is_same_port(frontend);
-            let known = old.iter().chain(&new[..at]).filter(same_port).find_map(number);
-            let number = known.unwrap_or_else(|| {
-                let hint = hints.and_then(|hints| new[at..].iter().filter(same_port).find_map(|f| hints.get(f)));
-                self.take(hint)
-            });
-            if let Some(affinity) = &mut new[at].affinity {
-                affinity.number = number;
-            }
+            let port = frontend.port_key();
+            let hint = hinted.get(&port).copied();
+            let number = *known.entry(port).or_insert_with(|| self.take(hint));
+            frontend.affinity = frontend.affinity.map(|affinity| Affinity { number, ..affinity });
         }
-        for gone in old.iter().filter_map(number) {
-            if !new.iter().filter_map(number).any(|kept| kept == gone) {
-                self.used.remove(&gone);
-            }
+        let kept: HashSet<u32> = new.iter().filter_map(number).collect();
+        for gone in old.iter().filter_map(number).filter(|number| !kept.contains(number)) {
+            self.used.remove(&gone);
         }
     }
 

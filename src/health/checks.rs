@@ -83,7 +83,7 @@ impl CheckObserver {
     fn update(&mut self, key: &ObjectKey, sync: &Synced<'_>, changes: &mut CheckChanges) {
         let settings = sync.mirror.settings();
         for family in Family::ALL {
-            let service = sync.model.service(key).filter(|_| settings.family(family).is_some());
+            let service = sync.model.usable_service(key).filter(|_| settings.family(family).is_some());
             let check = service.and_then(|service| Check::of(service, || sync.model.slices(key), family, settings));
             let id = (family, key.clone());
             let before = match check {

@@ -121,6 +121,7 @@ impl Observer for MetricsObserver {
         self.shares.show(&self.families, &self.metrics.sync, table);
         table.wrote(sync.elements);
         table.services.set(sync.model.service_count() as i64);
+        table.set_aside.set(sync.model.all_set_aside().len() as i64);
         if sync.full {
             table.recount(sync.mirror);
         } else {

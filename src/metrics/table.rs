@@ -21,6 +21,7 @@ pub(super) struct TableMetrics {
     pub(super) repairs: Counter,
     pub(super) repaired_elements: Counter,
     pub(super) services: Gauge,
+    pub(super) set_aside: Gauge,
     pub(super) endpoints: Labelled<ByFamily, Gauge>,
 }
 
@@ -50,6 +51,12 @@ impl TableMetrics {
                 Counter::default(),
             ),
             services: add(registry, "services", "Services known", Gauge::default()),
+            set_aside: add(
+                registry,
+                "services_set_aside",
+                "Services that are not in force because the kernel refused an element of theirs",
+                Gauge::default(),
+            ),
             endpoints: add(registry, "endpoints", "Endpoints known, in slices of known Services", Labelled::default()),
         }
     }

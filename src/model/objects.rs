@@ -114,7 +114,7 @@ pub struct EndpointSlice {
     pub service: ObjectKey,
     /// `addressType`.
     pub family: Family,
-    /// Ports with a name and a number.
+    /// Ports with a name and a number; the model sorts them.
     pub ports: Vec<SlicePort>,
     /// Endpoints with a usable address.
     pub endpoints: Vec<Endpoint>,
@@ -124,6 +124,14 @@ pub struct EndpointSlice {
 }
 
 impl EndpointSlice {
+    /// The numbers of a port. Its ports must be sorted.
+    pub fn numbers_of(&self, name: &str, protocol: Protocol) -> impl Iterator<Item = u16> {
+        debug_assert!(self.ports.is_sorted(), "a slice that is not from the model");
+        let first = self.ports.partition_point(|port| (&*port.name, port.protocol) < (name, protocol));
+        let from_there = self.ports[first..].iter();
+        from_there.take_while(move |port| (&*port.name, port.protocol) == (name, protocol)).map(|port| port.port)
+    }
+
     /// Whether another version of the slice leads to the same rules: all but [`EndpointSlice::changed_at`] is equal.
     pub fn is_equivalent(&self, other: &Self) -> bool {
         // Without `..`: who adds a field has to decide here.
@@ -137,7 +145,7 @@ impl EndpointSlice {
 }
 
 /// One entry of a slice's `ports`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlicePort {
     /// Matched with the Service port's name.
     pub name: Arc<str>,

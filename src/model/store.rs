@@ -1,6 +1,6 @@
 //! The model proper: folds events into indexed objects and says which Services they touch.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -89,6 +89,7 @@ pub struct Model {
     unseen_services: Option<HashSet<ObjectKey>>,
     unseen_slices: Option<HashSet<ObjectKey>>,
     unseen_cidrs: Option<HashSet<Arc<str>>>,
+    set_aside: BTreeMap<ObjectKey, Arc<str>>,
     changes: Changes,
 }
 
@@ -159,6 +160,26 @@ impl Model {
     /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
+    }
+
+    /// A Service, unless it is set aside.
+    pub fn usable_service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
+        self.services.get(key).filter(|_| !self.set_aside.contains_key(key))
+    }
+
+    /// Leaves a Service out of the rules until it changes or [`Model::release`] is called, and says why.
+    pub fn set_aside(&mut self, key: ObjectKey, reason: impl Into<Arc<str>>) {
+        self.set_aside.insert(key, reason.into());
+    }
+
+    /// The Services that are set aside, in order, and why.
+    pub fn all_set_aside(&self) -> impl ExactSizeIterator<Item = (&ObjectKey, &str)> {
+        self.set_aside.iter().map(|(key, reason)| (key, &**reason))
+    }
+
+    /// Gives all Services that are set aside another chance: they count as changed.
+    pub fn release(&mut self) {
+        self.changes.services.extend(std::mem::take(&mut self.set_aside).into_keys());
     }
 
     /// The slices of a Service, ordered by their keys.
@@ -239,17 +260,20 @@ impl Model {
         if self.services.get(&service.key).is_some_and(|old| **old == service) {
             return;
         }
+        self.set_aside.remove(&service.key);
         self.changes.services.insert(service.key.clone());
         self.services.insert(service.key.clone(), Arc::new(service));
     }
 
     fn remove_service(&mut self, key: &ObjectKey) {
         if self.services.remove(key).is_some() {
+            self.set_aside.remove(key);
             self.changes.services.insert(key.clone());
         }
     }
 
     fn put_slice(&mut self, mut slice: EndpointSlice) {
+        slice.ports.sort_unstable();
         if let Some(unseen) = &mut self.unseen_slices {
             unseen.remove(&slice.key);
         }

@@ -74,7 +74,7 @@ impl NftKernel {
     }
 }
 
-fn counted(element: &Attrs<'_>) -> Option<(Bytes, Counted)> {
+pub(super) fn counted(element: &Attrs<'_>) -> Option<(Bytes, Counted)> {
     let key = Bytes::from_slice(element.nested_of(elem::KEY)?.find_kind(abi::DATA_VALUE)?.value)?;
     let counter = element.nested_of(elem::EXPR)?;
     (counter.str_of(abi::EXPR_NAME)? == "counter").then_some(())?;

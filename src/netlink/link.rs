@@ -313,7 +313,7 @@ fn raise(socket: &Socket, force: i32, plain: i32, value: i32) {
 }
 
 /// Reads `struct nlmsgerr`; errno 0 is an acknowledgement.
-fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
+pub(super) fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
     let errno = -i32::from_ne_bytes(*body.first_chunk()?);
     let mut failure = Failure { seq: header.seq, errno, offset: None, words: None };
     if header.flags & ACK_TLVS != 0 {

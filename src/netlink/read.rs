@@ -248,7 +248,7 @@ fn garbled(what: &str) -> KernelError {
     KernelError::Garbled { doing: READING, what: what.to_owned() }
 }
 
-fn read_rule(family: Family, table: &str, message: &Message<'_>) -> Option<(String, Option<Vec<Expr>>)> {
+pub(super) fn read_rule(family: Family, table: &str, message: &Message<'_>) -> Option<(String, Option<Vec<Expr>>)> {
     let attrs = &message.attrs;
     if attrs.str_of(abi::rule::TABLE) != Some(table) {
         return None;
@@ -259,7 +259,7 @@ fn read_rule(family: Family, table: &str, message: &Message<'_>) -> Option<(Stri
 }
 
 /// Whether hook, priority, type and policy are what the chain's name stands for.
-fn is_as_declared(chain: ChainId, attrs: &Attrs<'_>) -> bool {
+pub(super) fn is_as_declared(chain: ChainId, attrs: &Attrs<'_>) -> bool {
     let hook = attrs.nested_of(abi::chain::HOOK);
     match (chain.base(), hook) {
         (None, None) => true,
@@ -280,7 +280,7 @@ fn size_as_declared(family: Family, set: SetId, attrs: &Attrs<'_>) -> Option<u32
     (Declaration { size: found.size - size, ..found } == wanted).then_some(size)
 }
 
-fn read_declaration(attrs: &Attrs<'_>) -> Option<Declaration> {
+pub(super) fn read_declaration(attrs: &Attrs<'_>) -> Option<Declaration> {
     let data_type = attrs.u32_of(abi::set::DATA_TYPE);
     let verdict = data_type == Some(abi::set::VERDICT_TYPE);
     let data = match data_type.filter(|_| !verdict) {

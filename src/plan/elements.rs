@@ -10,7 +10,7 @@ use crate::model::Family;
 use crate::ruleset::{Bytes, ChainId, Element, EndpointMap, Pick, Remember, SetId, Value, Verdict};
 
 /// An element and the set it belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The set or map.
     pub set: SetId,

@@ -77,17 +77,18 @@ impl fmt::Display for FrontendKey {
     }
 }
 
-/// Kind of frontend. The order decides contested frontends: a ClusterIP beats every other claim to its address.
+/// Kind of frontend. The order decides contested frontends: a ClusterIP beats every other claim to its address, and
+/// external IPs, which users choose freely, yield to all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
     /// ClusterIP: internal traffic policy.
     ClusterIp,
     /// LoadBalancer IP of mode VIP: external traffic policy, source ranges.
     LoadBalancer,
-    /// External IP: external traffic policy.
-    ExternalIp,
     /// NodePort: external traffic policy.
     NodePort,
+    /// External IP: external traffic policy.
+    ExternalIp,
 }
 
 /// Where a connection may be sent: an endpoint's address and port.
@@ -160,6 +161,9 @@ impl Affinity {
     }
 }
 
+/// Name and protocol: what tells the ports of a Service apart.
+pub type PortKey = (Arc<str>, Protocol);
+
 /// One frontend of a Service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frontend {
@@ -180,9 +184,9 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Whether both belong to the same port, given that they belong to the same Service.
-    pub fn is_same_port(&self, other: &Frontend) -> bool {
-        self.port == other.port && self.key.protocol() == other.key.protocol()
+    /// Which port of its Service it belongs to.
+    pub fn port_key(&self) -> PortKey {
+        (self.port.clone(), self.key.protocol())
     }
 
     /// All endpoints connections can be sent to, those of the cluster set first; one may come twice.

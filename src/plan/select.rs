@@ -67,9 +67,9 @@ pub fn candidates<'a>(
 ) -> Vec<Candidate> {
     let mut found: HashMap<Target, Candidate> = HashMap::new();
     for slice in slices.filter(|slice| slice.family == family) {
-        for slice_port in slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol) {
+        for number in slice.numbers_of(&port.name, port.protocol) {
             for endpoint in &slice.endpoints {
-                let target = Target { ip: endpoint.address, port: slice_port.port };
+                let target = Target { ip: endpoint.address, port: number };
                 if endpoint.terminating && found.contains_key(&target) {
                     continue;
                 }

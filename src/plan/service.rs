@@ -1,12 +1,20 @@
 //! One Service in one family: its frontends and what else it contributes.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Selection, Settings, candidates, select};
+use super::{
+    Action, Affinity, Class, EndpointSet, FamilySettings, Frontend, FrontendKey, Selection, Settings, candidates,
+    select,
+};
 use crate::model::{EndpointSlice, Family, Service, ServicePort, ServiceType};
+
+/// Elements one Service can have in a family. Kubernetes sets no bound to the product of ports, addresses, source ranges
+/// and endpoints: without one, a single tenant could use up the memory of all nodes.
+const ELEMENTS_MAX: usize = 1 << 20;
 
 /// The most bytes of an element's comment (NFT_USERDATA_MAXLEN leaves 128 with the terminating zero).
 const COMMENT_MAX: usize = 127;
@@ -18,8 +26,12 @@ pub struct ServicePlan {
     pub cluster_ip: Option<IpAddr>,
     /// Its frontends; no key comes twice.
     pub frontends: Vec<Frontend>,
+    /// NodePorts at the addresses they are known to answer on: external IPs of other Services do not get these.
+    pub reserved: Vec<FrontendKey>,
     /// Addresses of its reachable endpoints on this node: connections from there to there need a masquerade.
     pub hairpins: Vec<IpAddr>,
+    /// It would take this many elements or more, which is too many: it contributes nothing.
+    pub oversized: Option<usize>,
 }
 
 impl ServicePlan {
@@ -43,11 +55,22 @@ where
     };
     plan.cluster_ip = Some(cluster_ip);
     let frontends = Frontends::new(service, family, settings);
+    let node_addresses = settings.family(family).map(FamilySettings::node_port_addresses).unwrap_or_default();
+    let (mut elements, mut keys) = (0_usize, HashSet::new());
     for port in &service.ports {
         let found = candidates(slices(), family, port, &settings.node_name);
         let Needs { cluster, local } = frontends.needs(port);
         let selection = select(&found, &settings.node_name, &settings.zone, cluster, local);
-        frontends.of_port(cluster_ip, port, &selection, &mut plan.frontends);
+        elements = elements.saturating_add(frontends.elements(port, &selection));
+        if elements > ELEMENTS_MAX {
+            return ServicePlan { oversized: Some(elements), ..ServicePlan::default() };
+        }
+        if let Some(port_number) = port.node_port {
+            let at = |ip: &IpAddr| FrontendKey::Address { ip: *ip, protocol: port.protocol, port: port_number };
+            plan.reserved.extend(node_addresses.iter().map(at));
+        }
+        let new = frontends.of_port(cluster_ip, port, &selection);
+        plan.frontends.extend(new.into_iter().filter(|frontend| keys.insert(frontend.key)));
         plan.hairpins.extend(
             found
                 .iter()
@@ -112,16 +135,26 @@ impl<'a> Frontends<'a> {
         port.node_port.is_some() || !self.external_ips.is_empty() || !self.load_balancer_ips.is_empty()
     }
 
-    /// Adds the frontends of a port. The first of several with the same key stays: a ClusterIP that is listed as
+    /// How many elements the frontends of a port will have, about.
+    fn elements(&self, port: &ServicePort, selection: &Selection) -> usize {
+        // What each has in verdict maps and maps of IDs.
+        let own = 8;
+        let balancers = self.load_balancer_ips.len();
+        let addresses = 1 + balancers + self.external_ips.len() + usize::from(port.node_port.is_some());
+        let sources = self.sources.as_ref().map_or(0, Vec::len);
+        let endpoints = selection.cluster.len() + selection.local.len();
+        addresses.saturating_mul(own + endpoints).saturating_add(balancers.saturating_mul(sources))
+    }
+
+    /// The frontends of a port. The first of several with the same key is meant to stay: a ClusterIP that is listed as
     /// external IP too is a ClusterIP, and an address that is both load balancer and external IP keeps its source ranges.
-    fn of_port(&self, cluster_ip: IpAddr, port: &ServicePort, selection: &Selection, out: &mut Vec<Frontend>) {
+    fn of_port(&self, cluster_ip: IpAddr, port: &ServicePort, selection: &Selection) -> Vec<Frontend> {
         let label = label(self.service, port);
+        let mut out = Vec::new();
         let mut push = |key, class, action, sources| {
-            if !out.iter().any(|frontend: &Frontend| frontend.key == key) {
-                let affinity = self.service.affinity_seconds.map(|seconds| Affinity { seconds, number: 0 });
-                let (port, label) = (port.name.clone(), label.clone());
-                out.push(Frontend { key, class, port, label, action, affinity, sources });
-            }
+            let affinity = self.service.affinity_seconds.map(|seconds| Affinity { seconds, number: 0 });
+            let (port, label) = (port.name.clone(), label.clone());
+            out.push(Frontend { key, class, port, label, action, affinity, sources });
         };
         let at = |ip| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
         push(at(cluster_ip), Class::ClusterIp, self.internal_action(selection), None);
@@ -135,6 +168,7 @@ impl<'a> Frontends<'a> {
             let key = FrontendKey::NodePort { protocol: port.protocol, port: node_port };
             push(key, Class::NodePort, self.external_action(selection), None);
         }
+        out
     }
 
     fn internal_action(&self, selection: &Selection) -> Action {

@@ -67,7 +67,8 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
     }
 }
 
-/// Frontends by address go before NodePorts (specification 5); then come Service addresses nobody serves (6.5).
+/// Frontends by address go before NodePorts (specification 5); then come Service addresses nobody serves (6.5), unless
+/// they are this node's own: no Service may close the node's other ports.
 fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
     let daddr = Field::DestinationAddress;
     let mut nodeports = match &settings.node_ports {
@@ -80,12 +81,8 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
     vec![
         vec![vmap(FRONTEND, SetId::Services)],
         nodeports,
-        vec![member(daddr, false, SetId::ClusterIps), Term::Verdict(Verdict::Goto(ChainId::Refuse))],
-        vec![
-            member(daddr, false, SetId::ServiceCidrs),
-            Term::Local { field: daddr, negate: true },
-            Term::Verdict(Verdict::Drop),
-        ],
+        vec![member(daddr, false, SetId::ClusterIps), not_local(daddr), Term::Verdict(Verdict::Goto(ChainId::Refuse))],
+        vec![member(daddr, false, SetId::ServiceCidrs), not_local(daddr), Term::Verdict(Verdict::Drop)],
     ]
 }
 
@@ -197,7 +194,7 @@ fn insiders(settings: &FamilySettings) -> Vec<Rule> {
 fn outsiders(settings: &FamilySettings) -> Rule {
     let mut client = if detects_by_interface(settings) { vec![Term::Arrived { negate: false }] } else { Vec::new() };
     client.extend(not_pod(settings));
-    client.push(Term::Local { field: Field::SourceAddress, negate: true });
+    client.push(not_local(Field::SourceAddress));
     client
 }
 
@@ -256,6 +253,10 @@ fn member(field: Field, negate: bool, set: SetId) -> Term {
 
 fn local(field: Field) -> Term {
     Term::Local { field, negate: false }
+}
+
+fn not_local(field: Field) -> Term {
+    Term::Local { field, negate: true }
 }
 
 fn vmap(key: &[Field], map: SetId) -> Term {

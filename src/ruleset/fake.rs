@@ -1,6 +1,6 @@
 //! A kernel in memory: as strict as the real one about what exists, what is in use and what overlaps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Bytes, ChainId, Element, Kernel, KernelError, Listing, Op, Rule, SetId, Table, Term, Transaction, Value, Verdict,
@@ -20,6 +20,8 @@ pub struct FakeKernel {
     pub refuse: bool,
     /// Somebody else has the tables.
     pub taken: bool,
+    /// Refuses to add elements with these keys, and says which one it was.
+    pub refused_keys: HashSet<(SetId, Bytes)>,
 }
 
 impl FakeKernel {
@@ -51,6 +53,18 @@ impl Kernel for FakeKernel {
         }
         let before = self.tables.clone();
         for (index, (family, op)) in transaction.ops.iter().enumerate() {
+            if let Some((set, element)) = self.refused_element(op) {
+                self.tables = before;
+                let (object, reason) =
+                    (format!("element {element} of {}", set.spec().name), "it was told to".to_owned());
+                return Err(KernelError::Refused {
+                    op: index,
+                    element: Some(element),
+                    object,
+                    reason,
+                    errno: libc::EINVAL,
+                });
+            }
             if let Err((object, errno)) = self.apply_op(*family, op) {
                 self.tables = before;
                 let reason = std::io::Error::from_raw_os_error(errno).to_string();
@@ -100,6 +114,12 @@ fn by_hash(elements: &BTreeMap<Bytes, Element>) -> HashMap<Bytes, Element> {
 type Refusal = (String, i32);
 
 impl FakeKernel {
+    fn refused_element(&self, op: &Op) -> Option<(SetId, usize)> {
+        let Op::AddElements(set, elements) = op else { return None };
+        let at = elements.iter().position(|element| self.refused_keys.contains(&(*set, element.key)))?;
+        Some((*set, at))
+    }
+
     fn apply_op(&mut self, family: Family, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::AddTable => {
@@ -200,7 +220,10 @@ impl Listing {
             let within = |key: &Bytes| other.end.is_some_and(|end| spec.contains(self.family, &other.key, &end, key));
             within(&element.key) || element.end.is_some_and(|end| within(&end))
         };
-        if self.sets.get(&set).is_some_and(|all| all.contains_key(&element.key) || all.values().any(overlaps)) {
+        let interval = set.spec().interval;
+        let taken =
+            |all: &BTreeMap<Bytes, Element>| all.contains_key(&element.key) || (interval && all.values().any(overlaps));
+        if self.sets.get(&set).is_some_and(taken) {
             return refused(libc::EEXIST);
         }
         let size = self.sizes.get(&set).copied();

@@ -258,7 +258,7 @@ pub enum Value {
 }
 
 /// An element of a set or map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
     /// The key, or the first key of a range.
     pub key: Bytes,

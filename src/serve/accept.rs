@@ -93,7 +93,7 @@ pub(crate) async fn serve<T, R: Routes>(listener: impl Listener, routes: R) -> T
     }
 }
 
-async fn connection<S, R: Routes>(stream: S, peer: Option<SocketAddr>, routes: R)
+pub(crate) async fn connection<S, R: Routes>(stream: S, peer: Option<SocketAddr>, routes: R)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

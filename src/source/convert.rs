@@ -7,8 +7,9 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,6 +18,15 @@ use super::api::{self, ApiObject, Metadata};
 use super::intern::Interner;
 use super::problem::Problem;
 use crate::model::{Event, Family, Node, ObjectKey, Protocol, ServiceCidr, parse_cidr, parse_ip};
+
+/// Faults of one object that are told; it may have thousands.
+const FAULTS_MAX: usize = 20;
+/// Bytes of a message that is told in full, and how much of the others' begin and end is.
+const MESSAGE_MAX: usize = 400;
+const MESSAGE_BEGIN: usize = 200;
+const MESSAGE_END: usize = 150;
+/// The longest name Kubernetes knows.
+const NAME_MAX: usize = 253;
 
 /// The taint the cluster autoscaler puts on a node it is about to remove.
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -131,26 +141,28 @@ impl Converter {
             deleting: metadata.deletion_timestamp.0
                 || taints.iter().any(|taint| taint.key.as_deref() == Some(AUTOSCALER_TAINT)),
         };
-        Converted { event: Some(Event::Node(Box::new(node))), problems: notes.problems }
+        Converted { event: Some(Event::Node(Box::new(node))), problems: notes.finish() }
     }
 
     /// A ServiceCIDR.
     pub fn service_cidr(&mut self, object: &api::ServiceCidr) -> Converted {
-        let Some(name) = object.metadata.name.as_deref().filter(|name| !name.is_empty()) else {
-            return nameless("ServiceCIDR");
+        let name = match name("ServiceCIDR", "metadata.name", object.metadata.name.as_deref()) {
+            Ok(name) => name,
+            Err(left_out) => return left_out,
         };
         let mut notes = Notes::new("ServiceCIDR", None, name);
         let ranges = object.spec.as_ref().map(|spec| list(&spec.cidrs)).unwrap_or_default();
         let cidrs = cidrs(ranges, &mut notes, "spec.cidrs");
         let event = Event::ServiceCidr(ServiceCidr { name: self.interner.string(name), cidrs });
-        Converted { event: Some(event), problems: notes.problems }
+        Converted { event: Some(event), problems: notes.finish() }
     }
 
     /// Namespace and name; a manifest without a namespace means `default`.
-    fn key(&mut self, metadata: &Metadata) -> Option<ObjectKey> {
-        let name = metadata.name.as_deref().filter(|name| !name.is_empty())?;
+    fn key(&mut self, kind: &str, metadata: &Metadata) -> Result<ObjectKey, Converted> {
         let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
-        Some(ObjectKey { namespace: self.interner.string(namespace), name: name.into() })
+        let namespace = name(kind, "metadata.namespace", Some(namespace))?;
+        let name = name(kind, "metadata.name", metadata.name.as_deref())?;
+        Ok(ObjectKey { namespace: self.interner.string(namespace), name: name.into() })
     }
 }
 
@@ -159,13 +171,20 @@ fn list<T>(values: &Option<Vec<T>>) -> &[T] {
     values.as_deref().unwrap_or_default()
 }
 
-fn nameless(kind: &str) -> Converted {
-    let problem = Problem {
-        object: kind.to_owned(),
-        field: "metadata.name".into(),
-        message: "is missing; the object is left out, give it a name".into(),
+/// A name that can stand in logs, comments and on a terminal. An API server lets no other one through.
+fn name<'n>(kind: &str, field: &str, name: Option<&'n str>) -> Result<&'n str, Converted> {
+    let name = name.unwrap_or_default();
+    let message = if name.is_empty() {
+        "is missing; the object is left out, give it a name".to_owned()
+    } else if name.len() > NAME_MAX {
+        format!("has {} bytes, more than {NAME_MAX}; the object is left out", name.len())
+    } else if !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') {
+        format!("{name:?} has a slash, a blank or a character outside of ASCII; the object is left out")
+    } else {
+        return Ok(name);
     };
-    Converted { event: None, problems: vec![problem] }
+    let problem = Problem { object: kind.to_owned(), field: field.to_owned(), message };
+    Err(Converted { event: None, problems: vec![problem] })
 }
 
 /// Collects the problems of one object.
@@ -174,19 +193,37 @@ struct Notes<'a> {
     namespace: Option<&'a str>,
     name: &'a str,
     problems: Vec<Problem>,
+    /// Faults beyond [`FAULTS_MAX`].
+    more: usize,
 }
 
 impl<'a> Notes<'a> {
     fn new(kind: &'static str, namespace: Option<&'a str>, name: &'a str) -> Self {
-        Self { kind, namespace, name, problems: Vec::new() }
+        Self { kind, namespace, name, problems: Vec::new(), more: 0 }
     }
 
     fn add(&mut self, field: impl fmt::Display, message: impl fmt::Display) {
+        if self.problems.len() == FAULTS_MAX {
+            self.more += 1;
+            return;
+        }
+        self.push(field.to_string(), shortened(message.to_string()));
+    }
+
+    fn push(&mut self, field: String, message: String) {
         let object = match self.namespace {
             Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
             None => format!("{} {}", self.kind, self.name),
         };
-        self.problems.push(Problem { object, field: field.to_string(), message: message.to_string() });
+        self.problems.push(Problem { object, field, message });
+    }
+
+    /// All that was noted.
+    fn finish(mut self) -> Vec<Problem> {
+        if self.more > 0 {
+            self.push(String::new(), format!("has {} more faults", self.more));
+        }
+        self.problems
     }
 
     /// An address, or a note that it is left out.
@@ -214,13 +251,23 @@ impl<'a> Notes<'a> {
     }
 }
 
+/// Messages quote what users wrote, which can be a megabyte.
+fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_MAX {
+        let at_or_behind = |at| (at..message.len()).find(|at| message.is_char_boundary(*at)).unwrap_or(message.len());
+        let cut = at_or_behind(MESSAGE_BEGIN)..at_or_behind(message.len() - MESSAGE_END);
+        message.replace_range(cut, " ... ");
+    }
+    message
+}
+
 /// Parses CIDRs, leaving bad ones out; each once.
 fn cidrs<'t>(texts: impl IntoIterator<Item = &'t String>, notes: &mut Notes<'_>, field: &str) -> Vec<IpNet> {
-    let mut nets = Vec::new();
+    let (mut nets, mut known) = (Vec::new(), HashSet::new());
     for (index, text) in texts.into_iter().enumerate() {
         match parse_cidr(text.trim()) {
-            Ok(net) if nets.contains(&net) => {}
-            Ok(net) => nets.push(net),
+            Ok(net) if known.insert(net) => nets.push(net),
+            Ok(_) => {}
             Err(error) => notes.add(format_args!("{field}[{index}]"), format_args!("{error}; it is left out")),
         }
     }
@@ -246,22 +293,27 @@ fn node_ips(object: &api::Node, notes: &mut Notes<'_>) -> Vec<IpAddr> {
     ips
 }
 
-/// Why the Kubernetes API refuses an address as a target of traffic: it would let a user reach into the node or its
-/// link (CVE-2020-8558, CVE-2021-25740).
+/// Why no Service can have an address: it is everybody's own, or that of many.
+fn unservable(ip: IpAddr) -> Option<&'static str> {
+    if ip.is_unspecified() {
+        Some("the unspecified address")
+    } else if ip.is_loopback() {
+        Some("a loopback address")
+    } else if ip.is_multicast() {
+        Some("a multicast address")
+    } else if ip == Ipv4Addr::BROADCAST {
+        Some("the broadcast address")
+    } else {
+        None
+    }
+}
+
+/// Why an address that users choose freely cannot be used: it would let them reach into the node or its link
+/// (CVE-2020-8558, CVE-2021-25740), or take the cloud's metadata service over (CVE-2020-8554).
 fn special(ip: IpAddr) -> Option<&'static str> {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
-    if ip.is_unspecified() {
-        Some("the unspecified address")
-    } else if ip.is_loopback() {
-        Some("a loopback address")
-    } else if link_local {
-        Some("a link-local address")
-    } else if ip.is_multicast() {
-        Some("a multicast address")
-    } else {
-        None
-    }
+    unservable(ip).or(link_local.then_some("a link-local address"))
 }

@@ -1,8 +1,9 @@
 //! Services (specification 3.1 and 3.2).
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::{Converted, Converter, Notes, Origin, cidrs, list, nameless, special};
+use super::{Converted, Converter, Notes, Origin, cidrs, list, special, unservable};
 use crate::model::{Event, Family, Service, ServicePort, ServiceType};
 use crate::source::api::{self, LoadBalancerIngress, ServiceSpec};
 
@@ -13,7 +14,10 @@ impl Converter {
     /// A Service. One without cluster IPs (headless, ExternalName) is delivered too, and never programmed; one that
     /// another proxy serves is delivered as deleted.
     pub fn service(&mut self, object: &api::Service) -> Converted {
-        let Some(mut key) = self.key(&object.metadata) else { return nameless("Service") };
+        let mut key = match self.key("Service", &object.metadata) {
+            Ok(key) => key,
+            Err(left_out) => return left_out,
+        };
         // The slices of the Service repeat its name.
         key.name = self.interner.string(&key.name);
         let metadata = &object.metadata;
@@ -31,7 +35,7 @@ impl Converter {
         };
         if cluster_ips.is_empty() && self.origin == Origin::Manifest && spec.cluster_ip.as_deref() == Some("None") {
             // The watch of an API server leaves these out as well.
-            return Converted { problems: notes.problems, event: Some(Event::ServiceDeleted(key)) };
+            return Converted { problems: notes.finish(), event: Some(Event::ServiceDeleted(key)) };
         }
         let external_policy_local = spec.external_traffic_policy.as_deref() == Some("Local");
         let ingress = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
@@ -53,7 +57,7 @@ impl Converter {
             ports: self.service_ports(spec, &mut notes),
             key: key.clone(),
         };
-        Converted { problems: notes.problems, event: Some(Event::Service(Box::new(service))) }
+        Converted { problems: notes.finish(), event: Some(Event::Service(Box::new(service))) }
     }
 
     fn cluster_ips(&self, spec: &ServiceSpec, notes: &mut Notes<'_>) -> Vec<IpAddr> {
@@ -71,6 +75,8 @@ impl Converter {
             let Some(ip) = notes.ip(text, field) else { return };
             if family.is_some_and(|family| family != Family::of(ip).to_string()) {
                 notes.add(field, format_args!("{ip} is not of the family spec.ipFamilies names; it is left out"));
+            } else if let Some(what) = unservable(ip) {
+                notes.add(field, format_args!("{ip} is {what}; it is left out"));
             } else if found.iter().any(|known| Family::of(*known) == Family::of(ip)) {
                 notes.add(field, format_args!("{ip} is a second {} address; it is left out", Family::of(ip)));
             } else {
@@ -146,13 +152,13 @@ fn created(text: Option<&str>, notes: &mut Notes<'_>) -> Option<i64> {
 }
 
 fn external_ips(texts: &[String], notes: &mut Notes<'_>) -> Vec<IpAddr> {
-    let mut ips = Vec::with_capacity(texts.len());
+    let (mut ips, mut known) = (Vec::with_capacity(texts.len()), HashSet::new());
     for (index, text) in texts.iter().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let field = format!("spec.externalIPs[{index}]");
         let Some(ip) = notes.ip(text, &field) else { continue };
         if let Some(what) = special(ip) {
             notes.add(&field, format_args!("{ip} is {what} and would capture the node's own traffic; it is left out"));
-        } else if !ips.contains(&ip) {
+        } else if known.insert(ip) {
             ips.push(ip);
         }
     }
@@ -160,15 +166,20 @@ fn external_ips(texts: &[String], notes: &mut Notes<'_>) -> Vec<IpAddr> {
 }
 
 fn load_balancer_ips(ingress: &[LoadBalancerIngress], notes: &mut Notes<'_>) -> Vec<IpAddr> {
-    let mut ips = Vec::with_capacity(ingress.len());
+    let (mut ips, mut known) = (Vec::with_capacity(ingress.len()), HashSet::new());
     for (index, entry) in ingress.iter().enumerate() {
         // With mode Proxy traffic of pods must really go to the load balancer (specification 5.4).
         if !matches!(entry.ip_mode.as_deref(), None | Some("VIP")) {
             continue;
         }
         let Some(text) = entry.ip.as_deref().filter(|text| !text.is_empty()) else { continue };
-        let ip = notes.ip(text, format_args!("status.loadBalancer.ingress[{index}].ip"));
-        ips.extend(ip.filter(|ip| !ips.contains(ip)));
+        let field = format!("status.loadBalancer.ingress[{index}].ip");
+        let Some(ip) = notes.ip(text, &field) else { continue };
+        if let Some(what) = unservable(ip) {
+            notes.add(&field, format_args!("{ip} is {what}; it is left out"));
+        } else if known.insert(ip) {
+            ips.push(ip);
+        }
     }
     ips
 }

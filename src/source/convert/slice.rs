@@ -2,17 +2,20 @@
 
 use std::time::SystemTime;
 
-use super::{Converted, Converter, Notes, Origin, list, nameless, special};
+use super::{Converted, Converter, Notes, Origin, list, special};
 use crate::model::{Endpoint, EndpointSlice, Event, Family, ObjectKey, SlicePort};
 use crate::source::api::{self, Hint};
 
 impl Converter {
     /// An EndpointSlice. One that cannot be used (no Service, FQDN, headless) is delivered as deleted.
     pub fn slice(&mut self, object: &api::EndpointSlice) -> Converted {
-        let Some(key) = self.key(&object.metadata) else { return nameless("EndpointSlice") };
+        let key = match self.key("EndpointSlice", &object.metadata) {
+            Ok(key) => key,
+            Err(left_out) => return left_out,
+        };
         let mut notes = Notes::new("EndpointSlice", Some(&key.namespace), &key.name);
         let slice = self.usable_slice(object, &key, &mut notes);
-        let problems = notes.problems;
+        let problems = notes.finish();
         let event = match slice {
             Some(slice) => Event::Slice(Box::new(slice)),
             None => Event::SliceDeleted(key),
@@ -93,7 +96,7 @@ impl Converter {
             if let Some(what) = special(address) {
                 notes.add(
                     field,
-                    format_args!("{address} is {what}, which the Kubernetes API forbids; the endpoint is left out"),
+                    format_args!("{address} is {what}, where no connection is sent; the endpoint is left out"),
                 );
                 continue;
             }

@@ -383,3 +383,54 @@ fn the_time_of_the_trigger_is_read_when_it_can_be() {
     assert_eq!(changed("soon"), None);
     assert_eq!(changed("null"), None);
 }
+
+#[test]
+fn addresses_that_are_nobodys_own_are_not_served() {
+    for ip in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::1", "::", "ff02::1", "::ffff:127.0.0.1"] {
+        let (service, fields) = service(&format!("clusterIP: '{ip}'"));
+        assert_eq!((texts(&service.cluster_ips), fields), (vec![], vec!["spec.clusterIP".to_owned()]), "{ip}");
+        let text = format!("{{metadata: {{name: web}}, status: {{loadBalancer: {{ingress: [{{ip: '{ip}'}}]}}}}}}");
+        let (service, fields) = unwrap_service(converter(Origin::Api).service(&yaml(&text)));
+        assert!(service.load_balancer_ips.is_empty(), "{ip}");
+        assert_eq!(fields, ["status.loadBalancer.ingress[0].ip"], "{ip}");
+        let family = if ip.contains(':') && !ip.contains('.') { "IPv6" } else { "IPv4" };
+        let converted =
+            slice_from(Origin::Api, &format!("addressType: {family}, endpoints: [{{addresses: ['{ip}']}}]"));
+        assert_eq!(converted.problems.len(), 1, "{ip}");
+    }
+    // Caches for DNS and other services of the link live at such addresses.
+    assert_eq!(texts(&service("clusterIP: 169.254.20.10").0.cluster_ips), ["169.254.20.10"]);
+}
+
+#[test]
+fn names_that_cannot_be_told_are_left_out() {
+    let long = "x".repeat(254);
+    for name in ["a b", "a/b", "a\\u001b[2J", "a\\nb", "\\u00e9", long.as_str()] {
+        for metadata in [format!("{{name: \"{name}\"}}"), format!("{{name: web, namespace: \"{name}\"}}")] {
+            let converted = converter(Origin::Manifest).service(&yaml(&format!("{{metadata: {metadata}}}")));
+            assert_eq!((converted.event, converted.problems.len()), (None, 1), "{metadata}");
+            let text = converted.problems[0].to_string();
+            assert!(text.len() < 200 && !text.contains(char::is_control), "{text}");
+        }
+    }
+}
+
+#[test]
+fn an_object_full_of_faults_does_not_fill_the_log() {
+    let ips = vec!["'x'"; 1000].join(", ");
+    let converted =
+        converter(Origin::Api).service(&yaml(&format!("{{metadata: {{name: web}}, spec: {{externalIPs: [{ips}]}}}}")));
+    assert_eq!(converted.problems.len(), 21);
+    assert_eq!(converted.problems[20].to_string(), "Service default/web: has 980 more faults");
+    let long = "\u{e9}".repeat(100_000);
+    let (_, text) = service_with_problem(&format!("externalIPs: ['{long}']"));
+    assert!(
+        text.len() < 500 && text.contains(" ... ") && text.ends_with("is not an IP address; it is left out"),
+        "{text}"
+    );
+}
+
+fn service_with_problem(spec: &str) -> (Option<Event>, String) {
+    let converted = converter(Origin::Api).service(&yaml(&format!("{{metadata: {{name: web}}, spec: {{{spec}}}}}")));
+    (converted.event, converted.problems[0].to_string())
+}
