@@ -186,7 +186,7 @@ fn who_asks_not_to_verify_the_server_is_warned() {
         let authority = Authority::new();
         let double = server.block_on(ApiDouble::start_tls(authority.server("somewhere.else", None)));
         fill(&double);
-        double.put(json!({"kind": "Node", "metadata": {"name": "n1"}}));
+        double.put(support::follower::node("n1"));
         let folder = tempfile::tempdir().expect("a folder");
         let path = Authority::new().write_kubeconfig(folder.path(), &double.url(), json!({}));
         let text = std::fs::read_to_string(&path).expect("written");
