@@ -341,7 +341,9 @@ fn filters() -> [BpfProgram; 2] {
         }
     }
     // Calls of other machines, which container runtimes pass over.
-    allowed.retain(|rule| cfg!(target_arch = "x86_64") || compiled("allow", "kill_process", &[rule.clone()]).is_ok());
+    allowed.retain(|rule| {
+        cfg!(target_arch = "x86_64") || compiled("allow", "kill_process", std::slice::from_ref(rule)).is_ok()
+    });
     let refusing = compiled(json!({"errno": libc::ENOSYS}), "allow", &refused);
     // The kernel does the stricter of two actions.
     allowed.extend(refused);
