@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 pub use check_ports::CheckPorts;
 
+use self::accept::Places;
 use self::health_port::HealthPort;
 use self::http::Routes;
 use self::metrics_port::MetricsPort;
@@ -121,7 +122,7 @@ async fn keep_up<R: Routes>(
         match listen::on(address) {
             Ok(listener) => {
                 info!(%address, "the {name} server listens");
-                return accept::serve(listener, routes).await;
+                return accept::serve(listener, routes, Places::default()).await;
             }
             Err(cause) if hard_fail => {
                 events.wanted(event(cause.to_string()));

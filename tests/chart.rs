@@ -48,7 +48,7 @@ fn arguments(container: &Value, config: &Path) -> Vec<String> {
 #[test]
 fn the_program_takes_what_is_rendered() {
     let kubeadm = include_str!("config/kubeadm.yaml");
-    for name in ["minimal", "kubeadm", "full", "side-by-side", "monitoring"] {
+    for name in ["minimal", "kubeadm", "full", "side-by-side", "monitoring", "service-monitor"] {
         let objects = rendered(name);
         let pod = &of_kind(&objects, "DaemonSet").expect("a DaemonSet")["spec"]["template"]["spec"];
         let folder = tempfile::tempdir().expect("a folder");

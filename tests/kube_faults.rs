@@ -361,3 +361,20 @@ async fn a_server_with_a_foreign_certificate_gets_nothing() {
     double.listen(&double.address().to_string(), Some(authority.server("127.0.0.1", None))).await;
     follower.listed().await;
 }
+
+#[tokio::test]
+async fn a_server_with_another_servers_certificate_gets_nothing() {
+    let authority = Authority::new();
+    let double = ApiDouble::start_tls(authority.server("127.0.0.2", None)).await;
+    fill(&double);
+    let folder = tempfile::tempdir().expect("a folder");
+    let kubeconfig = authority.write_kubeconfig(folder.path(), &double.url(), json!({"token": "secret"}));
+    let options = KubeOptions { kubeconfig: Some(kubeconfig), timing: fast(), ..KubeOptions::default() };
+    let mut follower = Follower::connect(options).await;
+    follower.follow_until("several attempts", |stats| stats.errors.load(Ordering::Relaxed) >= 8).await;
+    assert!(double.requests("services").is_empty());
+    // One of its own.
+    double.stop().await;
+    double.listen(&double.address().to_string(), Some(authority.server("127.0.0.1", None))).await;
+    follower.listed().await;
+}

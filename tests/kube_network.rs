@@ -178,3 +178,23 @@ fn the_program_keeps_its_rules_through_all_of_it() {
         assert!(program.runs());
     });
 }
+
+#[test]
+fn who_asks_not_to_verify_the_server_is_warned() {
+    in_netns(|| {
+        let server = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let authority = Authority::new();
+        let double = server.block_on(ApiDouble::start_tls(authority.server("somewhere.else", None)));
+        fill(&double);
+        double.put(support::follower::node("n1"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = Authority::new().write_kubeconfig(folder.path(), &double.url(), json!({}));
+        let text = std::fs::read_to_string(&path).expect("written");
+        let mut kubeconfig: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        kubeconfig["clusters"][0]["cluster"] = json!({"server": double.url(), "insecure-skip-tls-verify": true});
+        std::fs::write(&path, kubeconfig.to_string()).expect("written");
+        let program = support::node::Program::connect_under(&[], &path);
+        let warned = |line: &String| line.contains("WARN") && line.contains("certificate is not verified");
+        assert!(program.start_log().iter().any(warned), "{:#?}", program.start_log());
+    });
+}

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -269,5 +269,54 @@ fn health_check_ports_on_all_addresses() {
             eventually(address, || local_endpoints(address) == Some((200, 1)));
         }
         assert_eq!(local_endpoints("[::1]:30160"), Some((503, 0)), "two sockets, one for each family");
+    });
+}
+
+/// Whoever opens connections and never asks keeps nobody from being answered.
+#[test]
+fn silent_clients_are_in_nobodys_way() {
+    in_netns(|| {
+        let objects = format!("{NODE}{SERVICE}{}", slice(&["10.1.0.5"], ""));
+        let _program = Program::start(&objects, &[]);
+        eventually("servers", || TcpStream::connect(METRICS).is_ok() && local_endpoints("10.0.0.1:30160").is_some());
+        for (address, path) in [("10.0.0.1:10256", "/healthz"), (METRICS, "/metrics"), ("10.0.0.1:30160", "/")] {
+            let connect = |n: usize| {
+                let mut stream = TcpStream::connect(address).expect("a connection");
+                // Half of them begin a request.
+                stream.write_all(if n.is_multiple_of(2) { b"GET / HTTP/1.1\r\nHost:" } else { b"" }).expect("written");
+                stream
+            };
+            let mut silent: Vec<TcpStream> = (0..150).map(connect).collect();
+            assert_eq!(get(address, path).status, 200, "{address}");
+            silent.iter().for_each(|stream| stream.set_nonblocking(true).expect("a socket"));
+            let is_open = |stream: &mut TcpStream| {
+                stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+            };
+            // One place was for the answer. Health check ports close slow clients by themselves, too.
+            eventually("the oldest are closed", || {
+                let open = silent.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count();
+                open == 127 || (open < 127 && path == "/")
+            });
+        }
+    });
+}
+
+/// The metrics may be for everybody, the log's level never is.
+#[test]
+fn the_log_is_for_the_host_itself() {
+    in_netns(|| {
+        let flags = ["--metrics-bind-address=0.0.0.0:10249", "--profiling"];
+        let _program = Program::start(NODE, &flags);
+        eventually("the metrics server", || TcpStream::connect(METRICS).is_ok());
+        for address in ["10.0.0.1:10249", "[fd00::1]:10249"] {
+            assert_eq!(get(address, "/metrics").status, 200);
+            for (method, path) in [("GET", "/debug/loglevel"), ("PUT", "/debug/loglevel"), ("PUT", "/debug/flags/v")] {
+                let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+                let answer = ask(address, &format!("{head}Content-Length: 1\r\n\r\n1")).expect("an answer");
+                assert_eq!(answer.status, 403, "{method} {address}{path}: {answer:?}");
+            }
+        }
+        assert_eq!(send("PUT", "/debug/flags/v", "4").status, 200);
+        assert_eq!(get("10.0.0.1:10256", "/debug/loglevel").status, 404);
     });
 }

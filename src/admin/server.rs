@@ -20,7 +20,7 @@ use crate::metrics::{Format, Metrics};
 use crate::model::Protocol;
 use crate::netlink::NftKernel;
 use crate::plan::Target;
-use crate::serve::accept;
+use crate::serve::accept::{self, Places};
 use crate::serve::http::{Request, Response, Routes, json, not_found, text};
 
 /// What the answers are made of.
@@ -50,7 +50,7 @@ pub fn start(path: &Path, admin: Admin) -> io::Result<()> {
             match tokio::net::UnixListener::from_std(listener) {
                 Ok(listener) => {
                     let site = Site { admin: Arc::new(admin), kernel: Arc::new(Mutex::new(None)) };
-                    accept::serve::<(), _>(listener, site).await;
+                    accept::serve::<(), _>(listener, site, Places::default()).await;
                 }
                 Err(cause) => tracing::warn!(%cause, "the admin socket cannot be served"),
             }

@@ -1,10 +1,11 @@
 //! Connections, and how much a client may ask of us.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -15,14 +16,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::http::{Request, Response, Routes, text};
 
-/// Connections of one server at a time; more wait in the kernel's queue.
+/// Connections at a time.
 const CONNECTIONS: usize = 128;
 /// For the head of a request, and between two requests.
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
@@ -68,23 +68,37 @@ impl Listener for UnixListener {
     }
 }
 
+/// The open connections of one server, or of several together.
+///
+/// When there are too many the oldest is closed: clients that open connections and say nothing drive each other out, and
+/// who asks and goes is answered meanwhile. Waiting for a free place would leave a probe waiting for such clients.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(Arc<Mutex<VecDeque<AbortHandle>>>);
+
+impl Places {
+    fn take(&self, connection: AbortHandle) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.push_back(connection);
+        if taken.len() > CONNECTIONS {
+            taken.retain(|connection| !connection.is_finished());
+        }
+        if taken.len() > CONNECTIONS
+            && let Some(oldest) = taken.pop_front()
+        {
+            debug!("more than {CONNECTIONS} connections: closing the oldest");
+            oldest.abort();
+        }
+    }
+}
+
 /// Serves connections until dropped.
-pub(crate) async fn serve<T, R: Routes>(listener: impl Listener, routes: R) -> T {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+pub(crate) async fn serve<T, R: Routes>(listener: impl Listener, routes: R, places: Places) -> T {
     // Dropping the set ends them all: a closed port answers nobody.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return std::future::pending().await };
         match listener.next().await {
-            Ok((stream, peer)) => {
-                let routes = routes.clone();
-                connections.spawn(async move {
-                    connection(stream, peer, routes).await;
-                    drop(place);
-                });
-            }
+            Ok((stream, peer)) => places.take(connections.spawn(connection(stream, peer, routes.clone()))),
             Err(cause) => {
                 warn!(%cause, "cannot accept a connection");
                 sleep(PAUSE).await;

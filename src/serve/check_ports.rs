@@ -11,9 +11,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
+use super::accept::{self, Places};
 use super::health_port::status;
 use super::http::{Request, Response, Routes, json};
-use super::{accept, listen};
+use super::listen;
 use crate::events::{EventSink, EventWanted};
 use crate::health::{Check, CheckChanges, CheckId, Health, check_body};
 use crate::model::{Family, ObjectKey};
@@ -26,6 +27,8 @@ pub struct CheckPorts {
     events: EventSink,
     addresses: HashMap<Family, Vec<IpAddr>>,
     servers: HashMap<CheckId, Server>,
+    /// Of all servers together: whoever may create Services decides how many there are.
+    places: Places,
 }
 
 /// A server that is wanted, and the sockets it has.
@@ -41,7 +44,7 @@ struct Server {
 impl CheckPorts {
     /// No server yet.
     pub fn new(health: Arc<Health>, events: EventSink) -> Self {
-        Self { health, events, addresses: HashMap::new(), servers: HashMap::new() }
+        Self { health, events, addresses: HashMap::new(), servers: HashMap::new(), places: Places::default() }
     }
 
     /// Follows changes until the sender is gone, then closes everything.
@@ -77,7 +80,7 @@ impl CheckPorts {
             if !server.is_open(addresses) {
                 let routes =
                     CheckRoutes { service: id.1.clone(), count: server.count.clone(), health: self.health.clone() };
-                server.open(&routes, addresses, &self.events).await;
+                server.open(&routes, addresses, &self.places, &self.events).await;
             }
         }
     }
@@ -104,12 +107,12 @@ impl Server {
     }
 
     /// Opens what is missing. If one socket cannot be had, none is kept.
-    async fn open(&mut self, routes: &CheckRoutes, addresses: &[IpAddr], events: &EventSink) {
+    async fn open(&mut self, routes: &CheckRoutes, addresses: &[IpAddr], places: &Places, events: &EventSink) {
         let missing: Vec<IpAddr> = addresses.iter().copied().filter(|ip| !self.sockets.contains_key(ip)).collect();
         for address in missing {
             match listen::on_family(address, self.port) {
                 Ok(listener) => {
-                    let task = tokio::spawn(accept::serve(listener, routes.clone()));
+                    let task = tokio::spawn(accept::serve(listener, routes.clone(), places.clone()));
                     self.sockets.insert(address, task);
                 }
                 Err(cause) => {

@@ -57,7 +57,8 @@ async fn a_taken_port_is_tried_again_otherwise() {
 async fn nobody_may_send_a_long_head() {
     let listener = listen::on(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = listener.local_addr().expect("an address");
-    let server = tokio::spawn(accept::serve::<(), _>(listener, HealthPort::new(&sources(events::queue().0))));
+    let routes = HealthPort::new(&sources(events::queue().0));
+    let server = tokio::spawn(accept::serve::<(), _>(listener, routes, Places::default()));
     for head in [format!("A: {}\r\n", "a".repeat(100_000)), "A: a\r\n".repeat(80)] {
         let ask = move || exchange(address, format!("GET /livez HTTP/1.1\r\nHost: x\r\n{head}\r\n"));
         let answer = tokio::task::spawn_blocking(ask).await.expect("no panic");

@@ -1,9 +1,13 @@
 //! The program on a node of its own: in the calling thread's network namespace, with addresses and a folder of manifests.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::netns::ip_batch;
@@ -13,29 +17,70 @@ use super::netns::ip_batch;
 pub(crate) struct Program {
     child: Child,
     folder: TempDir,
+    start: Vec<String>,
 }
 
 impl Program {
     /// Starts it with these objects and waits for its first sync.
     pub(crate) fn start(objects: &str, flags: &[&str]) -> Self {
+        Self::start_under(&[], objects, flags)
+    }
+
+    /// The same under another program, which must in the end become this one.
+    pub(crate) fn start_under(under: &[&str], objects: &str, flags: &[&str]) -> Self {
         let addresses = ["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"];
         ip_batch(&addresses.map(|address| format!("addr add {address} dev lo\n")).concat()).expect("addresses");
         let folder = TempDir::new().expect("a folder");
+        // For a program that is not root.
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our own");
         std::fs::write(folder.path().join("all.yaml"), objects).expect("manifests");
+        let manifests = format!("--manifests={}", folder.path().display());
+        Self::launch(under, &[&[manifests.as_str()], flags].concat(), folder)
+    }
+
+    /// The same with an API server.
+    pub(crate) fn connect_under(under: &[&str], kubeconfig: &Path) -> Self {
+        let kubeconfig = ["--kubeconfig", kubeconfig.to_str().expect("a plain path")];
+        Self::launch(under, &kubeconfig, TempDir::new().expect("a folder"))
+    }
+
+    fn launch(under: &[&str], flags: &[&str], folder: TempDir) -> Self {
         let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_portway"), "run", "--hostname-override", "n1"])
-            .args(["-v", "4", "--manifests"])
-            .arg(folder.path())
+            .args(["--pdeathsig", "KILL", "--"])
+            .args(under)
+            .args([env!("CARGO_BIN_EXE_portway"), "run", "--hostname-override", "n1", "-v", "4"])
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()
             .expect("setpriv (util-linux)");
         let mut log = BufReader::new(child.stderr.take().expect("stderr")).lines();
-        let synced = log.by_ref().map_while(Result::ok).any(|line| line.contains("synced"));
-        assert!(synced, "no first sync");
+        let mut start = Vec::new();
+        while !start.last().is_some_and(|line: &String| line.contains("synced")) {
+            match log.next() {
+                Some(line) => start.push(line.expect("readable")),
+                None => panic!("no first sync; {}\n{}", child.wait().expect("ended"), start.join("\n")),
+            }
+        }
         // A full pipe would stop the program.
         std::thread::spawn(move || log.for_each(drop));
-        Self { child, folder }
+        Self { child, folder, start }
+    }
+
+    /// What it logged until its first sync.
+    pub(crate) fn start_log(&self) -> &[String] {
+        &self.start
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end, and waits.
+    pub(crate) fn end(mut self) -> ExitStatus {
+        let pid = Pid::from_raw(self.pid().try_into().expect("a process"));
+        kill(pid, Signal::SIGTERM).expect("it runs");
+        self.child.wait().expect("ended")
     }
 
     /// Replaces all objects.

@@ -33,7 +33,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /* What the chart sets in the configuration, under what `config` says. */}}
 {{- define "portway.config" -}}
-{{- $address := .Values.metrics.address | default (ternary "0.0.0.0" "127.0.0.1" .Values.podMonitor.enabled) }}
+{{- $address := .Values.metrics.address | default (ternary "0.0.0.0" "127.0.0.1" (or .Values.podMonitor.enabled .Values.serviceMonitor.enabled)) }}
 {{- if contains ":" $address }}{{ $address = printf "[%s]" $address }}{{ end }}
 {{- $own := dict
   "apiVersion" "kubeproxy.config.k8s.io/v1alpha1"
@@ -55,9 +55,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - run
 - --config=/var/lib/kube-proxy/config.conf
 - --hostname-override=$(NODE_NAME)
-{{- if .Values.serviceProxyName }}
-- --service-proxy-name={{ .Values.serviceProxyName }}
-{{- else if .Values.takeover }}
+{{- with .Values.serviceProxyName }}
+- --service-proxy-name={{ . }}
+{{- end }}
+{{- if include "portway.takeover" . }}
 - --takeover
 {{- end }}
 {{- with .Values.extraArgs }}
@@ -98,10 +99,31 @@ capabilities:
 readOnlyRootFilesystem: true
 {{- end }}
 
+{{- /* How to scrape, for a PodMonitor or a ServiceMonitor. */}}
+{{- define "portway.endpoint" -}}
+- port: metrics
+  {{- with .interval }}
+  interval: {{ . }}
+  {{- end }}
+  relabelings:
+    - targetLabel: job
+      replacement: {{ .job }}
+    - sourceLabels: [__meta_kubernetes_pod_node_name]
+      targetLabel: node
+{{- end }}
+
+{{- /* Whether kube-proxy's rules are removed. */}}
+{{- define "portway.takeover" -}}
+{{- if and .Values.takeover (not .Values.serviceProxyName) }}true{{ end }}
+{{- end }}
+
 {{- /* Without a way to the API server that needs no Service a node could not start. */}}
 {{- define "portway.validate" -}}
 {{- $ways := compact (list .Values.k8sServiceHost .Values.kubeconfig .Values.existingConfigMap) }}
 {{- if and (ne (len $ways) 1) (not .Values.cleanup) }}
 {{- fail "set exactly one of k8sServiceHost, kubeconfig and existingConfigMap: Portway needs a way to the API server that does not need the kubernetes Service, which Portway itself makes work" }}
+{{- end }}
+{{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled }}
+{{- fail "set one of podMonitor.enabled and serviceMonitor.enabled: with both, everything is counted twice" }}
 {{- end }}
 {{- end }}

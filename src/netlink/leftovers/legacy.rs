@@ -29,7 +29,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Removes the chains of both families.
 pub(super) fn remove(found: &mut Leftovers) {
     for family in Family::ALL {
-        for table in tables(family) {
+        let tables = tables(family).unwrap_or_else(|cause| {
+            found.failed(format!(
+                "cannot see whether legacy iptables ({}) has kube-proxy's chains: {cause}; run this as root",
+                family.nft()
+            ));
+            Vec::new()
+        });
+        for table in tables {
             match remove_from(family, table) {
                 Ok(chains) => found.chains += chains,
                 Err(cause) => found.failed(format!(
@@ -43,13 +50,17 @@ pub(super) fn remove(found: &mut Leftovers) {
 }
 
 /// The tables there are. Asking for others would make them.
-fn tables(family: Family) -> Vec<&'static str> {
+fn tables(family: Family) -> io::Result<Vec<&'static str>> {
     let path = match family {
         Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
         Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    let names = std::fs::read_to_string(path).unwrap_or_default();
-    IPTABLES_TABLES.into_iter().filter(|table| names.lines().any(|name| name == *table)).collect()
+    let names = match std::fs::read_to_string(path) {
+        // Never used in this network namespace.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        names => names?,
+    };
+    Ok(IPTABLES_TABLES.into_iter().filter(|table| names.lines().any(|name| name == *table)).collect())
 }
 
 fn remove_from(family: Family, table: &str) -> io::Result<usize> {

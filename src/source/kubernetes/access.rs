@@ -45,6 +45,12 @@ impl Access {
         if let Some(proxy) = &config.proxy_url {
             warn!(%proxy, "proxies are not used for the API server, it is contacted directly");
         }
+        if config.accept_invalid_certs {
+            warn!(
+                "the API server's certificate is not verified: whoever is on the way to it can read the token and decide \
+                 where Services lead; give the cluster's certificate-authority instead of insecure-skip-tls-verify"
+            );
+        }
         let measure = measure.map(|layer| layer.for_server(&config.cluster_url));
         let client = client_from(config, options, measure.as_ref())?;
         Ok(Self { options: options.clone(), measure, current: Mutex::new(Current { client, renewed: None }) })
