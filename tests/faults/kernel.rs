@@ -18,16 +18,14 @@ pub(crate) enum Fault {
     NotSent(i32),
     /// It was done, but the answer is lost.
     AnswerLost,
-    /// The answer makes no sense.
+    /// The answer makes no sense, as that of half a listing.
     Garbled,
     /// Another process owns the table.
     Owned,
-    /// A listing of the table lacks elements, and nothing says so.
-    Truncated,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 12] = [
+    pub(crate) const ALL: [Fault; 11] = [
         Fault::Refuses(libc::EBUSY),
         Fault::Refuses(libc::ENOMEM),
         Fault::Refuses(libc::EPERM),
@@ -39,7 +37,6 @@ impl Fault {
         Fault::AnswerLost,
         Fault::Garbled,
         Fault::Owned,
-        Fault::Truncated,
     ];
 }
 
@@ -50,15 +47,13 @@ pub(crate) struct FaultyKernel {
     faulty: Range<usize>,
     /// Calls so far.
     pub(crate) calls: usize,
-    /// Calls that failed.
-    pub(crate) failed: usize,
     pub(crate) states: Vec<Tables>,
 }
 
 impl FaultyKernel {
     /// Fails the calls with these numbers.
     pub(crate) fn new(fault: Fault, faulty: Range<usize>) -> Self {
-        Self { inner: FakeKernel::new(), fault, faulty, calls: 0, failed: 0, states: Vec::new() }
+        Self { inner: FakeKernel::new(), fault, faulty, calls: 0, states: Vec::new() }
     }
 
     /// Does what packets do: they leave an affinity record for every sticky frontend.
@@ -88,7 +83,6 @@ impl FaultyKernel {
     fn next(&mut self) -> Option<Fault> {
         let faulty = self.faulty.contains(&self.calls);
         self.calls += 1;
-        self.failed += usize::from(faulty);
         faulty.then_some(self.fault)
     }
 
@@ -123,7 +117,7 @@ fn error(fault: Fault) -> KernelError {
         }
         Fault::NotSent(errno) => io(errno),
         Fault::AnswerLost => io(libc::ENOBUFS),
-        Fault::Garbled | Fault::Truncated => KernelError::Garbled { doing, what: "half a message".to_owned() },
+        Fault::Garbled => KernelError::Garbled { doing, what: "half a message".to_owned() },
         Fault::Owned => KernelError::Owned { family: Family::Ipv4, owner: " (somebody, pid 1)".to_owned() },
     }
 }
@@ -134,21 +128,7 @@ impl Kernel for FaultyKernel {
     }
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
-        if self.fault != Fault::Truncated {
-            return self.look(|kernel| kernel.read(family));
-        }
-        let truncated = self.next().is_some();
-        let mut table = self.inner.read(family)?;
-        if let Some(table) = table.as_mut().filter(|_| truncated) {
-            for elements in table.sets.values_mut() {
-                let mut other = false;
-                elements.retain(|_, _| {
-                    other = !other;
-                    other
-                });
-            }
-        }
-        Ok(table)
+        self.look(|kernel| kernel.read(family))
     }
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
