@@ -4,6 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod churn;
+mod city;
 mod history;
 mod injected;
 mod kernel;
+mod kills;
+mod probes;
+mod services;
