@@ -1,6 +1,6 @@
 //! A client outside, a node and pods, with real sockets; an API server, and the program between them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,7 +11,7 @@ use portway::config::{DetectLocal, Options};
 use portway::controller::Controller;
 use portway::model::{Event, Family};
 use portway::netlink::NftKernel;
-use portway::ruleset::{FakeKernel, Kernel as _, SetId, Table};
+use portway::ruleset::{ChainId, Expr, FakeKernel, Kernel as _, SetId, Table};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -28,7 +28,7 @@ pub(crate) const NODE_IPS: [&str; 2] = ["10.51.0.1", "fd00:51::1"];
 const SERVER: &str = "127.0.0.1:6443";
 const POD_RANGES: &str = "10.1.0.0/16,fd00:1::/64";
 /// How long the kernel may take to become as desired, also on a slow and busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The thread that made it stands on the node.
 pub(crate) struct City {
@@ -145,6 +145,11 @@ impl City {
         (String::from_utf8_lossy(&text).into_owned(), output.status.success())
     }
 
+    /// Whether the program is through with its first sync and owns its tables.
+    pub(crate) fn is_up(&mut self) -> bool {
+        Family::ALL.iter().all(|family| self.kernel.owner(*family).expect("readable").is_some_and(|owner| !owner.is_empty()))
+    }
+
     /// Waits until the kernel holds what the API server's objects mean; how long that took.
     pub(crate) fn settle(&mut self) -> Duration {
         let (start, desired) = (Instant::now(), self.desired());
@@ -209,15 +214,15 @@ impl Drop for City {
 
 /// The tables of both families.
 pub(crate) type Tables = [Option<Meaning>; 2];
-type Meaning = (std::collections::BTreeMap<portway::ruleset::ChainId, Vec<Vec<portway::ruleset::Expr>>>, Sets);
+/// Chains, elements, and what is not of ours.
+type Meaning = (BTreeMap<ChainId, Vec<Vec<Expr>>>, Sets, Vec<String>);
 
 /// A table without what is free to choose, and without the records that packets write.
 fn meaning(mut table: Table) -> Meaning {
-    assert_eq!(table.foreign, [""; 0], "the kernel holds something strange");
     table.sets.remove(&SetId::Affinity);
     let elements = table.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
     let sets = Sets::of(elements);
-    (table.chains, sets)
+    (table.chains, sets, table.foreign)
 }
 
 fn local_addresses() -> BTreeSet<IpAddr> {

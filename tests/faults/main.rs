@@ -4,11 +4,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod api;
 mod churn;
 mod city;
+mod foreign;
 mod history;
 mod injected;
 mod kernel;
 mod kills;
+mod plot;
 mod probes;
 mod services;
+mod soak;
