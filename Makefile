@@ -30,6 +30,31 @@ test: ## run all tests (root: they make network namespaces)
 	PORTWAY_FLOWS=$(CURDIR)/tests/flows/more.yaml \
 	cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']" --test packet_flows
 
+# Benchmarks make network namespaces too. Results: benches/results/, explained in benches/README.md.
+BENCH := cargo bench --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']"
+
+.PHONY: bench
+bench: setup ## measure in 5 minutes what matters, after the build; tables and plots go to benches/results/ (root)
+	$(BENCH) --bench kernel -- --quick
+	$(BENCH) --bench e2e -- --quick
+	$(BENCH) --bench datapath -- --quick
+
+.PHONY: bench-full
+bench-full: setup ## the same up to 100,000 Services and with more rounds, in 15 minutes (root)
+	$(BENCH) --bench kernel
+	$(BENCH) --bench e2e
+	$(BENCH) --bench datapath
+
+.PHONY: bench-check
+bench-check: ## compare instruction counts with benches/baselines.json (root, valgrind)
+	scripts/setup --bench
+	$(BENCH) --bench instructions
+
+.PHONY: bench-bless
+bench-bless: ## accept the instruction counts of this revision (root, valgrind)
+	scripts/setup --bench
+	$(BENCH) --bench instructions -- --bless
+
 .PHONY: lint
 lint: ## check formatting, and clippy without a single warning
 	cargo fmt --check

@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use portway::conntrack::{Cleaning, ConntrackObserver};
 use portway::controller::Controller;
-use portway::model::{EndpointSlice, Event, Protocol, Service};
+use portway::model::{Event, Protocol};
 use portway::netlink::NftKernel;
 
 const ENTRIES: u32 = 1_000_000;
@@ -139,27 +139,13 @@ fn controller(observed: bool) -> (Controller<NftKernel>, Receiver<Cleaning>) {
         };
         controller.observe(ConntrackObserver::start(report).expect("ctnetlink"));
     }
-    let events = cluster::events(SERVICES, ENDPOINTS).into_iter().map(|event| match event {
-        Event::Service(service) => Event::Service(Box::new(udp(*service))),
-        Event::Slice(slice) => Event::Slice(Box::new(udp_slice(*slice))),
-        other => other,
-    });
+    let events = cluster::events(SERVICES, ENDPOINTS).into_iter().map(|event| cluster::over(event, Protocol::Udp));
     controller.handle(events, Instant::now());
     (controller, cleanings)
 }
 
-fn udp(mut service: Service) -> Service {
-    service.ports[0].protocol = Protocol::Udp;
-    service
-}
-
-fn udp_slice(mut slice: EndpointSlice) -> EndpointSlice {
-    slice.ports[0].protocol = Protocol::Udp;
-    slice
-}
-
 fn put_slice(n: usize, generation: usize) -> Event {
-    Event::Slice(Box::new(udp_slice(cluster::slice(n, ENDPOINTS, generation))))
+    cluster::over(Event::Slice(Box::new(cluster::slice(n, ENDPOINTS, generation))), Protocol::Udp)
 }
 
 /// The Service every tenth UDP flow goes to.

@@ -1,94 +1,219 @@
-//! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart.
+//! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
+//! what it and `nft` take for a table of kube-proxy's shape; and repairs of tables that nobody owns.
 //!
-//! Run as root: `cargo bench --bench kernel [SERVICES...]`, by default 1000 and 10000 with 10 endpoints each, and
-//! `unsized` for maps without a size. Everything happens in a network namespace of its own.
+//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized]`, the last for maps without a size. Everything happens
+//! in network namespaces of its own.
 
 #![allow(missing_docs)]
 
 mod cluster;
+mod support;
 
 use std::time::{Duration, Instant};
 
 use portway::config::Options;
 use portway::controller::Controller;
-use portway::model::Event;
+use portway::model::{Event, Family, Protocol};
 use portway::netlink::{self, NftKernel};
+use portway::ruleset::{Kernel as _, Op, SetId, Transaction};
+
+use support::netns::in_netns;
+use support::peer;
+use support::plot::{Chart, Series};
+use support::report::{Report, is_quick};
+use support::stats::{grouped, median, per_mille, short};
 
 const ENDPOINTS: usize = 10;
-const ROUNDS: usize = 200;
+const FIRST_LOADS: usize = 3;
+const ROUNDS: usize = 400;
+/// Rounds of what takes kube-proxy's shape seconds.
+const PEER_ROUNDS: usize = 5;
+const REPAIRS: usize = 9;
 
 fn main() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root, for a network namespace of its own");
-    println!(
-        "| services x endpoints | first load | one endpoint p50 / p99 | service added and deleted p50 | restart | memory: \
-         steady, peak of first load, peak of restart |"
+    let (ours, peers): (&[usize], &[usize]) = if is_quick() {
+        (&[100, 1_000, 10_000], &[100, 1_000, 3_000])
+    } else {
+        (&[100, 1_000, 10_000, 100_000], &[100, 1_000, 3_000, 10_000])
+    };
+    let mut report = Report::new("kernel");
+    let ours: Vec<Ours> = ours.iter().map(|services| in_netns(|| measure(*services))).collect();
+    let peers: Vec<Peer> = peers.iter().map(|services| in_netns(|| measure_peer(*services))).collect();
+
+    report.table(&[
+        "Portway, services x endpoints",
+        "first load",
+        "one endpoint p50 / p99",
+        "3 to 4 endpoints and back p50",
+        "Service added p50",
+        "Service deleted p50",
+        "restart",
+        "all deleted",
+        "kernel memory",
+    ]);
+    for row in &ours {
+        report.row(&[
+            name(row.services),
+            short(row.first),
+            format!("{} / {}", short(median(&row.endpoint)), short(per_mille(&row.endpoint, 990))),
+            short(median(&row.scaled)),
+            short(median(&row.added)),
+            short(median(&row.deleted)),
+            short(row.restart),
+            short(row.emptied),
+            if row.memory > 50e6 { format!("{:.0} MB", row.memory / 1e6) } else { "-".to_owned() },
+        ]);
+    }
+    report.table(&["kube-proxy's shape by nft, services x endpoints", "first load", "one endpoint p50"]);
+    for row in &peers {
+        report.row(&[name(row.services), short(row.first), short(median(&row.endpoint))]);
+    }
+    report.table(&["Repairs, services x endpoints", "one element p50", "a deleted table p50"]);
+    for services in [100, 1_000, 10_000] {
+        let (one, all) = in_netns(|| repairs(services));
+        report.row(&[name(services), short(median(&one)), short(median(&all))]);
+    }
+    draw(
+        "first-load",
+        "Empty table to everything in force",
+        &ours.iter().map(|row| (row.services, row.first)).collect::<Vec<_>>(),
+        &peers.iter().map(|row| (row.services, row.first)).collect::<Vec<_>>(),
     );
-    println!("|---|---|---|---|---|---|");
+    draw(
+        "one-endpoint",
+        "One endpoint changes",
+        &ours.iter().map(|row| (row.services, median(&row.endpoint))).collect::<Vec<_>>(),
+        &peers.iter().map(|row| (row.services, median(&row.endpoint))).collect::<Vec<_>>(),
+    );
+}
+
+fn name(services: usize) -> String {
+    format!("{} x {ENDPOINTS}", grouped(services))
+}
+
+type Loaded = (Controller<NftKernel>, tokio::sync::watch::Receiver<portway::controller::Report>);
+
+struct Ours {
+    services: usize,
+    first: Duration,
+    endpoint: Vec<Duration>,
+    scaled: Vec<Duration>,
+    added: Vec<Duration>,
+    deleted: Vec<Duration>,
+    restart: Duration,
+    emptied: Duration,
+    /// Bytes.
+    memory: f64,
+}
+
+struct Peer {
+    services: usize,
+    first: Duration,
+    endpoint: Vec<Duration>,
+}
+
+fn measure(services: usize) -> Ours {
+    eprintln!("Portway, {services} Services");
+    let events = cluster::events(services, ENDPOINTS);
+    let before = kernel_memory();
+    let (first, (mut controller, reports)) = first_load(&events);
+    let memory = kernel_memory() - before;
+    let slice = |n, endpoints, generation| Event::Slice(Box::new(cluster::slice(n, endpoints, generation)));
+    let mut sync = |events: Vec<Event>| timed(|| controller.handle(events, Instant::now()));
+    let endpoint = (1..=ROUNDS).map(|round| sync(vec![slice(services / 2, ENDPOINTS, round)])).collect();
+    let (small, key) = (services / 3, cluster::service(services).key);
+    // As in any cluster, others have 3 and 4 endpoints too: no chain comes or goes.
+    sync(vec![slice(0, 3, 0), slice(1, 4, 0), slice(small, 3, 0)]);
+    let scaled = (0..ROUNDS).map(|round| sync(vec![slice(small, 4 - round % 2, 0)])).collect();
+    let (added, deleted) = (0..ROUNDS / 4)
+        .map(|_| {
+            let new = Event::Service(Box::new(cluster::service(services)));
+            (sync(vec![slice(services, ENDPOINTS, 0), new]), sync(vec![Event::ServiceDeleted(key.clone())]))
+        })
+        .unzip();
+    assert_eq!(reports.borrow().failures, 0);
+    drop(controller);
+
+    let (mut next, reports) = self::controller();
+    let mut events = events;
+    events.extend([slice(services / 2, ENDPOINTS, ROUNDS), slice(0, 3, 0), slice(1, 4, 0), slice(small, 3, 0)]);
+    let restart = timed(|| next.handle(events, Instant::now()));
+    assert_eq!((reports.borrow().added, reports.borrow().deleted), (0, 0), "a restart writes nothing");
+    let all = (0..services).map(|n| Event::ServiceDeleted(cluster::service(n).key));
+    let emptied = timed(|| next.handle(all, Instant::now()));
+    assert_eq!(reports.borrow().failures, 0);
+    Ours { services, first, endpoint, scaled, added, deleted, restart, emptied, memory }
+}
+
+/// The median of some first loads, and the controller of the last one.
+fn first_load(events: &[Event]) -> (Duration, Loaded) {
+    let mut times = Vec::new();
+    loop {
+        let (mut controller, reports) = controller();
+        let events = events.to_vec();
+        times.push(timed(|| controller.handle(events, Instant::now())));
+        if times.len() == FIRST_LOADS {
+            return (median(&times), (controller, reports));
+        }
+        controller.kernel().cleanup().expect("no table is left");
+    }
+}
+
+fn controller() -> Loaded {
+    Controller::new(NftKernel::open().expect("nf_tables"), options())
+}
+
+/// From when the sync loop hears of a change by others to when it is undone.
+fn repairs(services: usize) -> (Vec<Duration>, Vec<Duration>) {
+    eprintln!("repairs, {services} Services");
+    let open =
+        || NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() }).expect("nf_tables");
+    let mut stranger = open();
+    let (mut controller, reports) = Controller::new(open(), options());
+    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    let table = stranger.read(Family::Ipv4).expect("readable").expect("there");
+    let element = table.sets[&SetId::Endpoints].values().next().expect("an element").clone();
+    drop(table);
+    let mut repair = |op: &Op| -> Vec<Duration> {
+        let change = Transaction { ops: vec![(Family::Ipv4, op.clone())] };
+        (0..REPAIRS)
+            .map(|_| {
+                stranger.apply(&change).expect("nobody owns it");
+                timed(|| controller.verify())
+            })
+            .collect()
+    };
+    let one = repair(&Op::DeleteElements(SetId::Endpoints, vec![element]));
+    let all = repair(&Op::DeleteTable);
+    assert_eq!(reports.borrow().failures, 0);
+    (one, all)
+}
+
+fn measure_peer(services: usize) -> Peer {
+    eprintln!("kube-proxy's shape, {services} Services");
+    let first = peer::load(&peer::table(services, ENDPOINTS, Protocol::Tcp));
+    let endpoint = (1..=PEER_ROUNDS).map(|round| peer::load(&peer::change(services / 2, ENDPOINTS, round))).collect();
+    Peer { services, first, endpoint }
+}
+
+/// Bytes the kernel itself uses. Whatever else happens on the machine is in it, so only large differences mean something.
+fn kernel_memory() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").expect("proc");
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a field of meminfo");
+        line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0
+    };
+    // What large tables are allocated from, besides small objects.
+    field("SUnreclaim:") + field("VmallocUsed:") + field("Percpu:")
+}
+
+/// Maps without a size, where that is asked for.
+fn options() -> Options {
     let mut options = cluster::options();
     if std::env::args().any(|arg| arg == "unsized") {
         options.sizing.floor = u32::MAX;
     }
-    let given: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
-    for services in if given.is_empty() { vec![1_000, 10_000] } else { given } {
-        row(services, &options);
-    }
-}
-
-fn row(services: usize, options: &Options) {
-    let mut kernel = NftKernel::open().expect("nf_tables");
-    kernel.cleanup().expect("a clean start");
-    let (mut controller, reports) = Controller::new(kernel, options.clone());
-    let before = memory("VmRSS");
-    let events = cluster::events(services, ENDPOINTS);
-    let first = timed(|| controller.handle(events, Instant::now()));
-    let first_peak = memory("VmHWM") - before;
-    netlink::give_back_memory();
-    let state = memory("VmRSS") - before;
-    let endpoint: Vec<Duration> = (1..=ROUNDS)
-        .map(|round| {
-            let slice = cluster::slice(services / 2, ENDPOINTS, round);
-            timed(|| controller.handle([Event::Slice(Box::new(slice))], Instant::now()))
-        })
-        .collect();
-    let service: Vec<Duration> = (1..=ROUNDS / 4)
-        .map(|_| {
-            let new = cluster::service(services);
-            let key = new.key.clone();
-            let slice = cluster::slice(services, ENDPOINTS, 0);
-            let events = [Event::Slice(Box::new(slice)), Event::Service(Box::new(new))];
-            timed(|| {
-                controller.handle(events, Instant::now());
-                controller.handle([Event::ServiceDeleted(key)], Instant::now());
-            })
-        })
-        .collect();
-    assert_eq!(reports.borrow().failures, 0);
-    drop(controller);
-    let (mut next, reports) = Controller::new(NftKernel::open().expect("nf_tables"), options.clone());
-    let mut events = cluster::events(services, ENDPOINTS);
-    events.push(Event::Slice(Box::new(cluster::slice(services / 2, ENDPOINTS, ROUNDS))));
-    let restart = timed(|| next.handle(events, Instant::now()));
-    let restart_peak = memory("VmHWM") - before;
-    assert_eq!((reports.borrow().added, reports.borrow().deleted), (0, 0), "a restart writes nothing");
-    println!(
-        "| {services} x {ENDPOINTS} | {:.0?} | {:.0?} / {:.0?} | {:.0?} | {restart:.0?} | {:.1} MiB, {:.1} MiB, {:.1} MiB |",
-        first,
-        percentile(&endpoint, 50),
-        percentile(&endpoint, 99),
-        percentile(&service, 50),
-        state / 1024.0,
-        first_peak / 1024.0,
-        restart_peak / 1024.0,
-    );
-}
-
-/// A line of this process's status, in KiB. The highest value starts anew.
-fn memory(line: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("a process");
-    let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
-    let value = value.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
-    std::fs::write("/proc/self/clear_refs", "5").expect("root may");
-    value.expect("the line is there")
+    options
 }
 
 fn timed(work: impl FnOnce()) -> Duration {
@@ -97,8 +222,17 @@ fn timed(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-fn percentile(samples: &[Duration], percent: usize) -> Duration {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    sorted[(sorted.len() - 1) * percent / 100]
+fn draw(file: &str, title: &'static str, ours: &[(usize, Duration)], peers: &[(usize, Duration)]) {
+    let points = |rows: &[(usize, Duration)]| rows.iter().map(|(n, time)| (*n as f64, time.as_secs_f64())).collect();
+    let chart = Chart {
+        title,
+        subtitle: "Portway: decoded objects to commit. kube-proxy's shape: nft -f. 10 endpoints each",
+        label: |value| short(Duration::from_secs_f64(value)).replace(".00", ""),
+        logarithmic: true,
+        series: vec![
+            Series { name: "kube-proxy's shape", color: "#c2410c", points: points(peers) },
+            Series { name: "Portway", color: "#1d4ed8", points: points(ours) },
+        ],
+    };
+    chart.write(file);
 }

@@ -1,26 +1,32 @@
 //! The sync loop: one thread owns the model, the mirror and the kernel; everybody else sends events and gets reports.
 
+mod doubt;
 mod load;
 mod snapshot;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+pub use doubt::Doubts;
 pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 
 use crate::config::Options;
 use crate::diff::{Conflict, Hints, Mirror, StaleAffinity, Update, stale_records};
 use crate::model::{Changes, Event, Family, Kind, Model};
 use crate::ruleset::{Kernel, KernelError, SetId, Table, Transaction};
+use doubt::{Doubt, Pace};
 
 /// The first wait after a failed sync; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failed sync.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often is asked whether whoever has the tables is gone.
+const TAKEN_RETRY: Duration = Duration::from_millis(200);
 /// How often the kernel is compared with the mirror although nothing is in doubt.
 const VERIFY_EVERY: Duration = Duration::from_secs(3600);
 
@@ -54,8 +60,31 @@ pub trait Observer: Send {
     fn failed(&mut self, _cause: &KernelError, _duration: Duration) {}
     /// The rules are right, but chains nobody uses any more could not be deleted.
     fn cleanup_failed(&mut self, _cause: &KernelError) {}
-    /// A comparison with the kernel found and repaired this many elements changed by somebody else.
-    fn repaired(&mut self, _elements: usize) {}
+    /// Somebody else has the tables; the loop waits until they are free.
+    fn waiting(&mut self, _cause: &KernelError) {}
+    /// A comparison with the kernel found changes by somebody else, and repaired them.
+    fn repaired(&mut self, _repair: &Repair) {}
+}
+
+/// What somebody else had changed, and was put right.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repair {
+    /// Elements that were missing or wrong.
+    pub added: usize,
+    /// Elements that were too much or wrong.
+    pub deleted: usize,
+    /// Who it was, where that is known: `nft (pid 123)`.
+    pub by: Option<String>,
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = self.by.as_deref().unwrap_or("somebody else");
+        match (self.added, self.deleted) {
+            (0, 0) => write!(f, "changed by {by}; rules put right"),
+            (added, deleted) => write!(f, "changed by {by}; put right: {added} elements added, {deleted} deleted"),
+        }
+    }
 }
 
 /// A successful sync.
@@ -81,6 +110,7 @@ pub struct Synced<'a> {
 enum Wake {
     Events(Option<Vec<Event>>),
     Asked(SyncSender<Snapshot>),
+    Doubted(Doubt),
     Tick,
 }
 
@@ -89,6 +119,8 @@ enum Wake {
 struct Sent {
     added: usize,
     deleted: usize,
+    /// A table was made.
+    loaded: bool,
     /// Changes of tables in force.
     changes: Transaction,
 }
@@ -96,7 +128,7 @@ struct Sent {
 impl Sent {
     fn new(changes: Transaction) -> Self {
         let (added, deleted) = changes.element_counts();
-        Self { added, deleted, changes }
+        Self { added, deleted, loaded: false, changes }
     }
 }
 
@@ -111,6 +143,14 @@ pub struct Controller<K> {
     /// Kept, so that the channel stays open.
     asking: Snapshots,
     asked: mpsc::Receiver<SyncSender<Snapshot>>,
+    /// Kept, so that the channel stays open.
+    doubting: Doubts,
+    doubted: mpsc::Receiver<Doubt>,
+    /// The kernel has to be compared because of this as soon as `pace` allows it.
+    doubt: Option<Doubt>,
+    pace: Pace,
+    /// Who has the tables that we wait for.
+    taken: Option<String>,
     started: Instant,
     verified: Instant,
     last_sync: Option<Instant>,
@@ -122,6 +162,7 @@ impl<K: Kernel> Controller<K> {
     pub fn new(kernel: K, options: Options) -> (Self, watch::Receiver<Report>) {
         let (reports, receiver) = watch::channel(Report::default());
         let (asking, asked) = mpsc::channel(1);
+        let (doubting, doubted) = mpsc::channel(1);
         let now = Instant::now();
         let this = Self {
             kernel,
@@ -132,6 +173,11 @@ impl<K: Kernel> Controller<K> {
             observers: Vec::new(),
             asking: Snapshots(asking),
             asked,
+            doubting: Doubts(doubting),
+            doubted,
+            doubt: None,
+            pace: Pace::default(),
+            taken: None,
             started: now,
             verified: now,
             last_sync: None,
@@ -150,6 +196,11 @@ impl<K: Kernel> Controller<K> {
         self.asking.clone()
     }
 
+    /// Where others say that somebody changed the tables.
+    pub fn doubts(&self) -> Doubts {
+        self.doubting.clone()
+    }
+
     /// Runs until all senders are gone. Rules stay in force afterwards. Call it on a thread of its own.
     pub fn run(mut self, mut events: mpsc::Receiver<Vec<Event>>) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
@@ -162,6 +213,7 @@ impl<K: Kernel> Controller<K> {
                 tokio::select! {
                     batch = events.recv() => Wake::Events(batch),
                     Some(asked) = self.asked.recv() => Wake::Asked(asked),
+                    Some(doubt) = self.doubted.recv() => Wake::Doubted(doubt),
                     () = tokio::time::sleep(patience) => Wake::Tick,
                 }
             });
@@ -170,6 +222,10 @@ impl<K: Kernel> Controller<K> {
                 Wake::Events(None) => return,
                 // Whoever asked may have given up by now.
                 Wake::Asked(asked) => drop(asked.send(self.snapshot())),
+                Wake::Doubted(doubt) => {
+                    self.doubt = Some(doubt);
+                    self.tick(Instant::now());
+                }
                 Wake::Tick => self.tick(Instant::now()),
             }
         }
@@ -221,21 +277,23 @@ impl<K: Kernel> Controller<K> {
         let Some(mirror) = self.mirror.take() else {
             return;
         };
+        let doubt = self.doubt.take();
         let start = Instant::now();
         match self.read_tables().and_then(|tables| self.rebase_onto(mirror, tables)) {
-            Ok(Sent { added, deleted, changes }) if added > 0 || !changes.is_empty() => {
-                warn!(added, deleted, "the table was changed by someone else; repaired");
-                self.observers.iter_mut().for_each(|observer| observer.repaired(added + deleted));
+            Ok(Sent { added, deleted, loaded, changes }) if loaded || !changes.is_empty() => {
+                let repair = Repair { added, deleted, by: doubt.and_then(|doubt| doubt.by) };
+                warn!(took = ?start.elapsed(), "the tables were {repair}");
+                self.observers.iter_mut().for_each(|observer| observer.repaired(&repair));
             }
-            Ok(_) => {}
+            Ok(_) => debug!(took = ?start.elapsed(), "the tables are as they should be"),
             Err(cause) => {
                 // The table may be wrong: somebody waits for its repair from now on.
                 self.observers.iter_mut().for_each(|observer| observer.requested());
-                self.observers.iter_mut().for_each(|observer| observer.failed(&cause, start.elapsed()));
-                self.failed(&cause);
+                self.failed(&cause, start.elapsed());
             }
         }
         self.verified = Instant::now();
+        self.pace.ran(start, self.verified);
     }
 
     /// Once in a while. A table that only we can change is as we left it: listing it would cost seconds at worst.
@@ -244,18 +302,19 @@ impl<K: Kernel> Controller<K> {
         if !families.into_iter().all(|family| self.kernel.guards(family)) {
             return self.verify();
         }
-        self.verified = Instant::now();
+        let start = Instant::now();
+        self.verified = start;
         if let Some(mirror) = self.mirror.take() {
             match self.forget_orphans(&mirror) {
                 Ok(()) => self.mirror = Some(mirror),
-                Err(cause) => self.failed(&cause),
+                Err(cause) => self.failed(&cause, start.elapsed()),
             }
         }
     }
 
     fn patience(&self) -> Duration {
         let now = Instant::now();
-        let verify = (self.verified + VERIFY_EVERY).saturating_duration_since(now);
+        let verify = self.verify_at(now).saturating_duration_since(now);
         let retry = self.retry.map_or(verify, |(at, _)| at.saturating_duration_since(now));
         let node = if self.mirror.is_none() && self.model.is_ready() { Duration::from_millis(200) } else { verify };
         verify.min(retry).min(node)
@@ -266,9 +325,18 @@ impl<K: Kernel> Controller<K> {
             if self.retry.is_none_or(|(at, _)| at <= now) {
                 self.sync(now);
             }
-        } else if self.verified + VERIFY_EVERY <= now {
-            self.look_after();
+        } else if self.verify_at(now) <= now {
+            if self.doubt.is_some() { self.verify() } else { self.look_after() }
         }
+    }
+
+    /// When the kernel is to be compared with the mirror.
+    fn verify_at(&self, now: Instant) -> Instant {
+        let regular = self.verified + VERIFY_EVERY;
+        if self.doubt.is_none() {
+            return regular;
+        }
+        self.pace.next(now).min(regular)
     }
 
     fn is_ready(&self) -> bool {
@@ -280,6 +348,9 @@ impl<K: Kernel> Controller<K> {
 
     fn sync(&mut self, received: Instant) {
         if !self.is_ready() || (self.mirror.is_none() && self.retry.is_some_and(|(at, _)| at > Instant::now())) {
+            return;
+        }
+        if self.mirror.is_none() && !self.claim() {
             return;
         }
         if self.mirror.is_none() || !self.model.pending().is_empty() {
@@ -295,14 +366,34 @@ impl<K: Kernel> Controller<K> {
         match result {
             Ok(sent) => self.succeeded(&sent, &changes, full, start.elapsed(), received.elapsed()),
             Err(cause) => {
-                self.observers.iter_mut().for_each(|observer| observer.failed(&cause, start.elapsed()));
-                self.failed(&cause);
+                self.failed(&cause, start.elapsed());
+            }
+        }
+    }
+
+    /// Whether the tables are ours to change. If not, it is asked again soon: nobody tells us when they are.
+    fn claim(&mut self) -> bool {
+        match self.kernel.claim() {
+            Ok(()) => {
+                if self.taken.take().is_some() {
+                    info!("the tables are free: taking over");
+                }
+                true
+            }
+            Err(cause) => {
+                if !cause.is_taken() {
+                    self.observers.iter_mut().for_each(|observer| observer.requested());
+                }
+                self.failed(&cause, Duration::ZERO);
+                false
             }
         }
     }
 
     /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
     fn first_sync(&mut self) -> Result<Sent, KernelError> {
+        // Whatever it was, it was before this reading.
+        self.doubt = None;
         let settings = self.options.settings(&self.model);
         let tables = self.read_tables()?;
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
@@ -339,6 +430,7 @@ impl<K: Kernel> Controller<K> {
         self.commit(&main, &after)?;
         let mut sent = Sent::new(main);
         for load in loads {
+            sent.loaded = true;
             sent.added += load::load(&mut self.kernel, load)?;
         }
         self.forget_orphans(&mirror)?;
@@ -399,7 +491,7 @@ impl<K: Kernel> Controller<K> {
     }
 
     fn succeeded(&mut self, sent: &Sent, changes: &Changes, full: bool, duration: Duration, latency: Duration) {
-        let Sent { added, deleted, changes: ref transaction } = *sent;
+        let Sent { added, deleted, changes: ref transaction, .. } = *sent;
         let services = self.model.service_count();
         let mut first = false;
         self.retry = None;
@@ -419,17 +511,31 @@ impl<K: Kernel> Controller<K> {
         debug!(services, added, deleted, ?latency, "synced");
     }
 
-    fn failed(&mut self, cause: &KernelError) {
+    fn failed(&mut self, cause: &KernelError, duration: Duration) {
         // The mirror may be ahead of the kernel: read back before the next attempt.
         self.mirror = None;
+        if cause.is_taken() {
+            return self.wait_for_others(cause);
+        }
+        self.observers.iter_mut().for_each(|observer| observer.failed(cause, duration));
         if let KernelError::Refused { errno: libc::ENFILE, .. } = cause {
             // It cannot happen; should the kernel count otherwise than we do, more room helps.
             self.options.sizing.headroom = self.options.sizing.headroom.saturating_mul(2);
         }
-        let wait = self.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).min(RETRY_MAX));
+        let wait = self.retry.map_or(RETRY_MIN, |(_, wait)| (wait * 2).clamp(RETRY_MIN, RETRY_MAX));
         self.retry = Some((Instant::now() + wait, wait));
         self.reports.send_modify(|report| report.failures += 1);
         error!(%cause, retry_in = ?wait, "sync failed; the rules in the kernel stay as they are");
+    }
+
+    fn wait_for_others(&mut self, cause: &KernelError) {
+        self.retry = Some((Instant::now() + TAKEN_RETRY, Duration::ZERO));
+        let words = cause.to_string();
+        if self.taken.as_ref() != Some(&words) {
+            warn!(%cause, "waiting; the rules in the kernel stay as they are");
+            self.observers.iter_mut().for_each(|observer| observer.waiting(cause));
+            self.taken = Some(words);
+        }
     }
 }
 

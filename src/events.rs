@@ -14,6 +14,7 @@ use tracing::debug;
 pub use rate::Rate;
 pub use recorder::Recorder;
 
+use crate::controller::{Observer, Repair};
 use crate::model::ObjectKey;
 
 /// Events that may wait while the API server is slow; more are lost.
@@ -33,6 +34,11 @@ pub enum EventWanted {
     MetricsServerFailed {
         /// What the system said.
         cause: String,
+    },
+    /// Regarding the Node: TablesRepaired, which kube-proxy does not know.
+    TablesRepaired {
+        /// What somebody else had changed.
+        repair: Repair,
     },
     /// Regarding a Service: FailedToStartServiceHealthcheck.
     ServiceHealthCheckFailed {
@@ -88,6 +94,12 @@ impl EventSink {
     }
 }
 
+impl Observer for EventSink {
+    fn repaired(&mut self, repair: &Repair) {
+        self.wanted(EventWanted::TablesRepaired { repair: repair.clone() });
+    }
+}
+
 #[cfg(test)]
 impl EventQueue {
     /// Everything wanted since the last time.
@@ -100,6 +112,16 @@ impl EventQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_repair_is_wanted_as_an_event() {
+        let (mut sink, mut queue) = queue();
+        let repair = Repair { added: 2, deleted: 1, by: Some("nft (pid 7)".to_owned()) };
+        assert_eq!(repair.to_string(), "changed by nft (pid 7); put right: 2 elements added, 1 deleted");
+        assert_eq!(Repair::default().to_string(), "changed by somebody else; rules put right");
+        sink.repaired(&repair);
+        assert_eq!(queue.take(), [EventWanted::TablesRepaired { repair }]);
+    }
 
     #[tokio::test]
     async fn nobody_waits_for_events() {

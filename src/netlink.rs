@@ -15,14 +15,17 @@ mod declare;
 mod elements;
 mod expr;
 mod ffi;
+mod holder;
 mod leftovers;
 mod link;
+mod lock;
 pub(crate) mod message;
 mod neighbours;
 mod objects;
 mod preflight;
 mod read;
 pub(crate) mod socket;
+mod watch;
 mod words;
 
 use std::collections::HashMap;
@@ -35,8 +38,10 @@ use batch::Batch;
 pub use counters::{Counted, FrontendCount};
 use elements::Action;
 use ffi::Scratch;
+use holder::owner_in_words;
 pub use leftovers::Leftovers;
 use link::{Answer, Failure, Link, RequestError};
+use lock::Lock;
 pub use neighbours::BaseChain;
 pub use preflight::{Feature, Missing};
 
@@ -84,6 +89,8 @@ pub struct NftKernel {
     can_own: Option<bool>,
     /// Whether elements can be deleted without being there; found out when first needed.
     can_destroy: Option<bool>,
+    /// Keeps other Portways out where tables cannot be owned.
+    lock: Lock,
     scratch: Option<Scratch>,
 }
 
@@ -97,7 +104,7 @@ impl NftKernel {
     pub fn open_with(options: Options) -> Result<Self, KernelError> {
         let link = Link::open()
             .map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
-        Ok(Self { link, options, can_own: None, can_destroy: None, scratch: None })
+        Ok(Self { link, options, can_own: None, can_destroy: None, lock: Lock::default(), scratch: None })
     }
 
     /// Opens the door to look only: whose tables they are does not matter then.
@@ -222,6 +229,18 @@ impl NftKernel {
         Ok(if is_orphan { info.flags | wanted } else { info.flags })
     }
 
+    /// Where tables are not owned, has a thread listen for changes of our tables that others make in the network namespace
+    /// of the calling thread, and says whether it does. `tell` is given the name of who it was; `None` when changes may
+    /// have been missed. The thread ends when `tell` returns false.
+    pub fn watch(&mut self, tell: impl FnMut(Option<String>) -> bool + Send + 'static) -> Result<bool, KernelError> {
+        if self.wanted_flags()? != 0 {
+            return Ok(false);
+        }
+        let doing = "starting to listen for changes of the tables";
+        watch::start(self.link.port_id(), tell).map_err(|source| KernelError::Io { doing, source })?;
+        Ok(true)
+    }
+
     /// Whether this kernel can protect a table from other programs (Linux 6.9).
     pub fn can_own(&mut self) -> Result<bool, KernelError> {
         self.find_out_owning()
@@ -317,6 +336,22 @@ impl NftKernel {
 const OWNED_FLAGS: u32 = abi::table::F_OWNER | abi::table::F_PERSIST;
 
 impl Kernel for NftKernel {
+    fn claim(&mut self) -> Result<(), KernelError> {
+        if self.wanted_flags()? == 0 {
+            self.lock.take()?;
+        }
+        let mut orphans = Vec::new();
+        for family in Family::ALL {
+            let info = read::table_info(&mut self.link, family, TABLE_NAME)?;
+            // Fails when it is somebody's.
+            let flags = self.flags_for(family, false)?;
+            if info.is_some_and(|info| info.flags != flags) {
+                orphans.push((family, Op::AddTable));
+            }
+        }
+        self.commit(TABLE_NAME, &orphans, Mode::Commit)
+    }
+
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         self.commit(TABLE_NAME, &transaction.ops, Mode::Commit)
     }
@@ -357,13 +392,5 @@ impl Kernel for NftKernel {
             }
         }
         self.forget_one_by_one(family, set, elements)
-    }
-}
-
-/// ` (netlink port 123, which is that of process 123, firewalld)`: ports mostly are process numbers.
-fn owner_in_words(port: u32) -> String {
-    match std::fs::read_to_string(format!("/proc/{port}/comm")) {
-        Ok(name) => format!(" ({}, pid {port})", name.trim_end()),
-        Err(_) => format!(" (netlink port {port})"),
     }
 }

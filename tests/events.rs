@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use portway::controller::Repair;
 use portway::events::{self, EventWanted, Rate, Recorder};
 use portway::model::ObjectKey;
 use portway::source::{KubeOptions, KubeSource};
@@ -41,8 +42,14 @@ async fn fields_and_series() {
     for port in [30_000, 30_000, 30_000, 30_001] {
         sink.wanted(failed(port));
     }
+    let repair = Repair { added: 2, deleted: 0, by: Some("nft (pid 7)".to_owned()) };
+    sink.wanted(EventWanted::TablesRepaired { repair });
     sink.flush(LIMIT).await;
-    let all = double.written();
+    let mut all = double.written();
+    let repaired = all.pop().expect("written");
+    let note = "the nftables tables of Portway were changed by nft (pid 7); put right: 2 elements added, 0 deleted";
+    assert_eq!((&repaired.body["reason"], &repaired.body["note"]), (&json!("TablesRepaired"), &json!(note)));
+    assert_eq!((&repaired.body["type"], &repaired.body["regarding"]["kind"]), (&json!("Warning"), &json!("Node")));
     assert_eq!(all.iter().map(|one| &*one.method).collect::<Vec<_>>(), ["POST", "POST", "PATCH", "PATCH", "PATCH"]);
 
     assert_eq!(all[0].path, "/apis/events.k8s.io/v1/namespaces/default/events");

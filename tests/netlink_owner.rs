@@ -73,12 +73,43 @@ fn a_table_outlives_its_owner_and_is_taken_over() {
         nft(&["delete", "table", "ip6", "portway"]).expect_err("owned again");
         // Again, now that it is ours.
         second.apply(&add).expect("ours already");
+        let generation = second.generation().expect("readable");
+        second.claim().expect("ours already");
+        assert_eq!(second.generation().expect("readable"), generation, "nothing to do");
         drop(second);
         // Without ownership the orphan can be used as it is.
         let mut third = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
         apply_when_released(&mut third, &add);
         assert_eq!(third.cleanup().expect("deleted"), [family]);
         assert_eq!(third.cleanup().expect("nothing to delete"), []);
+    });
+}
+
+#[test]
+fn what_is_left_behind_is_claimed_and_what_is_owned_is_not() {
+    in_netns(|| {
+        let mut first = NftKernel::open().expect("a socket");
+        for family in Family::ALL {
+            first.apply(&sample::transaction(family)).expect("applied");
+        }
+        let mut second = NftKernel::open().expect("a socket");
+        let error = second.claim().expect_err("owned");
+        assert!(error.is_taken(), "{error}");
+        let name = std::fs::read_to_string("/proc/self/comm").expect("readable");
+        let (text, me) = (error.to_string(), format!("({}, pid {})", name.trim(), std::process::id()));
+        // The first socket of a process has its number as a port; other tests may have had it.
+        assert!(text.contains(&me) || text.contains("(netlink port "), "{text}");
+        drop(first);
+        for attempt in 1.. {
+            match second.claim() {
+                Ok(()) => break,
+                Err(error) => assert!(error.is_taken() && attempt < 200, "{error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        for family in ["ip", "ip6"] {
+            nft(&["delete", "table", family, "portway"]).expect_err("owned again");
+        }
     });
 }
 

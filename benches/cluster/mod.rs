@@ -89,3 +89,13 @@ pub fn model(services: usize, endpoints: usize) -> (Options, Model) {
     events(services, endpoints).into_iter().for_each(|event| model.apply(event));
     (options(), model)
 }
+
+/// The same Service or slice with another protocol.
+pub fn over(mut event: Event, protocol: Protocol) -> Event {
+    match &mut event {
+        Event::Service(service) => service.ports.iter_mut().for_each(|port| port.protocol = protocol),
+        Event::Slice(slice) => slice.ports.iter_mut().for_each(|port| port.protocol = protocol),
+        _ => {}
+    }
+    event
+}

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::controller::{Observer, Synced};
+use crate::controller::{Observer, Repair, Synced};
 use crate::model::Event;
 use crate::ruleset::KernelError;
 
@@ -18,8 +18,12 @@ pub(super) struct Seen {
     pub(super) latency: Option<Duration>,
     /// Why syncs fail; `None` after a success.
     pub(super) failure: Option<String>,
-    /// Elements somebody else changed and that were repaired, since the start.
-    pub(super) repaired: usize,
+    /// Whose end is waited for; `None` after a success or a failure.
+    pub(super) waiting: Option<String>,
+    /// How often the tables had been changed by somebody else and were repaired, since the start.
+    pub(super) repairs: usize,
+    /// The last time, and what it was.
+    pub(super) repair: Option<(Instant, String)>,
 }
 
 /// Shared between the sync loop, which writes, and the admin socket.
@@ -54,13 +58,22 @@ impl Observer for Activity {
         }
         seen.sync = Some((Instant::now(), sync.duration));
         seen.failure = None;
+        seen.waiting = None;
     }
 
     fn failed(&mut self, cause: &KernelError, _: Duration) {
-        self.lock().failure = Some(cause.to_string());
+        let mut seen = self.lock();
+        seen.failure = Some(cause.to_string());
+        seen.waiting = None;
     }
 
-    fn repaired(&mut self, elements: usize) {
-        self.lock().repaired += elements;
+    fn waiting(&mut self, cause: &KernelError) {
+        self.lock().waiting = Some(cause.to_string());
+    }
+
+    fn repaired(&mut self, repair: &Repair) {
+        let mut seen = self.lock();
+        seen.repairs += 1;
+        seen.repair = Some((Instant::now(), repair.to_string()));
     }
 }

@@ -65,6 +65,9 @@ fn model(snapshot: &Snapshot) -> StatusRow {
 fn sync(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
     let seen = admin.activity.seen();
     let report = &snapshot.report;
+    if let Some(cause) = seen.waiting {
+        return StatusRow::new("sync", State::Warn, format!("waiting: {cause}"));
+    }
     if let Some(cause) = seen.failure {
         return StatusRow::new("sync", State::Fail, format!("{} attempts failed: {cause}", report.failures));
     }
@@ -78,8 +81,9 @@ fn sync(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
         report.added,
         report.deleted
     );
-    if seen.repaired > 0 {
-        detail += &format!("; repaired {} elements that somebody else changed", seen.repaired);
+    if let Some((at, repair)) = seen.repair {
+        let times = if seen.repairs == 1 { "once".to_owned() } else { format!("{} times", seen.repairs) };
+        detail += &format!("; tables changed by others {times}, the last time {}: {repair}", ago(Some(at)));
     }
     StatusRow::new("sync", State::Ok, detail)
 }

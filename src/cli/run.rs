@@ -38,6 +38,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let metrics = Metrics::new();
     let kernel = MeasuredKernel::new(kernel, metrics.clone());
     let (mut controller, reports) = Controller::new(kernel, options.clone());
+    watch_others(&mut controller);
     if let Some(observer) = conntrack(metrics.clone()) {
         controller.observe(observer);
     }
@@ -53,6 +54,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         metrics.show_frontends(read, &options.families, configuration.frontend_metrics_max);
     }
     let (events, queue) = events::queue();
+    controller.observe(events.clone());
     let source = runtime.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, &runtime);
     let sources = serve::Sources {
@@ -114,6 +116,17 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
     let owned = configuration.table_ownership;
     let kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
     Ok((kernel, options))
+}
+
+/// Where tables cannot be owned, has the sync loop told who else changes them. Without that changes are found within the
+/// hour.
+fn watch_others(controller: &mut Controller<MeasuredKernel<NftKernel>>) {
+    let doubts = controller.doubts();
+    match controller.kernel().inner().watch(move |by| doubts.raise(by)) {
+        Ok(false) => {}
+        Ok(true) => info!("the tables have no owner: what others change in them is repaired"),
+        Err(cause) => warn!(%cause, "cannot hear who else changes the tables; they are compared once an hour"),
+    }
 }
 
 /// Comes back when the first sync failed because the kernel lacks something or we may not do it. Asked only then: trying

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{EventQueue, EventWanted, Message, Rate};
 
 const CONTROLLER: &str = "kube-proxy";
-/// The only action regarding the Node.
+/// What happened at the start.
 const START: &str = "StartKubeProxy";
 /// While the API server does not answer: as often, and as far apart, as client-go tries.
 const TRIES: u32 = 12;
@@ -70,6 +70,10 @@ impl Recorder {
             EventWanted::MetricsServerFailed { cause } => {
                 let note = format!("failed to start the metrics server: {cause}");
                 (node, event(EventType::Warning, "FailedToStartMetricServer", START, Some(note)))
+            }
+            EventWanted::TablesRepaired { repair } => {
+                let note = format!("the nftables tables of Portway were {repair}");
+                (node, event(EventType::Warning, "TablesRepaired", "Repair", Some(note)))
             }
             EventWanted::ServiceHealthCheckFailed { service, port, cause } => {
                 let name = node.name.unwrap_or_default();

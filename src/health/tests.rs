@@ -58,6 +58,19 @@ fn a_refused_sync_is_forgiven_for_a_while() {
 }
 
 #[test]
+fn while_another_has_the_tables_it_is_not_ready_but_well() {
+    let (health, mut controller) = start();
+    controller.kernel().taken = true;
+    controller.handle([node(false)].into_iter().chain(listed()), Instant::now());
+    wait_too_long();
+    assert!(!health.is_ready() && health.livez().ok && health.healthz().ok);
+    controller.kernel().taken = false;
+    std::thread::sleep(Duration::from_millis(250));
+    controller.handle([], Instant::now());
+    assert!(health.is_ready());
+}
+
+#[test]
 fn a_table_that_cannot_be_repaired_is_not_healthy() {
     let (health, mut controller) = start();
     controller.handle([node(false)].into_iter().chain(listed()), Instant::now());

@@ -29,6 +29,10 @@ impl<K> MeasuredKernel<K> {
 }
 
 impl<K: Kernel> Kernel for MeasuredKernel<K> {
+    fn claim(&mut self) -> Result<(), KernelError> {
+        self.kernel.claim()
+    }
+
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         let start = Instant::now();
         let result = self.kernel.apply(transaction);

@@ -7,7 +7,7 @@ use super::Metrics;
 use super::labels::ByFamily;
 use super::services::Shares;
 use super::sync::Histograms;
-use crate::controller::{Observer, Synced};
+use crate::controller::{Observer, Repair, Synced};
 use crate::model::{Event, Family};
 use crate::ruleset::KernelError;
 
@@ -143,9 +143,9 @@ impl Observer for MetricsObserver {
         });
     }
 
-    fn repaired(&mut self, elements: usize) {
+    fn repaired(&mut self, repair: &Repair) {
         self.metrics.table.repairs.inc();
-        self.metrics.table.repaired_elements.inc_by(elements as u64);
+        self.metrics.table.repaired_elements.inc_by((repair.added + repair.deleted) as u64);
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) mod msg {
     pub(in crate::netlink) const NEWSETELEM: u16 = 12;
     pub(in crate::netlink) const GETSETELEM: u16 = 13;
     pub(in crate::netlink) const DELSETELEM: u16 = 14;
+    pub(in crate::netlink) const NEWGEN: u16 = 15;
     pub(in crate::netlink) const GETGEN: u16 = 16;
     /// Linux 6.3.
     pub(in crate::netlink) const DESTROYSETELEM: u16 = 30;
@@ -54,6 +55,10 @@ pub(super) const IMMEDIATE_DATA: u16 = 2;
 pub(super) const COUNTER_PACKETS: u16 = 2;
 /// `NFTA_GEN_ID`.
 pub(super) const GEN_ID: u16 = 1;
+/// `NFTA_GEN_PROC_PID`.
+pub(super) const GEN_PROC_PID: u16 = 2;
+/// `NFTA_GEN_PROC_NAME`.
+pub(super) const GEN_PROC_NAME: u16 = 3;
 
 /// `NFTA_TABLE_*`.
 pub(super) mod table {

@@ -18,6 +18,8 @@ pub struct FakeKernel {
     pub element_changes: usize,
     /// Refuses every transaction.
     pub refuse: bool,
+    /// Somebody else has the tables.
+    pub taken: bool,
 }
 
 impl FakeKernel {
@@ -38,6 +40,10 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
+    fn claim(&mut self) -> Result<(), KernelError> {
+        if self.taken { Err(KernelError::Locked { holder: String::new() }) } else { Ok(()) }
+    }
+
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         if self.refuse {
             let (object, reason) = ("the transaction".to_owned(), "it was told to".to_owned());

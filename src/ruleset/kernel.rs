@@ -7,6 +7,10 @@ use crate::model::Family;
 
 /// Programs tables and reads them back. Only tables named [`super::TABLE_NAME`] are ever touched or listed.
 pub trait Kernel: Send {
+    /// Makes the tables that are there ours, without changing what is in them. Called before they are read to be changed;
+    /// [`KernelError::is_taken`] when somebody else has them and has to end first.
+    fn claim(&mut self) -> Result<(), KernelError>;
+
     /// Makes all changes of a transaction take effect at once. On an error nothing has changed, except where
     /// [`KernelError::is_uncertain`] says that this is not known.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError>;
@@ -50,6 +54,12 @@ pub enum KernelError {
         /// ` (portway, pid 123)`, when known.
         owner: String,
     },
+    /// Another Portway programs tables that nobody can own.
+    #[error("another Portway is at work in this network namespace{holder}: stop it first, or wait until it ends")]
+    Locked {
+        /// ` (portway, pid 123)`, when known.
+        holder: String,
+    },
     /// Sending or receiving failed in a way that leaves open what the kernel did.
     #[error("lost touch with the kernel while {doing}: {source}")]
     Io {
@@ -69,6 +79,11 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Whether somebody else has the tables, and all is well when they end.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, KernelError::Owned { .. } | KernelError::Locked { .. })
+    }
+
     /// Whether the transaction may have taken effect although this error was returned: read back before going on.
     pub fn is_uncertain(&self) -> bool {
         matches!(self, KernelError::Io { .. } | KernelError::Garbled { .. })

@@ -19,6 +19,7 @@ pub mod sample;
 pub(crate) mod scenes;
 pub(crate) mod stage;
 pub(crate) mod sticky;
+pub(crate) mod street;
 pub(crate) mod town;
 pub(crate) mod wire;
 pub(crate) mod world;

@@ -112,6 +112,11 @@ impl Program {
         format!("--- log of the program, last {} lines\n{}", lines.all.len() - from, lines.all[from..].join("\n"))
     }
 
+    /// How many lines of the log have these words.
+    pub(crate) fn said(&self, words: &str) -> usize {
+        self.log.lock().all.iter().filter(|line| line.contains(words)).count()
+    }
+
     fn wait_for_sync(&self, already: usize) -> Result<()> {
         let deadline = Instant::now() + SYNC_LIMIT;
         let mut lines = self.log.lock();

@@ -50,7 +50,7 @@ fn ownership(can_own: Result<bool, KernelError>) -> CheckRow {
         Ok(false) => CheckRow::warn(
             what,
             "not in this kernel",
-            "use Linux 6.9 or newer, or keep others from `nft flush ruleset`; Portway repairs within the hour",
+            "use Linux 6.9 or newer, or keep others from `nft flush ruleset`; Portway repairs what they change",
         ),
         Err(cause) => CheckRow::warn(what, cause.to_string(), "run as root"),
     }

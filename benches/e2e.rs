@@ -1,0 +1,273 @@
+//! The whole program against an API server: start to first sync, one change, churn, memory, restart.
+//!
+//! Run as root: `cargo bench --bench e2e [-- --quick]`. `portway run` is a process of its own in a network namespace; when
+//! the kernel committed is learnt from the kernel.
+
+#![allow(missing_docs)]
+
+mod cluster;
+mod support;
+
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use support::api_server::ApiServer;
+use support::commits::{Commit, Generation, listen, settle};
+use support::objects;
+use support::process::Program;
+use support::report::{Report, is_quick};
+use support::stats::{grouped, median, per_mille, short};
+
+const ENDPOINTS: usize = 10;
+/// Longer than anything takes: a restart at 100,000 Services reads a million elements back.
+const LIMIT: Duration = Duration::from_secs(600);
+/// How long what follows a first sync may take: what is freed late shall be free.
+const REST: Duration = Duration::from_secs(3);
+/// Where churn is measured.
+const CHURN_SERVICES: usize = 10_000;
+/// Changes a second.
+const CHURN_RATE: u32 = 500;
+
+fn main() {
+    let (sizes, runs, changes, churn): (&[usize], _, _, _) =
+        if is_quick() { (&[1_000, 10_000], 1, 500, 10) } else { (&[1_000, 10_000, 100_000], 3, 3_000, 60) };
+    let mut report = Report::new("e2e");
+    report.line(&sizes_of_objects());
+    let rows: Vec<Row> =
+        sizes.iter().map(|services| support::netns::in_netns(|| measure(*services, runs, changes, churn))).collect();
+    report.table(&[
+        "services x endpoints",
+        "lists, JSON",
+        "start to first sync",
+        "CPU time of that",
+        "restart, nothing changed",
+        "written at restart",
+    ]);
+    for row in &rows {
+        report.row(&[
+            row.name(),
+            format!("{:.1} MB", row.list_bytes as f64 / 1e6),
+            short(row.first_sync),
+            short(row.first_cpu),
+            short(row.restart),
+            format!("{} transactions", row.restart_commits),
+        ]);
+    }
+    report.table(&[
+        "services x endpoints",
+        "one endpoint changes: p50 / p99 / p99.9",
+        "JSON of a change",
+        "memory after first sync",
+        "at most",
+        "after restart, changes and churn",
+    ]);
+    for row in &rows {
+        let share = |per| short(per_mille(&row.changes, per));
+        let megabytes = |value: f64| format!("{value:.0} MB");
+        report.row(&[
+            row.name(),
+            format!("{} / {} / {}", share(500), share(990), share(999)),
+            format!("{} bytes", grouped(row.change_bytes)),
+            megabytes(row.memory.0),
+            megabytes(row.memory.1),
+            megabytes(row.memory_after),
+        ]);
+    }
+    report.table(&["churn", "slices written", "CPU of one core", "write to commit p50 / p99 / max", "transactions"]);
+    for (row, churn) in rows.iter().filter_map(|row| Some((row, row.churn.as_ref()?))) {
+        report.row(&[
+            format!("{} at {CHURN_RATE}/s", row.name()),
+            format!("{} in {:.1} s", grouped(churn.lags.len()), churn.time.as_secs_f64()),
+            format!("{:.1} %", churn.cpu.as_secs_f64() / churn.time.as_secs_f64() * 100.0),
+            format!(
+                "{} / {} / {}",
+                short(median(&churn.lags)),
+                short(per_mille(&churn.lags, 990)),
+                short(per_mille(&churn.lags, 1000))
+            ),
+            grouped(churn.commits),
+        ]);
+    }
+}
+
+/// What docs/scale.md calculates with.
+fn sizes_of_objects() -> String {
+    let slice = |endpoints| objects::slice(&cluster::slice(5_000, endpoints, 0), 1_000_000).to_string().len();
+    let service = objects::service(&cluster::service(5_000), 1_000_000).to_string().len();
+    format!(
+        "JSON of a slice with 1, 10 and 100 endpoints: {}, {} and {} bytes; of a Service: {service} bytes.",
+        slice(1),
+        slice(10),
+        slice(100)
+    )
+}
+
+struct Row {
+    services: usize,
+    list_bytes: usize,
+    first_sync: Duration,
+    first_cpu: Duration,
+    restart: Duration,
+    restart_commits: u32,
+    changes: Vec<Duration>,
+    change_bytes: usize,
+    /// After the first sync, and the most until then.
+    memory: (f64, f64),
+    memory_after: f64,
+    churn: Option<Churn>,
+}
+
+impl Row {
+    fn name(&self) -> String {
+        format!("{} x {ENDPOINTS}", grouped(self.services))
+    }
+}
+
+struct Churn {
+    lags: Vec<Duration>,
+    time: Duration,
+    cpu: Duration,
+    commits: usize,
+}
+
+fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> Row {
+    eprintln!("{services} Services");
+    let mut server = ApiServer::start(services, ENDPOINTS);
+    let generation = Generation::new();
+    let (mut first_syncs, mut first_cpus) = (Vec::new(), Vec::new());
+    for _ in 1..runs {
+        let program = Program::start(&server.url());
+        let (time, cpu) = first_sync(&program, &generation);
+        first_syncs.push(time);
+        first_cpus.push(cpu);
+        program.stop();
+        portway::netlink::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
+    }
+    let program = Program::start(&server.url());
+    let (time, cpu) = first_sync(&program, &generation);
+    first_syncs.push(time);
+    first_cpus.push(cpu);
+    std::thread::sleep(REST);
+    let memory = program.memory();
+
+    program.stop();
+
+    let before = generation.get();
+    let program = Program::start(&server.url());
+    let restart = program.wait_for("first sync done", LIMIT) - program.started;
+    let restart_commits = generation.get().wrapping_sub(before);
+    std::thread::sleep(REST);
+
+    let commits = listen();
+    let (times, change_bytes) = one_by_one(&mut server, &commits, services, changes);
+    let churn = (services == CHURN_SERVICES)
+        .then(|| churn(&program, &mut server, &commits, services, changes, CHURN_RATE * churn_seconds));
+    settle(&commits, Duration::from_millis(200));
+    let memory_after = program.memory().0;
+    program.stop();
+    Row {
+        services,
+        list_bytes: server.list_bytes("services") + server.list_bytes("endpointslices"),
+        first_sync: median(&first_syncs),
+        first_cpu: median(&first_cpus),
+        restart,
+        restart_commits,
+        changes: times,
+        change_bytes,
+        memory,
+        memory_after,
+        churn,
+    }
+}
+
+/// From the start of the process to the last commit before it says that the first sync is done; and its CPU time.
+fn first_sync(program: &Program, generation: &Generation) -> (Duration, Duration) {
+    let (mut last, mut committed) = (generation.get(), None);
+    let mut is_said = false;
+    while !is_said {
+        is_said = program.hears("first sync done", Duration::from_micros(500)).is_some();
+        let now = generation.get();
+        if now != last {
+            (last, committed) = (now, Some(Instant::now()));
+        }
+        assert!(program.started.elapsed() < LIMIT, "no first sync");
+    }
+    (committed.expect("a commit") - program.started, program.cpu())
+}
+
+/// Changes one endpoint after the other, each when the one before is in the kernel.
+fn one_by_one(
+    server: &mut ApiServer,
+    commits: &Receiver<Commit>,
+    services: usize,
+    changes: usize,
+) -> (Vec<Duration>, usize) {
+    let mut bytes = 0;
+    let times = (1..=changes)
+        .map(|generation| {
+            let (sent, len) = server.change(service(services, generation), ENDPOINTS, generation);
+            bytes = len;
+            let address = address(generation);
+            loop {
+                let commit = commits.recv_timeout(LIMIT).expect("the change reaches the kernel");
+                if commit.added.contains(&address) {
+                    std::thread::sleep(Duration::from_millis(2));
+                    return commit.at - sent;
+                }
+            }
+        })
+        .collect();
+    (times, bytes)
+}
+
+/// Writes changes at a fixed rate, whether or not the program keeps up.
+fn churn(
+    program: &Program,
+    server: &mut ApiServer,
+    commits: &Receiver<Commit>,
+    services: usize,
+    first: usize,
+    count: u32,
+) -> Churn {
+    settle(commits, Duration::from_millis(200));
+    let (start, cpu) = (Instant::now(), program.cpu());
+    let sent: Vec<Instant> = (0..count)
+        .map(|i| {
+            let due = start + Duration::from_secs(1) * i / CHURN_RATE;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let generation = first + 1 + i as usize;
+            server.change(service(services, generation), ENDPOINTS, generation).0
+        })
+        .collect();
+    let mut lags = vec![None; sent.len()];
+    let mut transactions = 0;
+    while lags.iter().any(Option::is_none) {
+        let commit = commits.recv_timeout(LIMIT).expect("all changes reach the kernel");
+        transactions += 1;
+        for added in commit.added {
+            if let Some(i) = generation_of(added).checked_sub(first + 1).filter(|i| *i < sent.len()) {
+                lags[i].get_or_insert(commit.at - sent[i]);
+            }
+        }
+    }
+    let lags = lags.into_iter().flatten().collect();
+    Churn { lags, time: start.elapsed(), cpu: program.cpu() - cpu, commits: transactions }
+}
+
+/// Which Service a change is about: all in turn, in no order a cache would like.
+fn service(services: usize, generation: usize) -> usize {
+    generation * 7_919 % services
+}
+
+/// The first endpoint of that generation.
+fn address(generation: usize) -> std::net::Ipv4Addr {
+    match cluster::slice(0, 1, generation).endpoints[0].address {
+        std::net::IpAddr::V4(address) => address,
+        std::net::IpAddr::V6(address) => panic!("{address} is not IPv4"),
+    }
+}
+
+/// The generation whose first endpoint this is; some large number for other endpoints.
+fn generation_of(address: std::net::Ipv4Addr) -> usize {
+    u32::from(address).wrapping_sub(u32::from(self::address(0))) as usize
+}

@@ -1,0 +1,16 @@
+//! What the benchmark programs share; each uses the part it needs.
+
+#![allow(dead_code, unreachable_pub)]
+
+pub mod api_server;
+pub mod commits;
+pub mod lane;
+#[path = "../../tests/support/netns.rs"]
+pub mod netns;
+pub mod objects;
+pub mod peer;
+pub mod phases;
+pub mod plot;
+pub mod process;
+pub mod report;
+pub mod stats;

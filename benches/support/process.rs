@@ -1,0 +1,102 @@
+//! `portway run` as a process of its own, and what the kernel says it uses.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// `USER_HZ`, which is 100 wherever Portway runs.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The program under test, in the network namespace of the caller.
+pub struct Program {
+    child: Child,
+    /// When it was started.
+    pub started: Instant,
+    log: Receiver<(Instant, String)>,
+}
+
+impl Program {
+    /// Starts it against an API server.
+    pub fn start(master: &str) -> Self {
+        // PORTWAY_BIN: compare builds, or run it under a heap profiler.
+        let path = std::env::var_os("PORTWAY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_portway").into());
+        let started = Instant::now();
+        // It must not outlive a benchmark that is killed.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(path)
+            .args(["run", "--master", master, "--hostname-override", "node-0", "--cluster-cidr", "11.0.0.0/8"])
+            .args(["--conntrack-max-per-core", "0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("setpriv (util-linux) and the program");
+        let lines = BufReader::new(child.stderr.take().expect("piped"));
+        let (sender, log) = channel();
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                // Nobody may listen any more; the pipe must be emptied all the same.
+                sender.send((Instant::now(), line)).ok();
+            }
+        });
+        Self { child, started, log }
+    }
+
+    /// Waits for a line of its log; when it came.
+    pub fn wait_for(&self, words: &str, limit: Duration) -> Instant {
+        self.hears(words, limit).unwrap_or_else(|| panic!("the program did not say {words:?} within {limit:?}"))
+    }
+
+    /// When it said that, if it does within a limit.
+    pub fn hears(&self, words: &str, limit: Duration) -> Option<Instant> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((at, line)) if line.contains(words) => return Some(at),
+                Ok((_, line)) if line.contains("ERROR") => eprintln!("{line}"),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => panic!("the program has ended"),
+            }
+        }
+    }
+
+    /// CPU time so far, of all its threads.
+    pub fn cpu(&self) -> Duration {
+        let stat = self.read("stat");
+        // The name, in parentheses, may hold anything.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |field: usize| fields[field].parse::<u32>().expect("a number");
+        TICK * (ticks(11) + ticks(12))
+    }
+
+    /// Resident memory now and at most, in MB (10^6 bytes).
+    pub fn memory(&self) -> (f64, f64) {
+        let status = self.read("status");
+        let megabytes = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a field of status");
+            line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0 / 1e6
+        };
+        (megabytes("VmRSS:"), megabytes("VmHWM:"))
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("the program still runs")
+    }
+
+    /// Ends it as systemd would, and waits for that.
+    pub fn stop(mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Ended already, as a rule.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

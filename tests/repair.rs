@@ -1,0 +1,161 @@
+//! Without ownership of the tables: what others change is put right, and what they change elsewhere costs nothing.
+
+mod support;
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use portway::model::Family;
+use portway::netlink::{NftKernel, Options};
+use portway::ruleset::{Kernel as _, Op, SetId, Transaction};
+use support::corpus::Scenario;
+use support::netns::{in_netns, output_of};
+use support::objects::Objects;
+use support::program::Program;
+
+const NODE: &str = "
+name: repair
+node: {name: node-a, nodeIPs: [10.51.0.1], localAddresses: [10.51.0.1], podCIDRs: [10.1.0.0/24]}
+config: {detectLocalMode: ClusterCIDR, clusterCIDR: 10.1.0.0/16}
+serviceCIDRs: [10.96.0.0/16]
+phases: []
+";
+/// How the program says that it put something right.
+const REPAIRED: &str = "the tables were changed by";
+/// How it says that it has looked, and all was well.
+const LOOKED: &str = "the tables are as they should be";
+
+fn scenario() -> Scenario {
+    serde_yaml::from_str(NODE).expect("a scenario")
+}
+
+/// So many Services of three endpoints.
+fn cluster(services: usize) -> String {
+    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects");
+    for n in 0..services {
+        let ip = format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200);
+        write!(
+            text,
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{namespace: shop, name: s{n}}}
+spec: {{clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{namespace: shop, name: s{n}-1, labels: {{kubernetes.io/service-name: s{n}}}}}
+addressType: IPv4
+ports: [{{name: '', port: 8080}}]
+endpoints: [{{addresses: [10.1.0.1]}}, {{addresses: [10.1.0.2]}}, {{addresses: [10.1.0.3]}}]
+"
+        )
+        .expect("a string takes everything");
+    }
+    text
+}
+
+/// The door of somebody else.
+fn stranger() -> NftKernel {
+    NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket")
+}
+
+/// Our tables; in which order they were made does not matter.
+fn rules() -> String {
+    ["ip", "ip6"].map(|family| output_of("nft", &["-s", "list", "table", family, "portway"])).concat()
+}
+
+fn eventually(program: &Program, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not happen\n{}", program.log_tail());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn what_others_change_is_put_right_and_the_log_says_who_it_was() {
+    in_netns(|| {
+        let program = Program::start(&scenario(), &cluster(500)).expect("a first sync");
+        let before = rules();
+        let mut kernel = stranger();
+        for (number, change) in [
+            &["flush", "ruleset"][..],
+            &["delete", "table", "ip", "portway"],
+            &["delete", "table", "ip6", "portway"],
+            &["delete", "element", "ip", "portway", "services", "{ 10.96.1.7 . tcp . 80 }"],
+            &["add", "element", "ip", "portway", "cluster-ips", "{ 192.0.2.1 }"],
+            &["insert", "rule", "ip", "portway", "dispatch", "drop"],
+            &["add", "chain", "ip", "portway", "theirs"],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let generation = kernel.generation().expect("readable");
+            let start = Instant::now();
+            let mut nft = Command::new("nft").args(change).spawn().expect("nft starts");
+            let pid = nft.id();
+            assert!(nft.wait().expect("ended").success(), "{change:?}");
+            let changed = start.elapsed();
+            // One generation is theirs, the next ours.
+            eventually(&program, "a repair", || kernel.generation().expect("readable") >= generation + 2);
+            println!("{change:?}: repaired {:?} after nft was started, which took {changed:?}", start.elapsed());
+            eventually(&program, "the same rules", || rules() == before);
+            eventually(&program, "a line in the log", || program.said(REPAIRED) > number);
+            assert_eq!(program.said(&format!("{REPAIRED} nft (pid {pid})")), 1, "{}", program.log_tail());
+        }
+        assert_eq!(program.said("sync failed"), 0, "{}", program.log_tail());
+    });
+}
+
+#[test]
+fn only_what_others_do_to_our_tables_makes_us_look() {
+    in_netns(|| {
+        let program = Program::start(&scenario(), &cluster(10)).expect("a first sync");
+        for size in [300, 20, 100] {
+            program.reload(&cluster(size)).expect("a sync");
+            let elements: Vec<String> = (0..10_000).map(|n| format!("10.{}.{}.1", n / 256, n % 256)).collect();
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            let table = "add table ip theirs; delete table ip theirs; add table ip theirs";
+            let set = "add set ip theirs portway { type ipv4_addr; }";
+            let add = format!("add element ip theirs portway {{ {} }}", elements.join(","));
+            std::fs::write(file.path(), [table, set, &add].join("\n")).expect("written");
+            let text = output_of("nft", &["-f", file.path().to_str().expect("plain")]);
+            assert_eq!(text, "");
+        }
+        // In vain, but that is not known before.
+        let there_and_back = "add chain ip portway theirs; delete chain ip portway theirs";
+        assert_eq!(output_of("nft", &[there_and_back]), "");
+        eventually(&program, "a look", || program.said(LOOKED) > 0);
+        program.reload(&cluster(200)).expect("a sync");
+        assert_eq!((program.said(LOOKED), program.said(REPAIRED)), (1, 0), "{}", program.log_tail());
+    });
+}
+
+#[test]
+fn somebody_who_never_stops_does_not_keep_us_busy() {
+    in_netns(|| {
+        let program = Program::start(&scenario(), &cluster(10)).expect("a first sync");
+        let before = rules();
+        let mut kernel = stranger();
+        let table = kernel.read(Family::Ipv4).expect("readable").expect("there");
+        let element = table.sets[&SetId::ClusterIps].values().next().expect("an element").clone();
+        let change = |op: fn(SetId, Vec<_>) -> Op| Transaction {
+            ops: vec![(Family::Ipv4, op(SetId::ClusterIps, vec![element.clone()]))],
+        };
+        let mut changes = 0;
+        while changes < 500 {
+            // Whether it is there depends on who was quicker.
+            for op in [change(Op::DeleteElements), change(Op::AddElements)] {
+                changes += usize::from(kernel.apply(&op).is_ok());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kernel.apply(&change(Op::DeleteElements)).ok();
+        eventually(&program, "a repair after all", || rules() == before);
+        let looks = program.said(REPAIRED) + program.said(LOOKED);
+        println!("{changes} changes by others, {looks} comparisons");
+        assert!((1..changes / 4).contains(&looks), "{looks} comparisons after {changes} changes");
+    });
+}

@@ -1,0 +1,131 @@
+//! A Portway that starts while another one runs, as in a rolling update, under a client that connects without pause.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::street::{Client, MANIFESTS, PORTWAY, Street, eventually, output, start};
+
+/// Another Service, without endpoints.
+const MORE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {namespace: default, name: more}
+spec: {clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9], ports: [{port: 80}]}
+";
+
+/// A program that runs on the node and is killed when nobody needs it any more.
+struct Running {
+    child: Child,
+    log: PathBuf,
+    health_port: u16,
+}
+
+impl Running {
+    fn start(street: &Street, folder: &Path, health_port: u16, owned: bool) -> Self {
+        let log = folder.join(format!("{health_port}.log"));
+        let manifests = folder.join("manifests");
+        let health = format!("--healthz-bind-address=127.0.0.1:{health_port}");
+        let owned = format!("--no-table-ownership={}", !owned);
+        let text = |path: &Path| path.to_str().expect("plain").to_owned();
+        let (log_path, manifests) = (text(&log), text(&manifests));
+        let arguments = [
+            &["-c", r#"log=$1; shift; exec "$@" 2>"$log""#, "sh", &log_path, PORTWAY][..],
+            &["run", "--manifests", &manifests, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"],
+            &[&health, "--metrics-bind-address=", "--admin-socket=", &owned],
+        ];
+        Self { child: start(&street.node, "sh", &arguments.concat()), log, health_port }
+    }
+
+    /// The line of the log that has these words.
+    fn said(&self, words: &str) -> Option<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().find(|line| line.contains(words)).map(str::to_owned)
+    }
+
+    /// The status of an answer about its health.
+    fn status(&self, street: &Street, path: &str) -> String {
+        let ask = || {
+            street.node.enter().expect("the node's namespace");
+            let mut stream = TcpStream::connect(("127.0.0.1", self.health_port)).expect("somebody listens");
+            write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("written");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            answer.split_whitespace().nth(1).unwrap_or_default().to_owned()
+        };
+        std::thread::scope(|scope| scope.spawn(ask).join().expect("asked"))
+    }
+
+    fn end(&mut self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), signal).expect("it runs");
+        self.child.wait().expect("ended");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The tables without counts and owner.
+fn rules(street: &Street) -> String {
+    let listing = output(&street.node, "nft", &["-s", "list", "ruleset"]);
+    let lines = listing.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("\tflags"));
+    lines.map(|line| line.split(" # progname").next().unwrap_or(line).to_owned() + "\n").collect()
+}
+
+#[test]
+fn the_second_waits_for_the_first_and_takes_over_without_a_change() {
+    for (owned, signal) in [(true, Signal::SIGTERM), (false, Signal::SIGTERM), (true, Signal::SIGKILL)] {
+        let case = format!("owned: {owned}, {signal}");
+        let street = Street::build();
+        let folder = tempfile::tempdir().expect("a folder");
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir(&manifests).expect("a folder");
+        std::fs::write(manifests.join("all.yaml"), MANIFESTS).expect("written");
+        let mut first = Running::start(&street, folder.path(), 20_001, owned);
+        eventually("the first sync of the first", || first.said("first sync done").is_some());
+        let asking = Client::start(street.client.clone(), "10.96.0.1:80");
+        asking.ask(100);
+
+        let second = Running::start(&street, folder.path(), 20_002, owned);
+        eventually("waiting", || second.said("waiting").is_some());
+        let line = second.said("waiting").expect("said");
+        assert!(line.contains(&format!("(portway, pid {})", first.child.id())), "{case}: {line}");
+        asking.ask(300);
+        let statuses = ["/readyz", "/livez"].map(|path| [&first, &second].map(|one| one.status(&street, path)));
+        assert_eq!(statuses, [["200", "503"], ["200", "200"]], "{case}");
+
+        // The first still does its work, and the second keeps out of it.
+        std::fs::write(manifests.join("more.yaml"), MORE).expect("written");
+        eventually("a change", || rules(&street).contains("default/more"));
+        let before = rules(&street);
+        assert!(second.said("first sync done").is_none(), "{case}");
+
+        first.end(signal);
+        eventually("the first sync of the second", || second.said("first sync done").is_some());
+        let line = second.said("first sync done").expect("said");
+        assert!(line.contains("added=0") && line.contains("deleted=0"), "{case}: {line}");
+        assert_eq!(rules(&street), before, "{case}");
+        assert_eq!(second.status(&street, "/readyz"), "200", "{case}");
+        asking.ask(300);
+        let (asked, failures) = asking.finish();
+        assert!(failures.is_empty(), "{case}: {} of {asked} failed: {failures:?}", failures.len());
+
+        // And has the tables now.
+        output(&street.node, "nft", &["flush", "ruleset"]);
+        if owned {
+            assert_eq!(rules(&street), before, "{case}");
+        } else {
+            eventually("a repair", || rules(&street) == before);
+        }
+    }
+}
