@@ -1,12 +1,14 @@
 //! Changes without end, and who may answer meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::city::City;
 use super::probes::Probes;
 use super::services::{PODS, Pod, Service};
 use crate::support::api_double::Backup;
+use crate::support::netns::output_of;
 use crate::support::scenes::number;
 
 /// Groups of Services: one of each kind. The first is never touched.
@@ -132,10 +134,36 @@ impl Churn {
 
     /// Waits until the kernel is as desired; from then on only who is an endpoint now may answer.
     pub(crate) fn settle(&mut self, city: &mut City) -> Duration {
-        let took = city.settle();
-        for service in std::mem::take(&mut self.touched) {
+        let start = Instant::now();
+        city.settle();
+        let touched = std::mem::take(&mut self.touched);
+        let udp: Vec<Service> = touched.iter().copied().filter(|service| service.kind.is_udp()).collect();
+        if !udp.is_empty() {
+            city.wait("no flow goes to an endpoint of before", |_| {
+                let flows = ["ipv4", "ipv6"].map(|family| output_of("conntrack", &["-L", "-f", family, "-p", "udp"]));
+                let stale = flows.iter().flat_map(|list| list.lines()).find(|flow| self.is_stale(&udp, flow));
+                stale.map_or(Ok(()), |flow| Err(flow.to_owned()))
+            });
+        }
+        for service in touched {
             self.probes.narrow(service, &self.endpoints[&service]);
         }
-        took
+        start.elapsed()
+    }
+
+    /// Whether a line of `conntrack -L` leads from one of these Services to a pod that is no endpoint.
+    fn is_stale(&self, services: &[Service], flow: &str) -> bool {
+        let value = |name: &str, nth: usize| {
+            let mut words = flow.split_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            words.nth(nth)
+        };
+        let asked = |service: &&Service| {
+            let address = service.address();
+            value("dst", 0).and_then(|ip| ip.parse().ok()) == Some(address.ip())
+                && value("dport", 0) == Some(address.port().to_string().as_str())
+        };
+        let pod: Option<IpAddr> = value("src", 1).and_then(|ip| ip.parse().ok());
+        let service = services.iter().find(asked);
+        service.zip(pod).is_some_and(|(service, pod)| !service.answers(&self.endpoints[service]).contains(&pod))
     }
 }

@@ -145,25 +145,33 @@ impl City {
         (String::from_utf8_lossy(&text).into_owned(), output.status.success())
     }
 
-    /// Whether the program is through with its first sync and owns its tables.
-    pub(crate) fn is_up(&mut self) -> bool {
-        Family::ALL.iter().all(|family| self.kernel.owner(*family).expect("readable").is_some_and(|owner| !owner.is_empty()))
-    }
-
-    /// Waits until the kernel holds what the API server's objects mean; how long that took.
+    /// Waits until the kernel holds what the API server's objects mean, and the program finds nothing to repair and owns the
+    /// tables; how long that took.
     pub(crate) fn settle(&mut self) -> Duration {
         let (start, desired) = (Instant::now(), self.desired());
-        loop {
-            let held = self.held();
-            if held == desired {
-                return start.elapsed();
-            }
+        self.wait("the kernel is as desired", |city| {
+            let held = city.held();
+            if held == desired { Ok(()) } else { Err(format!("{held:#?}\ninstead of {desired:#?}")) }
+        });
+        // What follows a commit is done when the sync loop answers again. One that has just started does not answer yet.
+        self.wait("the program finds nothing to repair", |city| match city.ask(&["diff"]) {
+            (said, true) if said.is_empty() => Ok(()),
+            (said, _) => Err(said),
+        });
+        let owner = |family| self.kernel.owner(family).expect("readable").unwrap_or_default();
+        let owners = Family::ALL.map(owner);
+        assert!(owners.iter().all(|owner| owner.contains(&self.pid().to_string())), "owned by {owners:?}");
+        start.elapsed()
+    }
+
+    /// Waits until something is so; the error says how it is.
+    pub(crate) fn wait(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Result<(), String>) {
+        let start = Instant::now();
+        while let Err(said) = so(self) {
             if let Some(status) = self.child.is_some().then(|| self.ended()).flatten() {
                 panic!("the program has ended: {status}\n{}", self.log());
             }
-            if start.elapsed() > PATIENCE {
-                panic!("the kernel is not as desired: {held:#?}\ninstead of {desired:#?}\n{}", self.log());
-            }
+            assert!(start.elapsed() < PATIENCE, "not so: {what}: {said}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }

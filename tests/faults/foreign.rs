@@ -1,7 +1,7 @@
 //! What others do on the node: to tables, interfaces, flows, memory.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portway::config::NodePortsOn;
 
@@ -14,9 +14,6 @@ use crate::support::nft::Nft;
 
 /// Time to connect.
 const LIMIT: Duration = Duration::from_millis(900);
-
-/// For a program that has to wait for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A command of nft, on the node.
 fn nft(command: &str) -> Result<String, String> {
@@ -41,20 +38,6 @@ fn from_client(city: &City, address: SocketAddr) -> std::io::Result<IpAddr> {
     answer
 }
 
-/// The program finds nothing to repair, and itself in good order.
-fn assert_in_order(city: &City) {
-    let deadline = Instant::now() + PATIENCE;
-    let well = || {
-        let (diff, status) = (city.ask(&["diff"]), city.ask(&["status"]));
-        if diff == (String::new(), true) && status.1 { Ok(()) } else { Err((diff.0, status.0)) }
-    };
-    // One that has just started does not answer yet.
-    while let Err(said) = well() {
-        assert!(Instant::now() < deadline, "{said:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn nobody_else_changes_owned_tables() {
     let mut city = City::build(&[]);
@@ -65,7 +48,7 @@ fn nobody_else_changes_owned_tables() {
     for command in ["delete table ip portway", "flush table ip6 portway", "flush map ip portway services"] {
         assert!(nft(command).is_err(), "{command}");
     }
-    assert_in_order(&city);
+    city.settle();
     churn.change(&city);
     churn.settle(&mut city);
     churn.probes.wait(200);
@@ -111,8 +94,6 @@ fn a_table_that_drops_everything_is_left_alone() {
     city.kill();
     city.start();
     city.settle();
-    // Whose rules drop it is not ours to say, but all of ours are right.
-    assert_in_order(&city);
     assert_eq!(wall(), before);
     nft("delete table inet wall").expect("away");
     from_client(&city, service.address()).expect("an answer without the wall");
@@ -139,7 +120,6 @@ fn addresses_come_and_go_with_their_interfaces() {
     ip_batch("link set uplink0 up\nlink del pods0\n").expect("another is gone");
     city.double.put(service.slice(&PODS[..2]));
     city.settle();
-    assert_in_order(&city);
 }
 
 #[test]

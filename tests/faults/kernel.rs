@@ -123,6 +123,10 @@ fn error(fault: Fault) -> KernelError {
 }
 
 impl Kernel for FaultyKernel {
+    fn claim(&mut self) -> Result<(), KernelError> {
+        self.look(|kernel| kernel.claim())
+    }
+
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         self.change(|kernel| kernel.apply(transaction))
     }

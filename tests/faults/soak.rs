@@ -109,12 +109,10 @@ impl Done {
         match churn.chance.below(if kills { 16 } else { 12 }) {
             0 => {
                 self.flushes += 1;
-                // Neither does anything to tables that are owned, if they are by now.
+                // Neither does anything to tables that are owned, as they are by now.
                 city.settle();
-                if city.is_up() {
-                    output_of("nft", &["flush", "ruleset"]);
-                    output_of("nft", &["delete", "table", "ip", "portway"]);
-                }
+                output_of("nft", &["flush", "ruleset"]);
+                output_of("nft", &["delete", "table", "ip", "portway"]);
             }
             1 | 2 => {
                 self.broken_watches += 1;
