@@ -26,7 +26,8 @@ fn in_force(listing: &Listing) -> InForce {
         let sets = listing.sets.iter().filter(|(set, _)| **set != SetId::Affinity);
         sets.flat_map(|(set, elements)| elements.values().map(|element| (*set, element)))
     };
-    let mut open: Vec<ChainId> = listing.chains.iter().map(|(chain, _)| *chain).filter(|chain| chain.is_base()).collect();
+    let mut open: Vec<ChainId> =
+        listing.chains.iter().map(|(chain, _)| *chain).filter(|chain| chain.is_base()).collect();
     if open.is_empty() {
         return None;
     }

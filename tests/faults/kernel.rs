@@ -5,7 +5,9 @@ use std::io;
 use std::ops::Range;
 
 use portway::model::Family;
-use portway::ruleset::{Bytes, EndpointMap, Element, FakeKernel, Kernel, KernelError, SetId, Table, Transaction, Value};
+use portway::ruleset::{
+    Bytes, Element, EndpointMap, FakeKernel, Kernel, KernelError, SetId, Table, Transaction, Value,
+};
 
 use super::history::{Tables, tables};
 
@@ -47,13 +49,16 @@ pub(crate) struct FaultyKernel {
     faulty: Range<usize>,
     /// Calls so far.
     pub(crate) calls: usize,
+    /// Those that deleted affinity records.
+    pub(crate) forgotten: usize,
+    /// The tables after each change, but for repetitions.
     pub(crate) states: Vec<Tables>,
 }
 
 impl FaultyKernel {
     /// Fails the calls with these numbers.
     pub(crate) fn new(fault: Fault, faulty: Range<usize>) -> Self {
-        Self { inner: FakeKernel::new(), fault, faulty, calls: 0, states: Vec::new() }
+        Self { inner: FakeKernel::new(), fault, faulty, calls: 0, forgotten: 0, states: Vec::new() }
     }
 
     /// Does what packets do: they leave an affinity record for every sticky frontend.
@@ -144,6 +149,7 @@ impl Kernel for FaultyKernel {
     }
 
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
+        self.forgotten += 1;
         self.change(|kernel| kernel.forget(family, set, elements))
     }
 }

@@ -127,7 +127,8 @@ impl Probes {
         let client = |first: bool| {
             let (rules, counts, stop, client) = (rules.clone(), counts.clone(), stop.clone(), client.clone());
             // Both have the same address: two first connections at once could each choose a pod.
-            let mine = services.iter().map(|(service, _)| *service).filter(|service| first || !service.kind.is_sticky());
+            let mine =
+                services.iter().map(|(service, _)| *service).filter(|service| first || !service.kind.is_sticky());
             let mut round: Vec<Service> = mine.collect();
             if !first {
                 round.reverse();

@@ -191,8 +191,7 @@ impl Service {
 }
 
 pub(crate) fn node() -> Value {
-    let addresses: Vec<Value> =
-        NODE_IPS.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    let addresses: Vec<Value> = NODE_IPS.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "status": {"addresses": addresses}})
 }
 
