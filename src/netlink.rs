@@ -42,7 +42,7 @@ use elements::Action;
 use ffi::Scratch;
 use holder::owner_in_words;
 pub use leftovers::Leftovers;
-use link::{Answer, Failure, Link, RequestError};
+use link::{Answer, Failure, Link};
 use lock::Lock;
 pub use neighbours::BaseChain;
 pub use preflight::{Feature, Missing};
@@ -161,13 +161,6 @@ impl NftKernel {
         let batch = self.encode(table, ops, mode)?;
         // An error before anything was sent is about the whole.
         let whole = |errno| Failure { seq: batch.next_seq(), errno, offset: None, words: None };
-        let before = match self.link.generation() {
-            Ok(generation) => generation,
-            Err(RequestError::Errno(errno @ libc::EPERM)) => {
-                return Err(self.refused(table, ops, &batch, &whole(errno)));
-            }
-            Err(error) => return Err(error.into_kernel(link::READING_GENERATION)),
-        };
         let answer = match self.link.send_batch(&batch) {
             Ok(answer) => answer,
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Answer::Failed(whole(libc::EMSGSIZE)),
@@ -177,15 +170,9 @@ impl NftKernel {
             Answer::Done => Ok(()),
             Answer::Failed(failure) => Err(self.refused(table, ops, &batch, &failure)),
             Answer::Unknown => {
-                // The answer was lost for want of memory. One generation further, it was us.
-                let after = self.generation()?;
-                if mode == Mode::Trial || after != before.wrapping_add(1) {
-                    let source = io::Error::from_raw_os_error(libc::ENOBUFS);
-                    Err(KernelError::Io { doing, source })
-                } else {
-                    tracing::warn!("the kernel's answer to a transaction was lost; it did take effect");
-                    Ok(())
-                }
+                // Lost for want of memory. The generation does not tell: it may be another program's.
+                let source = io::Error::from_raw_os_error(libc::ENOBUFS);
+                Err(KernelError::Io { doing, source })
             }
         };
         self.scratch = Some(batch.into_scratch());

@@ -219,6 +219,11 @@ impl ApiDouble {
         Backup { version: state.version, objects: state.objects.clone() }
     }
 
+    /// All objects.
+    pub fn objects(&self) -> Vec<Value> {
+        self.lock().objects.values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
     /// Goes back to what was there, and to its version, with all connections broken. Who then watches on from a version
     /// that does not exist yet hears nothing, as with real servers.
     pub fn restore(&self, backup: Backup) {

@@ -1,0 +1,176 @@
+//! What others do on the node: to tables, interfaces, flows, memory.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use portway::config::NodePortsOn;
+
+use super::churn::Churn;
+use super::city::City;
+use super::probes::ask;
+use super::services::{Kind, PODS, Service};
+use crate::support::netns::{ip_batch, set_sysctls};
+use crate::support::nft::Nft;
+
+/// Time to connect.
+const LIMIT: Duration = Duration::from_millis(900);
+
+/// A command of nft, on the node.
+fn nft(command: &str) -> Result<String, String> {
+    Nft::all()[0].run(&["-f", "-"], command)
+}
+
+/// Puts a Service in force.
+fn one_service(city: &mut City, kind: Kind) -> Service {
+    let service = Service { kind, group: 0 };
+    city.double.put(service.object());
+    city.double.put(service.slice(&PODS));
+    city.start();
+    city.settle();
+    service
+}
+
+/// Asks as the client outside.
+fn from_client(city: &City, address: SocketAddr) -> std::io::Result<IpAddr> {
+    city.client.enter().expect("entered");
+    let answer = ask(address, false);
+    city.node.enter().expect("entered");
+    answer
+}
+
+#[test]
+fn nobody_else_changes_owned_tables() {
+    let mut city = City::build(&[]);
+    let mut churn = Churn::start(&mut city);
+    nft("table inet other { chain c { type filter hook forward priority 0; }; }").expect("another table");
+    nft("flush ruleset").expect("it flushes what is not owned");
+    assert!(nft("list table inet other").is_err(), "flushed");
+    for command in ["delete table ip portway", "flush table ip6 portway", "flush map ip portway services"] {
+        assert!(nft(command).is_err(), "{command}");
+    }
+    city.settle();
+    churn.change(&city);
+    churn.settle(&mut city);
+    churn.probes.wait(200);
+    churn.probes.finish().assert_good();
+}
+
+#[test]
+fn tables_that_go_while_the_program_is_dead_are_made_anew() {
+    let mut city = City::build(&[]);
+    let service = one_service(&mut city, Kind::ClusterIp);
+    for damage in [
+        "flush ruleset",
+        "delete table ip portway",
+        "flush table ip portway",
+        "delete map ip portway services",
+        "flush map ip portway endpoints",
+        "add chain ip portway strange { type filter hook forward priority 0; policy drop; }",
+        // Not for all packets: then nobody would reach the API server.
+        "insert rule ip portway dispatch ip daddr 10.96.0.0/16 drop",
+    ] {
+        println!("{damage}");
+        city.kill();
+        if let Err(error) = nft(damage) {
+            // A map in use cannot go.
+            assert!(damage.starts_with("delete map"), "{error}");
+        }
+        city.start();
+        city.settle();
+        from_client(&city, service.address()).unwrap_or_else(|error| panic!("after {damage}: {error}"));
+    }
+}
+
+#[test]
+fn a_table_that_drops_everything_is_left_alone() {
+    let mut city = City::build(&[]);
+    let service = one_service(&mut city, Kind::ClusterIp);
+    nft("table inet wall { chain forward { type filter hook forward priority -200; policy drop; }; }").expect("a wall");
+    let wall = || nft("list table inet wall").expect("there");
+    let before = wall();
+    assert!(from_client(&city, service.address()).is_err(), "there is a wall");
+    city.double.put(service.slice(&PODS[1..]));
+    city.settle();
+    city.kill();
+    city.start();
+    city.settle();
+    assert_eq!(wall(), before);
+    nft("delete table inet wall").expect("away");
+    from_client(&city, service.address()).expect("an answer without the wall");
+}
+
+#[test]
+fn addresses_come_and_go_with_their_interfaces() {
+    let mut city = City::build(&["--nodeport-addresses", "10.51.0.0/16,fd00:51::/64"]);
+    let ranges = ["10.51.0.0/16", "fd00:51::/64"].map(|range| range.parse().expect("valid"));
+    city.options().node_ports = NodePortsOn::Ranges(ranges.into());
+    let service = one_service(&mut city, Kind::NodePort);
+    let added = SocketAddr::new([10, 51, 7, 7].into(), service.address().port());
+    for _ in 0..3 {
+        ip_batch("link add added type veth peer name end\nlink set end up\nlink set added up\naddr add 10.51.7.7/32 dev added\n").expect("added");
+        city.settle();
+        from_client(&city, added).expect("an answer at the new address");
+        ip_batch("link del added").expect("removed");
+        city.settle();
+        assert!(from_client(&city, added).is_err(), "the address is gone");
+    }
+    // IPv6 addresses go with the carrier.
+    ip_batch("link set uplink0 down").expect("down");
+    city.settle();
+    ip_batch("link set uplink0 up\nlink del pods0\n").expect("another is gone");
+    city.double.put(service.slice(&PODS[..2]));
+    city.settle();
+}
+
+#[test]
+fn a_full_table_of_flows_keeps_nothing_from_the_rules() {
+    let mut city = City::build(&[]);
+    let service = one_service(&mut city, Kind::ClusterIp);
+    let max = "net/netfilter/nf_conntrack_max";
+    let before = std::fs::read_to_string(format!("/proc/sys/{max}")).expect("connection tracking");
+    // A limit of this namespace's own needs Linux 6.15; no test may fill the table of a whole machine.
+    if set_sysctls(&[(max, "40")]).is_err() {
+        return println!("this kernel has one limit for all namespaces: not tested");
+    }
+    city.client.enter().expect("entered");
+    let open: Vec<_> = (0..60).map_while(|_| TcpStream::connect_timeout(&service.address(), LIMIT).ok()).collect();
+    city.node.enter().expect("entered");
+    assert!(open.len() < 60, "the table of flows is full");
+    city.double.put(service.slice(&PODS[1..]));
+    city.settle();
+    city.kill();
+    city.start();
+    city.settle();
+    let (status, _) = city.ask(&["status"]);
+    assert!(status.contains("conntrack"), "{status}");
+    drop(open);
+    set_sysctls(&[(max, before.trim())]).expect("writable");
+    from_client(&city, service.address()).expect("an answer");
+}
+
+#[test]
+fn whatever_memory_there_is_the_rules_are_right_afterwards() {
+    let mut city = City::build(&[]);
+    let service = one_service(&mut city, Kind::ClusterIp);
+    let mut ends = Vec::new();
+    // From too little to begin with up to enough.
+    for megabytes in [8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 1024] {
+        city.kill();
+        let limit = format!("--as={}", megabytes << 20);
+        city.start_under(&["prlimit", &limit, "--"]);
+        for round in 0..10 {
+            city.double.put(service.slice(&PODS[round % 3..]));
+            std::thread::sleep(Duration::from_millis(30));
+            from_client(&city, service.address()).expect("rules stay in force");
+        }
+        let ended = city.ended();
+        ends.push((megabytes, ended));
+        if ended.is_some() {
+            city.start();
+        }
+        city.settle();
+        from_client(&city, service.address()).expect("an answer");
+    }
+    println!("memory limits in MiB, and how the program ended: {ends:?}");
+    assert!(ends.iter().any(|(_, end)| end.is_some()) && ends.iter().any(|(_, end)| end.is_none()), "{ends:?}");
+}

@@ -1,0 +1,18 @@
+//! Faults of everything around the sync loop: the kernel's errors, sudden ends of the program, other programs and the host,
+//! the API server. See tests/README.md.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod api;
+mod churn;
+mod city;
+mod foreign;
+mod history;
+mod injected;
+mod kernel;
+mod kills;
+mod plot;
+mod probes;
+mod services;
+mod soak;
