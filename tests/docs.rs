@@ -1,0 +1,213 @@
+//! The documentation against the program: commands print what docs/ shows, and links lead somewhere.
+//!
+//! In the files of [`RUN`], a line of a code block that begins with `# ` is a command; below it stands what it prints, stdout
+//! before stderr. `...` stands for any lines, or for the rest of its line. Words with digits (times, counters, ports chosen
+//! by the kernel) may be others with digits, unless they are addresses. A command that fails shows it by `; echo $?`.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use support::netns::set_sysctls;
+use support::nft::Nft;
+use support::node::Program;
+use support::town::{NODE_IP, Town};
+
+/// Files whose commands are run, and how Portway is started for them.
+const RUN: [(&str, &[&str]); 2] = [("docs/commands.md", &["--no-table-ownership"]), ("docs/debugging.md", &[])];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|cause| panic!("{file}: {cause}"))
+}
+
+/// A command and what the text shows below it.
+#[derive(Debug)]
+struct Example {
+    line: usize,
+    command: String,
+    shown: Vec<String>,
+}
+
+fn examples(text: &str) -> Vec<Example> {
+    let mut examples: Vec<Example> = Vec::new();
+    let mut is_open = false;
+    for (number, line) in text.lines().enumerate() {
+        let code = line.strip_prefix("    ");
+        match (code.and_then(|code| code.strip_prefix("# ")), code, examples.last_mut()) {
+            (Some(command), _, _) => {
+                examples.push(Example { line: number + 1, command: command.to_owned(), shown: Vec::new() });
+                is_open = true;
+            }
+            (None, Some(code), Some(example)) if is_open => example.shown.push(code.to_owned()),
+            // Empty lines may be part of a block.
+            (None, None, Some(example)) if is_open && line.is_empty() => example.shown.push(String::new()),
+            _ => is_open = false,
+        }
+    }
+    for example in &mut examples {
+        example.shown.retain(|line| !line.trim().is_empty());
+    }
+    examples
+}
+
+fn is_printed(shown: &[String], printed: &[&str]) -> bool {
+    match shown.split_first() {
+        None => printed.is_empty(),
+        Some((line, rest)) if line.trim() == "..." => (0..=printed.len()).any(|n| is_printed(rest, &printed[n..])),
+        Some((line, rest)) => match printed.split_first() {
+            Some((first, others)) => is_same(line, first) && is_printed(rest, others),
+            None => false,
+        },
+    }
+}
+
+fn is_same(shown: &str, printed: &str) -> bool {
+    let mut printed = printed.split_whitespace();
+    for word in shown.split_whitespace() {
+        match printed.next() {
+            _ if word == "..." => return true,
+            Some(other) if word == other || (is_number(word) && is_number(other)) => {}
+            _ => return false,
+        }
+    }
+    printed.next().is_none()
+}
+
+/// A word that may be another one the next time.
+fn is_number(word: &str) -> bool {
+    let is_address = word.contains(':') || word.matches('.').count() > 2;
+    !is_address && word.contains(|c: char| c.is_ascii_digit())
+}
+
+/// Runs what the file shows on a node with pods and a client; what differs.
+fn differences(file: &str, flags: &[&str]) -> Vec<String> {
+    // The socket is where operators have it, but for this thread and its children alone.
+    unshare(CloneFlags::CLONE_NEWNS).expect("mount namespaces need root");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("private mounts");
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /run");
+    let town = Town::build().expect("a town");
+    set_sysctls(&[("net/ipv6/conf/all/forwarding", "1")]).expect("a sysctl");
+    let cluster = text("docs/examples/cluster.yaml");
+    let node = ["--hostname-override=node-a", "--cluster-cidr=10.1.0.0/16", "--nodeport-addresses=10.51.0.0/24"];
+    let _program = Program::start(&cluster, &[&node, flags].concat());
+    // What kube-proxy left behind.
+    Nft::all()[0].run(&["-f", "-"], "add table ip kube-proxy").expect("a table");
+    let _shopping = town.call((NODE_IP, 30083).into()).expect("the cart answers");
+    let resolver = UdpSocket::bind("10.51.0.1:0").expect("a socket");
+    resolver.send_to(b"?", "10.96.0.53:53").expect("sent");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                town.call((NODE_IP, 30080).into()).expect("the web answers");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let differences = examples(&text(file)).iter().filter_map(|example| difference(example, folder.path())).collect();
+        is_over.store(true, Ordering::Relaxed);
+        differences
+    })
+}
+
+fn difference(example: &Example, folder: &Path) -> Option<String> {
+    let programs = Path::new(env!("CARGO_BIN_EXE_portway")).parent().expect("a folder").display();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    let command = ["--kill-after=1", "30", "bash", "-c", &example.command];
+    let output = Command::new("timeout").args(command).env("PATH", path).current_dir(folder).output().expect("started");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    let lines: Vec<&str> = printed.lines().filter(|line| !line.trim().is_empty()).collect();
+    let is_fine = output.status.success() && is_printed(&example.shown, &lines);
+    let Example { line, command, .. } = example;
+    (!is_fine).then(|| format!("line {line}: {command}: {}, printed:\n{printed}", output.status))
+}
+
+#[test]
+fn commands_print_what_is_shown() {
+    let runs = RUN.map(|(file, flags)| (file, std::thread::spawn(move || differences(file, flags))));
+    let mut found = String::new();
+    for (file, run) in runs {
+        assert!(examples(&text(file)).len() >= 8, "{file}: where are the commands?");
+        for difference in run.join().expect("run") {
+            found += &format!("{file}, {difference}\n");
+        }
+    }
+    assert!(found.is_empty(), "{found}");
+}
+
+#[test]
+fn a_difference_is_seen() {
+    let shown = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+    let printed = ["STATE  WHAT", "OK     up 4s, 10.0.0.1:80", "OK     3 flows"];
+    for fine in [
+        &["STATE WHAT", "OK up 17s, 10.0.0.1:80", "OK 0 flows"][..],
+        &["...", "OK 3 flows"],
+        &["STATE ...", "...", "OK 3 flows", "..."],
+    ] {
+        assert!(is_printed(&shown(fine), &printed), "{fine:?}");
+    }
+    for wrong in [
+        &["STATE WHAT"][..],
+        &["STATE WHAT", "OK up 4s, 10.0.0.2:80", "OK 3 flows"],
+        &["...", "OK many flows"],
+        &["...", "OK 3 flows", "OK 3 flows"],
+    ] {
+        assert!(!is_printed(&shown(wrong), &printed), "{wrong:?}");
+    }
+}
+
+/// All Markdown files of the repository.
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            documents(&path, found);
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The names by which links find the headings of a text.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let kept = |c: char| (c.is_alphanumeric() || "-_ ".contains(c)).then(|| if c == ' ' { '-' } else { c });
+    headings.map(|line| line.trim_start_matches('#').trim().to_lowercase().chars().filter_map(kept).collect()).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut files = Vec::new();
+    documents(root(), &mut files);
+    let mut links = 0;
+    for file in files {
+        let text = fs::read_to_string(&file).expect("text");
+        for (_, rest) in text.match_indices("](").map(|(at, _)| text[at..].split_at(2)) {
+            let target = rest.split(')').next().unwrap_or_default();
+            if target.contains("://") {
+                continue;
+            }
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let there = if path.is_empty() { file.clone() } else { file.with_file_name(path) };
+            assert!(there.exists(), "{}: {target} is not there", file.display());
+            let found = || anchors(&fs::read_to_string(&there).expect("text"));
+            assert!(heading.is_empty() || found().contains(heading), "{}: no heading {target}", file.display());
+            links += 1;
+        }
+    }
+    assert!(links > 20, "only {links} links found");
+}
