@@ -111,7 +111,7 @@ fn differences(file: &str, flags: &[&str]) -> Vec<String> {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                town.call((NODE_IP, 30080).into()).expect("the web answers");
+                drop(town.call((NODE_IP, 30080).into()).expect("the web answers"));
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
@@ -166,6 +166,31 @@ fn a_difference_is_seen() {
         &["...", "OK 3 flows", "OK 3 flows"],
     ] {
         assert!(!is_printed(&shown(wrong), &printed), "{wrong:?}");
+    }
+}
+
+/// So that nobody meets a name in a table that debugging.md does not explain.
+#[test]
+fn every_map_and_chain_is_explained() {
+    let text = text("docs/debugging.md");
+    let mut names = BTreeSet::new();
+    for scenario in fs::read_dir(root().join("rules")).expect("scenarios") {
+        let table = scenario.expect("a scenario").path().join("ip.nft");
+        let table = fs::read_to_string(table).unwrap_or_default();
+        let named = |line: &str| {
+            let (kind, name) = line.trim().strip_suffix(" {")?.split_once(' ')?;
+            ["map", "set", "chain"].contains(&kind).then(|| name.to_owned())
+        };
+        names.extend(table.lines().filter_map(named));
+    }
+    assert!(names.len() > 40, "{names:?}");
+    for name in names {
+        let general = match name.split_once("remember-") {
+            Some((front, _)) => format!("{front}remember-Ts"),
+            None => name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
+        };
+        let general = if general.ends_with('-') { general + "N" } else { general };
+        assert!(text.contains(&format!("`{general}`")), "{name}, as `{general}`");
     }
 }
 
