@@ -1,8 +1,9 @@
 //! The documentation against the program: commands print what docs/ shows, and links lead somewhere.
 //!
-//! In the files of [`RUN`], a line of a code block that begins with `# ` is a command; below it stands what it prints, stdout
-//! before stderr. `...` stands for any lines, or for the rest of its line. Words with digits (times, counters) may be others
-//! with digits, unless they are addresses; of these, ports chosen by the kernel. A command that fails shows it by `; echo $?`.
+//! In the files of [`RUN`], a line of a code block that begins with `# ` is a command; below it stands what it prints. `...`
+//! stands for any lines, or for the rest of its line. Words with digits (times, counters) may be others with digits, unless
+//! they are addresses (of these, ports that the kernel has chosen) or alone on their line: a command that fails shows it by
+//! `; echo $?`.
 
 mod support;
 
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use support::netns::set_sysctls;
 use support::nft::Nft;
 use support::node::Program;
 use support::town::{NODE_IP, Town};
@@ -43,46 +43,39 @@ struct Example {
 fn examples(text: &str) -> Vec<Example> {
     let mut examples: Vec<Example> = Vec::new();
     let mut is_open = false;
-    for (number, line) in text.lines().enumerate() {
-        let code = line.strip_prefix("    ");
-        match (code.and_then(|code| code.strip_prefix("# ")), code, examples.last_mut()) {
-            (Some(command), _, _) => {
-                examples.push(Example { line: number + 1, command: command.to_owned(), shown: Vec::new() });
-                is_open = true;
-            }
-            (None, Some(code), Some(example)) if is_open => example.shown.push(code.to_owned()),
+    for (line, content) in (1..).zip(text.lines()) {
+        let Some(code) = content.strip_prefix("    ") else {
             // Empty lines may be part of a block.
-            (None, None, Some(example)) if is_open && line.is_empty() => example.shown.push(String::new()),
-            _ => is_open = false,
+            is_open &= content.is_empty();
+            continue;
+        };
+        if let Some(command) = code.strip_prefix("# ") {
+            examples.push(Example { line, command: command.to_owned(), shown: Vec::new() });
+            is_open = true;
+        } else if let Some(example) = examples.last_mut().filter(|_| is_open) {
+            example.shown.push(code.trim().to_owned());
         }
-    }
-    for example in &mut examples {
-        example.shown.retain(|line| !line.trim().is_empty());
     }
     examples
 }
 
 fn is_printed(shown: &[String], printed: &[&str]) -> bool {
-    match shown.split_first() {
-        None => printed.is_empty(),
-        Some((line, rest)) if line.trim() == "..." => (0..=printed.len()).any(|n| is_printed(rest, &printed[n..])),
-        Some((line, rest)) => match printed.split_first() {
-            Some((first, others)) => is_same(line, first) && is_printed(rest, others),
-            None => false,
-        },
+    match (shown.split_first(), printed.split_first()) {
+        (None, first) => first.is_none(),
+        (Some((line, rest)), _) if line == "..." => (0..=printed.len()).any(|n| is_printed(rest, &printed[n..])),
+        (Some((line, rest)), Some((first, others))) => is_same(line, first.trim()) && is_printed(rest, others),
+        (Some(_), None) => false,
     }
 }
 
 fn is_same(shown: &str, printed: &str) -> bool {
-    let mut printed = printed.split_whitespace();
-    for word in shown.split_whitespace() {
-        match printed.next() {
-            _ if word == "..." => return true,
-            Some(other) if is_alike(word, other) => {}
-            _ => return false,
-        }
+    if shown.parse::<i32>().is_ok() {
+        return shown == printed;
     }
-    printed.next().is_none()
+    let mut printed = printed.split_whitespace();
+    let mut words = shown.split_whitespace().take_while(|word| *word != "...");
+    let are_alike = words.all(|word| printed.next().is_some_and(|other| is_alike(word, other)));
+    are_alike && (shown.ends_with(" ...") || printed.next().is_none())
 }
 
 /// Whether a word may be printed where another is shown.
@@ -106,10 +99,10 @@ fn split_chosen(word: &str) -> Option<&str> {
 fn differences(file: &str, flags: &[&str]) -> Vec<String> {
     // The socket is where operators have it, but for this thread and its children alone.
     unshare(CloneFlags::CLONE_NEWNS).expect("mount namespaces need root");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("private mounts");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .expect("private mounts");
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /run");
     let town = Town::build().expect("a town");
-    set_sysctls(&[("net/ipv6/conf/all/forwarding", "1")]).expect("a sysctl");
     let cluster = text("docs/examples/cluster.yaml");
     let node = ["--hostname-override=node-a", "--cluster-cidr=10.1.0.0/16", "--nodeport-addresses=10.51.0.0/24"];
     let _program = Program::start(&cluster, &[&node, flags].concat());
@@ -127,7 +120,8 @@ fn differences(file: &str, flags: &[&str]) -> Vec<String> {
             }
         });
         let folder = tempfile::tempdir().expect("a folder");
-        let differences = examples(&text(file)).iter().filter_map(|example| difference(example, folder.path())).collect();
+        let differences =
+            examples(&text(file)).iter().filter_map(|example| difference(example, folder.path())).collect();
         is_over.store(true, Ordering::Relaxed);
         differences
     })
@@ -136,10 +130,10 @@ fn differences(file: &str, flags: &[&str]) -> Vec<String> {
 fn difference(example: &Example, folder: &Path) -> Option<String> {
     let programs = Path::new(env!("CARGO_BIN_EXE_portway")).parent().expect("a folder").display();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
-    let command = ["--kill-after=1", "30", "bash", "-c", &example.command];
+    // In the order of a terminal.
+    let command = ["--kill-after=1", "30", "bash", "-c", &format!("exec 2>&1; {}", example.command)];
     let output = Command::new("timeout").args(command).env("PATH", path).current_dir(folder).output().expect("started");
-    let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed);
+    let printed = String::from_utf8_lossy(&output.stdout);
     let lines: Vec<&str> = printed.lines().filter(|line| !line.trim().is_empty()).collect();
     let is_fine = output.status.success() && is_printed(&example.shown, &lines);
     let Example { line, command, .. } = example;
@@ -162,20 +156,20 @@ fn commands_print_what_is_shown() {
 #[test]
 fn a_difference_is_seen() {
     let shown = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
-    let printed = ["STATE  WHAT", "OK     up 4s, 10.0.0.1:80", "OK     3 flows"];
+    let printed = ["STATE  WHAT", "OK     up 4s, 10.0.0.1:80", "OK     3 flows", "1"];
     for fine in [
-        &["STATE WHAT", "OK up 17s, 10.0.0.1:80", "OK 0 flows"][..],
-        &["...", "OK 3 flows"],
+        &["STATE WHAT", "OK up 17s, 10.0.0.1:80", "OK 0 flows", "1"][..],
         &["STATE ...", "...", "OK 3 flows", "..."],
-        &["...", "OK 1 flows"],
+        &["...", "1"],
     ] {
         assert!(is_printed(&shown(fine), &printed), "{fine:?}");
     }
     for wrong in [
         &["STATE WHAT"][..],
-        &["STATE WHAT", "OK up 4s, 10.0.0.2:80", "OK 3 flows"],
-        &["...", "OK many flows"],
-        &["...", "OK 3 flows", "OK 3 flows"],
+        &["STATE WHAT", "OK up 4s, 10.0.0.2:80", "..."],
+        &["...", "OK many flows", "1"],
+        &["...", "OK 3 flows", "OK 3 flows", "1"],
+        &["...", "0"],
     ] {
         assert!(!is_printed(&shown(wrong), &printed), "{wrong:?}");
     }
@@ -222,7 +216,7 @@ fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The names by which links find the headings of a text.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
-    let kept = |c: char| (c.is_alphanumeric() || "-_ ".contains(c)).then(|| if c == ' ' { '-' } else { c });
+    let kept = |c: char| (c.is_alphanumeric() || "-_ ".contains(c)).then_some(if c == ' ' { '-' } else { c });
     headings.map(|line| line.trim_start_matches('#').trim().to_lowercase().chars().filter_map(kept).collect()).collect()
 }
 
