@@ -322,6 +322,7 @@ impl<K: Kernel> Controller<K> {
         }
         self.verified = Instant::now();
         self.pace.ran(start, self.verified);
+        self.release();
     }
 
     /// Once in a while. A table that only we can change is as we left it: listing it would cost seconds at worst. Services
@@ -337,9 +338,14 @@ impl<K: Kernel> Controller<K> {
                     Err(cause) => self.failed(&cause, start.elapsed()),
                 }
             }
+            self.release();
         } else {
             self.verify();
         }
+    }
+
+    /// Gives Services that were set aside another chance.
+    fn release(&mut self) {
         if self.model.all_set_aside().len() > 0 {
             self.model.release();
             self.sync(self.verified);

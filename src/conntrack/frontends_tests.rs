@@ -277,7 +277,7 @@ fn a_contested_frontend_belongs_to_its_winner() {
 #[test]
 fn another_services_address_with_the_number_of_a_node_port_is_spared() {
     let mut vip = service("vip", 2);
-    vip.external_ips = vec![[192, 168, 0, 1].into()];
+    vip.load_balancer_ips = vec![[192, 168, 0, 1].into()];
     vip.ports[0].port = 30053;
     let mut stage = Stage::new([
         put(&with_node_port(service("dns", 1), 30053)),
