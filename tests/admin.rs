@@ -17,6 +17,7 @@ use portway::ruleset::FakeKernel;
 use serde_json::Value;
 use support::netns::{in_netns, ip_batch, set_sysctls};
 
+use support::nft::Nft;
 use support::node::Program;
 use support::street::eventually;
 use tempfile::TempDir;
