@@ -32,7 +32,7 @@ fn one_service(city: &mut City, kind: Kind) -> Service {
     service
 }
 
-/// Asks as the client outside.
+/// Asks as the client outside, over TCP.
 fn from_client(city: &City, address: SocketAddr) -> std::io::Result<IpAddr> {
     city.client.enter().expect("entered");
     let answer = ask(address, false);
@@ -206,7 +206,7 @@ fn the_clock_jumps_and_nothing_happens() {
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o", &library, &path("clock.c")]).status();
     assert!(built.expect("a C compiler, as for the build").success());
     let mut city = City::build(&[]);
-    let service = one_service(&mut city, Kind::Udp);
+    let service = one_service(&mut city, Kind::ClusterIp);
     city.kill();
     std::fs::write(&shift, "0").expect("written");
     city.start_under(&["env", &format!("LD_PRELOAD={library}"), &format!("SHIFT={shift}")]);
