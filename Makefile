@@ -55,6 +55,22 @@ bench-bless: ## accept the instruction counts of this revision (root, valgrind)
 	scripts/setup --bench
 	$(BENCH) --bench instructions -- --bless
 
+# Seconds, and times.
+SOAK ?= 1200
+KILLS ?= 3000
+
+.PHONY: soak
+soak: ## changes, kills, flushes and API faults under traffic for 20 minutes, or SOAK=seconds (root)
+	scripts/setup --test
+	PORTWAY_SOAK=$(SOAK) cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']" \
+		--test faults -- --nocapture nothing_is_lost_and_nothing_grows
+
+.PHONY: kills
+kills: ## kill the program 3,000 times under traffic, or KILLS=number, in about 15 minutes (root)
+	scripts/setup --test
+	PORTWAY_KILLS=$(KILLS) cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']" \
+		--test faults -- --nocapture no_kill_costs_a_connection
+
 .PHONY: lint
 lint: ## check formatting, and clippy without a single warning
 	cargo fmt --check

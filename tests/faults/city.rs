@@ -28,7 +28,7 @@ pub(crate) const NODE_IPS: [&str; 2] = ["10.51.0.1", "fd00:51::1"];
 const SERVER: &str = "127.0.0.1:6443";
 const POD_RANGES: &str = "10.1.0.0/16,fd00:1::/64";
 /// How long the kernel may take to become as desired, also on a slow and busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The thread that made it stands on the node.
 pub(crate) struct City {

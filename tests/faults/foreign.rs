@@ -1,6 +1,8 @@
 //! What others do on the node: to tables, interfaces, flows, memory.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use portway::config::NodePortsOn;
@@ -30,7 +32,7 @@ fn one_service(city: &mut City, kind: Kind) -> Service {
     service
 }
 
-/// Asks as the client outside.
+/// Asks as the client outside, over TCP.
 fn from_client(city: &City, address: SocketAddr) -> std::io::Result<IpAddr> {
     city.client.enter().expect("entered");
     let answer = ask(address, false);
@@ -173,4 +175,49 @@ fn whatever_memory_there_is_the_rules_are_right_afterwards() {
     }
     println!("memory limits in MiB, and how the program ended: {ends:?}");
     assert!(ends.iter().any(|(_, end)| end.is_some()) && ends.iter().any(|(_, end)| end.is_none()), "{ends:?}");
+}
+
+/// Shifts what a program takes for the time of day by the seconds in a file.
+const OTHER_CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    long result = syscall(SYS_clock_gettime, clock, now);
+    if (result == 0 && clock == CLOCK_REALTIME) {
+        char text[32] = {0};
+        int file = open(getenv("SHIFT"), O_RDONLY);
+        if (file >= 0 && read(file, text, sizeof text - 1) > 0) now->tv_sec += atol(text);
+        if (file >= 0) close(file);
+    }
+    return result;
+}
+"#;
+
+#[test]
+fn the_clock_jumps_and_nothing_happens() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("plain").to_owned();
+    let (library, shift) = (path("clock.so"), path("shift"));
+    std::fs::write(path("clock.c"), OTHER_CLOCK).expect("written");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o", &library, &path("clock.c")]).status();
+    assert!(built.expect("a C compiler, as for the build").success());
+    let mut city = City::build(&[]);
+    let service = one_service(&mut city, Kind::ClusterIp);
+    city.kill();
+    std::fs::write(&shift, "0").expect("written");
+    city.start_under(&["env", &format!("LD_PRELOAD={library}"), &format!("SHIFT={shift}")]);
+    city.settle();
+    for (round, years) in [0, 10, -20, 0, -10].into_iter().enumerate() {
+        std::fs::write(&shift, format!("{}", years * 365 * 86_400)).expect("written");
+        city.double.drop_connections();
+        city.double.put(service.slice(&PODS[round..]));
+        city.settle();
+        from_client(&city, service.address()).expect("an answer");
+    }
+    let years: BTreeSet<String> = city.log().lines().filter_map(|line| Some(line.get(..4)?.to_owned())).collect();
+    assert!(years.len() > 2, "the program has seen the jumps: {}", city.log());
 }

@@ -12,6 +12,8 @@ use crate::support::scenes::number;
 const LENGTH: u64 = 20;
 /// At least so many samples without a kill are needed to see growth.
 const SAMPLES: usize = 8;
+/// Between two faults of the API server: when they come faster, the program waits longer each time, and so would we.
+const CALM: Duration = Duration::from_secs(12);
 /// Growth of memory that may be chance: a part of what there is, and this many KiB.
 const LEEWAY: (f64, f64) = (1.1, 4096.0);
 
@@ -38,7 +40,7 @@ fn nothing_is_lost_and_nothing_grows() {
     let mut city = City::build(&[]);
     let mut churn = Churn::start(&mut city);
     let mut memory = churn.remember(&city);
-    let mut done = Done::default();
+    let (mut done, mut api_fault) = (Done::default(), None);
     let (start, mut sampled) = (Instant::now(), Instant::now());
     let (mut samples, mut undisturbed) = (Vec::new(), 0);
     while start.elapsed() < length {
@@ -48,7 +50,10 @@ fn nothing_is_lost_and_nothing_grows() {
         }
         // Whoever is killed all the time has no time to grow: the second half is for that.
         let kills = start.elapsed() < length / 2;
-        done.disturb(&mut city, &mut churn, &mut memory, kills);
+        let calm = api_fault.is_some_and(|at: Instant| at.elapsed() < CALM);
+        if done.disturb(&mut city, &mut churn, &mut memory, kills, !calm) {
+            api_fault = Some(Instant::now());
+        }
         let took = churn.settle(&mut city);
         done.settled += 1;
         done.slowest = done.slowest.max(took);
@@ -101,12 +106,26 @@ struct Done {
     addresses: usize,
 }
 
+/// Choices of [`Done::disturb`].
+const API_FAULTS: std::ops::Range<usize> = 1..8;
+
 impl Done {
-    /// Does one of the things that happen to a node.
-    fn disturb(&mut self, city: &mut City, churn: &mut Churn, memory: &mut Memory, kills: bool) {
+    /// Does one of the things that happen to a node; whether it was one of the API server's, where these are wanted.
+    fn disturb(
+        &mut self,
+        city: &mut City,
+        churn: &mut Churn,
+        memory: &mut Memory,
+        kills: bool,
+        api_faults: bool,
+    ) -> bool {
         let kinds = ["services", "endpointslices", "nodes", "servicecidrs"];
         let kind = kinds[churn.chance.below(kinds.len())];
-        match churn.chance.below(if kills { 16 } else { 12 }) {
+        let choice = churn.chance.below(if kills { 16 } else { 12 });
+        if API_FAULTS.contains(&choice) && !api_faults {
+            return false;
+        }
+        match choice {
             0 => {
                 self.flushes += 1;
                 // Neither does anything to tables that are owned, as they are by now.
@@ -174,5 +193,6 @@ impl Done {
                 }
             }
         }
+        API_FAULTS.contains(&choice)
     }
 }
