@@ -262,7 +262,7 @@ impl Link {
                     libc::NLMSG_ERROR => Some(read_error(&header, body).map_or(0, |failure| failure.errno)),
                     libc::NLMSG_DONE => {
                         let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                        Some(-code)
+                        Some(i32::saturating_neg(code))
                     }
                     _ => {
                         let attrs = Attrs::new(body.get(4..).unwrap_or_default());
@@ -314,7 +314,7 @@ fn raise(socket: &Socket, force: i32, plain: i32, value: i32) {
 
 /// Reads `struct nlmsgerr`; errno 0 is an acknowledgement.
 pub(super) fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
-    let errno = -i32::from_ne_bytes(*body.first_chunk()?);
+    let errno = i32::from_ne_bytes(*body.first_chunk()?).saturating_neg();
     let mut failure = Failure { seq: header.seq, errno, offset: None, words: None };
     if header.flags & ACK_TLVS != 0 {
         // Behind errno comes the head of the message in question, and the whole of it unless capped.
@@ -333,4 +333,20 @@ pub(super) fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
         }
     }
     Some(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_no_kernel_has_is_an_error() {
+        let header = Header { kind: libc::NLMSG_ERROR as u16, flags: ACK_TLVS, seq: 1 };
+        let mut body = i32::MIN.to_ne_bytes().to_vec();
+        assert!(read_error(&header, &body).is_none(), "cut off");
+        body.extend_from_slice(&u32::MAX.to_ne_bytes());
+        assert!(read_error(&header, &body).is_none(), "a copy longer than the message");
+        let plain = Header { flags: 0, ..header };
+        assert_eq!(read_error(&plain, &body).map(|failure| failure.errno), Some(i32::MAX));
+    }
 }
