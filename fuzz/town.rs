@@ -47,7 +47,9 @@ impl Town {
         let kinds = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr];
         this.others.extend(kinds.map(Event::ListStarted));
         this.others.push(Event::LocalAddresses(["192.168.0.1", "fd00::1"].map(|ip| ip.parse().expect("an IP")).into()));
-        HEALTHY.iter().for_each(|object| this.deliver(object.as_bytes()));
+        let healthy =
+            HEALTHY.iter().filter_map(|object| fuzzing::watched(&mut this.converter, object.as_bytes())?.event);
+        this.others.extend(healthy);
         this.others.extend(kinds.map(Event::ListDone));
         this.sync();
         this.check();
