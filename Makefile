@@ -26,7 +26,7 @@ demo: setup build ## run Portway on real kernel rules, without a cluster (root)
 test: ## run all tests (root: they make network namespaces)
 	scripts/setup --test
 	export PORTWAY_NFT="$${PORTWAY_NFT:-$$(command -v nft)$$(printf ':%s' $(CURDIR)/target/nft/nft-*)}"; \
-	cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']"; \
+	cargo test --release --locked --no-fail-fast --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']"; \
 	PORTWAY_FLOWS=$(CURDIR)/tests/flows/more.yaml \
 	cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']" --test packet_flows
 
