@@ -5,7 +5,7 @@ mod support;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use portway::config::{NodePortsOn, Options};
+use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family, Kind};
 use portway::netlink::{self, NftKernel};
@@ -77,7 +77,7 @@ fn owner<K: Kernel>(controller: &mut Controller<K>, ip: impl Into<IpAddr>, port:
 }
 
 #[test]
-fn an_external_ip_takes_neither_node_port_nor_cluster_ip_nor_an_older_claim() {
+fn an_external_ip_takes_neither_a_cluster_ip_nor_an_older_claim() {
     let node_port = json!({"clusterIP": "10.96.0.2", "ports": [{"name": "web", "port": 80, "nodePort": 30080}]});
     let thief = |port: u16| {
         json!({"clusterIP": "10.96.0.9", "externalIPs": ["192.168.0.1", "10.96.0.1", "1.2.3.4"],
@@ -91,42 +91,23 @@ fn an_external_ip_takes_neither_node_port_nor_cluster_ip_nor_an_older_claim() {
             service("old", 2021, external),
         ]
     };
-    for node_ports in [NodePortsOn::Primary, NodePortsOn::Ranges(Vec::new())] {
-        for order in 0..2 {
-            let stolen = [service("thief", 2022, thief(80)), service("thief-2", 2022, thief(30_080))];
-            let mut all: Vec<Vec<Event>> = victims().into_iter().chain(stolen).collect();
-            if order == 1 {
-                all.reverse();
-            }
-            let mut controller = with_options(Options { node_ports: node_ports.clone(), ..options() }, []);
-            for events in all {
-                controller.handle(events, Instant::now());
-            }
-            let mut owner = |ip: [u8; 4], port| owner(&mut controller, ip, port);
-            assert_eq!(owner([10, 96, 0, 1], 80).as_deref(), Some("ns/cluster-ip:web"));
-            assert_eq!(owner([1, 2, 3, 4], 80).as_deref(), Some("ns/old:web"));
-            assert_eq!(owner(NODE_IP, 30_080), None, "the NodePort answers there");
-            assert_eq!(owner(NODE_IP, 80).as_deref(), Some("ns/thief:web"), "as with kube-proxy");
-
-            // What is free again may be taken.
-            controller
-                .handle([Event::ServiceDeleted(portway::model::ObjectKey::new("ns", "node-port"))], Instant::now());
-            assert_eq!(self::owner(&mut controller, NODE_IP, 30_080).as_deref(), Some("ns/thief-2:web"));
-            controller.handle(service("node-port", 2024, node_port.clone()), Instant::now());
-            assert_eq!(self::owner(&mut controller, NODE_IP, 30_080), None);
+    for order in 0..2 {
+        let stolen = [service("thief", 2022, thief(80)), service("thief-2", 2022, thief(30_080))];
+        let mut all: Vec<Vec<Event>> = victims().into_iter().chain(stolen).collect();
+        if order == 1 {
+            all.reverse();
         }
+        let mut controller = controller([]);
+        for events in all {
+            controller.handle(events, Instant::now());
+        }
+        let mut owner = |ip: [u8; 4], port| owner(&mut controller, ip, port);
+        assert_eq!(owner([10, 96, 0, 1], 80).as_deref(), Some("ns/cluster-ip:web"));
+        assert_eq!(owner([1, 2, 3, 4], 80).as_deref(), Some("ns/old:web"));
+        // Addresses are looked up before NodePorts (specification 5), as with kube-proxy.
+        assert_eq!(owner(NODE_IP, 30_080).as_deref(), Some("ns/thief-2:web"));
+        assert_eq!(owner(NODE_IP, 80).as_deref(), Some("ns/thief:web"));
     }
-}
-
-#[test]
-fn a_service_may_have_its_own_node_port_as_external_port() {
-    let own = json!({"externalIPs": ["192.168.0.1"], "ports": [{"name": "web", "port": 30080, "nodePort": 30080}]});
-    let older =
-        json!({"clusterIP": "10.96.0.2", "externalIPs": ["192.168.0.1"], "ports": [{"name": "web", "port": 30080}]});
-    let mut controller = controller(service("own", 2024, own).into_iter().chain(service("older", 2020, older)));
-    assert_eq!(owner(&mut controller, NODE_IP, 30_080).as_deref(), Some("ns/own:web"));
-    controller.handle([Event::ServiceDeleted(portway::model::ObjectKey::new("ns", "own"))], Instant::now());
-    assert_eq!(owner(&mut controller, NODE_IP, 30_080).as_deref(), Some("ns/older:web"));
 }
 
 #[test]

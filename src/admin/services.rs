@@ -25,7 +25,7 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &Counters) -> Vec
         let in_force = mirror.frontends_of(family, &service.key).iter();
         rows.extend(in_force.map(|frontend| row(service, family, frontend, counters)));
         for key in mirror.lost_by(family, &service.key) {
-            let owner = mirror.winner(family, *key).map(ToString::to_string);
+            let owner = mirror.owner(family, *key).map(ToString::to_string);
             rows.push(ServiceRow { action: "lost".into(), owner, ..empty(service, family, *key) });
         }
     }

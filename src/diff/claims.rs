@@ -1,7 +1,7 @@
 //! Which Service has a frontend that several claim.
 //!
 //! The original leaves this undefined and may flip at each sync (specification 3.5). Here: a ClusterIP beats every other
-//! kind of claim; then load balancer IPs, NodePorts, external IPs; then the oldest Service, then namespace and name.
+//! kind of claim; then load balancer IPs, external IPs; then the oldest Service, then namespace and name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -114,9 +114,9 @@ impl Claims {
         }
     }
 
-    /// The claim that holds.
-    pub(super) fn winner(&self, key: FrontendKey) -> Option<&Claim> {
-        self.winners.get(&key)
+    /// The Service that has the frontend.
+    pub(super) fn winner(&self, key: FrontendKey) -> Option<&ObjectKey> {
+        Some(&self.winners.get(&key)?.service)
     }
 
     /// Whether the Service has the frontend; otherwise who does.

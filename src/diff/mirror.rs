@@ -14,8 +14,8 @@ use super::slots;
 use super::{Hints, Objection, StaleAffinity};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{
-    Action, Class, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile,
-    endpoint_element, globals, rules,
+    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
+    globals, rules,
 };
 use crate::ruleset::{Bytes, ChainId, Op, Rule, SetId, Transaction, Value, Verdict};
 
@@ -58,8 +58,6 @@ pub(super) struct ServiceState {
     pub(super) frontends: Vec<Frontend>,
     /// Frontends other Services have.
     lost: Vec<FrontendKey>,
-    /// What others do not get because of this Service's NodePorts.
-    reserved: Vec<FrontendKey>,
     pub(super) shared: Vec<(SetId, Bytes)>,
 }
 
@@ -121,19 +119,7 @@ impl Mirror {
 
     /// The Service that has a frontend.
     pub fn owner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
-        let claim = self.claims(family)?.winner(frontend)?;
-        let is_reserved = !frontend.is_node_port() && claim.class == Class::NodePort;
-        let has_it = || self.frontends_of(family, &claim.service).iter().any(|own| own.key == frontend);
-        (!is_reserved || has_it()).then_some(&claim.service)
-    }
-
-    /// The Service because of which no other one has a frontend: it has it, or a NodePort that answers there.
-    pub fn winner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
-        Some(&self.claims(family)?.winner(frontend)?.service)
-    }
-
-    fn claims(&self, family: Family) -> Option<&Claims> {
-        self.families.iter().find(|mirror| mirror.family == family).map(|mirror| &mirror.claims)
+        self.families.iter().find(|mirror| mirror.family == family)?.claims.winner(frontend)
     }
 
     /// Frontends in force, as (family, Service, frontend), in no order.
@@ -148,9 +134,7 @@ impl Mirror {
 
 /// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
 fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
-    let node_ips = |settings: &Settings| {
-        settings.families().map(|(_, f)| (f.node_ip, f.node_port_addresses().to_vec())).collect::<Vec<_>>()
-    };
+    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
     old.node_name != new.node_name
         || old.zone != new.zone
         || old.external_ips != new.external_ips
@@ -281,18 +265,14 @@ impl FamilyMirror {
     ) {
         if let Some(state) = self.services.get(service) {
             let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
-            for key in held.chain(state.reserved.iter().copied()) {
+            for key in held {
                 affected.extend(self.claims.remove(key, service));
             }
         }
-        let frontends = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
-        let mut claims: HashMap<FrontendKey, Class> = frontends.collect();
-        for key in &plan.reserved {
-            claims.entry(*key).and_modify(|class| *class = Class::NodePort.min(*class)).or_insert(Class::NodePort);
-        }
-        for (key, class) in claims {
-            let claim = Claim { class, created: created.unwrap_or(i64::MAX), service: service.clone() };
-            affected.extend(self.claims.add(key, claim));
+        for frontend in &plan.frontends {
+            let created = created.unwrap_or(i64::MAX);
+            let claim = Claim { class: frontend.class, created, service: service.clone() };
+            affected.extend(self.claims.add(frontend.key, claim));
         }
     }
 
@@ -307,8 +287,7 @@ impl FamilyMirror {
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
-        let shared = shared_keys(&plan);
-        let mut state = ServiceState { shared, reserved: plan.reserved, ..ServiceState::default() };
+        let mut state = ServiceState { shared: shared_keys(&plan), ..ServiceState::default() };
 
         for frontend in plan.frontends {
             match self.claims.check(frontend.key, &key) {

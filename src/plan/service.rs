@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{
-    Action, Affinity, Class, EndpointSet, FamilySettings, Frontend, FrontendKey, Selection, Settings, candidates,
-    select,
-};
+use super::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Selection, Settings, candidates, select};
 use crate::model::{EndpointSlice, Family, Service, ServicePort, ServiceType};
 
 /// Elements one Service can have in a family. Kubernetes sets no bound to the product of ports, addresses, source ranges
@@ -26,8 +23,6 @@ pub struct ServicePlan {
     pub cluster_ip: Option<IpAddr>,
     /// Its frontends; no key comes twice.
     pub frontends: Vec<Frontend>,
-    /// NodePorts at the addresses they are known to answer on: external IPs of other Services do not get these.
-    pub reserved: Vec<FrontendKey>,
     /// Addresses of its reachable endpoints on this node: connections from there to there need a masquerade.
     pub hairpins: Vec<IpAddr>,
     /// It would take this many elements or more, which is too many: it contributes nothing.
@@ -55,7 +50,6 @@ where
     };
     plan.cluster_ip = Some(cluster_ip);
     let frontends = Frontends::new(service, family, settings);
-    let node_addresses = settings.family(family).map(FamilySettings::node_port_addresses).unwrap_or_default();
     let (mut elements, mut keys) = (0_usize, HashSet::new());
     for port in &service.ports {
         let found = candidates(slices(), family, port, &settings.node_name);
@@ -64,10 +58,6 @@ where
         elements = elements.saturating_add(frontends.elements(port, &selection));
         if elements > ELEMENTS_MAX {
             return ServicePlan { oversized: Some(elements), ..ServicePlan::default() };
-        }
-        if let Some(port_number) = port.node_port {
-            let at = |ip: &IpAddr| FrontendKey::Address { ip: *ip, protocol: port.protocol, port: port_number };
-            plan.reserved.extend(node_addresses.iter().map(at));
         }
         let new = frontends.of_port(cluster_ip, port, &selection);
         plan.frontends.extend(new.into_iter().filter(|frontend| keys.insert(frontend.key)));

@@ -40,16 +40,6 @@ pub struct FamilySettings {
     pub node_ip: Option<IpAddr>,
 }
 
-impl FamilySettings {
-    /// Addresses that answer NodePorts, as far as they are known here: where all local ones do, the node's own.
-    pub fn node_port_addresses(&self) -> &[IpAddr] {
-        match &self.node_ports {
-            NodePortAddresses::AllLocal => self.node_ip.as_slice(),
-            NodePortAddresses::Listed(ips) => ips,
-        }
-    }
-}
-
 /// How much room maps get. A map without a size is enlarged by the kernel as it fills. One with a size is faster to fill,
 /// check and list, but has to be replaced before it is full.
 ///
