@@ -44,8 +44,10 @@ impl Collector for Process {
             gauge(&mut encoder, ("portway_threads", "Threads of the process."), threads)?;
         }
         if let Ok(tokio) = tokio::runtime::Handle::try_current() {
-            let tasks = tokio.metrics().num_alive_tasks();
-            gauge(&mut encoder, ("portway_tokio_tasks", "Tasks of the servers and of the watches."), tasks as f64)?;
+            let tasks = tokio.metrics().num_alive_tasks() as f64;
+            gauge(&mut encoder, ("portway_tokio_tasks", "Tasks of the servers and of the watches."), tasks)?;
+            // What kubernetes-mixin's dashboard and leak alerts of kube-proxy look at.
+            gauge(&mut encoder, ("go_goroutines", "The same as portway_tokio_tasks, by kube-proxy's name."), tasks)?;
         }
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
             // The listing itself is one of them.
