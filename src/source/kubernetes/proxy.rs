@@ -70,6 +70,18 @@ mod tests {
     }
 
     #[test]
+    fn a_kubeconfig_names_a_proxy_for_one_cluster() {
+        let current = |name: &str| {
+            let text = "{contexts: [{name: a, context: {cluster: ka}}, {name: b, context: {cluster: kb}}], clusters:
+                [{name: ka, cluster: {server: 'https://a', proxy-url: 'http://p'}}, {name: kb, cluster: {server: 'https://b'}}]}";
+            let mut kubeconfig = Kubeconfig::from_yaml(text).expect("a kubeconfig");
+            kubeconfig.current_context = Some(name.to_owned());
+            is_in(&kubeconfig)
+        };
+        assert_eq!([current("a"), current("b"), current("c")], [true, false, false]);
+    }
+
+    #[test]
     fn a_proxy_of_another_kind_is_refused_and_not_passed_over() {
         let config = |proxy: &str| {
             let mut config = Config::new(uri("https://192.0.2.1:6443"));
