@@ -65,6 +65,12 @@ pub enum SourceError {
     /// The master override is not a URL.
     #[error("the master {0:?} is not a URL (want https://host:port)")]
     Master(String),
+    /// The proxy on the way to the API server is of a kind that cannot be used.
+    #[error(
+        "{0}:// proxies cannot be used for the API server, only http:// ones; correct proxy-url in the kubeconfig, or \
+         HTTPS_PROXY, or name the server in NO_PROXY"
+    )]
+    Proxy(String),
     /// The client cannot be set up from the configuration.
     #[error("cannot set up the client for {server}: {error}; check its certificates and credentials")]
     Client {

@@ -173,6 +173,27 @@ fn a_table_that_somebody_changed_is_soon_equal_again() {
     });
 }
 
+/// Who changes tables without end sees repairs slow down. What is not repaired yet is a difference, and its text repairs it.
+#[test]
+fn a_difference_is_commands_that_repair_it() {
+    in_netns(|| {
+        let asked = Asked::start(OBJECTS);
+        let gone = "delete element ip portway services { 10.96.0.5 . tcp . 80 }";
+        let mut said = asked.ask(&["diff"]);
+        eventually("a difference", || {
+            // It may be gone already.
+            drop(Nft::all()[0].run(&["-f", "-"], gone));
+            said = asked.ask(&["diff"]);
+            said.code != 0
+        });
+        let add = "add element ip portway services { 10.96.0.5 . tcp . 80 comment \"shop/till:http\" : goto pick-2 }\n";
+        assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (1, add, ""));
+        nft(&said.out);
+        eventually("equal tables", || asked.ask(&["diff"]).code == 0);
+        assert_eq!(asked.json(&["diff"]), serde_json::json!([]));
+    });
+}
+
 #[test]
 fn connections_are_counted_and_explained() {
     in_netns(|| {

@@ -2,13 +2,18 @@
 
 mod support;
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use portway::model::{Event, Kind, Model, ObjectKey};
 use portway::source::{KubeOptions, KubeSource};
-use serde_json::json;
-use support::follower::{Follower, filled, labelled, names, service, slice};
+use serde_json::{Value, json};
+use support::api_double::ApiDouble;
+use support::api_double::tls::Authority;
+use support::follower::{Follower, fill, filled, labelled, names, service, slice};
 use tokio::time::timeout;
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -89,6 +94,11 @@ async fn objects_that_leave_the_selector_are_deleted() {
     running.services(&["a"]).await;
     double.put(service("a", "None"));
     running.services(&[]).await;
+
+    double.put(labelled(slice("a-1", "a", "10.244.0.1"), "service.kubernetes.io/headless", ""));
+    running.until("no slice", |model| model.slice_count() == 0).await;
+    double.put(slice("a-1", "a", "10.244.0.1"));
+    running.until("a slice", |model| model.slice_count() == 1).await;
 }
 
 #[tokio::test]
@@ -287,6 +297,58 @@ async fn a_token_file_may_end_with_a_newline() {
     let source = KubeSource::connect(&options, "node-1").await.expect("a client");
     Follower::run(source).listed().await;
     assert!(double.requests("services").iter().all(|request| request.authorization == "Bearer secret"));
+}
+
+/// A proxy that takes everybody, for any name, to one address. Returns its own, and the heads of requests.
+fn proxy_to(server: SocketAddr) -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (sender, heads) = std::sync::mpsc::channel();
+    let pipe = |mut from: TcpStream, mut to: TcpStream| {
+        std::thread::spawn(move || {
+            std::io::copy(&mut from, &mut to).ok();
+            to.shutdown(Shutdown::Write).ok();
+        });
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.expect("a client");
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") {
+                client.read_exact(&mut byte).expect("a head");
+                head.push(byte[0]);
+            }
+            sender.send(String::from_utf8(head).expect("text")).ok();
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("written");
+            let server = TcpStream::connect(server).expect("the server");
+            pipe(client.try_clone().expect("a copy"), server.try_clone().expect("a copy"));
+            pipe(server, client);
+        }
+    });
+    (address, heads)
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_kubeconfig_is_the_way_to_the_server() {
+    let authority = Authority::new();
+    // Nobody but the proxy knows where that name is.
+    let double = ApiDouble::start_tls(authority.server("api.invalid", None)).await;
+    fill(&double);
+    let address = double.url().trim_start_matches("https://").parse().expect("an address");
+    let (proxy, heads) = proxy_to(address);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = authority.write_kubeconfig(folder.path(), "https://api.invalid:6443", json!({"token": "t"}));
+    let mut kubeconfig: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
+    kubeconfig["clusters"][0]["cluster"]["proxy-url"] = json!(format!("http://me:secret@{proxy}"));
+    std::fs::write(&path, kubeconfig.to_string()).expect("written");
+    let options = KubeOptions { kubeconfig: Some(path), ..KubeOptions::default() };
+    let mut running = Follower::connect(options).await;
+    running.listed().await;
+    double.put(service("b", "10.96.0.2"));
+    running.services(&["a", "b"]).await;
+    let head = heads.try_recv().expect("a request");
+    assert!(head.starts_with("CONNECT api.invalid:6443 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n") && !head.contains("Bearer"), "{head}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod backoff;
 mod client;
 mod fault;
 mod follow;
+mod proxy;
 mod token;
 
 use std::sync::{Arc, Mutex};

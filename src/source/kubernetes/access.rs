@@ -10,6 +10,7 @@ use kube::{Client, Config};
 use tracing::{info, warn};
 
 use super::client::{self, Timing};
+use super::proxy;
 use super::token::TokenFile;
 use crate::metrics::RestClientLayer;
 use crate::source::SourceError;
@@ -41,9 +42,8 @@ impl Access {
     /// The server need not answer yet.
     pub(super) async fn new(options: &KubeOptions, measure: Option<RestClientLayer>) -> Result<Self, SourceError> {
         let config = client_config(options).await?;
-        // HTTPS_PROXY in a node's environment is not meant for the way to its own API server.
-        if let Some(proxy) = &config.proxy_url {
-            warn!(%proxy, "proxies are not used for the API server, it is contacted directly");
+        if let Some(proxy) = proxy::find(&config)? {
+            info!(proxy = %proxy.uri(), "the API server is reached through a proxy");
         }
         if config.accept_invalid_certs {
             warn!(
@@ -99,7 +99,8 @@ fn client_from(
 ) -> Result<Client, SourceError> {
     let token = config.auth_info.token_file.take().map(PathBuf::from);
     let token = token.map(|path| TokenFile::open(&path).map_err(|error| SourceError::TokenFile { path, error }));
-    client::build(&config, token.transpose()?, &options.timing, measure)
+    let proxy = proxy::find(&config)?;
+    client::build(&config, token.transpose()?, proxy.as_ref(), &options.timing, measure)
         .map_err(|error| SourceError::Client { server: config.cluster_url.to_string(), error: Box::new(error) })
 }
 
@@ -118,7 +119,11 @@ async fn load_config(options: &KubeOptions) -> Result<Config, SourceError> {
         (Some(path), _) => {
             let failed = |error| SourceError::Kubeconfig { path: path.clone(), error: Box::new(error) };
             let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)
+            let has_proxy = proxy::is_in(&kubeconfig);
+            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+            let mut config = config.map_err(failed)?;
+            config.proxy_url = config.proxy_url.filter(|_| has_proxy);
+            Ok(config)
         }
         (None, Some(master)) => Ok(Config::new(parse_master(master)?)),
         (None, None) => Config::incluster().map_err(|error| SourceError::InCluster(Box::new(error))),

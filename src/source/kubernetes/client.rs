@@ -8,16 +8,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Bytes};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Intercept;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config};
-use tower::util::MapRequestLayer;
-use tower::{BoxError, Service, ServiceBuilder};
+use tokio::net::TcpStream;
+use tower::util::{BoxCloneSyncService, MapRequestLayer};
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use tower_http::decompression::DecompressionLayer;
 use tower_http::timeout::TimeoutBody;
 
@@ -70,6 +73,7 @@ impl Default for Timing {
 pub(super) fn build(
     config: &Config,
     token: Option<TokenFile>,
+    proxy: Option<&Intercept>,
     timing: &Timing,
     measure: Option<&RestClientLayer>,
 ) -> kube::Result<Client> {
@@ -77,7 +81,7 @@ pub(super) fn build(
     let connector = ServiceBuilder::new()
         .map_future(Box::pin)
         .timeout(timing.connect)
-        .service(config.rustls_https_connector_with_connector(tcp(timing))?);
+        .service(config.rustls_https_connector_with_connector(way(proxy, timing))?);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer_fn(|inner| Patient { inner, timing: timing.clone() })
@@ -99,6 +103,18 @@ where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     answer.map(|body| body.map_err(Into::into).boxed_unsync())
+}
+
+/// To the server, or to a proxy and through it. Of a dead server behind a proxy that lives TCP says nothing: there the limits
+/// of [`Patient`] have to do.
+fn way(proxy: Option<&Intercept>, timing: &Timing) -> BoxCloneSyncService<Uri, TokioIo<TcpStream>, BoxError> {
+    let tcp = tcp(timing);
+    let Some(proxy) = proxy else { return BoxCloneSyncService::new(tcp.map_err(BoxError::from)) };
+    let mut tunnel = Tunnel::new(proxy.uri().clone(), tcp);
+    if let Some(credentials) = proxy.basic_auth() {
+        tunnel = tunnel.with_auth(credentials.clone());
+    }
+    BoxCloneSyncService::new(tunnel.map_err(BoxError::from))
 }
 
 /// Names are resolved, and all their addresses tried, for every new connection.
