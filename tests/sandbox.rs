@@ -53,16 +53,17 @@ const CONTAINER: &str = r#"
     # What is hidden by the next mount could not be made read-only: `ip netns` leaves /run/netns behind, for one.
     for hidden in $(cut -d ' ' -f 2 /proc/self/mounts | grep '^/run/'); do umount -l "$hidden"; done
     mount -t tmpfs tmpfs /run
-    mkdir /run/portway /run/bin
+    mkdir /run/portway /run/bin /run/net
     touch /run/xtables.lock /run/bin/portway /run/bin/loader
     mount -t tmpfs tmpfs /run/portway
     mount --bind /run/xtables.lock /run/xtables.lock
+    mount --bind /proc/sys/net /run/net
     mount --bind "$1" /run/bin/portway
     mount --bind "$2" /run/bin/loader
     shift 2
     for target in $(cut -d ' ' -f 2 /proc/self/mounts); do
         case $target in
-        /run/portway | /run/xtables.lock) ;;
+        /run/net | /run/portway | /run/xtables.lock) ;;
         *) mount -o remount,bind,ro "$target" ;;
         esac
     done
@@ -155,7 +156,7 @@ impl Container {
         let visible: BTreeMap<&str, &str> = mounts.collect();
         let is_writable = |options: &str| options.split(',').any(|option| option == "rw");
         let writable: Vec<&str> = visible.into_iter().filter_map(|(at, how)| is_writable(how).then_some(at)).collect();
-        assert_eq!(writable, ["/run/portway", "/run/xtables.lock"]);
+        assert_eq!(writable, ["/run/net", "/run/portway", "/run/xtables.lock"]);
     }
 }
 
@@ -192,7 +193,9 @@ fn life_of_a_pod(user: User) {
         ip_batch("route add 10.96.0.0/16 dev lo").expect("a route");
         output_of("nft", &["add", "table", "ip", "kube-proxy"]);
         output_of("iptables-legacy", &["-t", "nat", "-N", "KUBE-SERVICES"]);
-        let flags = ["--takeover", "--frontend-metrics-max=10"];
+        let close_wait = || output_of("cat", &["/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait"]);
+        assert_eq!(close_wait().trim(), "60", "the kernel's own");
+        let flags = ["--takeover", "--frontend-metrics-max=10", "--sysctl-net=/run/net"];
         let container = Container::start(user, |under| Program::start_under(under, OBJECTS, &flags));
         container.is_confined();
         let log = container.program.start_log();
@@ -202,6 +205,7 @@ fn life_of_a_pod(user: User) {
                 || (line.contains(" WARN ") && (line.contains("nf_conntrack") || line.contains("OOM score")))
         };
         assert!(log.iter().all(|line| harmless(line)), "{log:#?}");
+        assert_eq!(close_wait().trim(), "3600");
 
         // Traffic, and a client that keeps its port while the endpoint changes.
         ["10.0.0.1:5353", "10.0.0.2:5353"].into_iter().for_each(backend);

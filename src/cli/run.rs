@@ -163,7 +163,10 @@ async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow
 
 /// Sets what the node's kernel is to do besides our tables, and what it is to do with this process when memory is short.
 fn host_settings(configuration: &Configuration) {
-    let roots = Roots::default();
+    let mut roots = Roots::default();
+    if let Some(net) = &configuration.sysctl_net {
+        roots.net.clone_from(net);
+    }
     let wanted = &configuration.conntrack;
     let settings = ConntrackSettings {
         max_per_core: wanted.max_per_core.unwrap_or(0),

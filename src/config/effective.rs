@@ -132,6 +132,8 @@ pub struct Configuration {
     pub service_proxy_name: Option<Arc<str>>,
     /// The socket that the operator's commands ask; `None`: nowhere.
     pub admin_socket: Option<PathBuf>,
+    /// Where the node's /proc/sys/net can be written, if not there.
+    pub sysctl_net: Option<PathBuf>,
     /// Show connections of each frontend as long as there are no more frontends than this; 0: never.
     pub frontend_metrics_max: u32,
     /// Give large maps a size.
@@ -238,6 +240,7 @@ impl Configuration {
                 None => portway.table_ownership.unwrap_or(true),
             },
             admin_socket: path(flags.value("admin-socket")),
+            sysctl_net: path(flags.value("sysctl-net")),
             size_maps: flags.is_set("size-maps"),
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),

@@ -57,9 +57,9 @@ impl ConntrackSettings {
 
 /// Why a setting was not made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set {name} to {wanted}: {source}; {advice}")]
+#[error("cannot set net.netfilter.{name} to {wanted}: {source}; {advice}")]
 pub struct SettingError {
-    /// The setting, as `sysctl` calls it.
+    /// The setting, one of `net.netfilter`.
     pub name: &'static str,
     /// The value that it should have.
     pub wanted: String,
@@ -76,11 +76,13 @@ pub struct Roots {
     pub proc: PathBuf,
     /// `/sys`.
     pub sys: PathBuf,
+    /// `/proc/sys/net`, where it can be written: in containers that are not privileged /proc/sys cannot.
+    pub net: PathBuf,
 }
 
 impl Default for Roots {
     fn default() -> Self {
-        Self { proc: "/proc".into(), sys: "/sys".into() }
+        Self { proc: "/proc".into(), sys: "/sys".into(), net: "/proc/sys/net".into() }
     }
 }
 
@@ -115,44 +117,31 @@ pub fn set_oom_score(adjustment: i32, roots: &Roots) -> io::Result<()> {
 
 fn list(settings: &ConntrackSettings, roots: &Roots, cpus: usize) -> Vec<Setting> {
     let mut list = Vec::new();
-    let mut sysctl = |name: &'static str, wanted, opt_out| {
-        let path = roots.proc.join("sys").join(name.replace('.', "/"));
-        list.push(Setting { name, path, wanted, at_least: false, opt_out });
+    let mut sysctl = |name: &'static str, wanted, at_least, opt_out| {
+        let path = roots.net.join("netfilter").join(name);
+        list.push(Setting { name, path, wanted, at_least, opt_out });
     };
-    let max = settings.max(cpus);
-    if let Some(max) = max {
-        sysctl("net.netfilter.nf_conntrack_max", max, "conntrack.maxPerCore: 0");
+    if let Some(max) = settings.max(cpus) {
+        sysctl("nf_conntrack_max", max, false, "conntrack.maxPerCore: 0");
+        // The same as hashsize in /sys, which kube-proxy writes.
+        sysctl("nf_conntrack_buckets", max / ENTRIES_PER_BUCKET, true, "conntrack.maxPerCore: 0");
     }
     let seconds = |duration: Duration| Some(duration.as_secs()).filter(|seconds| *seconds > 0);
     let be_liberal = settings.tcp_be_liberal.then_some(1);
     for (name, wanted, opt_out) in [
         (
-            "net.netfilter.nf_conntrack_tcp_timeout_established",
+            "nf_conntrack_tcp_timeout_established",
             seconds(settings.tcp_established),
             "conntrack.tcpEstablishedTimeout: 0s",
         ),
-        (
-            "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
-            seconds(settings.tcp_close_wait),
-            "conntrack.tcpCloseWaitTimeout: 0s",
-        ),
-        ("net.netfilter.nf_conntrack_tcp_be_liberal", be_liberal, "conntrack.tcpBeLiberal: false"),
-        ("net.netfilter.nf_conntrack_udp_timeout", seconds(settings.udp), "conntrack.udpTimeout: 0s"),
-        (
-            "net.netfilter.nf_conntrack_udp_timeout_stream",
-            seconds(settings.udp_stream),
-            "conntrack.udpStreamTimeout: 0s",
-        ),
+        ("nf_conntrack_tcp_timeout_close_wait", seconds(settings.tcp_close_wait), "conntrack.tcpCloseWaitTimeout: 0s"),
+        ("nf_conntrack_tcp_be_liberal", be_liberal, "conntrack.tcpBeLiberal: false"),
+        ("nf_conntrack_udp_timeout", seconds(settings.udp), "conntrack.udpTimeout: 0s"),
+        ("nf_conntrack_udp_timeout_stream", seconds(settings.udp_stream), "conntrack.udpStreamTimeout: 0s"),
     ] {
         if let Some(wanted) = wanted {
-            sysctl(name, wanted, opt_out);
+            sysctl(name, wanted, false, opt_out);
         }
-    }
-    if let Some(max) = max {
-        let path = roots.sys.join("module/nf_conntrack/parameters/hashsize");
-        let wanted = max / ENTRIES_PER_BUCKET;
-        let name = "the parameter hashsize of the module nf_conntrack";
-        list.insert(1, Setting { name, path, wanted, at_least: true, opt_out: "conntrack.maxPerCore: 0" });
     }
     list
 }
@@ -207,10 +196,11 @@ fn cpus() -> usize {
 mod tests {
     use super::*;
 
-    /// A /proc and a /sys with values of a fresh machine.
+    /// A /proc with values of a fresh machine.
     fn roots() -> (tempfile::TempDir, Roots) {
         let folder = tempfile::tempdir().expect("a folder");
-        let roots = Roots { proc: folder.path().join("proc"), sys: folder.path().join("sys") };
+        let proc = folder.path().join("proc");
+        let roots = Roots { net: proc.join("sys/net"), proc, ..Roots::default() };
         for (path, value) in [
             ("proc/sys/net/netfilter/nf_conntrack_max", "65536"),
             ("proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "432000"),
@@ -219,7 +209,7 @@ mod tests {
             ("proc/sys/net/netfilter/nf_conntrack_udp_timeout", "30"),
             ("proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
             ("proc/self/oom_score_adj", "0"),
-            ("sys/module/nf_conntrack/parameters/hashsize", "16384"),
+            ("proc/sys/net/netfilter/nf_conntrack_buckets", "16384"),
         ] {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
@@ -229,13 +219,8 @@ mod tests {
     }
 
     fn value(roots: &Roots, name: &str) -> String {
-        let text = std::fs::read_to_string(roots.proc.join("sys/net/netfilter").join(name)).expect(name);
+        let text = std::fs::read_to_string(roots.net.join("netfilter").join(name)).expect(name);
         text.trim().to_owned()
-    }
-
-    fn hashsize(roots: &Roots) -> String {
-        let text = std::fs::read_to_string(roots.sys.join("module/nf_conntrack/parameters/hashsize"));
-        text.expect("hashsize").trim().to_owned()
     }
 
     #[test]
@@ -257,7 +242,7 @@ mod tests {
         assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
         let max = ConntrackSettings::default().max(cpus()).expect("not 0");
         assert_eq!(value(&roots, "nf_conntrack_max"), max.to_string());
-        assert_eq!(hashsize(&roots), (max / 4).to_string());
+        assert_eq!(value(&roots, "nf_conntrack_buckets"), (max / 4).to_string());
         assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_established"), "86400");
         assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_close_wait"), "3600");
         assert_eq!(value(&roots, "nf_conntrack_tcp_be_liberal"), "0");
@@ -280,7 +265,7 @@ mod tests {
             .collect();
         let expected = [
             ("nf_conntrack_max", 163_840),
-            ("hashsize", 40_960),
+            ("nf_conntrack_buckets", 40_960),
             ("nf_conntrack_tcp_timeout_established", 86_400),
             ("nf_conntrack_tcp_timeout_close_wait", 3_600),
             ("nf_conntrack_tcp_be_liberal", 1),
@@ -305,10 +290,10 @@ mod tests {
     #[test]
     fn what_is_right_already_is_not_written() {
         let (_folder, roots) = roots();
-        std::fs::write(roots.sys.join("module/nf_conntrack/parameters/hashsize"), "9999999\n").expect("a file");
+        std::fs::write(roots.net.join("netfilter/nf_conntrack_buckets"), "9999999\n").expect("a file");
         assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
-        assert_eq!(hashsize(&roots), "9999999", "a larger table is kept");
-        let path = roots.proc.join("sys/net/netfilter/nf_conntrack_tcp_timeout_established");
+        assert_eq!(value(&roots, "nf_conntrack_buckets"), "9999999", "a larger table is kept");
+        let path = roots.net.join("netfilter/nf_conntrack_tcp_timeout_established");
         std::fs::write(&path, "86400\n").expect("a file");
         assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
         assert_eq!(std::fs::read_to_string(&path).expect("a file"), "86400\n", "our own would have no line break");
@@ -318,17 +303,17 @@ mod tests {
     fn a_setting_that_fails_keeps_nothing_else_from_being_made() {
         let (_folder, roots) = roots();
         // Root may write to read-only files, but not to a folder.
-        let max = roots.proc.join("sys/net/netfilter/nf_conntrack_max");
+        let max = roots.net.join("netfilter/nf_conntrack_max");
         std::fs::remove_file(&max).expect("was there");
         std::fs::create_dir(&max).expect("a folder");
-        std::fs::remove_file(roots.proc.join("sys/net/netfilter/nf_conntrack_tcp_timeout_established")).expect("there");
+        std::fs::remove_file(roots.net.join("netfilter/nf_conntrack_tcp_timeout_established")).expect("there");
         let errors = apply(&ConntrackSettings::default(), &roots);
         let words: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(words.len(), 2, "{words:?}");
         assert!(words[0].contains("nf_conntrack_max") && words[0].contains("conntrack.maxPerCore: 0"), "{words:?}");
         assert!(words[1].contains("load the kernel module nf_conntrack"), "{words:?}");
         assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_close_wait"), "3600");
-        assert_ne!(hashsize(&roots), "16384");
+        assert_ne!(value(&roots, "nf_conntrack_buckets"), "16384");
     }
 
     #[test]

@@ -58,6 +58,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.serviceProxyName }}
 - --service-proxy-name={{ . }}
 {{- end }}
+{{- if .Values.sysctls }}
+- --sysctl-net=/host/proc/sys/net
+{{- end }}
 {{- if include "portway.takeover" . }}
 - --takeover
 {{- end }}

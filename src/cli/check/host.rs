@@ -129,7 +129,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(path, format!("{text}\n")).expect("a file");
         }
-        let roots = Roots { proc: folder.path().join("proc"), sys: folder.path().join("sys") };
+        let roots = Roots { proc: folder.path().join("proc"), sys: folder.path().join("sys"), ..Roots::default() };
         (folder, roots)
     }
 
