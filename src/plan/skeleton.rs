@@ -85,8 +85,8 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
 }
 
 /// Most connections leave as they are: a pod's to an endpoint that is neither on this node nor behind a frontend whose
-/// connections are masqueraded or remembered. To ask for that first costs a third of what the rules behind it do
-/// (benches/README.md).
+/// connections are masqueraded or remembered. The packet alone answers that; what the client asked for, which the rules
+/// behind it need, is dear to look up (benches/README.md).
 fn postrouting(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(2);
     if !masquerade_all {
