@@ -1,7 +1,8 @@
 //! What a packet pays: new flows, established packets and TCP connections through tables of several sizes, against no
 //! table, a table with one dnat rule, and a table of kube-proxy's shape.
 //!
-//! Run as root: `cargo bench --bench datapath [-- --quick]`. Everything is pinned to one CPU and the variants take turns
+//! Run as root: `cargo bench --bench datapath [-- --quick]`, or `-- A.nft B.nft` to compare tables made by hand: each answers
+//! at 10.0.0.1:80/TCP for pods at port 8080 in 11.0.0.0/8, which is what a listing of ours for one Service does. Everything is pinned to one CPU and the variants take turns
 //! in short batches; what is told are medians over the rounds, because whatever else the machine does hits all alike.
 
 #![allow(missing_docs)]
@@ -44,6 +45,8 @@ enum Table {
     Portway(usize),
     /// Of kube-proxy's shape.
     Peer(usize),
+    /// What `nft -f` makes of a file.
+    File(&'static str),
 }
 
 impl Table {
@@ -53,6 +56,7 @@ impl Table {
             Self::OneRule => "one dnat rule".to_owned(),
             Self::Portway(services) => format!("Portway, {} Services", grouped(services)),
             Self::Peer(services) => format!("kube-proxy's shape, {} Services", grouped(services)),
+            Self::File(name) => name.to_owned(),
         }
     }
 }
@@ -70,7 +74,12 @@ struct Subject {
 }
 
 fn main() {
-    use Table::{None as Nothing, OneRule, Peer, Portway};
+    use Table::{File, None as Nothing, OneRule, Peer, Portway};
+    let files: Vec<Table> =
+        std::env::args().filter(|name| name.ends_with(".nft")).map(|name| File(name.leak())).collect();
+    if !files.is_empty() {
+        return compare(&[&[OneRule, Portway(1)], &files[..]].concat());
+    }
     let (tables, rounds): (&[Table], usize) = if is_quick() {
         (&[Nothing, OneRule, Portway(1), Portway(1_000), Portway(10_000), Peer(1), Peer(1_000)], 400)
     } else {
@@ -88,6 +97,21 @@ fn main() {
     forward(&mut udp, rounds / 2);
     show(&mut report, &udp, "UDP");
     draw(&tcp);
+}
+
+/// New flows and established packets only; no result file.
+fn compare(tables: &[Table]) {
+    let mut subjects: Vec<Subject> = tables.iter().map(|table| Subject::new(*table, Protocol::Tcp)).collect();
+    settle_on_one_cpu();
+    forward(&mut subjects, 500);
+    for subject in &subjects {
+        let over = |rounds: fn(&Subject) -> &[f64]| added(rounds(subject), rounds(&subjects[0]));
+        let (new, established) = (over(|subject| &subject.new), over(|subject| &subject.established));
+        println!(
+            "over one rule: new flow {new:+.0} ns, established packet {established:+.0} ns: {}",
+            subject.table.name()
+        );
+    }
 }
 
 /// Pins this thread, and those it starts, to the last CPU, and lets nothing else take its place there if that is allowed.
@@ -111,6 +135,7 @@ impl Subject {
             Table::OneRule => drop(peer::load(&one_rule(protocol))),
             Table::Portway(services) => portway(services, protocol),
             Table::Peer(services) => drop(peer::load(&peer::table(services, ENDPOINTS, protocol))),
+            Table::File(name) => drop(peer::load(&std::fs::read_to_string(name).expect("a readable file"))),
         }
         lane.trust_checksums();
         Self { table, protocol, lane, new: Vec::new(), established: Vec::new(), connections: Vec::new() }
@@ -130,7 +155,7 @@ impl Subject {
         match self.table {
             // Not the first endpoint: all Services share that one.
             Table::None => (v4(cluster::slice(random % 10_000, ENDPOINTS, 0).endpoints[1].address), 8080),
-            Table::OneRule => (v4(cluster::service(0).cluster_ips[0]), 80),
+            Table::OneRule | Table::File(_) => (v4(cluster::service(0).cluster_ips[0]), 80),
             Table::Portway(services) | Table::Peer(services) => {
                 (v4(cluster::service(random % services).cluster_ips[0]), 80)
             }

@@ -389,7 +389,9 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
 fn shared_keys(plan: &ServicePlan) -> Vec<(SetId, Bytes)> {
     let cluster_ip = plan.cluster_ip.map(Member::cluster_ip);
     let hairpins = plan.hairpins.iter().copied().map(Member::hairpin);
-    cluster_ip.into_iter().chain(hairpins).map(|member| (member.set, member.element.key)).collect()
+    let endpoints = plan.after_dnat_endpoints().into_iter().map(Member::after_dnat_endpoint);
+    let members = cluster_ip.into_iter().chain(hairpins).chain(endpoints);
+    members.map(|member| (member.set, member.element.key)).collect()
 }
 
 /// The element of a set without values or comments.

@@ -36,6 +36,11 @@ impl Member {
         Self::plain(SetId::Hairpin, Bytes::new().ip(ip).ip(ip), None, None)
     }
 
+    /// The entry in [`SetId::AfterDnatEndpoints`].
+    pub fn after_dnat_endpoint(ip: IpAddr) -> Self {
+        Self::plain(SetId::AfterDnatEndpoints, Bytes::new().ip(ip), None, None)
+    }
+
     /// The entry in [`SetId::ClusterIps`].
     pub fn cluster_ip(ip: IpAddr) -> Self {
         Self::plain(SetId::ClusterIps, Bytes::new().ip(ip), None, None)
@@ -145,7 +150,7 @@ impl Frontend {
     }
 
     /// What is due after translation (specification 6.4). ClusterIPs are masqueraded by a rule for all of them.
-    fn after_dnat(&self) -> Option<Verdict> {
+    pub(super) fn after_dnat(&self) -> Option<Verdict> {
         let masquerade = match (&self.action, self.class) {
             (Action::Refuse | Action::Drop, _) => return None,
             (_, Class::ClusterIp) => None,

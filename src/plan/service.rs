@@ -1,6 +1,6 @@
 //! One Service in one family: its frontends and what else it contributes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -33,6 +33,14 @@ impl ServicePlan {
     /// Nothing in this family.
     pub fn is_empty(&self) -> bool {
         self.cluster_ip.is_none() && self.frontends.is_empty()
+    }
+
+    /// Addresses of its endpoints whose connections may need something after translation, whoever the client is: those
+    /// behind frontends that masquerade or remember, and those on this node.
+    pub fn after_dnat_endpoints(&self) -> BTreeSet<IpAddr> {
+        let frontends = self.frontends.iter().filter(|frontend| frontend.after_dnat().is_some());
+        let targets = frontends.flat_map(Frontend::targets).map(|target| target.ip);
+        targets.chain(self.hairpins.iter().copied()).collect()
     }
 }
 

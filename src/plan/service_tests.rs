@@ -87,6 +87,25 @@ fn all_kinds_of_frontend() {
     assert_eq!(&*plan.frontends[0].label, "ns/svc:web");
 }
 
+/// Pods' connections to all others pass postrouting untouched.
+#[test]
+fn endpoints_with_something_due_after_translation() {
+    let due = |service: &Service| -> Vec<String> {
+        plan(service, &["n1", "n2"]).after_dnat_endpoints().iter().map(IpAddr::to_string).collect()
+    };
+    assert_eq!(due(&service()), ["10.1.0.1", "10.1.0.2"], "external frontends masquerade");
+    let internal = Service {
+        service_type: ServiceType::ClusterIp,
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        ports: vec![ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
+        ..service()
+    };
+    assert_eq!(due(&internal), ["10.1.0.1"], "only the one on this node, which may be the client");
+    let sticky = Service { affinity_seconds: Some(10), ..internal };
+    assert_eq!(due(&sticky), ["10.1.0.1", "10.1.0.2"], "clients are remembered");
+}
+
 #[test]
 fn no_endpoints_refuse_everywhere() {
     let refused = ["ClusterIp:refuse", "LoadBalancer:refuse", "ExternalIp:refuse", "NodePort:refuse"];

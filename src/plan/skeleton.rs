@@ -44,9 +44,7 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
         ChainId::Prerouting | ChainId::Output => {
             vec![vec![Term::Verdict(Verdict::Jump(ChainId::Dispatch))]]
         }
-        ChainId::Postrouting => {
-            vec![vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]]
-        }
+        ChainId::Postrouting => postrouting(settings, masquerade_all),
         ChainId::Input => input(settings),
         ChainId::Dispatch => dispatch(family, settings),
         ChainId::AfterDnat => after_dnat(settings, masquerade_all),
@@ -84,6 +82,21 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
         vec![member(daddr, false, SetId::ClusterIps), not_local(daddr), Term::Verdict(Verdict::Goto(ChainId::Refuse))],
         vec![member(daddr, false, SetId::ServiceCidrs), not_local(daddr), Term::Verdict(Verdict::Drop)],
     ]
+}
+
+/// Most connections leave as they are: a pod's to an endpoint that is neither on this node nor behind a frontend whose
+/// connections are masqueraded or remembered. The packet alone answers that; what the client asked for, which the rules
+/// behind it need, is dear to look up (benches/README.md).
+fn postrouting(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
+    let mut rules = Vec::with_capacity(2);
+    if !masquerade_all {
+        let mut as_it_is: Rule = pod(settings, false).into_iter().collect();
+        as_it_is.push(member(Field::DestinationAddress, true, SetId::AfterDnatEndpoints));
+        as_it_is.push(Term::Verdict(Verdict::Return));
+        rules.push(as_it_is);
+    }
+    rules.push(vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]);
+    rules
 }
 
 /// Who asked for what is still known from the connection, so no packet marks are needed (specification 6.4).

@@ -46,6 +46,9 @@ pub enum SetId {
     AfterDnat,
     /// Verdict map: NodePort frontend to what is due after translation.
     NodeportAfterDnat,
+    /// Addresses of endpoints whose connections may need something after translation: a pod's connection to any other
+    /// leaves as it is.
+    AfterDnatEndpoints,
     /// Verdict map: sticky address frontends, for connections that end on this host.
     Remember,
     /// Verdict map: sticky NodePort frontends, for connections that end on this host.
@@ -136,7 +139,7 @@ const AFFINITY_SIZE: u32 = 131_072;
 
 impl SetId {
     /// All sets and maps, in the order they are declared and listed.
-    pub const ALL: [SetId; 25] = [
+    pub const ALL: [SetId; 26] = [
         SetId::Services,
         SetId::Nodeports,
         SetId::ShortCircuit,
@@ -156,6 +159,7 @@ impl SetId {
         SetId::Affinity,
         SetId::AfterDnat,
         SetId::NodeportAfterDnat,
+        SetId::AfterDnatEndpoints,
         SetId::Remember,
         SetId::NodeportRemember,
         SetId::ClusterIps,
@@ -199,6 +203,7 @@ impl SetId {
             SetId::Affinity => ("affinity", &[Address, Protocol, ClassId], Endpoint),
             SetId::AfterDnat => ("after-dnat", FRONTEND, Verdict),
             SetId::NodeportAfterDnat => ("nodeport-after-dnat", NODEPORT, Verdict),
+            SetId::AfterDnatEndpoints => ("after-dnat-endpoints", &[Address], Nothing),
             SetId::Remember => ("remember", FRONTEND, Verdict),
             SetId::NodeportRemember => ("nodeport-remember", NODEPORT, Verdict),
             SetId::ClusterIps => ("cluster-ips", &[Address], Nothing),
