@@ -74,6 +74,7 @@ impl Elements {
     fn append(&mut self, element: &Element) -> Option<Bytes> {
         let Element { key, end: None, value: Value::Data(value), comment: None } = element else { return None };
         let (prefix, slot) = split(key)?;
+        let behind = prefix.u32_host(slot.checked_add(1)?);
         if slot == 0 {
             self.runs.insert(prefix, Run::new(value)?);
         } else {
@@ -81,7 +82,7 @@ impl Elements {
             run.push(value)?;
         }
         self.in_runs += 1;
-        Some(prefix.u32_host(slot.checked_add(1)?))
+        Some(behind)
     }
 
     /// The element with a key.
@@ -187,7 +188,7 @@ mod tests {
             prop_assert_eq!(&listed, &map);
             for (frontend, slot) in (0..4).flat_map(|frontend| (0..7).map(move |slot| (frontend, slot))) {
                 let key = element(frontend, slot, 0, false).key;
-                prop_assert_eq!(elements.get(&key).as_ref(), map.get(&key));
+                prop_assert_eq!(elements.get(&key), map.get(&key).cloned());
             }
             prop_assert_eq!(elements, map.into_values().collect::<Elements>());
         }
