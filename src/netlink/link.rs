@@ -181,7 +181,10 @@ impl Link {
         mut read: impl FnMut(Message<'_>),
     ) -> Result<(), RequestError> {
         let seq = self.request(kind, family, libc::NLM_F_ACK as u16, attrs)?;
-        self.answers(seq, false, |message| Ok(read(message)))?;
+        self.answers(seq, false, |message| {
+            read(message);
+            Ok(())
+        })?;
         Ok(())
     }
 
