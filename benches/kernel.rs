@@ -173,7 +173,7 @@ fn repairs(services: usize) -> (Vec<Duration>, Vec<Duration>) {
     let (mut controller, reports) = Controller::new(open(), options());
     controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
     let table = stranger.read(Family::Ipv4).expect("readable").expect("there");
-    let element = table.sets[&SetId::Endpoints].values().next().expect("an element").clone();
+    let element = table.sets[&SetId::Endpoints].values().next().expect("an element");
     drop(table);
     let mut repair = |op: &Op| -> Vec<Duration> {
         let change = Transaction { ops: vec![(Family::Ipv4, op.clone())] };

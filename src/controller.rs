@@ -457,6 +457,7 @@ impl<K: Kernel> Controller<K> {
         let tables = self.read_tables()?;
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
         let (mirror, objections) = Mirror::build(settings, &self.model, &hints);
+        drop(hints);
         report(&objections);
         self.rebase_onto(mirror, tables)
     }

@@ -21,6 +21,7 @@ mod holder;
 mod leftovers;
 mod link;
 mod lock;
+mod lookup;
 pub(crate) mod message;
 mod neighbours;
 mod objects;

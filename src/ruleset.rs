@@ -6,6 +6,7 @@
 mod bytes;
 mod chain;
 mod code;
+mod elements;
 mod fake;
 mod kernel;
 mod raise;
@@ -16,6 +17,7 @@ mod table;
 pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick, Remember};
 pub use code::{Expr, Register, lower};
+pub use elements::Elements;
 pub use fake::FakeKernel;
 pub use kernel::{Kernel, KernelError};
 pub use raise::raise;

@@ -252,7 +252,7 @@ fn two_hundred_thousand_elements_read_back_equal() {
             let Some((_, Op::AddElements(_, elements))) = transaction.ops.first() else { unreachable!() };
             assert_eq!(read.len(), elements.len());
             for element in elements {
-                assert_eq!(read.get(&element.key), Some(element));
+                assert_eq!(read.get(&element.key).as_ref(), Some(element));
             }
         });
     }

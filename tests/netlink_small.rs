@@ -92,7 +92,7 @@ fn rules_and_elements_of_others_are_seen() {
         assert_eq!(table.foreign, Vec::<String>::new());
         assert_eq!(table.chains[&ChainId::Refuse].len(), 2);
         assert_eq!(table.sets[&SetId::ClusterIps].len(), 3);
-        let range = &table.sets[&SetId::ServiceCidrs][&Bytes::new().ip([172, 16, 0, 0].into())];
+        let range = table.sets[&SetId::ServiceCidrs].get(&Bytes::new().ip([172, 16, 0, 0].into())).expect("there");
         assert_eq!(range.end, Some(Bytes::new().ip([172, 31, 255, 255].into())));
     });
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use portway::model::Family;
 use portway::netlink::{NftKernel, Options};
-use portway::ruleset::{ChainId, Expr, Kernel, SetId, lower};
+use portway::ruleset::{
+    Bytes, ChainId, Element, Elements, EndpointMap, Expr, Kernel, Op, Pick, SetId, Transaction, Value, Verdict, lower,
+};
 
 mod support;
 use support::netns::in_netns;
@@ -23,7 +25,7 @@ fn assert_reads_back(kernel: &mut NftKernel, family: Family) {
             SetId::Affinity => HashMap::new(),
             _ => sample::elements(family, set).into_iter().map(|element| (element.key, element)).collect(),
         };
-        assert_eq!(table.sets.get(&set), Some(&want), "{set:?}");
+        assert_eq!(table.sets.get(&set), Some(&want.values().cloned().collect()), "{set:?}");
         assert_eq!(kernel.read_set(family, set).expect("readable"), want);
     }
 }
@@ -43,4 +45,67 @@ fn everything_reads_back_as_applied() {
             }
         });
     }
+}
+
+/// Frontends that make a map so large that it is read by key.
+const FRONTENDS: u32 = 7_000;
+const SLOTS: u32 = 10;
+
+fn frontend(n: u32) -> Bytes {
+    Bytes::new().ip(n.to_be_bytes().into()).u8(6).u16(80)
+}
+
+fn endpoint(frontend: Bytes, slot: u32, ip: u32) -> Element {
+    let value = Value::Data(Bytes::new().ip(ip.to_be_bytes().into()).u16(80));
+    Element { key: frontend.u32_host(slot), end: None, value, comment: None }
+}
+
+/// What others did to a large map is found, whether or not the number of its elements changed.
+#[test]
+fn a_large_map_reads_back_as_it_is() {
+    in_netns(|| {
+        let family = Family::Ipv4;
+        let mut kernel = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+        let pick = ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count: SLOTS });
+        let verdict = Value::Verdict(Verdict::Goto(pick));
+        let services = (0..FRONTENDS).map(|n| Element { key: frontend(n), end: None, value: verdict, comment: None });
+        let mut wanted: Vec<Element> =
+            (0..FRONTENDS).flat_map(|n| (0..SLOTS).map(move |slot| endpoint(frontend(n), slot, n + slot))).collect();
+        let mut apply = |ops: Vec<Op>| {
+            let ops = ops.into_iter().map(|op| (family, op)).collect();
+            kernel.apply(&Transaction { ops }).expect("applied");
+            kernel.read(family).expect("readable").expect("there").sets.remove(&SetId::Endpoints).expect("there")
+        };
+        let elements = |list: &[Element]| list.iter().cloned().collect::<Elements>();
+
+        let mut ops = vec![Op::AddTable];
+        ops.extend(SetId::ALL.map(|set| Op::AddSet(set, 0)));
+        ops.push(Op::AddChain(pick));
+        ops.push(Op::AddElements(SetId::Services, services.collect()));
+        ops.push(Op::AddElements(SetId::Endpoints, wanted.clone()));
+        assert!(apply(ops) == elements(&wanted));
+
+        let wrong = endpoint(frontend(7), 3, 0);
+        let right = wanted.iter_mut().find(|element| element.key == wrong.key).expect("there");
+        let right = std::mem::replace(right, wrong.clone());
+        let delete = Op::DeleteElements(SetId::Endpoints, vec![right]);
+        assert!(
+            apply(vec![delete, Op::AddElements(SetId::Endpoints, vec![wrong])]) == elements(&wanted),
+            "another value"
+        );
+
+        let strange = endpoint(frontend(FRONTENDS), 0, 1);
+        wanted.push(strange.clone());
+        let found = apply(vec![Op::AddElements(SetId::Endpoints, vec![strange])]);
+        assert!(found == elements(&wanted), "one too many");
+
+        let lost = wanted.swap_remove(0);
+        let found = apply(vec![Op::DeleteElements(SetId::Endpoints, vec![lost])]);
+        assert!(found == elements(&wanted), "one too many and one too few");
+
+        let strange =
+            wanted.swap_remove(wanted.iter().position(|e| e.key == frontend(FRONTENDS).u32_host(0)).expect("there"));
+        let found = apply(vec![Op::DeleteElements(SetId::Endpoints, vec![strange])]);
+        assert!(found == elements(&wanted), "one too few");
+    });
 }

@@ -140,7 +140,7 @@ fn somebody_who_never_stops_does_not_keep_us_busy() {
         let before = rules();
         let mut kernel = stranger();
         let table = kernel.read(Family::Ipv4).expect("readable").expect("there");
-        let element = table.sets[&SetId::ClusterIps].values().next().expect("an element").clone();
+        let element = table.sets[&SetId::ClusterIps].values().next().expect("an element");
         let change = |op: fn(SetId, Vec<_>) -> Op| Transaction {
             ops: vec![(Family::Ipv4, op(SetId::ClusterIps, vec![element.clone()]))],
         };

@@ -100,7 +100,7 @@ impl Reader<'_> {
         let mut rows = Vec::new();
         for map in [SetId::Services, SetId::Nodeports] {
             let elements = self.table.sets.get(&map).into_iter().flat_map(|elements| elements.values());
-            rows.extend(elements.filter_map(|element| self.service(map, element, counters)));
+            rows.extend(elements.filter_map(|element| self.service(map, &element, counters)));
         }
         rows
     }

@@ -7,16 +7,16 @@ use super::slots::SlotHints;
 use crate::ruleset::{SetId, Table};
 
 /// The choices of a table.
-#[derive(Debug, Default)]
-pub struct Hints {
-    pub(super) slots: SlotHints,
+#[derive(Debug)]
+pub struct Hints<'a> {
+    pub(super) slots: SlotHints<'a>,
     pub(super) numbers: NumberHints,
     pub(super) sizes: BTreeMap<SetId, u32>,
 }
 
-impl Hints {
+impl<'a> Hints<'a> {
     /// Collects the choices of a table.
-    pub fn of(table: &Table) -> Self {
-        Self { slots: SlotHints::of(table), numbers: NumberHints::of(table), sizes: table.sizes.clone() }
+    pub fn of(table: &'a Table) -> Self {
+        Self { slots: SlotHints(table), numbers: NumberHints::of(table), sizes: table.sizes.clone() }
     }
 }

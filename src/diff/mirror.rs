@@ -1,5 +1,6 @@
 //! The desired table, kept Service by Service.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ pub(super) struct ServiceState {
 impl Mirror {
     /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
     /// that the hints give them; maps keep sizes that do.
-    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints>) -> (Self, Vec<Objection>) {
+    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints<'_>>) -> (Self, Vec<Objection>) {
         let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
         let mut this = Self { settings, families };
         let mut update = Update::default();
@@ -224,7 +225,7 @@ impl FamilyMirror {
         settings: &Settings,
         model: &Model,
         dirty: &BTreeSet<ObjectKey>,
-        hints: Option<&Hints>,
+        hints: Option<&Hints<'_>>,
         recorder: &mut Recorder,
         update: &mut Update,
     ) {
@@ -280,7 +281,7 @@ impl FamilyMirror {
         &mut self,
         key: ObjectKey,
         plan: ServicePlan,
-        hints: Option<&Hints>,
+        hints: Option<&Hints<'_>>,
         recorder: &mut Recorder,
         update: &mut Update,
     ) {
@@ -336,7 +337,7 @@ impl FamilyMirror {
 }
 
 /// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
-fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hints>) {
+fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hints<'_>>) {
     let key = frontend.key.bytes();
     let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
     let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
@@ -346,10 +347,13 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hi
     };
     for (map, list) in maps.into_iter().zip(lists) {
         let old = match previous {
-            Some(previous) => previous.endpoint_lists().into_iter().find(|(m, ..)| *m == map).map(|(.., l)| l),
-            None => hints.map(|hints| hints.slots.get(map, key)),
+            Some(previous) => {
+                let lists = previous.endpoint_lists();
+                lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| Cow::Borrowed(list))
+            }
+            None => hints.map(|hints| Cow::Owned(hints.slots.get(map, &key))),
         };
-        *list = slots::assign(old.unwrap_or_default(), list);
+        *list = slots::assign(&old.unwrap_or_default(), list);
     }
 }
 

@@ -83,11 +83,11 @@ impl NumberHints {
         let elements = |set: SetId| table.sets.get(&set).into_iter().flat_map(|elements| elements.values());
         let mut numbers = HashMap::new();
         for element in EndpointMap::ALL.into_iter().flat_map(|map| elements(map.affinity_ids())) {
-            if let Some(number) = affinity::id_of(element).and_then(Affinity::number_of) {
+            if let Some(number) = affinity::id_of(&element).and_then(Affinity::number_of) {
                 numbers.insert(element.key, (number, element.comment.clone()));
             }
         }
-        let recorded = elements(SetId::Affinity).filter_map(affinity::parse);
+        let recorded = elements(SetId::Affinity).filter_map(|record| affinity::parse(&record));
         let highest = numbers
             .values()
             .map(|(number, _)| *number)
@@ -132,7 +132,7 @@ mod tests {
     fn table(frontends: &[Frontend]) -> Table {
         let mut table = Table::default();
         for Member { set, element } in frontends.iter().flat_map(Frontend::members) {
-            table.sets.entry(set).or_default().insert(element.key, element);
+            table.sets.entry(set).or_default().insert(element);
         }
         table
     }
@@ -180,7 +180,7 @@ mod tests {
         let key = Bytes::new().ip([172, 16, 0, 1].into()).u8(6).u32_host(id);
         let value = crate::ruleset::Value::Data(Bytes::new().ip([10, 0, 0, 1].into()).u16(80));
         let record = crate::ruleset::Element { key, end: None, value, comment: None };
-        table.sets.entry(SetId::Affinity).or_default().insert(key, record);
+        table.sets.entry(SetId::Affinity).or_default().insert(record);
         let mut numbers = Numbers::after(Some(&NumberHints::of(&table)));
         assert_eq!(number(&assign(&mut numbers, &[], &[sticky("a", 1)], None)[0]), Some(42));
     }

@@ -91,9 +91,9 @@ impl FamilyMirror {
             let present = table.sets.get(&set).and_then(|elements| elements.get(&element.key));
             *seen.entry(set).or_default() += usize::from(present.is_some());
             match present {
-                Some(present) if *present == element => {}
+                Some(present) if present == element => {}
                 Some(present) => {
-                    recorder.delete(set, present.clone());
+                    recorder.delete(set, present);
                     recorder.add(set, element);
                 }
                 None => recorder.add(set, element),
@@ -103,7 +103,7 @@ impl FamilyMirror {
         for set in table.sets.keys().filter(|set| **set != SetId::Affinity && has_more(set)) {
             let wanted: HashSet<Bytes> = self.elements().filter(|(of, _)| of == set).map(|(_, e)| e.key).collect();
             for element in table.sets[set].values().filter(|element| !wanted.contains(&element.key)) {
-                recorder.delete(*set, element.clone());
+                recorder.delete(*set, element);
             }
         }
     }

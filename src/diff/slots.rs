@@ -1,9 +1,9 @@
 //! Endpoints keep their slots: a removed one's slot is refilled, so a change of one endpoint changes one or two elements.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 
 use crate::plan::Target;
-use crate::ruleset::{Bytes, EndpointMap, Table, Value};
+use crate::ruleset::{Bytes, EndpointMap, Table};
 
 /// Orders the wanted targets (no duplicates) so that as many as possible stay in the slot they have in `old`.
 pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
@@ -47,44 +47,16 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
 }
 
 /// The slots endpoints have in a table read back from the kernel.
-#[derive(Debug, Default)]
-pub(super) struct SlotHints {
-    slots: HashMap<(EndpointMap, Bytes), Vec<Target>>,
-}
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SlotHints<'a>(pub(super) &'a Table);
 
-impl SlotHints {
-    /// Collects the slots of a table.
-    pub(super) fn of(table: &Table) -> Self {
-        let mut found: HashMap<(EndpointMap, Bytes), BTreeMap<u32, Target>> = HashMap::new();
-        for map in EndpointMap::ALL {
-            for element in table.sets.get(&map.set()).into_iter().flat_map(|elements| elements.values()) {
-                if let Some((frontend, slot, target)) = parse(element.key, element.value) {
-                    found.entry((map, frontend)).or_default().insert(slot, target);
-                }
-            }
-        }
-        // A gap ends the list: what comes behind it is not reachable by a slot number below the count.
-        let contiguous = |slots: BTreeMap<u32, Target>| {
-            let in_order = |(at, (slot, _)): &(usize, (u32, Target))| *at == *slot as usize;
-            slots.into_iter().enumerate().take_while(in_order).map(|(_, (_, target))| target).collect()
-        };
-        let slots = found.into_iter().map(|(key, slots)| (key, contiguous(slots))).collect();
-        Self { slots }
+impl SlotHints<'_> {
+    /// The slots of a frontend; empty when the kernel has none. A gap ends them: what comes behind it is not reachable by a
+    /// slot number below the count.
+    pub(super) fn get(self, map: EndpointMap, frontend: &Bytes) -> Vec<Target> {
+        let slots = self.0.sets.get(&map.set()).into_iter().flat_map(|elements| elements.slots(frontend));
+        slots.map_while(|value| target(&value)).collect()
     }
-
-    /// The slots of a frontend; empty when the kernel has none.
-    pub(super) fn get(&self, map: EndpointMap, frontend: Bytes) -> &[Target] {
-        self.slots.get(&(map, frontend)).map_or(&[], Vec::as_slice)
-    }
-}
-
-fn parse(key: Bytes, value: Value) -> Option<(Bytes, u32, Target)> {
-    let Value::Data(data) = value else {
-        return None;
-    };
-    let split = key.as_slice().len().checked_sub(4)?;
-    let frontend = Bytes::from_slice(&key.as_slice()[..split])?;
-    Some((frontend, key.u32_host_at(split)?, target(&data)?))
 }
 
 /// Reads the value of an endpoint's element: address . port.

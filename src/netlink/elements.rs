@@ -115,6 +115,13 @@ impl ElementWriter {
     }
 }
 
+/// Writes an element of which only the key counts.
+pub(super) fn put_key(buf: &mut Vec<u8>, key: &Bytes) {
+    let nest = attr::begin_nest(buf, abi::LIST_ELEM);
+    put_data(buf, elem::KEY, key);
+    attr::end_nest(buf, nest);
+}
+
 fn put_data(buf: &mut Vec<u8>, kind: u16, bytes: &Bytes) {
     let nest = attr::begin_nest(buf, kind);
     attr::put(buf, abi::DATA_VALUE, bytes.as_slice());

@@ -172,6 +172,22 @@ impl Link {
         Ok(found.pop())
     }
 
+    /// Asks for several objects in one message, and has the end acknowledged; an error when one is not there.
+    pub(super) fn get_many(
+        &mut self,
+        kind: u16,
+        family: u8,
+        attrs: impl FnOnce(&mut Vec<u8>),
+        mut read: impl FnMut(Message<'_>),
+    ) -> Result<(), RequestError> {
+        let seq = self.request(kind, family, libc::NLM_F_ACK as u16, attrs)?;
+        self.answers(seq, false, |message| {
+            read(message);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     /// Asks for all objects; whether somebody changed nf_tables meanwhile.
     pub(super) fn dump<T>(
         &mut self,

@@ -9,6 +9,7 @@ use super::declare::Declaration;
 use super::elements::{ElementReader, ForeignElement};
 use super::expr;
 use super::link::{Link, Message, RequestError, retry_interrupted};
+use super::lookup;
 use crate::model::Family;
 use crate::ruleset::{Bytes, ChainId, Element, Expr, KernelError, SetId, Table};
 
@@ -89,7 +90,7 @@ pub(super) fn elements(
         // The kernel does not mark dumps of elements as interrupted.
         let undisturbed = owned || generation(link)? == before;
         let complete = undisturbed && !reader.has_duplicates();
-        Ok(complete.then(|| reader.finish()))
+        Ok(complete.then(|| reader.finish().values().map(|element| (element.key, element)).collect()))
     })
 }
 
@@ -219,6 +220,10 @@ impl Reader<'_> {
         let spec = set.spec();
         // Elements of dynamic maps come and go; a range is two elements to the kernel.
         let count = count.filter(|_| !spec.interval && !spec.dynamic);
+        if let Some(reader) = lookup::endpoints(self.link, (self.family, self.name), &self.table, set, count) {
+            self.table.sets.insert(set, reader.finish());
+            return Ok(());
+        }
         for attempt in 1.. {
             let read = dump_elements(self.link, self.family, self.name, set)?;
             if let Ok(reader) = &read {

@@ -82,7 +82,7 @@ impl Kernel for FakeKernel {
             let code = |rules: &[Rule]| rules.iter().map(|rule| lower(family, rule)).collect();
             Table {
                 chains: listing.chains.iter().map(|(chain, rules)| (*chain, code(rules))).collect(),
-                sets: listing.sets.iter().map(|(set, elements)| (*set, by_hash(elements))).collect(),
+                sets: listing.sets.iter().map(|(set, elements)| (*set, elements.values().cloned().collect())).collect(),
                 sizes: listing.sizes.clone(),
                 foreign: Vec::new(),
             }
@@ -91,7 +91,7 @@ impl Kernel for FakeKernel {
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
         let elements = self.tables.get(&family).and_then(|listing| listing.sets.get(&set));
-        Ok(elements.map(by_hash).unwrap_or_default())
+        Ok(elements.into_iter().flatten().map(|(key, element)| (*key, element.clone())).collect())
     }
 
     fn guards(&mut self, _family: Family) -> bool {
@@ -105,10 +105,6 @@ impl Kernel for FakeKernel {
         }
         Ok(())
     }
-}
-
-fn by_hash(elements: &BTreeMap<Bytes, Element>) -> HashMap<Bytes, Element> {
-    elements.iter().map(|(key, element)| (*key, element.clone())).collect()
 }
 
 type Refusal = (String, i32);

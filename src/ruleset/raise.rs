@@ -32,7 +32,7 @@ impl Table {
             listing.chains.push((*chain, rules));
         }
         for (set, elements) in &self.sets {
-            listing.sets.insert(*set, elements.iter().map(|(key, element)| (*key, element.clone())).collect());
+            listing.sets.insert(*set, elements.values().map(|element| (element.key, element)).collect());
         }
         listing.sizes.clone_from(&self.sizes);
         (listing, unknown)

@@ -1,8 +1,8 @@
 //! A table as a whole, and changes to it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use super::{Bytes, ChainId, Element, Expr, Rule, SetId};
+use super::{Bytes, ChainId, Element, Elements, Expr, Rule, SetId};
 use crate::model::Family;
 
 /// The name of our table in both families.
@@ -14,7 +14,7 @@ pub struct Table {
     /// The rules of each chain, as the kernel's instructions (see [`super::lower`]).
     pub chains: BTreeMap<ChainId, Vec<Vec<Expr>>>,
     /// The elements of each set or map by key. Counter values and remaining timeouts are left out.
-    pub sets: BTreeMap<SetId, HashMap<Bytes, Element>>,
+    pub sets: BTreeMap<SetId, Elements>,
     /// How many elements maps have room for; those without an entry grow by themselves.
     pub sizes: BTreeMap<SetId, u32>,
     /// Chains, sets or base hooks that are not as [`ChainId`] and [`SetId`] declare them, by name: the table was made

@@ -1,5 +1,6 @@
 //! A table with what is free to choose forgotten: the slots of endpoints, and the numbers of Service ports with affinity.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use portway::plan::Affinity;
@@ -18,12 +19,13 @@ pub(crate) struct Sets {
 
 impl Sets {
     /// Takes the elements of all sets.
-    pub(crate) fn of<'a>(elements: impl IntoIterator<Item = (SetId, &'a Element)>) -> Self {
+    pub(crate) fn of<E: Borrow<Element>>(elements: impl IntoIterator<Item = (SetId, E)>) -> Self {
         let (slots, ids) = (EndpointMap::ALL.map(EndpointMap::set), EndpointMap::ALL.map(EndpointMap::affinity_ids));
         let (mut plain, mut endpoints) =
             (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::<_, (BTreeSet<_>, BTreeSet<_>)>::new());
         let mut sticky = BTreeMap::<_, BTreeSet<_>>::new();
         for (set, element) in elements {
+            let element = element.borrow();
             let key = element.key;
             if slots.contains(&set) {
                 let split = key.as_slice().len() - 4;

@@ -8,14 +8,14 @@ use crate::model::Family;
 use crate::netlink::abi::{self, elem};
 use crate::netlink::attr::{Attr, Attrs};
 use crate::netlink::expr;
-use crate::ruleset::{Bytes, Element, SetId, SetSpec, Value, ValueType, Verdict};
+use crate::ruleset::{Bytes, Element, Elements, SetId, SetSpec, Value, ValueType, Verdict};
 
 /// Folds the dump of one set into elements.
 pub(in crate::netlink) struct ElementReader {
     spec: SetSpec,
     key_len: usize,
     value_len: usize,
-    elements: HashMap<Bytes, Element>,
+    elements: Elements,
     /// First keys behind ranges (single-field interval sets).
     ends: Vec<Bytes>,
     duplicates: bool,
@@ -35,7 +35,7 @@ impl ElementReader {
             key_len: spec.key_len(family),
             value_len: spec.value_fields().iter().map(|field| field.padded_len(family)).sum(),
             spec,
-            elements: HashMap::new(),
+            elements: Elements::default(),
             ends: Vec::new(),
             duplicates: false,
             verdicts: HashMap::new(),
@@ -91,8 +91,7 @@ impl ElementReader {
             _ => return None,
         };
         let comment = comment.map(|comment| self.intern(comment));
-        let old = self.elements.insert(key, Element { key, end, value, comment });
-        self.duplicates |= old.is_some();
+        self.duplicates |= !self.elements.insert(Element { key, end, value, comment });
         Some(())
     }
 
@@ -131,16 +130,17 @@ impl ElementReader {
 
     /// The elements by key; ranges that the kernel holds as two keys are one again. Single keys in interval sets are
     /// ranges from a key to itself.
-    pub(in crate::netlink) fn finish(mut self) -> HashMap<Bytes, Element> {
-        if self.spec.interval && self.spec.key.len() == 1 {
-            self.ends.sort_unstable();
-            let last = Bytes::from_slice(&[0xff; 16][..self.key_len]);
-            for element in self.elements.values_mut() {
-                let behind = self.ends.partition_point(|end| *end <= element.key);
-                element.end = self.ends.get(behind).map_or(last, previous_key);
-            }
+    pub(in crate::netlink) fn finish(mut self) -> Elements {
+        if !(self.spec.interval && self.spec.key.len() == 1) {
+            return self.elements;
         }
-        self.elements
+        self.ends.sort_unstable();
+        let last = Bytes::from_slice(&[0xff; 16][..self.key_len]);
+        let with_end = |element: Element| {
+            let behind = self.ends.partition_point(|end| *end <= element.key);
+            Element { end: self.ends.get(behind).map_or(last, previous_key), ..element }
+        };
+        self.elements.values().map(with_end).collect()
     }
 }
 

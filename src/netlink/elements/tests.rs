@@ -41,7 +41,7 @@ fn read(family: Family, set: SetId, batch: &Batch) -> HashMap<Bytes, Element> {
         reader.message(&Attrs::new(&message[PREFIX_LEN..])).expect("ours");
     }
     assert!(!reader.has_duplicates());
-    reader.finish()
+    reader.finish().values().map(|element| (element.key, element)).collect()
 }
 
 fn key(set: SetId, n: u32) -> Bytes {
