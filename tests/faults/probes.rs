@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -31,13 +31,21 @@ pub(crate) fn serve(pods: &Namespace, address: IpAddr) {
     let (tcp, udp) = ready;
     let name = address.to_string();
     let said = name.clone();
-    std::thread::spawn(move || tcp.incoming().flatten().for_each(|mut stream| drop(stream.write_all(said.as_bytes()))));
+    std::thread::spawn(move || tcp.incoming().flatten().for_each(|stream| drop(answer(stream, &said))));
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
         while let Ok((_, from)) = udp.recv_from(&mut buffer) {
             drop(udp.send_to(name.as_bytes(), from));
         }
     });
+}
+
+/// Answers whoever has nothing more to say. Who ends a connection first remembers it for a minute, and that must be the
+/// client: a pod would not let a new one in that comes from the same port by way of another Service, but for a second try.
+fn answer(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.read_to_end(&mut Vec::new())?;
+    stream.write_all(name.as_bytes())
 }
 
 /// Asks once, from a port of its own.
@@ -55,6 +63,7 @@ pub(crate) fn ask(address: SocketAddr, udp: bool) -> std::io::Result<IpAddr> {
     } else {
         let mut stream = TcpStream::connect_timeout(&address, CONNECT)?;
         stream.set_read_timeout(Some(ANSWER))?;
+        stream.shutdown(Shutdown::Write)?;
         stream.read_to_string(&mut answer)?;
     }
     answer.parse().map_err(|_| std::io::Error::other(format!("a strange answer: {answer:?}")))
