@@ -77,18 +77,17 @@ impl fmt::Display for FrontendKey {
     }
 }
 
-/// Kind of frontend. The order decides contested frontends: a ClusterIP beats every other claim to its address, and
-/// external IPs, which users choose freely, yield to all others.
+/// Kind of frontend. The order decides contested frontends: a ClusterIP beats every other claim to its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
     /// ClusterIP: internal traffic policy.
     ClusterIp,
     /// LoadBalancer IP of mode VIP: external traffic policy, source ranges.
     LoadBalancer,
-    /// NodePort: external traffic policy.
-    NodePort,
     /// External IP: external traffic policy.
     ExternalIp,
+    /// NodePort: external traffic policy.
+    NodePort,
 }
 
 /// Where a connection may be sent: an endpoint's address and port.
