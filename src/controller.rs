@@ -117,12 +117,6 @@ struct Failure {
     blamed: Vec<ObjectKey>,
 }
 
-impl Failure {
-    fn blaming(mirror: &Mirror, transaction: &Transaction, cause: KernelError) -> Self {
-        Self { blamed: mirror.blamed(transaction, &cause), cause }
-    }
-}
-
 impl From<KernelError> for Failure {
     fn from(cause: KernelError) -> Self {
         Self { cause, blamed: Vec::new() }
@@ -522,7 +516,7 @@ impl<K: Kernel> Controller<K> {
 
     fn commit(&mut self, mirror: &Mirror, main: &Transaction, after: &Transaction) -> Result<(), Failure> {
         if !main.is_empty() {
-            self.kernel.apply(main).map_err(|cause| Failure::blaming(mirror, main, cause))?;
+            apply(&mut self.kernel, mirror, main)?;
         }
         if !after.is_empty()
             && let Err(cause) = self.kernel.apply(after)
@@ -597,6 +591,11 @@ impl<K: Kernel> Controller<K> {
             self.taken = Some(words);
         }
     }
+}
+
+/// Sends a transaction that leads to a mirror; where the kernel refuses an element, finds out whose it is.
+fn apply<K: Kernel>(kernel: &mut K, mirror: &Mirror, transaction: &Transaction) -> Result<(), Failure> {
+    kernel.apply(transaction).map_err(|cause| Failure { blamed: mirror.blamed(transaction, &cause), cause })
 }
 
 fn report(objections: &[Objection]) {

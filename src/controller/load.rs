@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Failure;
+use super::{Failure, apply};
 use crate::diff::{Load, Mirror};
 use crate::ruleset::Kernel;
 
@@ -19,7 +19,7 @@ pub(super) fn load<K: Kernel>(kernel: &mut K, mirror: &Mirror, mut load: Load<'_
     let (mut size, mut loaded) = (FIRST, 0);
     while let Some(part) = load.next(size) {
         let start = Instant::now();
-        kernel.apply(&part).map_err(|cause| Failure::blaming(mirror, &part, cause))?;
+        apply(kernel, mirror, &part)?;
         let (added, _) = part.element_counts();
         loaded += added;
         if added == size {
