@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -263,15 +264,21 @@ fn shortened(mut message: String) -> String {
 
 /// Parses CIDRs, leaving bad ones out; each once.
 fn cidrs<'t>(texts: impl IntoIterator<Item = &'t String>, notes: &mut Notes<'_>, field: &str) -> Vec<IpNet> {
-    let (mut nets, mut known) = (Vec::new(), HashSet::new());
+    let mut nets = Vec::new();
     for (index, text) in texts.into_iter().enumerate() {
         match parse_cidr(text.trim()) {
-            Ok(net) if known.insert(net) => nets.push(net),
-            Ok(_) => {}
+            Ok(net) => nets.push(net),
             Err(error) => notes.add(format_args!("{field}[{index}]"), format_args!("{error}; it is left out")),
         }
     }
-    nets
+    each_once(nets)
+}
+
+/// The first of each, in the order they have. There can be thousands.
+fn each_once<T: Copy + Eq + Hash>(mut list: Vec<T>) -> Vec<T> {
+    let mut known = HashSet::with_capacity(list.len());
+    list.retain(|item| known.insert(*item));
+    list
 }
 
 /// Specification 2.3: InternalIPs in order, then ExternalIPs; the first, and the first one of the other family.

@@ -1,9 +1,8 @@
 //! Services (specification 3.1 and 3.2).
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::{Converted, Converter, Notes, Origin, cidrs, list, special, unservable};
+use super::{Converted, Converter, Notes, Origin, cidrs, each_once, list, special, unservable};
 use crate::model::{Event, Family, Service, ServicePort, ServiceType};
 use crate::source::api::{self, LoadBalancerIngress, ServiceSpec};
 
@@ -152,21 +151,21 @@ fn created(text: Option<&str>, notes: &mut Notes<'_>) -> Option<i64> {
 }
 
 fn external_ips(texts: &[String], notes: &mut Notes<'_>) -> Vec<IpAddr> {
-    let (mut ips, mut known) = (Vec::with_capacity(texts.len()), HashSet::new());
+    let mut ips = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let field = format!("spec.externalIPs[{index}]");
         let Some(ip) = notes.ip(text, &field) else { continue };
         if let Some(what) = special(ip) {
             notes.add(&field, format_args!("{ip} is {what} and would capture the node's own traffic; it is left out"));
-        } else if known.insert(ip) {
+        } else {
             ips.push(ip);
         }
     }
-    ips
+    each_once(ips)
 }
 
 fn load_balancer_ips(ingress: &[LoadBalancerIngress], notes: &mut Notes<'_>) -> Vec<IpAddr> {
-    let (mut ips, mut known) = (Vec::with_capacity(ingress.len()), HashSet::new());
+    let mut ips = Vec::with_capacity(ingress.len());
     for (index, entry) in ingress.iter().enumerate() {
         // With mode Proxy traffic of pods must really go to the load balancer (specification 5.4).
         if !matches!(entry.ip_mode.as_deref(), None | Some("VIP")) {
@@ -177,11 +176,11 @@ fn load_balancer_ips(ingress: &[LoadBalancerIngress], notes: &mut Notes<'_>) -> 
         let Some(ip) = notes.ip(text, &field) else { continue };
         if let Some(what) = unservable(ip) {
             notes.add(&field, format_args!("{ip} is {what}; it is left out"));
-        } else if known.insert(ip) {
+        } else {
             ips.push(ip);
         }
     }
-    ips
+    each_once(ips)
 }
 
 fn affinity(spec: &ServiceSpec, notes: &mut Notes<'_>) -> Option<u32> {
