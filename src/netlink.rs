@@ -31,11 +31,10 @@ pub(crate) mod socket;
 mod watch;
 mod words;
 
-use std::collections::HashMap;
 use std::io;
 
 use crate::model::Family;
-use crate::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
+use crate::ruleset::{Element, Elements, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
 
 use batch::Batch;
 pub use counters::{Counted, FrontendCount};
@@ -369,7 +368,7 @@ impl Kernel for NftKernel {
         read::table(&mut self.link, family, TABLE_NAME, flags)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
         read::elements(&mut self.link, family, TABLE_NAME, set)
     }
 

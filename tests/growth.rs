@@ -1,6 +1,5 @@
 //! Maps that grow, and first loads in slices, in a real kernel. Needs root.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use portway::model::{
 };
 use portway::netlink::{self, NftKernel};
 use portway::plan::Sizing;
-use portway::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, Table, Transaction};
+use portway::ruleset::{Element, Elements, Kernel, KernelError, Op, SetId, Table, Transaction};
 
 mod support;
 use support::netns::{in_netns, ip_batch};
@@ -211,7 +210,7 @@ impl Kernel for Noting {
         self.kernel.read(family)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
         self.kernel.read_set(family, set)
     }
 

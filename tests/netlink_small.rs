@@ -31,7 +31,7 @@ fn records_are_forgotten_whether_or_not_they_are_there() {
                 kernel.forget(family, SetId::Affinity, &records[2_000..]).expect("forgotten");
                 let left = kernel.read_set(family, SetId::Affinity).expect("readable");
                 assert_eq!(left.len(), 2_000);
-                assert!(records[..2_000].iter().all(|record| left.get(&record.key) == Some(record)));
+                assert!(records[..2_000].iter().all(|record| left.get(&record.key) == Some(record.clone())));
                 kernel.forget(family, SetId::Affinity, &records[2_000..]).expect("nothing to forget");
                 kernel.forget(family, SetId::Affinity, &[]).expect("nothing to forget");
                 kernel.cleanup().expect("deleted");
@@ -113,7 +113,7 @@ fn the_longest_comment_is_cut_at_a_character() {
             ];
             kernel.apply(&Transaction { ops }).expect("applied");
             let read = kernel.read_set(family, SetId::ClusterIps).expect("readable");
-            let comment = read.into_values().next().expect("one").comment.expect("has one");
+            let comment = read.values().next().expect("one").comment.expect("has one");
             assert_eq!(&*comment, &text[..kept]);
             for nft in Nft::all() {
                 let listing = nft.list();

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use portway::config::Options;
@@ -10,8 +9,8 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::netlink::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, FakeKernel, Kernel, KernelError, Op, Pick, SetId, Table, Transaction, Value,
-    Verdict,
+    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Pick, SetId, Table,
+    Transaction, Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
 use serde_json::json;
@@ -55,7 +54,7 @@ fn frontend(number: u8, port: u16) -> Bytes {
 
 fn in_force<K: Kernel>(controller: &mut Controller<K>) -> Vec<u8> {
     let services = controller.kernel().read_set(Family::Ipv4, SetId::Services).expect("readable");
-    let mut numbers: Vec<u8> = services.keys().filter_map(|key| key.u8_at(3)).collect();
+    let mut numbers: Vec<u8> = services.values().filter_map(|element| element.key.u8_at(3)).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -160,7 +159,7 @@ impl Kernel for Spoiled {
         self.kernel.read(family)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
         self.kernel.read_set(family, set)
     }
 

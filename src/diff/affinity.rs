@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Mirror, slots};
 use crate::model::Family;
 use crate::plan::{Frontend, Target};
-use crate::ruleset::{Bytes, Element, Value};
+use crate::ruleset::{Element, Elements, Value};
 
 /// A Service port and endpoint set some of whose records became invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,18 +41,18 @@ fn valid<'a>(frontends: impl IntoIterator<Item = &'a Frontend>) -> BTreeMap<u32,
 }
 
 /// Picks the stale ones out of all records of a family.
-pub fn stale_records(records: &HashMap<Bytes, Element>, stale: &[StaleAffinity]) -> Vec<Element> {
+pub fn stale_records(records: &Elements, stale: &[StaleAffinity]) -> Vec<Element> {
     let by_id: HashMap<u32, &StaleAffinity> = stale.iter().map(|stale| (stale.id, stale)).collect();
-    let is_stale = |element: &&Element| {
+    let is_stale = |element: &Element| {
         let Some((id, target)) = parse(element) else { return false };
         by_id.get(&id).is_some_and(|stale| !stale.keep.contains(&target))
     };
-    records.values().filter(is_stale).cloned().collect()
+    records.values().filter(is_stale).collect()
 }
 
 impl Mirror {
     /// Records no Service port in force stands behind, or whose endpoint it does not offer.
-    pub fn orphans(&self, family: Family, records: &HashMap<Bytes, Element>) -> Vec<Element> {
+    pub fn orphans(&self, family: Family, records: &Elements) -> Vec<Element> {
         if records.is_empty() {
             return Vec::new();
         }
@@ -61,7 +61,7 @@ impl Mirror {
             let record = parse(element);
             record.is_some_and(|(id, target)| valid.get(&id).is_some_and(|targets| targets.contains(&target)))
         };
-        records.values().filter(|element| !is_valid(element)).cloned().collect()
+        records.values().filter(|element| !is_valid(element)).collect()
     }
 }
 

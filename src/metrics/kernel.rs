@@ -1,13 +1,12 @@
 //! The kernel, with a stopwatch.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Metrics;
 use super::labels::ByResult;
 use crate::model::Family;
-use crate::ruleset::{Bytes, Element, Kernel, KernelError, SetId, Table, Transaction};
+use crate::ruleset::{Element, Elements, Kernel, KernelError, SetId, Table, Transaction};
 
 /// Counts and times the transactions another kernel makes.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ impl<K: Kernel> Kernel for MeasuredKernel<K> {
         self.kernel.read(family)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
         self.kernel.read_set(family, set)
     }
 

@@ -1,6 +1,6 @@
 //! Reading our tables back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::abi::{self, elem};
@@ -11,7 +11,7 @@ use super::expr;
 use super::link::{Link, Message, RequestError, retry_interrupted};
 use super::lookup;
 use crate::model::Family;
-use crate::ruleset::{Bytes, ChainId, Element, Expr, KernelError, SetId, Table};
+use crate::ruleset::{ChainId, Elements, Expr, KernelError, SetId, Table};
 
 /// A set that is being resized for longer than this many listings is taken as listed.
 const RESIZE_TRIES: u32 = 5;
@@ -75,12 +75,7 @@ pub(super) fn table(
 }
 
 /// Reads the elements of a set.
-pub(super) fn elements(
-    link: &mut Link,
-    family: Family,
-    table: &str,
-    set: SetId,
-) -> Result<HashMap<Bytes, Element>, KernelError> {
+pub(super) fn elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<Elements, KernelError> {
     let doing = "reading the elements of a set";
     retry_interrupted(doing, || {
         let before = generation(link)?;
@@ -90,7 +85,7 @@ pub(super) fn elements(
         // The kernel does not mark dumps of elements as interrupted.
         let undisturbed = owned || generation(link)? == before;
         let complete = undisturbed && !reader.has_duplicates();
-        Ok(complete.then(|| reader.finish().values().map(|element| (element.key, element)).collect()))
+        Ok(complete.then(|| reader.finish()))
     })
 }
 

@@ -1,10 +1,10 @@
 //! A kernel in memory: as strict as the real one about what exists, what is in use and what overlaps.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    Bytes, ChainId, Element, Kernel, KernelError, Listing, Op, Rule, SetId, Table, Term, Transaction, Value, Verdict,
-    lower,
+    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Op, Rule, SetId, Table, Term, Transaction, Value,
+    Verdict, lower,
 };
 use crate::model::Family;
 
@@ -89,9 +89,9 @@ impl Kernel for FakeKernel {
         }))
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
         let elements = self.tables.get(&family).and_then(|listing| listing.sets.get(&set));
-        Ok(elements.into_iter().flatten().map(|(key, element)| (*key, element.clone())).collect())
+        Ok(elements.into_iter().flat_map(BTreeMap::values).cloned().collect())
     }
 
     fn guards(&mut self, _family: Family) -> bool {

@@ -1,12 +1,11 @@
 //! A kernel that fails when told to.
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 
 use portway::model::Family;
 use portway::ruleset::{
-    Bytes, Element, EndpointMap, FakeKernel, Kernel, KernelError, SetId, Table, Transaction, Value,
+    Bytes, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, SetId, Table, Transaction, Value,
 };
 
 use super::history::{Tables, tables};
@@ -140,7 +139,7 @@ impl Kernel for FaultyKernel {
         self.look(|kernel| kernel.read(family))
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<HashMap<Bytes, Element>, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
         self.look(|kernel| kernel.read_set(family, set))
     }
 
