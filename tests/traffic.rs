@@ -16,13 +16,6 @@ use support::objects::Objects;
 use support::program::{Launch, Program};
 use support::town::{NODE_IP, POD_PORT, PODS, Town};
 
-const NODE: &str = "
-name: traffic
-node: {name: node-a, nodeIPs: [10.51.0.1], localAddresses: [10.51.0.1], podCIDRs: [10.1.0.0/24]}
-config: {detectLocalMode: ClusterCIDR, clusterCIDR: 10.1.0.0/16}
-serviceCIDRs: [10.96.0.0/16]
-phases: []
-";
 const SHOP: &str = "10.96.0.10:80";
 /// The ways to the shop.
 const NODE_PORT: u16 = 30_080;
@@ -31,7 +24,7 @@ const CHI_SQUARE_2_0_001: f64 = 13.816;
 
 fn scenario() -> Scenario {
     assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
-    serde_yaml::from_str(NODE).expect("a scenario")
+    Scenario::uneventful("traffic")
 }
 
 fn shop() -> SocketAddr {

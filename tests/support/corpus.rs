@@ -47,6 +47,22 @@ pub(crate) struct Scenario {
     pub(crate) phases: Vec<Phase>,
 }
 
+impl Scenario {
+    /// A node with pods, on which nothing happens by itself.
+    pub(crate) fn uneventful(name: &str) -> Self {
+        let text = format!(
+            "
+name: {name}
+node: {{name: node-a, nodeIPs: [10.51.0.1], localAddresses: [10.51.0.1], podCIDRs: [10.1.0.0/24]}}
+config: {{detectLocalMode: ClusterCIDR, clusterCIDR: 10.1.0.0/16}}
+serviceCIDRs: [10.96.0.0/16]
+phases: []
+"
+        );
+        serde_yaml::from_str(&text).expect("a scenario")
+    }
+}
+
 /// The node on which the proxy runs.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
