@@ -19,7 +19,7 @@ use support::netns::{in_netns, ip_batch, set_sysctls};
 
 use support::nft::Nft;
 use support::node::Program;
-use support::street::eventually;
+use support::wait::eventually;
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(10);

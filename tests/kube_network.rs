@@ -6,7 +6,7 @@ use std::future::Future;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portway::netlink::{self, NftKernel};
 use serde_json::json;
@@ -15,6 +15,7 @@ use support::api_double::tls::Authority;
 use support::follower::{Follower, fast, fill, service};
 use support::netns::{Namespace, in_netns, ip_batch};
 use support::nft::Nft;
+use support::wait::within;
 use tokio::runtime::{Builder, Runtime};
 
 const SERVER: &str = "192.0.2.1:6443";
@@ -31,12 +32,8 @@ fn run_on<T: Send + 'static>(runtime: &Runtime, work: impl Future<Output = T> + 
 }
 
 /// Waits until something is so.
-fn wait_for(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !so() {
-        assert!(Instant::now() < end, "{what}: not in time");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+fn wait_for(what: &str, so: impl FnMut() -> bool) {
+    within(LIMIT, what, so);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
 use serde::Deserialize as _;
@@ -17,6 +17,7 @@ use support::api_double::ApiDouble;
 use support::api_double::tls::Authority;
 use support::netns::{in_netns, ip_batch, output_of};
 use support::node::Program;
+use support::wait::eventually;
 use tokio::runtime::Builder;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -157,14 +158,6 @@ impl Container {
         let is_writable = |options: &str| options.split(',').any(|option| option == "rw");
         let writable: Vec<&str> = visible.into_iter().filter_map(|(at, how)| is_writable(how).then_some(at)).collect();
         assert_eq!(writable, ["/run/net", "/run/portway", "/run/xtables.lock"]);
-    }
-}
-
-fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !check() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

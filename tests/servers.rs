@@ -4,10 +4,11 @@ mod support;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::netns::{in_netns, ip_batch};
 use support::node::Program;
+use support::wait::eventually;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const METRICS: &str = "127.0.0.1:10249";
@@ -86,14 +87,6 @@ fn send(method: &str, path: &str, body: &str) -> Answer {
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     ask(METRICS, &(head + body)).unwrap_or_else(|| panic!("{path} does not answer"))
-}
-
-fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !check() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::io::{BufRead as _, BufReader};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::street::{Client, MANIFESTS, PORTWAY, Street, eventually, output, start};
+use support::street::{Client, MANIFESTS, PORTWAY, Street, output, start};
+use support::wait::eventually;
 
 /// kube-proxy 1.36's shape for one Service, in its nftables mode.
 const KUBE_PROXY: &str = "

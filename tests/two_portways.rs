@@ -9,7 +9,8 @@ use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::street::{Client, MANIFESTS, PORTWAY, Street, eventually, output, start};
+use support::street::{Client, MANIFESTS, PORTWAY, Street, output, start};
+use support::wait::eventually;
 
 /// Another Service, without endpoints.
 const MORE: &str = "

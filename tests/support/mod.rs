@@ -21,5 +21,6 @@ pub(crate) mod stage;
 pub(crate) mod sticky;
 pub(crate) mod street;
 pub(crate) mod town;
+pub(crate) mod wait;
 pub(crate) mod wire;
 pub(crate) mod world;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::netns::{Namespace, ip_batch, set_sysctls};
+use super::wait::eventually;
 
 /// The program.
 pub(crate) const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
@@ -99,14 +100,6 @@ pub(crate) fn output(namespace: &Namespace, program: &str, args: &[&str]) -> Str
     let output = start(namespace, program, args).wait_with_output().expect("it ends");
     assert!(output.status.success(), "{program} {args:?}");
     String::from_utf8(output.stdout).expect("text")
-}
-
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn namespace(commands: &str) -> Arc<Namespace> {
