@@ -192,6 +192,22 @@ async fn bookmarks_save_lists() {
 }
 
 #[tokio::test]
+async fn a_watch_without_the_bookmarks_it_used_to_bring_is_dead() {
+    let double = filled().await;
+    let watches = || double.requests("services").iter().filter(|request| request.param("watch") == "true").count();
+    let mut follower = following(&double, Timing { bookmarks: Duration::from_millis(300), ..fast() }).await;
+    follower.follow_for(FAULT).await;
+    assert_eq!(watches(), 1, "a server need not send any");
+    let lists = follower.lists();
+    double.bookmark("services");
+    follower.follow_until("another watch", |_| watches() == 2).await;
+    follower.follow_for(FAULT).await;
+    assert_eq!((watches(), follower.lists()), (2, lists), "it begins where the last one ended");
+    double.put(service("b", "10.96.0.2"));
+    follower.services(&["a", "b"]).await;
+}
+
+#[tokio::test]
 async fn a_continue_token_that_expires() {
     let double = filled().await;
     double.refuse_streaming();

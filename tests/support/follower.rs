@@ -27,6 +27,7 @@ pub fn fast() -> Timing {
         answer: Duration::from_secs(2),
         list: Duration::from_millis(300),
         watch: Duration::from_secs(290),
+        bookmarks: Duration::from_secs(130),
         first_retry: Duration::from_millis(20),
         longest_retry: Duration::from_millis(200),
         renew: Duration::from_millis(500),

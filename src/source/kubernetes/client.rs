@@ -46,6 +46,9 @@ pub struct Timing {
     pub list: Duration,
     /// After this time the server is asked to end a watch, which is then resumed (290 s, whole seconds).
     pub watch: Duration,
+    /// A watch on which bookmarks have come, and then nothing for this time, is dead (130 s: the server's watch cache sends
+    /// one a minute). Behind a balancer or proxy that lives, TCP does not tell.
+    pub bookmarks: Duration,
     /// Before the first retry; doubles with every failure (0.2 s).
     pub first_retry: Duration,
     /// Before any retry at most (30 s).
@@ -62,6 +65,7 @@ impl Default for Timing {
             answer: Duration::from_secs(60),
             list: Duration::from_secs(30),
             watch: Duration::from_secs(290),
+            bookmarks: Duration::from_secs(130),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(30),
             renew: Duration::from_secs(10),
@@ -105,8 +109,8 @@ where
     answer.map(|body| body.map_err(Into::into).boxed_unsync())
 }
 
-/// To the server, or to a proxy and through it. Of a dead server behind a proxy that lives TCP says nothing: there the limits
-/// of [`Patient`] have to do.
+/// To the server, or to a proxy and through it. Of a dead server behind a proxy that lives TCP says nothing: there missing
+/// bookmarks tell ([`Timing::bookmarks`]).
 fn way(proxy: Option<&Intercept>, timing: &Timing) -> BoxCloneSyncService<Uri, TokioIo<TcpStream>, BoxError> {
     let tcp = tcp(timing);
     let Some(proxy) = proxy else { return BoxCloneSyncService::new(tcp.map_err(BoxError::from)) };

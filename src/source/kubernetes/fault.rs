@@ -26,6 +26,8 @@ pub(super) enum Fault {
     Unfinished,
     #[error("the streaming list does not go on")]
     Silent,
+    #[error("the watch brings no bookmarks any more; the API server behind it may be gone")]
+    NoBookmarks,
     #[error("the server ended the watch at once")]
     Short,
 }

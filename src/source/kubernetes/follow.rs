@@ -91,6 +91,8 @@ pub(super) struct Follow<T> {
     backoff: Backoff,
     throttle: Throttle,
     list: Option<Vec<Event>>,
+    /// The watch under way has brought a bookmark, so more must follow: a server need not send any.
+    bookmarks: bool,
     pending: Vec<Event>,
     kind: std::marker::PhantomData<T>,
 }
@@ -112,6 +114,7 @@ impl<T: Convert> Follow<T> {
             backoff: Backoff::new(shared.access.timing()),
             throttle: Throttle::default(),
             list: None,
+            bookmarks: false,
             pending: Vec::new(),
             kind: std::marker::PhantomData,
         }
@@ -185,6 +188,7 @@ impl<T: Convert> Follow<T> {
     /// Reads a watch to its end.
     async fn read(&mut self, stream: impl Stream<Item = kube::Result<WatchEvent<Guarded<T>>>>) -> Result<(), Stop> {
         let started = Instant::now();
+        self.bookmarks = false;
         let mut stream = pin!(stream);
         while let Some(item) = self.next(&mut stream).await? {
             self.take(item.map_err(Fault::Stream)?)?;
@@ -210,10 +214,13 @@ impl<T: Convert> Follow<T> {
             }
             self.flush().await?;
         }
-        if self.list.is_none() {
-            return Ok(stream.next().await);
-        }
-        Ok(timeout(self.shared.access.timing().list, stream.next()).await.map_err(|_| Fault::Silent)?)
+        let timing = self.shared.access.timing();
+        let (limit, fault) = match self.list {
+            Some(_) => (timing.list, Fault::Silent),
+            None if self.bookmarks => (timing.bookmarks, Fault::NoBookmarks),
+            None => return Ok(stream.next().await),
+        };
+        Ok(timeout(limit, stream.next()).await.map_err(|_| fault)?)
     }
 
     fn take(&mut self, event: WatchEvent<Guarded<T>>) -> Result<(), Fault> {
@@ -232,7 +239,8 @@ impl<T: Convert> Follow<T> {
             WatchEvent::Bookmark(bookmark) => {
                 let version = known(bookmark.metadata.resource_version).ok_or(Fault::NoVersion)?;
                 if self.list.is_none() {
-                    self.version = Some(version);
+                    (self.version, self.bookmarks) = (Some(version), true);
+                    self.recovered();
                 } else if bookmark.metadata.annotations.contains_key(LIST_COMPLETE) {
                     self.complete(version);
                 }
