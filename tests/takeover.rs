@@ -111,11 +111,20 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
         let tables = output(&street.node, "nft", &["list", "tables"]);
         tables.contains("portway") && !tables.contains("kube-proxy")
     });
+    let counter = || {
+        let services = output(&street.node, "nft", &["list", "map", "ip", "portway", "services"]);
+        services.lines().find(|line| line.contains("10.96.0.1 . tcp . 80")).expect("the Service").to_owned()
+    };
+    let before = counter();
     asking.ask(500);
+    assert_ne!(counter(), before, "Portway decides");
 
-    // Back: kube-proxy starts and programs, then Portway ends and its tables go.
+    // Back: kube-proxy starts and programs, then Portway ends and its tables go. Of equal priorities the newer comes first,
+    // so Portway's counters stand still.
     street.load(KUBE_PROXY);
+    let before = counter();
     asking.ask(200);
+    assert_eq!(counter(), before);
     child.kill().expect("killed");
     child.wait().expect("ended");
     asking.ask(200);

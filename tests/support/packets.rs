@@ -1,20 +1,22 @@
 //! First packets of connections, made and recognised byte by byte.
 //!
-//! All three protocols are treated alike: a TCP SYN, a UDP datagram or an SCTP INIT carries a 32-bit tag in a place that
-//! no address translation touches, so a packet is known again wherever it turns up and under whichever addresses, also
-//! when only an ICMP error quotes it.
+//! All protocols are treated alike: a TCP SYN, a UDP datagram, an SCTP INIT or an echo request carries a 32-bit tag in a
+//! place that no address translation touches, so a packet is known again wherever it turns up and under whichever
+//! addresses, also when only an ICMP error quotes it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-/// Announces a tag in the payload of a datagram.
+/// What echo requests begin with, in either family.
+const ECHO_REQUESTS: [u8; 2] = [8, 128];
+/// Announces a tag in the payload of a datagram or an echo request.
 const MAGIC: &[u8; 8] = b"portway!";
 /// The length of an SCTP INIT packet without parameters.
 const SCTP_INIT_LENGTH: usize = 32;
 
-/// A transport protocol of the corpus.
+/// A protocol of the corpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Protocol {
     /// A SYN is sent.
@@ -23,28 +25,34 @@ pub(crate) enum Protocol {
     Udp,
     /// An INIT is sent.
     Sctp,
+    /// An echo request is sent; its identifier and sequence number stand where others have ports.
+    Icmp,
 }
 
 impl Protocol {
-    /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+    /// Those that Services can have.
+    pub(crate) const TRANSPORTS: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// The number in the IP header.
+    /// The number in the IP header; in that of IPv4 for ICMP.
     pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
             Self::Sctp => 132,
+            Self::Icmp => ICMP,
         }
     }
 
-    /// The protocol with this name in Kubernetes objects.
+    /// The protocol with this name, in Kubernetes objects if they have it.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|protocol| protocol.to_string() == name)
+        Self::TRANSPORTS.into_iter().chain([Self::Icmp]).find(|protocol| protocol.to_string() == name)
     }
 
     pub(crate) fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|protocol| protocol.number() == number)
+        match number {
+            ICMP | ICMPV6 => Some(Self::Icmp),
+            _ => Self::TRANSPORTS.into_iter().find(|protocol| protocol.number() == number),
+        }
     }
 }
 
@@ -54,6 +62,7 @@ impl fmt::Display for Protocol {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
             Self::Sctp => "SCTP",
+            Self::Icmp => "ICMP",
         })
     }
 }
@@ -87,8 +96,12 @@ impl Probe {
             Protocol::Tcp => self.tcp_syn(),
             Protocol::Udp => self.udp_datagram(),
             Protocol::Sctp => self.sctp_init(),
+            Protocol::Icmp => self.echo_request(),
         };
-        let number = self.protocol.number();
+        let number = match (self.protocol, self.target) {
+            (Protocol::Icmp, SocketAddr::V6(_)) => ICMPV6,
+            (protocol, _) => protocol.number(),
+        };
         match (self.source.ip(), self.target.ip()) {
             (IpAddr::V4(source), IpAddr::V4(target)) => {
                 let pseudo_header = pseudo_header_v4(source, target, number, body.len());
@@ -145,7 +158,15 @@ impl Probe {
         packet
     }
 
-    /// Fills in the checksum of the transport protocol.
+    fn echo_request(&self) -> Vec<u8> {
+        let mut message = vec![ECHO_REQUESTS[usize::from(self.target.is_ipv6())], 0, 0, 0];
+        message.extend(self.ports());
+        message.extend(MAGIC);
+        message.extend(self.tag.to_be_bytes());
+        message
+    }
+
+    /// Fills in the checksum of the protocol.
     fn finish(&self, body: &mut [u8], pseudo_header: &[u8]) {
         match self.protocol {
             Protocol::Tcp => {
@@ -160,6 +181,11 @@ impl Probe {
             Protocol::Sctp => {
                 let checksum = crc32c(body);
                 body[8..12].copy_from_slice(&checksum.to_le_bytes());
+            }
+            Protocol::Icmp => {
+                let covered = if self.target.is_ipv6() { pseudo_header } else { &[] };
+                let checksum = internet_checksum(&[covered, body]);
+                body[2..4].copy_from_slice(&checksum.to_be_bytes());
             }
         }
     }
@@ -181,14 +207,14 @@ impl Sight {
 
     /// The same for a packet whose IP header has already been taken off.
     pub(crate) fn in_ip_body(source: IpAddr, target: IpAddr, number: u8, body: &[u8]) -> Option<Self> {
+        if let Some((tag, source_port, target_port)) = tag_and_ports(Protocol::from_number(number)?, body, false) {
+            let (source, target) = (SocketAddr::new(source, source_port), SocketAddr::new(target, target_port));
+            return Some(Self::Packet { tag, source, target });
+        }
         let port_unreachable = match number {
             ICMP => (3, 3),
             ICMPV6 => (1, 4),
-            _ => {
-                let (tag, source_port, target_port) = tag_and_ports(Protocol::from_number(number)?, body, false)?;
-                let (source, target) = (SocketAddr::new(source, source_port), SocketAddr::new(target, target_port));
-                return Some(Self::Packet { tag, source, target });
-            }
+            _ => return None,
         };
         let kind = (*body.first()?, *body.get(1)?);
         let (_, _, quoted, quoted_body) = split_ip(body.get(8..)?)?;
@@ -221,9 +247,10 @@ fn tag_and_ports(protocol: Protocol, body: &[u8], quoted: bool) -> Option<(u32, 
         Protocol::Tcp if quoted || body.get(13)? & 0x3f == 0x02 => word(4)?,
         Protocol::Udp if body.get(8..16)? == MAGIC => word(16)?,
         Protocol::Sctp if *body.get(12)? == 1 => word(16)?,
+        Protocol::Icmp if ECHO_REQUESTS.contains(body.first()?) && body.get(8..16)? == MAGIC => word(16)?,
         _ => return None,
     };
-    let ports = word(0)?;
+    let ports = word(if protocol == Protocol::Icmp { 4 } else { 0 })?;
     Some((tag, (ports >> 16) as u16, (ports & 0xffff) as u16))
 }
 

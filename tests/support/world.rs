@@ -105,7 +105,7 @@ impl World {
                 .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
                 .with_context(|| format!("cannot open a raw socket for protocol {number}"))
         };
-        let transports = Protocol::ALL.map(Protocol::number);
+        let transports = Protocol::TRANSPORTS.map(Protocol::number);
         // Errors come last: whoever reads the sockets in order sees a delivered packet before the complaint about it.
         let local_v4 =
             transports.into_iter().chain([1]).map(|number| raw(Domain::IPV4, number)).collect::<Result<_>>()?;

@@ -83,7 +83,7 @@ fn kube_proxy(found: Result<Leftovers, KernelError>) -> CheckRow {
     }
 }
 
-/// Of two chains with one priority the older comes first, and the first that translates decides.
+/// Of two chains with one priority the newer comes first, and the first that translates decides. Ours may be the older.
 fn neighbours(chains: Result<Vec<BaseChain>, KernelError>) -> CheckRow {
     let what = "others that translate";
     let chains = match chains {
