@@ -80,8 +80,6 @@ add element ip portway services { 10.96.0.1 . tcp . 80 : goto sticky-1 }
 
 /// The rules of our own table when those of IPv4 said `meta l4proto` and all connections jumped to `dispatch`.
 const EARLIER_RULES: &str = "
-flush chain ip portway pick-1
-add rule ip portway pick-1 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
 flush chain ip portway dispatch
 add rule ip portway dispatch ip daddr . meta l4proto . th dport vmap @services
 flush chain ip portway prerouting
