@@ -257,7 +257,8 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Family::Ipv6 => (8, 24, 16),
     };
     // In IPv6 the transport protocol stands behind any number of extension headers. In IPv4 it has its place in the
-    // header, of every fragment, and the kernel reads that without a function call.
+    // header, which the kernel reads without a function call. It is the same byte: our hooks see no fragments (connection
+    // tracking has put them together) and no ICMP errors (they belong to the connection they tell of).
     let protocol = match family {
         Family::Ipv4 => Expr::NetworkHeader { offset: IPV4_PROTOCOL, len: 1, to },
         Family::Ipv6 => Expr::L4Proto { to },
