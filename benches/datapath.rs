@@ -35,7 +35,7 @@ const BATCH: u32 = 500;
 const CONNECTIONS: usize = 100;
 /// Flows whose packets are sent in turn.
 const FLOWS: u32 = 200;
-/// Rounds in which tables made by hand are compared: medians of so many repeat within 5 ns.
+/// Rounds in which tables made by hand are compared: medians of so many repeat within 10 ns.
 const COMPARISONS: usize = 900;
 
 /// What stands between client and pods.

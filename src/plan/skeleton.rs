@@ -85,7 +85,7 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
 
 /// Most connections leave as they are: a pod's to an endpoint that is neither on this node nor behind a frontend whose
 /// connections are masqueraded or remembered. The packet alone answers that; what the client asked for, which the chain
-/// behind it needs, is dear to look up, and so would be a verdict for those that leave (benches/README.md).
+/// behind it needs, is dear to look up. Those that leave pass by: a verdict of their own would cost them (benches/README.md).
 fn postrouting(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     let endpoint = member(Field::DestinationAddress, false, SetId::AfterDnatEndpoints);
     let who: Vec<Rule> = match masquerade_all {
