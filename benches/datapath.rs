@@ -2,8 +2,9 @@
 //! table, a table with one dnat rule, and a table of kube-proxy's shape.
 //!
 //! Run as root: `cargo bench --bench datapath [-- --quick]`, or `-- A.nft B.nft` to compare tables made by hand: each answers
-//! at 10.0.0.1:80/TCP for pods at port 8080 in 11.0.0.0/8, which is what a listing of ours for one Service does. Everything is pinned to one CPU and the variants take turns
-//! in short batches; what is told are medians over the rounds, because whatever else the machine does hits all alike.
+//! at 10.0.0.1:80/TCP for pods at port 8080 in 11.0.0.0/8, which is what a listing of ours for one Service does. Everything is
+//! pinned to one CPU and the variants take turns in short batches; what is told are medians over the rounds, because whatever
+//! else the machine does hits all alike.
 
 #![allow(missing_docs)]
 
@@ -11,6 +12,7 @@ mod cluster;
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,8 @@ const BATCH: u32 = 500;
 const CONNECTIONS: usize = 100;
 /// Flows whose packets are sent in turn.
 const FLOWS: u32 = 200;
+/// Rounds in which tables made by hand are compared: medians of so many repeat within 10 ns.
+const COMPARISONS: usize = 900;
 
 /// What stands between client and pods.
 #[derive(Clone, Copy, PartialEq)]
@@ -45,8 +49,6 @@ enum Table {
     Portway(usize),
     /// Of kube-proxy's shape.
     Peer(usize),
-    /// What `nft -f` makes of a file.
-    File(&'static str),
 }
 
 impl Table {
@@ -56,7 +58,6 @@ impl Table {
             Self::OneRule => "one dnat rule".to_owned(),
             Self::Portway(services) => format!("Portway, {} Services", grouped(services)),
             Self::Peer(services) => format!("kube-proxy's shape, {} Services", grouped(services)),
-            Self::File(name) => name.to_owned(),
         }
     }
 }
@@ -74,11 +75,10 @@ struct Subject {
 }
 
 fn main() {
-    use Table::{File, None as Nothing, OneRule, Peer, Portway};
-    let files: Vec<Table> =
-        std::env::args().filter(|name| name.ends_with(".nft")).map(|name| File(name.leak())).collect();
+    use Table::{None as Nothing, OneRule, Peer, Portway};
+    let files: Vec<String> = std::env::args().filter(|name| name.ends_with(".nft")).collect();
     if !files.is_empty() {
-        return compare(&[&[OneRule, Portway(1)], &files[..]].concat());
+        return compare(files);
     }
     let (tables, rounds): (&[Table], usize) = if is_quick() {
         (&[Nothing, OneRule, Portway(1), Portway(1_000), Portway(10_000), Peer(1), Peer(1_000)], 400)
@@ -99,18 +99,28 @@ fn main() {
     draw(&tcp);
 }
 
-/// New flows and established packets only; no result file.
-fn compare(tables: &[Table]) {
-    let mut subjects: Vec<Subject> = tables.iter().map(|table| Subject::new(*table, Protocol::Tcp)).collect();
+/// New flows only, and no result file. The tables take turns in one lane and are loaded anew each time: lanes, and places in
+/// memory, differ by some 20 ns.
+fn compare(files: Vec<String>) {
+    let subject = Subject::new(Table::OneRule, Protocol::Tcp);
+    let mut tables = vec![(Table::OneRule.name(), one_rule(Protocol::Tcp))];
+    tables.extend(files.into_iter().map(|file| {
+        let text = std::fs::read_to_string(&file).expect("a readable file");
+        (file, text)
+    }));
     settle_on_one_cpu();
-    forward(&mut subjects, 500);
-    for subject in &subjects {
-        let over = |rounds: fn(&Subject) -> &[f64]| added(rounds(subject), rounds(&subjects[0]));
-        let (new, established) = (over(|subject| &subject.new), over(|subject| &subject.established));
-        println!(
-            "over one rule: new flow {new:+.0} ns, established packet {established:+.0} ns: {}",
-            subject.table.name()
-        );
+    let mut times = vec![Vec::new(); tables.len()];
+    for round in 0..COMPARISONS {
+        for n in (0..tables.len()).map(|n| (n + round) % tables.len()) {
+            peer::load(&format!("flush ruleset\n{}", tables[n].1));
+            subject.lane.forget_flows();
+            let packets = |flows: Range<u32>| subject.lane.first_packets(flows.map(|n| subject.flow(n)));
+            subject.lane.send(&packets(0..BATCH));
+            times[n].push(subject.time(&packets(BATCH..3 * BATCH)));
+        }
+    }
+    for ((name, _), rounds) in tables.iter().zip(&times) {
+        println!("over one rule: new flow {:+.0} ns: {name}", added(rounds, &times[0]));
     }
 }
 
@@ -135,7 +145,6 @@ impl Subject {
             Table::OneRule => drop(peer::load(&one_rule(protocol))),
             Table::Portway(services) => portway(services, protocol),
             Table::Peer(services) => drop(peer::load(&peer::table(services, ENDPOINTS, protocol))),
-            Table::File(name) => drop(peer::load(&std::fs::read_to_string(name).expect("a readable file"))),
         }
         lane.trust_checksums();
         Self { table, protocol, lane, new: Vec::new(), established: Vec::new(), connections: Vec::new() }
@@ -155,7 +164,7 @@ impl Subject {
         match self.table {
             // Not the first endpoint: all Services share that one.
             Table::None => (v4(cluster::slice(random % 10_000, ENDPOINTS, 0).endpoints[1].address), 8080),
-            Table::OneRule | Table::File(_) => (v4(cluster::service(0).cluster_ips[0]), 80),
+            Table::OneRule => (v4(cluster::service(0).cluster_ips[0]), 80),
             Table::Portway(services) | Table::Peer(services) => {
                 (v4(cluster::service(random % services).cluster_ips[0]), 80)
             }

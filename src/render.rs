@@ -94,7 +94,8 @@ fn declaration(family: Family, set: SetId, size: Option<u32>, elements: &[&Eleme
     out
 }
 
-/// `type ...`, or `typeof ...` where a key holds a numgen slot, which has no named type.
+/// `type ...`, or `typeof ...` where a key holds a numgen slot, which has no named type. `meta l4proto` stands for the type
+/// alone: rules of IPv4 say `ip protocol`.
 fn type_text(family: Family, spec: &SetSpec) -> String {
     let typeof_form = spec.key.contains(&FieldType::Slot);
     let name = |field: &FieldType| match (field, typeof_form) {
@@ -266,6 +267,7 @@ fn packet_field(family: Family, field: Field) -> String {
     match field {
         Field::SourceAddress => format!("{} saddr", family.nft()),
         Field::DestinationAddress => format!("{} daddr", family.nft()),
+        Field::Protocol if family == Family::Ipv4 => "ip protocol".to_owned(),
         Field::Protocol => "meta l4proto".to_owned(),
         Field::DestinationPort => "th dport".to_owned(),
         Field::OriginalAddress => format!("ct original {} daddr", family.nft()),

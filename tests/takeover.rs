@@ -78,6 +78,17 @@ table ip portway {
 add element ip portway services { 10.96.0.1 . tcp . 80 : goto sticky-1 }
 ";
 
+/// The rules of our own table when those of IPv4 said `meta l4proto` and all connections jumped to `dispatch`.
+const EARLIER_RULES: &str = "
+flush chain ip portway dispatch
+add rule ip portway dispatch ip daddr . meta l4proto . th dport vmap @services
+flush chain ip portway prerouting
+add rule ip portway prerouting jump dispatch
+flush chain ip portway postrouting
+add rule ip portway postrouting ip saddr 10.244.0.0/16 ip daddr != @after-dnat-endpoints return
+add rule ip portway postrouting ct status dnat jump after-dnat
+";
+
 /// A Service for the proxy named `portway`, and the range of all ClusterIPs.
 const LABELLED: &str = "
 apiVersion: v1
@@ -158,6 +169,35 @@ fn the_table_of_an_earlier_version_is_replaced_without_a_lost_connection() {
     child.wait().expect("ended");
     let (asked, failures) = asking.finish();
     assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
+}
+
+#[test]
+fn rules_of_an_earlier_version_are_replaced_and_elements_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let street = Street::build();
+    // Else `nft` could not change its table.
+    let run = || street.portway(folder.path(), MANIFESTS, &["--no-table-ownership"]);
+    let rules = || output(&street.node, "nft", &["-s", "list", "table", "ip", "portway"]);
+    let mut child = run();
+    eventually("the table", || output(&street.node, "nft", &["list", "ruleset"]).contains("hook postrouting"));
+    let ours = rules();
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    street.load(EARLIER_RULES);
+    assert_ne!(rules(), ours);
+
+    let asking = Client::start(street.client.clone(), "10.96.0.1:80");
+    asking.ask(300);
+    let mut child = run();
+    eventually("the new rules", || rules() == ours);
+    asking.ask(500);
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    let (asked, failures) = asking.finish();
+    assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
+    let services = output(&street.node, "nft", &["list", "map", "ip", "portway", "services"]);
+    let counted = services.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    assert_eq!(counted, Some(asked), "counted on through the restart: {services}");
 }
 
 #[test]

@@ -41,12 +41,11 @@ const RECORD: &[Field] = &[Field::SourceAddress, Field::Protocol, Field::Priorit
 /// The rules of a chain.
 pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, chain: ChainId) -> Vec<Rule> {
     match chain {
-        ChainId::Prerouting | ChainId::Output => {
-            vec![vec![Term::Verdict(Verdict::Jump(ChainId::Dispatch))]]
-        }
+        // Nearly all connections come this way: they are spared the jump (benches/README.md).
+        ChainId::Prerouting | ChainId::Dispatch => dispatch(family, settings),
+        ChainId::Output => vec![vec![Term::Verdict(Verdict::Jump(ChainId::Dispatch))]],
         ChainId::Postrouting => postrouting(settings, masquerade_all),
         ChainId::Input => input(settings),
-        ChainId::Dispatch => dispatch(family, settings),
         ChainId::AfterDnat => after_dnat(settings, masquerade_all),
         ChainId::Refuse => vec![vec![Term::Reject]],
         ChainId::SourceRanges => source_ranges(),
@@ -85,18 +84,16 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
 }
 
 /// Most connections leave as they are: a pod's to an endpoint that is neither on this node nor behind a frontend whose
-/// connections are masqueraded or remembered. The packet alone answers that; what the client asked for, which the rules
-/// behind it need, is dear to look up (benches/README.md).
+/// connections are masqueraded or remembered. The packet alone answers that; what the client asked for, which the chain
+/// behind it needs, is dear to look up. Those that leave pass by: a verdict of their own would cost them (benches/README.md).
 fn postrouting(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
-    let mut rules = Vec::with_capacity(2);
-    if !masquerade_all {
-        let mut as_it_is: Rule = pod(settings, false).into_iter().collect();
-        as_it_is.push(member(Field::DestinationAddress, true, SetId::AfterDnatEndpoints));
-        as_it_is.push(Term::Verdict(Verdict::Return));
-        rules.push(as_it_is);
-    }
-    rules.push(vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::AfterDnat))]);
-    rules
+    let endpoint = member(Field::DestinationAddress, false, SetId::AfterDnatEndpoints);
+    let who: Vec<Rule> = match masquerade_all {
+        true => vec![Vec::new()],
+        false => not_pod(settings).into_iter().chain([endpoint]).map(|condition| vec![condition]).collect(),
+    };
+    let go = [Term::Translated, Term::Verdict(Verdict::Goto(ChainId::AfterDnat))];
+    who.into_iter().map(|condition| [condition, go.to_vec()].concat()).collect()
 }
 
 /// Who asked for what is still known from the connection, so no packet marks are needed (specification 6.4).

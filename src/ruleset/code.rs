@@ -162,6 +162,8 @@ pub enum Expr {
 const STATUS_DST_NAT: u32 = 1 << 5;
 /// `RTN_LOCAL` of address types.
 const TYPE_LOCAL: u32 = 2;
+/// Where IPv4's header has the transport protocol.
+pub(super) const IPV4_PROTOCOL: u32 = 9;
 /// Bytes of an interface name, with the terminating zero (IFNAMSIZ).
 const INTERFACE_NAME_LEN: usize = 16;
 
@@ -254,10 +256,17 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Family::Ipv4 => (12, 16, 4),
         Family::Ipv6 => (8, 24, 16),
     };
+    // In IPv6 the transport protocol stands behind any number of extension headers. In IPv4 it has its place in the
+    // header, which the kernel reads without a function call. It is the same byte: our hooks see no fragments (connection
+    // tracking has put them together) and no ICMP errors (they belong to the connection they tell of).
+    let protocol = match family {
+        Family::Ipv4 => Expr::NetworkHeader { offset: IPV4_PROTOCOL, len: 1, to },
+        Family::Ipv6 => Expr::L4Proto { to },
+    };
     code.push(match field {
         Field::SourceAddress => Expr::NetworkHeader { offset: source, len, to },
         Field::DestinationAddress => Expr::NetworkHeader { offset: destination, len, to },
-        Field::Protocol => Expr::L4Proto { to },
+        Field::Protocol => protocol,
         Field::DestinationPort => Expr::TransportHeader { offset: 2, len: 2, to },
         Field::OriginalAddress => Expr::OriginalAddress { to },
         Field::OriginalPort => Expr::OriginalPort { to },

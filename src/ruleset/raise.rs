@@ -2,6 +2,7 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::code::IPV4_PROTOCOL;
 use super::{Expr, Field, Listing, Register, Rule, Table, Term};
 use crate::model::Family;
 
@@ -99,6 +100,7 @@ fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
 fn load(family: Family, expr: &Expr) -> Option<(Register, Field)> {
     let destination_offset = if family == Family::Ipv4 { 16 } else { 24 };
     Some(match expr {
+        Expr::NetworkHeader { offset: IPV4_PROTOCOL, len: 1, to } if family == Family::Ipv4 => (*to, Field::Protocol),
         Expr::NetworkHeader { offset, to, .. } if *offset == destination_offset => (*to, Field::DestinationAddress),
         Expr::NetworkHeader { to, .. } => (*to, Field::SourceAddress),
         Expr::TransportHeader { to, .. } => (*to, Field::DestinationPort),

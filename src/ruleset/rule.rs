@@ -11,7 +11,7 @@ pub enum Field {
     SourceAddress,
     /// `ip daddr` / `ip6 daddr`.
     DestinationAddress,
-    /// `meta l4proto`.
+    /// `ip protocol` / `meta l4proto`.
     Protocol,
     /// `th dport`.
     DestinationPort,
