@@ -141,13 +141,13 @@ enum Damage {
 
 fn any_damage() -> impl Strategy<Value = (prop::sample::Index, prop::sample::Index, Damage)> {
     let damage = prop_oneof![
-        Just(Damage::Nothing),
+        1 => Just(Damage::Nothing),
         3 => Just(Damage::Delete),
-        Just(Damage::Comment),
+        1 => Just(Damage::Comment),
         2 => Just(Damage::Value),
         2 => proptest::array::uniform(0_u8..3).prop_map(Damage::Add),
-        Just(Damage::Rules),
-        Just(Damage::Chain),
+        1 => Just(Damage::Rules),
+        1 => Just(Damage::Chain),
     ];
     (any::<prop::sample::Index>(), any::<prop::sample::Index>(), damage)
 }
