@@ -81,7 +81,8 @@ impl Part {
     fn elements(&mut self, set: SetId, keys: Keys) {
         let known = self.sets.entry(set).or_insert_with(|| Keys::These(BTreeSet::new()));
         match (&mut *known, keys) {
-            (Keys::These(known), Keys::These(mut more)) => known.append(&mut more),
+            // Announcements bring one at a time, and `append` would build the whole set anew for each.
+            (Keys::These(known), Keys::These(more)) => known.extend(more),
             _ => *known = Keys::All,
         }
         if matches!(known, Keys::These(keys) if keys.len() > KEYS_MAX) {
