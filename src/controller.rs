@@ -294,7 +294,7 @@ impl<K: Kernel> Controller<K> {
         self.compare(Doubt { by, touched: Touched::Everything });
     }
 
-    /// Has a look at what others are said to have touched, and repairs it.
+    /// Reads back what others are said to have touched, and repairs what differs from the mirror.
     pub fn settle(&mut self) {
         if let Some(doubt) = self.doubts.take() {
             self.compare(doubt);
@@ -371,7 +371,8 @@ impl<K: Kernel> Controller<K> {
 
     fn patience(&self) -> Duration {
         let now = Instant::now();
-        let verify = self.verify_at(now).saturating_duration_since(now);
+        // Before there is a mirror there is nothing to compare, however long that takes.
+        let verify = self.mirror.as_ref().map_or(VERIFY_EVERY, |_| self.verify_at(now).saturating_duration_since(now));
         let retry = self.retry.map_or(verify, |(at, _)| at.saturating_duration_since(now));
         let node = if self.mirror.is_none() && self.model.is_ready() { Duration::from_millis(200) } else { verify };
         verify.min(retry).min(node)
@@ -387,7 +388,7 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
-    /// When the kernel is to be compared with the mirror.
+    /// When the kernel, or what others touched of it, is to be compared with the mirror.
     fn verify_at(&self, now: Instant) -> Instant {
         let regular = self.verified + VERIFY_EVERY;
         if self.doubts.is_raised() { self.pace.next(now).min(regular) } else { regular }

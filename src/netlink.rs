@@ -34,7 +34,9 @@ mod words;
 use std::io;
 
 use crate::model::Family;
-use crate::ruleset::{Element, Elements, Kernel, KernelError, Op, Part, SetId, TABLE_NAME, Table, Touched, Transaction};
+use crate::ruleset::{
+    Element, Elements, Kernel, KernelError, Op, Part, SetId, TABLE_NAME, Table, Touched, Transaction,
+};
 
 use batch::Batch;
 pub use counters::{Counted, FrontendCount};

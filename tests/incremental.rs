@@ -153,11 +153,7 @@ fn any_damage() -> impl Strategy<Value = (prop::sample::Index, prop::sample::Ind
 }
 
 /// Does damage to a table, and says where.
-fn spoil(
-    family: Family,
-    table: &mut Table,
-    damage: &[(prop::sample::Index, prop::sample::Index, Damage)],
-) -> Part {
+fn spoil(family: Family, table: &mut Table, damage: &[(prop::sample::Index, prop::sample::Index, Damage)]) -> Part {
     let mut part = Part::default();
     for (which_set, which, damage) in damage {
         let set = SetId::ALL[which_set.index(SetId::ALL.len())];

@@ -28,12 +28,7 @@ impl Mirror {
 }
 
 /// Has the objects that are not ours deleted. `None` when something is wrong that is no such object.
-fn delete_foreign(
-    family: Family,
-    foreign: &[Foreign],
-    main: &mut Transaction,
-    after: &mut Transaction,
-) -> Option<()> {
+fn delete_foreign(family: Family, foreign: &[Foreign], main: &mut Transaction, after: &mut Transaction) -> Option<()> {
     let mut objects: Vec<(ForeignKind, &String)> = Vec::new();
     for foreign in foreign {
         match foreign {
@@ -81,5 +76,57 @@ impl FamilyMirror {
         let frontend = FrontendKey::from_bytes(&Bytes::from_slice(frontend)?)?;
         let service = self.services.get(self.claims.winner(frontend)?)?;
         service.frontends.iter().find(|own| own.key == frontend)?.element(set, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::config::Options;
+    use crate::model::Model;
+    use crate::ruleset::{ChainId, lower};
+
+    /// A mirror without Services, and its chains.
+    fn mirror() -> (Mirror, Table) {
+        let model = Model::default();
+        let (mirror, _) = Mirror::build(Options::new("node").settings(&model), &model, &HashMap::new());
+        let listing = mirror.listing(Family::Ipv4).expect("served");
+        let code = |rules: Vec<_>| rules.iter().map(|rule| lower(Family::Ipv4, rule)).collect();
+        let chains = listing.chains.into_iter().map(|(chain, rules)| (chain, code(rules))).collect();
+        (mirror, Table { chains, ..Table::default() })
+    }
+
+    fn structure() -> Part {
+        Part { structure: true, ..Part::default() }
+    }
+
+    #[test]
+    fn what_is_foreign_is_disarmed_and_then_deleted() {
+        let (mirror, mut table) = mirror();
+        assert_eq!(mirror.mend(Family::Ipv4, &structure(), table.clone()), Some(Default::default()));
+        let object = |kind| Foreign::Object(kind, "theirs".to_owned());
+        table.foreign = vec![
+            object(ForeignKind::Stateful(1)),
+            object(ForeignKind::Chain),
+            Foreign::Rule { chain: ChainId::Refuse, number: 2 },
+            object(ForeignKind::Set),
+        ];
+        let (main, after) = mirror.mend(Family::Ipv4, &structure(), table).expect("objects and a rule");
+        let (flush, rest) = main.ops.split_first().expect("something");
+        assert_eq!(*flush, (Family::Ipv4, Op::FlushForeign("theirs".to_owned())));
+        assert_eq!(rest[0], (Family::Ipv4, Op::FlushChain(ChainId::Refuse)));
+        assert!(rest[1..].iter().all(|(_, op)| matches!(op, Op::AddRule(ChainId::Refuse, _))) && rest.len() > 1);
+        let kinds = [ForeignKind::Set, ForeignKind::Chain, ForeignKind::Stateful(1)];
+        let deleted = kinds.map(|kind| (Family::Ipv4, Op::DeleteForeign(kind, "theirs".to_owned())));
+        assert_eq!(after.ops, deleted);
+    }
+
+    #[test]
+    fn what_is_unclear_takes_a_whole_comparison() {
+        let (mirror, mut table) = mirror();
+        table.foreign = vec![Foreign::Other("chain output".to_owned())];
+        assert_eq!(mirror.mend(Family::Ipv4, &structure(), table), None);
     }
 }

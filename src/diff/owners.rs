@@ -24,7 +24,8 @@ impl Mirror {
     fn owners_of(&self, family: Family, set: SetId, key: &Bytes) -> Vec<ObjectKey> {
         let Some(mirror) = self.families.iter().find(|mirror| mirror.family == family) else { return Vec::new() };
         let has = |state: &ServiceState| {
-            state.shared.contains(&(set, *key)) || state.frontends.iter().any(|frontend| frontend.element(set, key).is_some())
+            state.shared.contains(&(set, *key))
+                || state.frontends.iter().any(|frontend| frontend.element(set, key).is_some())
         };
         let owners = mirror.services.iter().filter(|(_, state)| has(state));
         let mut owners: Vec<ObjectKey> = owners.map(|(service, _)| service.clone()).collect();

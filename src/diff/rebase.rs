@@ -78,9 +78,11 @@ impl FamilyMirror {
 
     pub(super) fn compare_chains(&self, settings: &Settings, table: &Table, change: &mut Change) {
         let chains = self.all_chains();
-        let is_altered = |chain| table.foreign.iter().any(|f| matches!(f, Foreign::Rule { chain: at, .. } if *at == chain));
+        let is_altered =
+            |chain| table.foreign.iter().any(|f| matches!(f, Foreign::Rule { chain: at, .. } if *at == chain));
         for chain in &chains {
-            let wanted = || self.rules(settings, *chain).iter().map(|rule| lower(self.family, rule)).collect::<Vec<_>>();
+            let wanted =
+                || self.rules(settings, *chain).iter().map(|rule| lower(self.family, rule)).collect::<Vec<_>>();
             match table.chains.get(chain) {
                 None => change.came.push(*chain),
                 Some(code) if is_altered(*chain) || *code != wanted() => change.changed.push(*chain),

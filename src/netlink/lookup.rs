@@ -73,7 +73,7 @@ pub(super) fn some(
             |message| Ok(reader.message(&message.attrs).is_err()),
         );
         match asked {
-            Ok(foreign) if foreign == Some(true) => {
+            Ok(Some(true)) => {
                 strange.push(Element { key: *key, end: None, value: Value::None, comment: None });
             }
             Ok(_) | Err(RequestError::Errno(libc::ENOENT)) => {}

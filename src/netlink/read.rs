@@ -148,7 +148,8 @@ impl Reader<'_> {
             self.objects(abi::msg::GETFLOWTABLE)?;
         }
         let by_key = |keys: &Keys| matches!(keys, Keys::These(_));
-        let sets = if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
+        let sets =
+            if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
         for (set, keys) in &part.sets {
             match keys {
                 Keys::These(keys) => {

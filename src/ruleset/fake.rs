@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Op, Part, Rule, SetId, Table, Term, Transaction, Value,
-    Verdict, lower,
+    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Op, Part, Rule, SetId, Table, Term, Transaction,
+    Value, Verdict, lower,
 };
 use crate::model::Family;
 
