@@ -1,4 +1,4 @@
-//! Answers of nf_tables.
+//! Answers and announcements of nf_tables.
 
 use super::attr::Attrs;
 use super::elements::ElementReader;
