@@ -16,7 +16,7 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Protocol};
 use portway::netlink::{self, NftKernel};
 use portway::plan::Sizing;
-use portway::ruleset::{Kernel as _, Op, SetId, Transaction};
+use portway::ruleset::{ChainId, Element, Kernel as _, Op, SetId, Term, Touched, Transaction, Verdict};
 
 use support::netns::in_netns;
 use support::peer;
@@ -69,10 +69,20 @@ fn main() {
     for row in &peers {
         report.row(&[name(row.services), short(row.first), short(median(&row.endpoint))]);
     }
-    report.table(&["Repairs, services x endpoints", "one element p50", "a deleted table p50"]);
+    report.table(&[
+        "Repairs, services x endpoints",
+        "one endpoint",
+        "one frontend",
+        "a rule",
+        "1,000 endpoints",
+        "all frontends",
+        "all endpoints",
+        "one endpoint, everything compared",
+        "a deleted table",
+    ]);
     for services in [100, 1_000, 10_000] {
-        let (one, all) = in_netns(|| repairs(services));
-        report.row(&[name(services), short(median(&one)), short(median(&all))]);
+        let repairs = in_netns(|| repairs(services)).map(|times| short(median(&times)));
+        report.row(&[vec![name(services)], repairs.into()].concat());
     }
     draw(
         "first-load",
@@ -164,30 +174,56 @@ fn controller() -> Loaded {
     Controller::new(NftKernel::open().expect("nf_tables"), options())
 }
 
-/// From when the sync loop hears of a change by others to when it is undone.
-fn repairs(services: usize) -> (Vec<Duration>, Vec<Duration>) {
+/// From just before somebody changes a table that nobody owns to when that is undone.
+fn repairs(services: usize) -> [Vec<Duration>; 8] {
     eprintln!("repairs, {services} Services");
     let open =
         || NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() }).expect("nf_tables");
     let mut stranger = open();
     let (mut controller, reports) = Controller::new(open(), options());
+    let (sender, heard) = std::sync::mpsc::channel();
+    let listens = controller.kernel().watch(move |by, touched| sender.send((by, touched)).is_ok()).expect("a socket");
+    assert!(listens, "nobody owns the tables");
     controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
     let table = stranger.read(Family::Ipv4).expect("readable").expect("there");
-    let element = table.sets[&SetId::Endpoints].values().next().expect("an element");
+    let endpoints: Vec<Element> = table.sets[&SetId::Endpoints].values().collect();
+    let frontends: Vec<Element> = table.sets[&SetId::Services].values().collect();
     drop(table);
-    let mut repair = |op: &Op| -> Vec<Duration> {
-        let change = Transaction { ops: vec![(Family::Ipv4, op.clone())] };
+    let mut repair = |op: Op, everything: bool| -> Vec<Duration> {
+        let change = Transaction { ops: vec![(Family::Ipv4, op)] };
         (0..REPAIRS)
             .map(|_| {
-                stranger.apply(&change).expect("nobody owns it");
-                timed(|| controller.verify())
+                let took = timed(|| {
+                    stranger.apply(&change).expect("nobody owns it");
+                    let (by, touched) = heard.recv().expect("it listens");
+                    controller.doubts().raise(by, if everything { Touched::Everything } else { touched });
+                    controller.settle();
+                });
+                for family in Family::ALL {
+                    let table = stranger.read(family).expect("readable");
+                    let (change, leftovers) = controller.mirror().expect("synced").rebase(family, table.as_ref());
+                    assert!(change.is_empty() && leftovers.is_empty(), "it is undone");
+                }
+                // What was announced late, of a change with more announcements than there is room for.
+                while heard.try_recv().is_ok() {}
+                took
             })
             .collect()
     };
-    let one = repair(&Op::DeleteElements(SetId::Endpoints, vec![element]));
-    let all = repair(&Op::DeleteTable);
+    let one = |elements: &[Element]| vec![elements[elements.len() / 2].clone()];
+    let delete = Op::DeleteElements;
+    let times = [
+        repair(delete(SetId::Endpoints, one(&endpoints)), false),
+        repair(delete(SetId::Services, one(&frontends)), false),
+        repair(Op::AddRule(ChainId::Dispatch, vec![Term::Verdict(Verdict::Drop)]), false),
+        repair(delete(SetId::Endpoints, endpoints.iter().take(1_000).cloned().collect()), false),
+        repair(delete(SetId::Services, frontends.clone()), false),
+        repair(delete(SetId::Endpoints, endpoints.clone()), false),
+        repair(delete(SetId::Endpoints, one(&endpoints)), true),
+        repair(Op::DeleteTable, false),
+    ];
     assert_eq!(reports.borrow().failures, 0);
-    (one, all)
+    times
 }
 
 fn measure_peer(services: usize) -> Peer {

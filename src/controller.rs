@@ -2,6 +2,7 @@
 
 mod doubt;
 mod load;
+mod mend;
 mod snapshot;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 use crate::config::Options;
 use crate::diff::{Hints, Mirror, Objection, StaleAffinity, Update, stale_records};
 use crate::model::{Changes, Event, Family, Kind, Model, ObjectKey};
-use crate::ruleset::{Kernel, KernelError, SetId, Table, Transaction};
+use crate::ruleset::{Kernel, KernelError, SetId, Table, Touched, Transaction};
 use doubt::{Doubt, Pace};
 
 /// The first wait after a failed sync; doubles up to [`RETRY_MAX`].
@@ -127,7 +128,7 @@ impl From<KernelError> for Failure {
 enum Wake {
     Events(Option<Vec<Event>>),
     Asked(SyncSender<Snapshot>),
-    Doubted(Doubt),
+    Doubted,
     Tick,
 }
 
@@ -160,11 +161,9 @@ pub struct Controller<K> {
     /// Kept, so that the channel stays open.
     asking: Snapshots,
     asked: mpsc::Receiver<SyncSender<Snapshot>>,
-    /// Kept, so that the channel stays open.
-    doubting: Doubts,
-    doubted: mpsc::Receiver<Doubt>,
-    /// The kernel has to be compared because of this as soon as `pace` allows it.
-    doubt: Option<Doubt>,
+    /// Settled as soon as `pace` allows it.
+    doubts: Doubts,
+    doubted: watch::Receiver<Option<Doubt>>,
     pace: Pace,
     /// Who has the tables that we wait for.
     taken: Option<String>,
@@ -179,7 +178,7 @@ impl<K: Kernel> Controller<K> {
     pub fn new(kernel: K, options: Options) -> (Self, watch::Receiver<Report>) {
         let (reports, receiver) = watch::channel(Report::default());
         let (asking, asked) = mpsc::channel(1);
-        let (doubting, doubted) = mpsc::channel(1);
+        let (doubts, doubted) = Doubts::new();
         let now = Instant::now();
         let this = Self {
             kernel,
@@ -190,9 +189,8 @@ impl<K: Kernel> Controller<K> {
             observers: Vec::new(),
             asking: Snapshots(asking),
             asked,
-            doubting: Doubts(doubting),
+            doubts,
             doubted,
-            doubt: None,
             pace: Pace::default(),
             taken: None,
             started: now,
@@ -215,7 +213,7 @@ impl<K: Kernel> Controller<K> {
 
     /// Where others say that somebody changed the tables.
     pub fn doubts(&self) -> Doubts {
-        self.doubting.clone()
+        self.doubts.clone()
     }
 
     /// Runs until all senders are gone. Rules stay in force afterwards. Call it on a thread of its own.
@@ -230,7 +228,7 @@ impl<K: Kernel> Controller<K> {
                 tokio::select! {
                     batch = events.recv() => Wake::Events(batch),
                     Some(asked) = self.asked.recv() => Wake::Asked(asked),
-                    Some(doubt) = self.doubted.recv() => Wake::Doubted(doubt),
+                    Ok(()) = self.doubted.changed() => Wake::Doubted,
                     () = tokio::time::sleep(patience) => Wake::Tick,
                 }
             });
@@ -239,11 +237,7 @@ impl<K: Kernel> Controller<K> {
                 Wake::Events(None) => return,
                 // Whoever asked may have given up by now.
                 Wake::Asked(asked) => drop(asked.send(self.snapshot())),
-                Wake::Doubted(doubt) => {
-                    self.doubt = Some(doubt);
-                    self.tick(Instant::now());
-                }
-                Wake::Tick => self.tick(Instant::now()),
+                Wake::Doubted | Wake::Tick => self.tick(Instant::now()),
             }
         }
     }
@@ -296,27 +290,56 @@ impl<K: Kernel> Controller<K> {
 
     /// Reads the tables back and repairs what differs from the mirror.
     pub fn verify(&mut self) {
+        let by = self.doubts.take().and_then(|doubt| doubt.by);
+        self.compare(Doubt { by, touched: Touched::Everything });
+    }
+
+    /// Reads back what others are said to have touched, and repairs what differs from the mirror.
+    pub fn settle(&mut self) {
+        if let Some(doubt) = self.doubts.take() {
+            self.compare(doubt);
+        }
+    }
+
+    fn compare(&mut self, doubt: Doubt) {
         let Some(mirror) = self.mirror.take() else {
             return;
         };
-        let doubt = self.doubt.take();
         let start = Instant::now();
-        match self.read_tables().map_err(Failure::from).and_then(|tables| self.rebase_onto(mirror, tables)) {
+        let mended = match &doubt.touched {
+            Touched::Everything => None,
+            Touched::Parts(parts) => mend::mend(&mut self.kernel, &mirror, parts).unwrap_or_else(|cause| {
+                debug!(%cause, "what was touched cannot be put right alone");
+                None
+            }),
+        };
+        let whole = mended.is_none();
+        let result = match mended {
+            Some(changes) => {
+                self.mirror = Some(mirror);
+                Ok(Sent::new(changes))
+            }
+            None => self.read_tables().map_err(Failure::from).and_then(|tables| self.rebase_onto(mirror, tables)),
+        };
+        match result {
             Ok(Sent { added, deleted, loaded, changes }) if loaded || !changes.is_empty() => {
-                let repair = Repair { added, deleted, by: doubt.and_then(|doubt| doubt.by) };
-                warn!(took = ?start.elapsed(), "the tables were {repair}");
+                let repair = Repair { added, deleted, by: doubt.by };
+                warn!(took = ?start.elapsed(), whole, "the tables were {repair}");
                 self.observers.iter_mut().for_each(|observer| observer.repaired(&repair));
             }
-            Ok(_) => debug!(took = ?start.elapsed(), "the tables are as they should be"),
+            Ok(_) => debug!(took = ?start.elapsed(), whole, "the tables are as they should be"),
             Err(Failure { cause, .. }) => {
                 // The table may be wrong: somebody waits for its repair from now on.
                 self.observers.iter_mut().for_each(|observer| observer.requested());
                 self.failed(&cause, start.elapsed());
             }
         }
-        self.verified = Instant::now();
-        self.pace.ran(start, self.verified);
-        self.release();
+        let end = Instant::now();
+        self.pace.ran(start, end);
+        if whole {
+            self.verified = end;
+            self.release();
+        }
     }
 
     /// Once in a while. A table that only we can change is as we left it: listing it would cost seconds at worst. Services
@@ -348,7 +371,8 @@ impl<K: Kernel> Controller<K> {
 
     fn patience(&self) -> Duration {
         let now = Instant::now();
-        let verify = self.verify_at(now).saturating_duration_since(now);
+        // Before there is a mirror there is nothing to compare, however long that takes.
+        let verify = self.mirror.as_ref().map_or(VERIFY_EVERY, |_| self.verify_at(now).saturating_duration_since(now));
         let retry = self.retry.map_or(verify, |(at, _)| at.saturating_duration_since(now));
         let node = if self.mirror.is_none() && self.model.is_ready() { Duration::from_millis(200) } else { verify };
         verify.min(retry).min(node)
@@ -360,17 +384,14 @@ impl<K: Kernel> Controller<K> {
                 self.sync(now);
             }
         } else if self.verify_at(now) <= now {
-            if self.doubt.is_some() { self.verify() } else { self.look_after() }
+            if self.doubts.is_raised() { self.settle() } else { self.look_after() }
         }
     }
 
-    /// When the kernel is to be compared with the mirror.
+    /// When the kernel, or what others touched of it, is to be compared with the mirror.
     fn verify_at(&self, now: Instant) -> Instant {
         let regular = self.verified + VERIFY_EVERY;
-        if self.doubt.is_none() {
-            return regular;
-        }
-        self.pace.next(now).min(regular)
+        if self.doubts.is_raised() { self.pace.next(now).min(regular) } else { regular }
     }
 
     fn is_ready(&self) -> bool {
@@ -446,7 +467,7 @@ impl<K: Kernel> Controller<K> {
     /// Reads back what the kernel holds, and sends the difference only: after a restart with nothing changed, nothing.
     fn first_sync(&mut self) -> Result<Sent, Failure> {
         // Whatever it was, it was before this reading.
-        self.doubt = None;
+        self.doubts.take();
         let settings = self.options.settings(&self.model);
         let tables = self.read_tables()?;
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();

@@ -1,7 +1,8 @@
 //! Keeps track of what the kernel holds and finds the smallest change to what it should hold.
 //!
 //! [`Mirror`] is the one copy of the desired table. [`Mirror::update`] costs work in proportion to the changed Services;
-//! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt);
+//! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt),
+//! [`Mirror::mend`] only what others are known to have touched;
 //! [`Mirror::load`] makes one where there is none.
 
 mod affinity;
@@ -11,6 +12,7 @@ mod counted;
 mod growth;
 mod hints;
 mod load;
+mod mend;
 mod mirror;
 mod numbers;
 mod owners;

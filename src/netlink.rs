@@ -34,7 +34,9 @@ mod words;
 use std::io;
 
 use crate::model::Family;
-use crate::ruleset::{Element, Elements, Kernel, KernelError, Op, SetId, TABLE_NAME, Table, Transaction};
+use crate::ruleset::{
+    Element, Elements, Kernel, KernelError, Op, Part, SetId, TABLE_NAME, Table, Touched, Transaction,
+};
 
 use batch::Batch;
 pub use counters::{Counted, FrontendCount};
@@ -219,9 +221,12 @@ impl NftKernel {
     }
 
     /// Where tables are not owned, has a thread listen for changes of our tables that others make in the network namespace
-    /// of the calling thread, and says whether it does. `tell` is given the name of who it was; `None` when changes may
-    /// have been missed. The thread ends when `tell` returns false.
-    pub fn watch(&mut self, tell: impl FnMut(Option<String>) -> bool + Send + 'static) -> Result<bool, KernelError> {
+    /// of the calling thread, and says whether it does. `tell` is given the name of who it was and what was touched; `None`
+    /// and everything when changes may have been missed. The thread ends when `tell` returns false.
+    pub fn watch(
+        &mut self,
+        tell: impl FnMut(Option<String>, Touched) -> bool + Send + 'static,
+    ) -> Result<bool, KernelError> {
         if self.wanted_flags()? != 0 {
             return Ok(false);
         }
@@ -366,6 +371,10 @@ impl Kernel for NftKernel {
         // A table that could be protected but is not can only be replaced.
         let flags = self.wanted_flags()? & abi::table::F_PERSIST;
         read::table(&mut self.link, family, TABLE_NAME, flags)
+    }
+
+    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
+        read::part(&mut self.link, family, TABLE_NAME, part)
     }
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {

@@ -48,6 +48,8 @@ pub fn commands(transaction: &Transaction) -> Vec<String> {
             Op::DeleteChain(chain) => out.push(format!("delete chain {table} {chain}")),
             Op::FlushChain(chain) => out.push(format!("flush chain {table} {chain}")),
             Op::AddRule(chain, rule) => out.push(format!("add rule {table} {chain} {}", rule_text(*family, rule))),
+            Op::FlushForeign(chain) => out.push(format!("flush chain {table} {chain}")),
+            Op::DeleteForeign(kind, name) => out.push(format!("delete {kind} {table} {name}")),
         }
     }
     out

@@ -13,6 +13,7 @@ mod raise;
 mod rule;
 mod set;
 mod table;
+mod touched;
 
 pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick, Remember};
@@ -23,4 +24,5 @@ pub use kernel::{Kernel, KernelError};
 pub use raise::raise;
 pub use rule::{Field, Rule, Term, Verdict};
 pub use set::{Element, FieldType, SetId, SetSpec, Value, ValueType};
-pub use table::{Listing, Op, TABLE_NAME, Table, Transaction};
+pub use table::{Foreign, ForeignKind, Listing, Op, TABLE_NAME, Table, Transaction};
+pub use touched::{Keys, Part, Touched};

@@ -13,7 +13,7 @@ use portway::model::{
 };
 use portway::netlink::{self, NftKernel};
 use portway::plan::Sizing;
-use portway::ruleset::{Element, Elements, Kernel, KernelError, Op, SetId, Table, Transaction};
+use portway::ruleset::{Element, Elements, Kernel, KernelError, Op, Part, SetId, Table, Transaction};
 
 mod support;
 use support::netns::{in_netns, ip_batch};
@@ -208,6 +208,10 @@ impl Kernel for Noting {
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         self.kernel.read(family)
+    }
+
+    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
+        self.kernel.read_part(family, part)
     }
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {

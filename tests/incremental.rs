@@ -2,13 +2,15 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family};
-use portway::ruleset::{ChainId, FakeKernel, Listing, Rule};
+use portway::ruleset::{
+    Bytes, ChainId, Element, FakeKernel, Kernel as _, Keys, Listing, Op, Part, Rule, SetId, Table, Transaction, Value,
+};
 use proptest::prelude::*;
 use support::canonical::Sets;
 use support::cluster::{any_history, any_options, empty_lists};
@@ -94,6 +96,119 @@ proptest! {
         controller.handle(last, Instant::now());
         prop_assert_eq!(controller.kernel().transactions, before);
     }
+
+    #[test]
+    fn mending_what_was_touched_does_what_a_whole_comparison_would(
+        options in any_options(),
+        history in any_history(),
+        damage in prop::collection::vec(any_damage(), 1..40),
+    ) {
+        let (mut controller, _) = Controller::new(FakeKernel::new(), options);
+        controller.handle(empty_lists().into_iter().chain(history.into_iter().flatten()), Instant::now());
+        for family in Family::ALL {
+            let mut table = controller.kernel().read(family).expect("in memory").expect("there");
+            let part = spoil(family, &mut table, &damage);
+            let mirror = controller.mirror().expect("synced");
+            let (main, after) = mirror.rebase(family, Some(&table));
+            // Nothing but what was touched is known.
+            if !part.structure {
+                table.chains.clear();
+            }
+            table.sets.retain(|set, _| part.sets.contains_key(set));
+            for (set, keys) in &part.sets {
+                let elements = table.sets.get_mut(set).expect("touched");
+                if let Keys::These(keys) = keys {
+                    *elements = elements.values().filter(|element| keys.contains(&element.key)).collect();
+                }
+            }
+            let mended = mirror.mend(family, &part, table).map(|(main, after)| (changes(&main), changes(&after)));
+            prop_assert_eq!(mended, Some((changes(&main), changes(&after))));
+        }
+    }
+}
+
+/// What somebody does to an element, or to a chain where there is no such element.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    Nothing,
+    Delete,
+    Comment,
+    Value,
+    Add([u8; 40]),
+    Rules,
+    Chain,
+}
+
+fn any_damage() -> impl Strategy<Value = (prop::sample::Index, prop::sample::Index, Damage)> {
+    let damage = prop_oneof![
+        1 => Just(Damage::Nothing),
+        3 => Just(Damage::Delete),
+        1 => Just(Damage::Comment),
+        2 => Just(Damage::Value),
+        2 => proptest::array::uniform(0_u8..3).prop_map(Damage::Add),
+        1 => Just(Damage::Rules),
+        1 => Just(Damage::Chain),
+    ];
+    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), damage)
+}
+
+/// Does damage to a table, and says where.
+fn spoil(family: Family, table: &mut Table, damage: &[(prop::sample::Index, prop::sample::Index, Damage)]) -> Part {
+    let mut part = Part::default();
+    for (which_set, which, damage) in damage {
+        let set = SetId::ALL[which_set.index(SetId::ALL.len())];
+        if set == SetId::Affinity {
+            continue;
+        }
+        let elements = table.sets.get_mut(&set).expect("all are there");
+        let all: Vec<Element> = elements.values().collect();
+        let victim = (!all.is_empty()).then(|| which.get(&all).clone());
+        let key = match (damage, victim) {
+            (Damage::Rules, _) => {
+                part.structure = true;
+                table.chains.insert(ChainId::Dispatch, Vec::new());
+                continue;
+            }
+            (Damage::Chain, _) => {
+                part.structure = true;
+                table.chains.insert("pick-77".parse().expect("ours"), Vec::new());
+                continue;
+            }
+            (Damage::Add(bytes), _) => {
+                let key = Bytes::from_slice(&bytes[..set.spec().key_len(family)]).expect("short");
+                elements.insert(Element { key, end: None, value: Value::None, comment: None });
+                key
+            }
+            (_, None) => continue,
+            (damage, Some(victim)) => {
+                let change = |element: Element| match damage {
+                    Damage::Comment => Element { comment: Some("theirs".into()), ..element },
+                    Damage::Value => Element { value: Value::Data(Bytes::new().u32_host(77)), ..element },
+                    _ => element,
+                };
+                let keep = |element: &Element| !matches!(damage, Damage::Delete) || element.key != victim.key;
+                let changed = |element: Element| if element.key == victim.key { change(element) } else { element };
+                *elements = all.into_iter().filter(keep).map(changed).collect();
+                victim.key
+            }
+        };
+        match part.sets.entry(set).or_insert_with(|| Keys::These(BTreeSet::new())) {
+            keys if set.spec().interval => *keys = Keys::All,
+            Keys::These(keys) => drop(keys.insert(key)),
+            Keys::All => {}
+        }
+    }
+    part
+}
+
+/// A transaction as what it does, in no order.
+fn changes(transaction: &Transaction) -> BTreeSet<String> {
+    let one = |(family, op): &(Family, Op)| match op {
+        Op::AddElements(set, list) => list.iter().map(|e| format!("{family} add to {set:?} {e:?}")).collect(),
+        Op::DeleteElements(set, list) => list.iter().map(|e| format!("{family} delete from {set:?} {e:?}")).collect(),
+        op => vec![format!("{family} {op:?}")],
+    };
+    transaction.ops.iter().flat_map(one).collect()
 }
 
 /// The final state of a history as a fresh list of every kind.

@@ -26,7 +26,7 @@ const JOBS: usize = 2;
 
 /// A table without what is free to choose.
 fn canonical(table: Table) -> (BTreeMap<ChainId, Vec<Vec<Expr>>>, Sets) {
-    assert_eq!(table.foreign, [""; 0], "the kernel holds something strange");
+    assert_eq!(table.foreign, [], "the kernel holds something strange");
     let elements = table.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
     let sets = Sets::of(elements);
     (table.chains, sets)

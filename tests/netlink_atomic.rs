@@ -189,7 +189,7 @@ fn a_flood_of_errors_still_names_the_first() {
             other => panic!("{other:?}"),
         }
         kernel.apply(&sample::transaction(family)).expect("applied");
-        assert_eq!(kernel.read(family).expect("readable").expect("there").foreign, Vec::<String>::new());
+        assert_eq!(kernel.read(family).expect("readable").expect("there").foreign, []);
     });
 }
 
@@ -247,7 +247,7 @@ fn two_hundred_thousand_elements_read_back_equal() {
             let loaded = start.elapsed();
             let mut table = kernel.read(family).expect("readable").expect("there");
             println!("{family}: loaded in {loaded:?}, read in {:?}", start.elapsed() - loaded);
-            assert_eq!(table.foreign, Vec::<String>::new());
+            assert_eq!(table.foreign, []);
             let read = table.sets.remove(&SetId::Endpoints).expect("there");
             let Some((_, Op::AddElements(_, elements))) = transaction.ops.first() else { unreachable!() };
             assert_eq!(read.len(), elements.len());

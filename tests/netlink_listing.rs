@@ -55,7 +55,7 @@ fn what_nft_loads_reads_back_as_ours() {
                 let options = portway::netlink::Options { owned: false, modern: true };
                 let mut kernel = NftKernel::open_with(options).expect("a socket");
                 let theirs = kernel.read(family).expect("readable").expect("there");
-                assert_eq!(theirs.foreign, Vec::<String>::new(), "{nft:?}");
+                assert_eq!(theirs.foreign, [], "{nft:?}");
                 let ours = in_netns(|| {
                     let mut kernel = NftKernel::open_with(options).expect("a socket");
                     kernel.apply(&sample::transaction(family)).expect("applied");

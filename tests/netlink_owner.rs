@@ -2,7 +2,7 @@
 
 use portway::model::Family;
 use portway::netlink::{NftKernel, Options};
-use portway::ruleset::{Kernel, KernelError, Op, SetId, Transaction};
+use portway::ruleset::{Foreign, Kernel, KernelError, Op, SetId, Transaction};
 
 mod support;
 use support::netns::in_netns;
@@ -66,7 +66,7 @@ fn a_table_outlives_its_owner_and_is_taken_over() {
         drop(first);
         let mut second = NftKernel::open().expect("a socket");
         let table = second.read(family).expect("readable").expect("there");
-        assert_eq!(table.foreign, Vec::<String>::new());
+        assert_eq!(table.foreign, []);
         assert_eq!((table.chains, table.sets), (before.chains, before.sets));
         let add = Transaction { ops: vec![(family, Op::AddTable)] };
         apply_when_released(&mut second, &add);
@@ -119,16 +119,16 @@ fn a_table_without_owner_is_replaced_in_one_transaction() {
         let family = Family::Ipv4;
         let mut plain = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
         plain.apply(&sample::transaction(family)).expect("applied");
-        assert_eq!(plain.read(family).expect("readable").expect("there").foreign, Vec::<String>::new());
+        assert_eq!(plain.read(family).expect("readable").expect("there").foreign, []);
         let mut owner = NftKernel::open().expect("a socket");
         let table = owner.read(family).expect("readable").expect("there");
-        assert_eq!(table.foreign, ["flags 0x0 of the table"]);
+        assert_eq!(table.foreign, [Foreign::Other("flags 0x0 of the table".into())]);
         // Taking it over is no error, but does not protect it.
         owner.apply(&Transaction { ops: vec![(family, Op::AddTable)] }).expect("usable");
         let mut transaction = sample::transaction(family);
         transaction.ops.insert(0, (family, Op::DeleteTable));
         owner.apply(&transaction).expect("replaced");
-        assert_eq!(owner.read(family).expect("readable").expect("there").foreign, Vec::<String>::new());
+        assert_eq!(owner.read(family).expect("readable").expect("there").foreign, []);
         nft(&["delete", "table", "ip", "portway"]).expect_err("owned");
         assert_eq!(owner.read(family).expect("readable").expect("there").sets[&SetId::ClusterIps].len(), 4);
     });

@@ -70,7 +70,7 @@ fn what_others_did_to_the_table_is_foreign() {
             kernel.apply(&transaction).expect("applied");
             Nft::all()[0].run(&["-f", "-"], command).expect("done");
             let table = kernel.read(family).expect("readable").expect("there");
-            assert_eq!(table.foreign, [foreign]);
+            assert_eq!(table.foreign.iter().map(ToString::to_string).collect::<Vec<_>>(), [foreign]);
         });
     }
 }
@@ -89,7 +89,7 @@ fn rules_and_elements_of_others_are_seen() {
         )
         .expect("done");
         let table = kernel.read(family).expect("readable").expect("there");
-        assert_eq!(table.foreign, Vec::<String>::new());
+        assert_eq!(table.foreign, []);
         assert_eq!(table.chains[&ChainId::Refuse].len(), 2);
         assert_eq!(table.sets[&SetId::ClusterIps].len(), 3);
         let range = table.sets[&SetId::ServiceCidrs].get(&Bytes::new().ip([172, 16, 0, 0].into())).expect("there");

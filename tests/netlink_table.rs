@@ -14,7 +14,7 @@ use support::sample;
 
 fn assert_reads_back(kernel: &mut NftKernel, family: Family) {
     let table = kernel.read(family).expect("readable").expect("there");
-    assert_eq!(table.foreign, Vec::<String>::new());
+    assert_eq!(table.foreign, []);
     let want: HashMap<ChainId, Vec<Vec<Expr>>> = sample::chains(family)
         .into_iter()
         .map(|(chain, rules)| (chain, rules.iter().map(|rule| lower(family, rule)).collect()))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use portway::model::Family;
 use portway::netlink::{NftKernel, Options};
-use portway::ruleset::{Kernel as _, Op, SetId, Transaction};
+use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, Transaction, Value};
 use support::corpus::Scenario;
 use support::netns::{in_netns, output_of};
 use support::objects::Objects;
@@ -59,6 +59,13 @@ fn rules() -> String {
     ["ip", "ip6"].map(|family| output_of("nft", &["-s", "list", "table", family, "portway"])).concat()
 }
 
+/// Our IPv4 table but for the records of clients.
+fn without_records() -> String {
+    let text = output_of("nft", &["-s", "list", "table", "ip", "portway"]);
+    let (start, rest) = text.split_once("map affinity {").expect("a map");
+    format!("{start}{}", rest.split_once("}\n\n").expect("its end").1)
+}
+
 fn eventually(program: &Program, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
@@ -81,6 +88,11 @@ fn what_others_change_is_put_right_and_the_log_says_who_it_was() {
             &["add", "element", "ip", "portway", "cluster-ips", "{ 192.0.2.1 }"],
             &["insert", "rule", "ip", "portway", "dispatch", "drop"],
             &["add", "chain", "ip", "portway", "theirs"],
+            &["flush", "map", "ip", "portway", "services"],
+            &["flush", "set", "ip", "portway", "service-cidrs"],
+            &["delete element ip portway endpoints { 10.96.1.7 . tcp . 80 . 1 }; \
+               add element ip portway endpoints { 10.96.1.7 . tcp . 80 . 1 : 192.0.2.1 . 80 }"],
+            &["add map ip portway theirs { type ipv4_addr : verdict; }"],
         ]
         .into_iter()
         .enumerate()
@@ -99,6 +111,62 @@ fn what_others_change_is_put_right_and_the_log_says_who_it_was() {
             assert_eq!(program.said(&format!("{REPAIRED} nft (pid {pid})")), 1, "{}", program.log_tail());
         }
         assert_eq!(program.said("sync failed"), 0, "{}", program.log_tail());
+    });
+}
+
+#[test]
+fn what_is_not_ours_goes_alone_and_clients_keep_their_endpoints() {
+    in_netns(|| {
+        let program = Program::start(&scenario(), &cluster(10)).expect("a first sync");
+        let mut kernel = stranger();
+        let key = Bytes::new().ip([192, 0, 2, 1].into()).u8(6).u32_host(2);
+        let value = Value::Data(Bytes::new().ip([10, 1, 0, 1].into()).u16(8080));
+        let record = Element { key, end: None, value, comment: None };
+        let ops = vec![(Family::Ipv4, Op::AddElements(SetId::Affinity, vec![record.clone()]))];
+        kernel.apply(&Transaction { ops }).expect("a record, as packets write it");
+        let before = without_records();
+        for (number, change) in [
+            "add chain ip portway theirs { type filter hook forward priority 0; policy drop; }",
+            "add chain ip portway theirs; add rule ip portway theirs counter accept; \
+             insert rule ip portway dispatch jump theirs",
+            "add chain ip portway theirs; add element ip portway services { 192.0.2.1 . tcp . 7 : goto theirs }",
+            "add set ip portway theirs { type ipv4_addr; }; insert rule ip portway dispatch ip daddr @theirs drop",
+            "insert rule ip portway postrouting ip saddr { 192.0.2.1, 192.0.2.3 } drop",
+            "add counter ip portway theirs; insert rule ip portway dispatch counter name theirs",
+            "add quota ip portway theirs { over 1 mbytes }",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(output_of("nft", &[change]), "");
+            eventually(&program, "a repair", || program.said(REPAIRED) > number);
+            assert_eq!(without_records(), before, "after {change}: {}", program.log_tail());
+        }
+        assert_eq!(program.said("whole=true"), 0, "{}", program.log_tail());
+        let records = kernel.read_set(Family::Ipv4, SetId::Affinity).expect("readable");
+        assert_eq!(records.get(&record.key), Some(record));
+    });
+}
+
+#[test]
+fn what_others_do_in_the_way_of_an_update_is_put_right() {
+    in_netns(|| {
+        let program = Program::start(&scenario(), &cluster(300)).expect("a first sync");
+        let mut kernel = stranger();
+        for size in [200, 250, 100, 300] {
+            let table = kernel.read(Family::Ipv4).expect("readable").expect("there");
+            let all: Vec<Element> = table.sets[&SetId::Services].values().collect();
+            // These are to go with their Services, or stay.
+            for element in all.iter().step_by(7) {
+                let delete = Op::DeleteElements(SetId::Services, vec![element.clone()]);
+                kernel.apply(&Transaction { ops: vec![(Family::Ipv4, delete)] }).ok();
+            }
+            program.reload(&cluster(size)).expect("a sync");
+            eventually(&program, "as many frontends as Services", || {
+                let table = kernel.read(Family::Ipv4).expect("readable");
+                table.is_some_and(|table| table.sets[&SetId::Services].len() == size)
+            });
+        }
     });
 }
 

@@ -9,7 +9,7 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::netlink::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Pick, SetId, Table,
+    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Part, Pick, SetId, Table,
     Transaction, Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
@@ -157,6 +157,10 @@ impl Kernel for Spoiled {
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         self.kernel.read(family)
+    }
+
+    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
+        self.kernel.read_part(family, part)
     }
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {

@@ -122,7 +122,7 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
 /// hour.
 fn watch_others(controller: &mut Controller<MeasuredKernel<NftKernel>>) {
     let doubts = controller.doubts();
-    match controller.kernel().inner().watch(move |by| doubts.raise(by)) {
+    match controller.kernel().inner().watch(move |by, touched| doubts.raise(by, touched)) {
         Ok(false) => {}
         Ok(true) => info!("the tables have no owner: what others change in them is repaired"),
         Err(cause) => warn!(%cause, "cannot hear who else changes the tables; they are compared once an hour"),

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use crate::ruleset::Touched;
 
 /// What a comparison costs at least, of time that is granted. With [`CREDIT`]: ten at once, and then one a second.
 const PRICE: Duration = Duration::from_secs(1);
@@ -12,22 +14,49 @@ const SHARE: u32 = 10;
 const CREDIT: Duration = Duration::from_secs(10);
 
 /// A reason to compare.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Doubt {
     /// Who changed something; `None` when it is not known whether anybody did.
     pub(super) by: Option<String>,
+    /// What may differ.
+    pub(super) touched: Touched,
 }
 
-/// Where others tell the sync loop that somebody changed its tables.
+/// Where others tell the sync loop that somebody changed its tables. Doubts that wait become one.
 #[derive(Debug, Clone)]
-pub struct Doubts(pub(super) mpsc::Sender<Doubt>);
+pub struct Doubts(watch::Sender<Option<Doubt>>);
 
 impl Doubts {
-    /// Has the kernel compared with what it should hold. `by` is whose doing it was, `None` when it is not known whether
-    /// anybody did anything. Returns whether the sync loop still runs.
-    pub fn raise(&self, by: Option<String>) -> bool {
-        // One doubt that waits is enough: the comparison finds all changes.
-        !matches!(self.0.try_send(Doubt { by }), Err(mpsc::error::TrySendError::Closed(_)))
+    /// With what to wait for doubts.
+    pub(super) fn new() -> (Self, watch::Receiver<Option<Doubt>>) {
+        let (sender, receiver) = watch::channel(None);
+        (Self(sender), receiver)
+    }
+
+    /// Has what was touched compared with what the kernel should hold. `by` is whose doing it was, `None` when it is not known
+    /// whether anybody did anything. Returns whether the sync loop still runs.
+    pub fn raise(&self, by: Option<String>, touched: Touched) -> bool {
+        self.0.send_modify(|waiting| {
+            let doubt = waiting.get_or_insert_default();
+            doubt.by = by.or(doubt.by.take());
+            doubt.touched.merge(touched);
+        });
+        !self.0.is_closed()
+    }
+
+    /// Whether there is a doubt.
+    pub(super) fn is_raised(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Takes the doubt. Call it before reading: what is raised later may be about what happens later.
+    pub(super) fn take(&self) -> Option<Doubt> {
+        let mut doubt = None;
+        self.0.send_if_modified(|waiting| {
+            doubt = waiting.take();
+            false
+        });
+        doubt
     }
 }
 
@@ -54,6 +83,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Family;
 
     fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -88,13 +118,24 @@ mod tests {
     }
 
     #[test]
-    fn one_doubt_waits() {
-        let (sender, mut receiver) = mpsc::channel(1);
-        let doubts = Doubts(sender);
-        assert!(doubts.raise(Some("nft (pid 1)".to_owned())) && doubts.raise(None));
-        assert_eq!(receiver.try_recv().ok(), Some(Doubt { by: Some("nft (pid 1)".to_owned()) }));
-        assert!(receiver.try_recv().is_err());
+    fn doubts_that_wait_become_one() {
+        let (doubts, receiver) = Doubts::new();
+        assert!(!doubts.is_raised() && doubts.take().is_none());
+        let touched = |family| {
+            let mut touched = Touched::default();
+            touched.structure(family);
+            touched
+        };
+        assert!(doubts.raise(Some("nft (pid 1)".to_owned()), touched(Family::Ipv4)));
+        assert!(doubts.raise(None, touched(Family::Ipv6)));
+        assert!(doubts.is_raised() && receiver.has_changed().expect("open"));
+        let mut both = touched(Family::Ipv4);
+        both.structure(Family::Ipv6);
+        assert_eq!(doubts.take(), Some(Doubt { by: Some("nft (pid 1)".to_owned()), touched: both }));
+        assert!(!doubts.is_raised());
+        assert!(doubts.raise(None, Touched::Everything));
+        assert_eq!(doubts.take(), Some(Doubt { by: None, touched: Touched::Everything }));
         drop(receiver);
-        assert!(!doubts.raise(None));
+        assert!(!doubts.raise(None, Touched::Everything));
     }
 }

@@ -51,6 +51,11 @@ impl<K: Copy + Eq + Hash + Ord> Counted<K> {
         (came, went)
     }
 
+    /// Whether something is in force.
+    pub(super) fn contains(&self, key: &K) -> bool {
+        self.counts.contains_key(key)
+    }
+
     /// Everything in force.
     pub(super) fn keys(&self) -> impl Iterator<Item = K> {
         self.counts.keys().copied()

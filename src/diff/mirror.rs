@@ -45,7 +45,7 @@ pub struct Mirror {
 pub(super) struct FamilyMirror {
     pub(super) family: Family,
     pub(super) services: HashMap<ObjectKey, Arc<ServiceState>>,
-    claims: Claims,
+    pub(super) claims: Claims,
     numbers: Numbers,
     pub(super) shared: Counted<(SetId, Bytes)>,
     pub(super) chains: Counted<ChainId>,

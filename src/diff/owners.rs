@@ -4,7 +4,7 @@ use super::Mirror;
 use super::mirror::ServiceState;
 use crate::model::{Family, ObjectKey};
 use crate::plan::{Frontend, endpoint_element};
-use crate::ruleset::{Bytes, KernelError, Op, SetId, Transaction};
+use crate::ruleset::{Bytes, Element, KernelError, Op, SetId, Transaction};
 
 impl Mirror {
     /// The Services behind the element a transaction failed on: several where they share it, none where the kernel named
@@ -24,7 +24,8 @@ impl Mirror {
     fn owners_of(&self, family: Family, set: SetId, key: &Bytes) -> Vec<ObjectKey> {
         let Some(mirror) = self.families.iter().find(|mirror| mirror.family == family) else { return Vec::new() };
         let has = |state: &ServiceState| {
-            state.shared.contains(&(set, *key)) || state.frontends.iter().any(|frontend| frontend.has(set, key))
+            state.shared.contains(&(set, *key))
+                || state.frontends.iter().any(|frontend| frontend.element(set, key).is_some())
         };
         let owners = mirror.services.iter().filter(|(_, state)| has(state));
         let mut owners: Vec<ObjectKey> = owners.map(|(service, _)| service.clone()).collect();
@@ -34,16 +35,15 @@ impl Mirror {
 }
 
 impl Frontend {
-    fn has(&self, set: SetId, key: &Bytes) -> bool {
+    /// The element with a key among those the frontend consists of.
+    pub(super) fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
         let own = self.key.bytes();
-        if !key.as_slice().starts_with(own.as_slice()) {
-            return false;
+        let rest = key.as_slice().strip_prefix(own.as_slice())?;
+        if let Some((.., targets)) = self.endpoint_lists().into_iter().find(|(map, ..)| map.set() == set) {
+            let slot = u32::from_ne_bytes(rest.try_into().ok()?) as usize;
+            return Some(endpoint_element(&own, slot, targets.get(slot)?));
         }
-        let in_slot = || {
-            self.endpoint_lists().into_iter().filter(|(map, ..)| map.set() == set).any(|(.., targets)| {
-                targets.iter().enumerate().any(|(slot, target)| endpoint_element(&own, slot, target).key == *key)
-            })
-        };
-        self.members().iter().any(|member| member.set == set && member.element.key == *key) || in_slot()
+        let mut members = self.members().into_iter().filter(|member| member.set == set);
+        members.find(|member| member.element.key == *key).map(|member| member.element)
     }
 }

@@ -8,7 +8,7 @@ use super::mirror::{FamilyMirror, Mirror, shared_element};
 use super::recorder::Recorder;
 use crate::model::Family;
 use crate::plan::{Settings, endpoint_element};
-use crate::ruleset::{Bytes, Element, Listing, Op, SetId, Table, Transaction, lower};
+use crate::ruleset::{Bytes, Element, Elements, Foreign, Listing, Op, SetId, Table, Transaction, lower};
 
 impl Mirror {
     /// The transactions that turn the kernel's table of a family (`None`: there is none) into the mirror's: the change
@@ -65,44 +65,46 @@ pub(super) fn is_in_force(table: &Table) -> bool {
 impl FamilyMirror {
     fn repair(&self, settings: &Settings, table: &Table, main: &mut Transaction, after: &mut Transaction) {
         let family = self.family;
-        let chains = self.all_chains();
         let mut change = Change::default();
-        for chain in &chains {
-            let wanted = || self.rules(settings, *chain).iter().map(|rule| lower(family, rule)).collect::<Vec<_>>();
-            match table.chains.get(chain) {
-                None => change.came.push(*chain),
-                Some(code) if *code != wanted() => change.changed.push(*chain),
-                Some(_) => {}
-            }
-        }
-        change.went.extend(table.chains.keys().filter(|chain| !chains.contains(chain)));
+        self.compare_chains(settings, table, &mut change);
         for chain in &change.went {
             after.push(family, Op::DeleteChain(*chain));
         }
         let size = |set: &SetId| table.sizes.get(set).copied().unwrap_or(0);
         change.resized.extend(SetId::ALL.iter().filter(|set| size(set) != self.sizes.of(**set)));
-        self.compare_elements(table, &mut change.elements);
+        self.compare_elements(&table.sets, &mut change.elements);
         self.write(settings, change, main);
     }
 
-    fn compare_elements(&self, table: &Table, recorder: &mut Recorder) {
-        let mut seen: BTreeMap<SetId, usize> = BTreeMap::new();
-        for (set, element) in self.elements() {
-            let present = table.sets.get(&set).and_then(|elements| elements.get(&element.key));
-            *seen.entry(set).or_default() += usize::from(present.is_some());
-            match present {
-                Some(present) if present == element => {}
-                Some(present) => {
-                    recorder.delete(set, present);
-                    recorder.add(set, element);
-                }
-                None => recorder.add(set, element),
+    pub(super) fn compare_chains(&self, settings: &Settings, table: &Table, change: &mut Change) {
+        let chains = self.all_chains();
+        let is_altered =
+            |chain| table.foreign.iter().any(|f| matches!(f, Foreign::Rule { chain: at, .. } if *at == chain));
+        for chain in &chains {
+            let wanted =
+                || self.rules(settings, *chain).iter().map(|rule| lower(self.family, rule)).collect::<Vec<_>>();
+            match table.chains.get(chain) {
+                None => change.came.push(*chain),
+                Some(code) if is_altered(*chain) || *code != wanted() => change.changed.push(*chain),
+                Some(_) => {}
             }
         }
-        let has_more = |set: &SetId| table.sets[set].len() > seen.get(set).copied().unwrap_or(0);
-        for set in table.sets.keys().filter(|set| **set != SetId::Affinity && has_more(set)) {
+        change.went.extend(table.chains.keys().filter(|chain| !chains.contains(chain)));
+    }
+
+    /// Compares the sets that were read.
+    pub(super) fn compare_elements(&self, sets: &BTreeMap<SetId, Elements>, recorder: &mut Recorder) {
+        let mut seen: BTreeMap<SetId, usize> = BTreeMap::new();
+        for (set, element) in self.elements() {
+            let Some(elements) = sets.get(&set) else { continue };
+            let present = elements.get(&element.key);
+            *seen.entry(set).or_default() += usize::from(present.is_some());
+            recorder.replace(set, present, Some(element));
+        }
+        let has_more = |set: &SetId| sets[set].len() > seen.get(set).copied().unwrap_or(0);
+        for set in sets.keys().filter(|set| **set != SetId::Affinity && has_more(set)) {
             let wanted: HashSet<Bytes> = self.elements().filter(|(of, _)| of == set).map(|(_, e)| e.key).collect();
-            for element in table.sets[set].values().filter(|element| !wanted.contains(&element.key)) {
+            for element in sets[set].values().filter(|element| !wanted.contains(&element.key)) {
                 recorder.delete(*set, element);
             }
         }

@@ -36,6 +36,14 @@ impl Recorder {
         }
     }
 
+    /// Has the element that is wanted replace the one that is there, where they differ.
+    pub(super) fn replace(&mut self, set: SetId, present: Option<Element>, wanted: Option<Element>) {
+        if present != wanted {
+            present.into_iter().for_each(|element| self.delete(set, element));
+            wanted.into_iter().for_each(|element| self.add(set, element));
+        }
+    }
+
     pub(super) fn add_member(&mut self, member: Member) {
         self.add(member.set, member.element);
     }

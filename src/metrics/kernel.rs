@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Metrics;
 use super::labels::ByResult;
 use crate::model::Family;
-use crate::ruleset::{Element, Elements, Kernel, KernelError, SetId, Table, Transaction};
+use crate::ruleset::{Element, Elements, Kernel, KernelError, Part, SetId, Table, Transaction};
 
 /// Counts and times the transactions another kernel makes.
 #[derive(Debug)]
@@ -44,6 +44,10 @@ impl<K: Kernel> Kernel for MeasuredKernel<K> {
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         self.kernel.read(family)
+    }
+
+    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
+        self.kernel.read_part(family, part)
     }
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {

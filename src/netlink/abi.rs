@@ -19,8 +19,19 @@ pub(super) mod msg {
     pub(in crate::netlink) const DELSETELEM: u16 = 14;
     pub(in crate::netlink) const NEWGEN: u16 = 15;
     pub(in crate::netlink) const GETGEN: u16 = 16;
-    /// Linux 6.3.
+    pub(in crate::netlink) const NEWOBJ: u16 = 18;
+    pub(in crate::netlink) const GETOBJ: u16 = 19;
+    pub(in crate::netlink) const DELOBJ: u16 = 20;
+    pub(in crate::netlink) const NEWFLOWTABLE: u16 = 22;
+    pub(in crate::netlink) const GETFLOWTABLE: u16 = 23;
+    pub(in crate::netlink) const DELFLOWTABLE: u16 = 24;
+    // Linux 6.3, as those that follow.
+    pub(in crate::netlink) const DESTROYCHAIN: u16 = 27;
+    pub(in crate::netlink) const DESTROYRULE: u16 = 28;
+    pub(in crate::netlink) const DESTROYSET: u16 = 29;
     pub(in crate::netlink) const DESTROYSETELEM: u16 = 30;
+    pub(in crate::netlink) const DESTROYOBJ: u16 = 31;
+    pub(in crate::netlink) const DESTROYFLOWTABLE: u16 = 32;
 }
 
 /// `NFNL_SUBSYS_NFTABLES`, in the high byte of a message type.
@@ -62,6 +73,7 @@ pub(super) const GEN_PROC_NAME: u16 = 3;
 
 /// `NFTA_TABLE_*`.
 pub(super) mod table {
+    /// Whatever an object is, its first attribute is the name of its table.
     pub(in crate::netlink) const NAME: u16 = 1;
     pub(in crate::netlink) const FLAGS: u16 = 2;
     pub(in crate::netlink) const OWNER: u16 = 7;
@@ -108,6 +120,7 @@ pub(super) mod set {
     /// `NFTA_SET_DESC_SIZE`.
     pub(in crate::netlink) const DESC_SIZE: u16 = 1;
 
+    pub(in crate::netlink) const F_ANONYMOUS: u32 = 0x1;
     pub(in crate::netlink) const F_INTERVAL: u32 = 0x4;
     pub(in crate::netlink) const F_MAP: u32 = 0x8;
     pub(in crate::netlink) const F_TIMEOUT: u32 = 0x10;
@@ -116,6 +129,17 @@ pub(super) mod set {
 
     /// `NFT_DATA_VERDICT` as a data type.
     pub(in crate::netlink) const VERDICT_TYPE: u32 = 0xffff_ff00;
+}
+
+/// `NFTA_OBJ_*`.
+pub(super) mod object {
+    pub(in crate::netlink) const NAME: u16 = 2;
+    pub(in crate::netlink) const TYPE: u16 = 3;
+}
+
+/// `NFTA_FLOWTABLE_*`.
+pub(super) mod flowtable {
+    pub(in crate::netlink) const NAME: u16 = 2;
 }
 
 /// `NFTA_SET_ELEM_*` and `NFTA_SET_ELEM_LIST_*`.

@@ -1,8 +1,9 @@
-//! Answers of nf_tables.
+//! Answers and announcements of nf_tables.
 
 use super::attr::Attrs;
 use super::elements::ElementReader;
 use super::message::messages;
+use super::watch::Ear;
 use super::{counters, link, read};
 use crate::model::Family;
 use crate::ruleset::{SetId, Table};
@@ -14,6 +15,8 @@ pub fn answers(bytes: &[u8]) {
     let set = SetId::ALL[usize::from(how >> 1) % SetId::ALL.len()];
     let mut reader = ElementReader::new(family, set);
     let mut table = Table::default();
+    // They may just as well be announcements.
+    Ear::default().hear(bytes);
     for (header, body) in messages(bytes) {
         link::read_error(&header, body);
         let attrs = Attrs::new(body.get(4..).unwrap_or_default());

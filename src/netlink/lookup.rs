@@ -1,15 +1,17 @@
-//! Reading maps of endpoints by key.
+//! Reading elements by key: some, or all of a map of endpoints.
 //!
 //! The kernel walks a map from its start for every 32 KiB of a listing, so listing takes time with the square of the number
 //! of elements. Asking for keys does not, and verdicts say which keys there are: the slots of every frontend.
+
+use std::collections::BTreeSet;
 
 use super::abi::{self, elem};
 use super::attr;
 use super::elements::{self, ElementReader};
 use super::expr;
-use super::link::Link;
+use super::link::{Link, RequestError};
 use crate::model::Family;
-use crate::ruleset::{Bytes, ChainId, EndpointMap, SetId, Table, Value, Verdict};
+use crate::ruleset::{Bytes, ChainId, Element, Elements, EndpointMap, SetId, Table, Value, Verdict};
 
 /// Maps with fewer elements are listed faster.
 const FEWEST: usize = 64 * 1024;
@@ -42,13 +44,7 @@ pub(super) fn endpoints(
         let asked = link.get_many(
             abi::msg::GETSETELEM,
             expr::nfproto(family),
-            |buf| {
-                attr::put_str(buf, elem::LIST_TABLE, name);
-                attr::put_str(buf, elem::LIST_SET, set.spec().name);
-                let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
-                keys.iter().for_each(|key| elements::put_key(buf, key));
-                attr::end_nest(buf, list);
-            },
+            |buf| put_keys(buf, name, set, keys),
             |message| foreign |= reader.message(&message.attrs).is_err(),
         );
         if foreign || asked.is_err() {
@@ -56,6 +52,43 @@ pub(super) fn endpoints(
         }
     }
     (reader.count() == count && !reader.has_duplicates()).then_some(reader)
+}
+
+/// Reads the elements with these keys, as far as they are there. One with a value none of ours can have comes without.
+///
+/// One key at a time: of several the kernel answers none behind the first that is not there.
+pub(super) fn some(
+    link: &mut Link,
+    (family, name): (Family, &str),
+    set: SetId,
+    keys: &BTreeSet<Bytes>,
+) -> Result<Elements, RequestError> {
+    let mut reader = ElementReader::new(family, set);
+    let mut strange = Vec::new();
+    for key in keys {
+        let asked = link.get(
+            abi::msg::GETSETELEM,
+            expr::nfproto(family),
+            |buf| put_keys(buf, name, set, std::slice::from_ref(key)),
+            |message| Ok(reader.message(&message.attrs).is_err()),
+        );
+        match asked {
+            Ok(Some(true)) => {
+                strange.push(Element { key: *key, end: None, value: Value::None, comment: None });
+            }
+            Ok(_) | Err(RequestError::Errno(libc::ENOENT)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reader.finish().values().chain(strange).collect())
+}
+
+fn put_keys(buf: &mut Vec<u8>, table: &str, set: SetId, keys: &[Bytes]) {
+    attr::put_str(buf, elem::LIST_TABLE, table);
+    attr::put_str(buf, elem::LIST_SET, set.spec().name);
+    let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
+    keys.iter().for_each(|key| elements::put_key(buf, key));
+    attr::end_nest(buf, list);
 }
 
 /// The keys that verdicts lead to.

@@ -2,13 +2,14 @@
 
 use nftnl::nftnl_sys as sys;
 
-use super::abi::msg;
-use super::batch::Batch;
+use super::abi::{self, msg};
+use super::attr;
+use super::batch::{self, Batch};
 use super::elements::{self, Action};
 use super::ffi::{Chain, Head, Rule, Set, Table};
 use super::{declare, expr};
 use crate::model::Family;
-use crate::ruleset::{ChainId, Op, lower};
+use crate::ruleset::{ChainId, ForeignKind, Op, lower};
 
 /// Writes the messages of one change. `table_flags` are for a new table.
 pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str, op: &Op, table_flags: u32) {
@@ -54,7 +55,37 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
         }
         Op::AddElements(set, list) => elements::write(batch, index, (family, table, *set), Action::Add, list),
         Op::DeleteElements(set, list) => elements::write(batch, index, (family, table, *set), Action::Delete, list),
+        Op::FlushForeign(chain) => foreign(batch, index, family, msg::DELRULE, |buf| {
+            attr::put_str(buf, abi::rule::TABLE, table);
+            attr::put_str(buf, abi::rule::CHAIN, chain);
+        }),
+        Op::DeleteForeign(kind, name) => {
+            let (message, name_attr) = match kind {
+                ForeignKind::Set => (msg::DELSET, abi::set::NAME),
+                ForeignKind::Chain => (msg::DELCHAIN, abi::chain::NAME),
+                ForeignKind::Stateful(_) => (msg::DELOBJ, abi::object::NAME),
+                ForeignKind::Flowtable => (msg::DELFLOWTABLE, abi::flowtable::NAME),
+            };
+            foreign(batch, index, family, message, |buf| {
+                attr::put_str(buf, abi::table::NAME, table);
+                attr::put_str(buf, name_attr, name);
+                if let ForeignKind::Stateful(kind) = kind {
+                    attr::put_u32(buf, abi::object::TYPE, *kind);
+                }
+            });
+        }
     }
+}
+
+/// A message about an object with a name that libnftnl's wrappers need not know.
+fn foreign(batch: &mut Batch, index: usize, family: Family, kind: u16, attrs: impl FnOnce(&mut Vec<u8>)) {
+    batch.message(index, 0, |buf, _, seq| {
+        let start = buf.len();
+        batch::put_head(buf, abi::SUBSYSTEM << 8 | kind, expr::nfproto(family), 0, seq, 0);
+        attrs(buf);
+        batch::set_len(buf, start);
+        0
+    });
 }
 
 fn chain(table: &str, id: ChainId, with_hook: bool) -> Chain {
@@ -64,7 +95,7 @@ fn chain(table: &str, id: ChainId, with_hook: bool) -> Chain {
             .str(sys::NFTNL_CHAIN_TYPE, "nat")
             .u32(sys::NFTNL_CHAIN_HOOKNUM, base.hook)
             .i32(sys::NFTNL_CHAIN_PRIO, base.priority)
-            .u32(sys::NFTNL_CHAIN_POLICY, super::abi::chain::POLICY_ACCEPT),
+            .u32(sys::NFTNL_CHAIN_POLICY, abi::chain::POLICY_ACCEPT),
         _ => chain,
     }
 }

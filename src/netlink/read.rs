@@ -11,7 +11,7 @@ use super::expr;
 use super::link::{Link, Message, RequestError, retry_interrupted};
 use super::lookup;
 use crate::model::Family;
-use crate::ruleset::{ChainId, Elements, Expr, KernelError, SetId, Table};
+use crate::ruleset::{ChainId, Elements, Expr, Foreign, ForeignKind, KernelError, Keys, Part, SetId, Table};
 
 /// A set that is being resized for longer than this many listings is taken as listed.
 const RESIZE_TRIES: u32 = 5;
@@ -58,7 +58,7 @@ pub(super) fn table(
         let Some(info) = table_info(link, family, name)? else { return Ok(Some(None)) };
         let mut reader = Reader { link, family, name, interrupted: false, table: Table::default() };
         if info.flags & want_flags != want_flags || info.flags & !(abi::table::F_OWNER | abi::table::F_PERSIST) != 0 {
-            reader.table.foreign.push(format!("flags {:#x} of the table", info.flags));
+            reader.table.foreign.push(Foreign::Other(format!("flags {:#x} of the table", info.flags)));
         }
         let owned = info.owner == Some(reader.link.port_id());
         match reader.read() {
@@ -71,6 +71,19 @@ pub(super) fn table(
         // Nobody else can change a table of ours, whatever happens elsewhere.
         let undisturbed = owned || (!interrupted && generation(link)? == before);
         Ok(undisturbed.then_some(Some(table)))
+    })
+}
+
+/// Reads a part of a table; `None` when that is not there, or not in one piece.
+pub(super) fn part(link: &mut Link, family: Family, name: &str, part: &Part) -> Result<Option<Table>, KernelError> {
+    retry_interrupted(READING, || {
+        let mut reader = Reader { link, family, name, interrupted: false, table: Table::default() };
+        match reader.part(part) {
+            // What changes between two questions is told, and read again.
+            Ok(complete) => Ok((!reader.interrupted).then(|| complete.then_some(reader.table))),
+            Err(RequestError::Errno(libc::ENOENT)) => Ok(Some(None)),
+            Err(error) => Err(error.into_kernel(READING)),
+        }
     })
 }
 
@@ -126,6 +139,32 @@ impl Reader<'_> {
         self.sets()
     }
 
+    /// Reads a part; whether all of it was there.
+    fn part(&mut self, part: &Part) -> Result<bool, RequestError> {
+        if part.structure {
+            self.chains()?;
+            self.rules()?;
+            self.objects(abi::msg::GETOBJ)?;
+            self.objects(abi::msg::GETFLOWTABLE)?;
+        }
+        let by_key = |keys: &Keys| matches!(keys, Keys::These(_));
+        let sets =
+            if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
+        for (set, keys) in &part.sets {
+            match keys {
+                Keys::These(keys) => {
+                    let found = lookup::some(self.link, (self.family, self.name), *set, keys)?;
+                    self.table.sets.insert(*set, found);
+                }
+                Keys::All => match sets.get(set) {
+                    Some(count) => self.elements(*set, *count)?,
+                    None => return Ok(false),
+                },
+            }
+        }
+        Ok(true)
+    }
+
     /// The kernel cannot list the chains of one table only: those of others are passed over unread.
     fn chains(&mut self) -> Result<(), RequestError> {
         let name = self.name;
@@ -139,15 +178,18 @@ impl Reader<'_> {
                     return Ok(None);
                 }
                 let name = attrs.str_of(abi::chain::NAME).ok_or_else(|| garbled("a chain without name"))?;
-                let known = name.parse::<ChainId>().ok().filter(|chain| is_as_declared(*chain, &attrs));
-                Ok(Some(known.ok_or_else(|| name.to_owned())))
+                Ok(Some(match name.parse::<ChainId>() {
+                    Ok(chain) if is_as_declared(chain, &attrs) => Ok(chain),
+                    Ok(_) => Err(Foreign::Other(format!("chain {name}"))),
+                    Err(_) => Err(Foreign::Object(ForeignKind::Chain, name.to_owned())),
+                }))
             },
         )?;
         self.interrupted |= interrupted;
         for chain in chains.into_iter().flatten() {
             match chain {
                 Ok(chain) => drop(self.table.chains.insert(chain, Vec::new())),
-                Err(name) => self.table.foreign.push(format!("chain {name}")),
+                Err(foreign) => self.table.foreign.push(foreign),
             }
         }
         Ok(())
@@ -163,12 +205,13 @@ impl Reader<'_> {
         )?;
         self.interrupted |= interrupted;
         for (chain, code) in rules.into_iter().flatten() {
-            let known = chain.parse().ok().and_then(|id: ChainId| self.table.chains.get_mut(&id));
+            let chain = chain.parse().ok();
+            let known = chain.and_then(|chain: ChainId| Some((chain, self.table.chains.get_mut(&chain)?)));
             match (known, code) {
-                (Some(rules), Some(code)) => rules.push(code),
-                (Some(rules), None) => {
+                (Some((_, rules)), Some(code)) => rules.push(code),
+                (Some((chain, rules)), None) => {
                     let number = rules.len() + 1;
-                    self.table.foreign.push(format!("rule {number} of chain {chain}"));
+                    self.table.foreign.push(Foreign::Rule { chain, number });
                 }
                 // The chain is foreign, and that says it all.
                 (None, _) => {}
@@ -177,7 +220,29 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Stateful objects, or flowtables: ours has none.
+    fn objects(&mut self, kind: u16) -> Result<(), RequestError> {
+        let name = self.name;
+        let (objects, interrupted) = self.link.dump(
+            kind,
+            expr::nfproto(self.family),
+            |buf| attr::put_str(buf, abi::table::NAME, name),
+            |message| Ok(read_object(kind, name, &message.attrs)),
+        )?;
+        self.interrupted |= interrupted;
+        self.table.foreign.extend(objects.into_iter().flatten());
+        Ok(())
+    }
+
     fn sets(&mut self) -> Result<(), RequestError> {
+        for (set, count) in self.declarations()? {
+            self.elements(set, count)?;
+        }
+        Ok(())
+    }
+
+    /// The sets and maps that are as declared, with the number of their elements where the kernel says it.
+    fn declarations(&mut self) -> Result<BTreeMap<SetId, Option<u32>>, RequestError> {
         let (family, name) = (self.family, self.name);
         let (sets, interrupted) = self.link.dump(
             abi::msg::GETSET,
@@ -185,13 +250,16 @@ impl Reader<'_> {
             |buf| attr::put_str(buf, abi::set::TABLE, name),
             |message| {
                 let attrs = message.attrs;
-                if attrs.str_of(abi::set::TABLE) != Some(name) {
+                if attrs.str_of(abi::set::TABLE) != Some(name) || is_anonymous(&attrs) {
                     return Ok(None);
                 }
                 let name = attrs.str_of(abi::set::NAME).ok_or_else(|| garbled("a set without name"))?;
-                let known = SetId::from_name(name).and_then(|set| Some((set, size_as_declared(family, set, &attrs)?)));
-                let count = attrs.u32_of(abi::set::COUNT);
-                Ok(Some(known.map(|(set, size)| (set, size, count)).ok_or_else(|| name.to_owned())))
+                let Some(set) = SetId::from_name(name) else {
+                    return Ok(Some(Err(Foreign::Object(ForeignKind::Set, name.to_owned()))));
+                };
+                let size = size_as_declared(family, set, &attrs);
+                let known = size.map(|size| (set, size, attrs.u32_of(abi::set::COUNT)));
+                Ok(Some(known.ok_or_else(|| Foreign::Other(format!("set {name}")))))
             },
         )?;
         self.interrupted |= interrupted;
@@ -202,13 +270,10 @@ impl Reader<'_> {
                     self.table.sizes.extend((size > 0).then_some((set, size)));
                     known.insert(set, count);
                 }
-                Err(name) => self.table.foreign.push(format!("set {name}")),
+                Err(foreign) => self.table.foreign.push(foreign),
             }
         }
-        for (set, count) in known {
-            self.elements(set, count)?;
-        }
-        Ok(())
+        Ok(known)
     }
 
     fn elements(&mut self, set: SetId, count: Option<u32>) -> Result<(), RequestError> {
@@ -232,7 +297,7 @@ impl Reader<'_> {
             }
             match read {
                 Ok(reader) => drop(self.table.sets.insert(set, reader.finish())),
-                Err(ForeignElement(what)) => self.table.foreign.push(what),
+                Err(ForeignElement(what)) => self.table.foreign.push(Foreign::Other(what)),
             }
             break;
         }
@@ -256,6 +321,23 @@ pub(super) fn read_rule(family: Family, table: &str, message: &Message<'_>) -> O
     let chain = attrs.str_of(abi::rule::CHAIN)?.to_owned();
     let expressions = attrs.nested_of(abi::rule::EXPRESSIONS).unwrap_or(Attrs::new(&[]));
     Some((chain, expr::decode_all(family, expressions)))
+}
+
+pub(super) fn read_object(kind: u16, table: &str, attrs: &Attrs<'_>) -> Option<Foreign> {
+    if attrs.str_of(abi::table::NAME) != Some(table) {
+        return None;
+    }
+    let is_flowtable = kind == abi::msg::GETFLOWTABLE;
+    let name_attr = if is_flowtable { abi::flowtable::NAME } else { abi::object::NAME };
+    let name = attrs.str_of(name_attr)?.to_owned();
+    let kind =
+        if is_flowtable { ForeignKind::Flowtable } else { ForeignKind::Stateful(attrs.u32_of(abi::object::TYPE)?) };
+    Some(Foreign::Object(kind, name))
+}
+
+/// Whether a set is part of a rule.
+fn is_anonymous(attrs: &Attrs<'_>) -> bool {
+    attrs.u32_of(abi::set::FLAGS).is_some_and(|flags| flags & abi::set::F_ANONYMOUS != 0)
 }
 
 /// Whether hook, priority, type and policy are what the chain's name stands for.

@@ -1,7 +1,8 @@
 //! Hears who else changes our tables, for kernels that cannot protect them.
 //!
 //! The kernel announces every change of any table. Our own are kept out of the socket by a filter; those of other tables
-//! are dropped by the thread that listens, without waking anybody.
+//! are dropped by the thread that listens, without waking anybody. Announcements name what was touched, not always what
+//! became of it: whoever hears of it reads that.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,9 +14,11 @@ use nix::sys::socket::{
 use socket2::{SockFilter, SockRef};
 
 use super::abi::{self, msg};
-use super::attr::Attrs;
+use super::attr::{Attr, Attrs};
+use super::expr;
 use super::message::{HEADER_LEN, PREFIX_LEN, messages};
-use crate::ruleset::TABLE_NAME;
+use crate::model::Family;
+use crate::ruleset::{Bytes, Keys, SetId, TABLE_NAME, Touched};
 
 /// The group of changes of nf_tables (`NFNLGRP_NFTABLES`), as a bit.
 const GROUP: u32 = 1 << (7 - 1);
@@ -27,16 +30,19 @@ const RECEIVE_LEN: usize = 64 * 1024;
 const PORT_OFFSET: u32 = 12;
 
 /// Starts the thread; see [`super::NftKernel::watch`].
-pub(super) fn start(own_port: u32, mut tell: impl FnMut(Option<String>) -> bool + Send + 'static) -> io::Result<()> {
+pub(super) fn start(
+    own_port: u32,
+    mut tell: impl FnMut(Option<String>, Touched) -> bool + Send + 'static,
+) -> io::Result<()> {
     let socket = open(own_port)?;
     let listen = move || {
         let (mut ear, mut buffer) = (Ear::default(), vec![0; RECEIVE_LEN]);
         loop {
             let wanted = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(len) => ear.hear(&buffer[..len]).is_none_or(|by| tell(Some(by))),
+                Ok(len) => ear.hear(&buffer[..len]).is_none_or(|(by, touched)| tell(Some(by), touched)),
                 Err(Errno::EINTR) => true,
                 // The kernel had more to say than there was room for.
-                Err(Errno::ENOBUFS) => tell(None),
+                Err(Errno::ENOBUFS) => tell(None, Touched::Everything),
                 Err(errno) => {
                     tracing::error!(%errno, "cannot hear any longer whether others change the tables");
                     false
@@ -76,37 +82,83 @@ fn all_but(own_port: u32) -> [SockFilter; 4] {
 
 /// Follows announcements, which may come in several pieces for one transaction.
 #[derive(Debug, Default)]
-struct Ear {
-    /// The transaction that is being announced has changed our tables.
-    touched: bool,
+pub(super) struct Ear {
+    /// What the transaction that is being announced has touched.
+    touched: Touched,
 }
 
 impl Ear {
-    /// Who changed our tables, once the last message of a transaction is there.
-    fn hear(&mut self, bytes: &[u8]) -> Option<String> {
-        let mut by = None;
+    /// Who changed our tables, and what of them, once the last message of a transaction is there.
+    pub(super) fn hear(&mut self, bytes: &[u8]) -> Option<(String, Touched)> {
+        let mut told: Option<(String, Touched)> = None;
         for (header, body) in messages(bytes) {
             if header.kind >> 8 != abi::SUBSYSTEM {
                 continue;
             }
             let attrs = Attrs::new(body.get(PREFIX_LEN - HEADER_LEN..).unwrap_or_default());
-            if header.kind & 0xff == msg::NEWGEN {
-                if std::mem::take(&mut self.touched) {
-                    by = Some(who(&attrs));
+            let kind = header.kind & 0xff;
+            if kind == msg::NEWGEN {
+                let mut touched = std::mem::take(&mut self.touched);
+                if !touched.is_empty() {
+                    touched.merge(told.take().map(|(_, touched)| touched).unwrap_or_default());
+                    told = Some((who(&attrs), touched));
                 }
-            } else {
-                self.touched = self.touched || is_ours(body.first().copied(), &attrs);
+            } else if let Some(family) = family_of_ours(body.first().copied(), &attrs) {
+                touch(&mut self.touched, family, kind, &attrs);
             }
         }
-        by
+        told
     }
 }
 
-/// Whether an object is in one of our tables, or is one. Whatever the object, its first attribute is the table's name.
-fn is_ours(family: Option<u8>, attrs: &Attrs<'_>) -> bool {
-    let families = [libc::NFPROTO_IPV4, libc::NFPROTO_IPV6];
-    family.is_some_and(|family| families.contains(&i32::from(family)))
-        && attrs.str_of(abi::table::NAME) == Some(TABLE_NAME)
+/// The family of an object that is in one of our tables, or is one.
+fn family_of_ours(nfproto: Option<u8>, attrs: &Attrs<'_>) -> Option<Family> {
+    let family = Family::ALL.into_iter().find(|family| nfproto == Some(expr::nfproto(*family)))?;
+    (attrs.str_of(abi::table::NAME) == Some(TABLE_NAME)).then_some(family)
+}
+
+/// Adds what a message is about.
+fn touch(touched: &mut Touched, family: Family, kind: u16, attrs: &Attrs<'_>) {
+    match kind {
+        msg::NEWSETELEM | msg::DELSETELEM | msg::DESTROYSETELEM => {
+            match attrs.str_of(abi::elem::LIST_SET).and_then(SetId::from_name) {
+                // The records that packets write are the kernel's own.
+                Some(set) if set.spec().dynamic => {}
+                Some(set) => touched.elements(family, set, keys(family, set, attrs)),
+                None => touched.structure(family),
+            }
+        }
+        msg::NEWSET | msg::DELSET | msg::DESTROYSET
+            if attrs.str_of(abi::set::NAME).and_then(SetId::from_name).is_none() =>
+        {
+            touched.structure(family);
+        }
+        msg::NEWCHAIN
+        | msg::DELCHAIN
+        | msg::DESTROYCHAIN
+        | msg::NEWRULE
+        | msg::DELRULE
+        | msg::DESTROYRULE
+        | msg::NEWOBJ
+        | msg::DELOBJ
+        | msg::DESTROYOBJ
+        | msg::NEWFLOWTABLE
+        | msg::DELFLOWTABLE
+        | msg::DESTROYFLOWTABLE => touched.structure(family),
+        // A table, a set of ours, or something we do not know.
+        _ => touched.merge(Touched::Everything),
+    }
+}
+
+/// The keys of elements; ranges have no single one.
+fn keys(family: Family, set: SetId, attrs: &Attrs<'_>) -> Keys {
+    let spec = set.spec();
+    let key = |element: Attr<'_>| {
+        let key = element.nested().nested_of(abi::elem::KEY)?.find_kind(abi::DATA_VALUE)?.value;
+        (key.len() == spec.key_len(family)).then(|| Bytes::from_slice(key))?
+    };
+    let list = attrs.nested_of(abi::elem::LIST_ELEMENTS).filter(|_| !spec.interval);
+    list.and_then(|list| list.map(key).collect()).map_or(Keys::All, Keys::These)
 }
 
 /// `nft (pid 123)`, in numbers of the first PID namespace.
@@ -134,7 +186,27 @@ mod tests {
     }
 
     fn element(family: i32, table: &str) -> Vec<u8> {
-        message(msg::NEWSETELEM, family, |buf| attr::put_str(buf, abi::elem::LIST_TABLE, table))
+        element_of(family, table, "cluster-ips", &[10, 96, 0, 1])
+    }
+
+    fn element_of(family: i32, table: &str, set: &str, key: &[u8]) -> Vec<u8> {
+        message(msg::NEWSETELEM, family, |buf| {
+            attr::put_str(buf, abi::elem::LIST_TABLE, table);
+            attr::put_str(buf, abi::elem::LIST_SET, set);
+            let list = attr::begin_nest(buf, abi::elem::LIST_ELEMENTS);
+            let element = attr::begin_nest(buf, abi::LIST_ELEM);
+            let nest = attr::begin_nest(buf, abi::elem::KEY);
+            attr::put(buf, abi::DATA_VALUE, key);
+            [nest, element, list].into_iter().for_each(|nest| attr::end_nest(buf, nest));
+        })
+    }
+
+    /// A message about something with a name.
+    fn named(kind: u16, name_attr: u16, name: &str) -> Vec<u8> {
+        message(kind, libc::NFPROTO_IPV4, |buf| {
+            attr::put_str(buf, abi::table::NAME, "portway");
+            attr::put_str(buf, name_attr, name);
+        })
     }
 
     fn generation(name: &str, pid: u32) -> Vec<u8> {
@@ -143,6 +215,23 @@ mod tests {
             attr::put_u32(buf, abi::GEN_PROC_PID, pid);
             attr::put_str(buf, abi::GEN_PROC_NAME, name);
         })
+    }
+
+    /// What one transaction of one message touched.
+    fn heard(message: Vec<u8>) -> Option<Touched> {
+        Ear::default().hear(&[message, generation("nft", 1)].concat()).map(|(_, touched)| touched)
+    }
+
+    fn some(set: SetId, keys: Keys) -> Option<Touched> {
+        let mut touched = Touched::default();
+        touched.elements(Family::Ipv4, set, keys);
+        Some(touched)
+    }
+
+    fn structure() -> Option<Touched> {
+        let mut touched = Touched::default();
+        touched.structure(Family::Ipv4);
+        Some(touched)
     }
 
     #[test]
@@ -160,8 +249,45 @@ mod tests {
         let bytes = [element(libc::NFPROTO_IPV6, "other"), element(libc::NFPROTO_IPV6, "portway")].concat();
         assert_eq!(ear.hear(&bytes), None, "there is more to come");
         assert_eq!(ear.hear(&element(libc::NFPROTO_IPV6, "other")), None);
-        assert_eq!(ear.hear(&generation("nft", 815)).as_deref(), Some("nft (pid 815)"));
+        assert_eq!(ear.hear(&generation("nft", 815)).map(|(by, _)| by).as_deref(), Some("nft (pid 815)"));
         assert_eq!(ear.hear(&generation("nft", 815)), None, "that was another transaction");
+    }
+
+    #[test]
+    fn announcements_name_what_was_touched() {
+        let key = |key: &[u8]| Keys::These([Bytes::from_slice(key).expect("short")].into());
+        let of = |set, key: &[u8]| heard(element_of(libc::NFPROTO_IPV4, "portway", set, key));
+        let frontend = [10, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0];
+        assert_eq!(of("services", &frontend), some(SetId::Services, key(&frontend)));
+        assert_eq!(of("services", &[1]), some(SetId::Services, Keys::All), "no key of ours");
+        assert_eq!(of("service-cidrs", &[10, 0, 0, 0]), some(SetId::ServiceCidrs, Keys::All), "a range");
+        assert_eq!(of("affinity", &frontend), None, "packets write it");
+        assert_eq!(of("__set0", &frontend), structure());
+        for (kind, name_attr, name) in [
+            (msg::NEWCHAIN, abi::chain::NAME, "dispatch"),
+            (msg::DELRULE, abi::rule::CHAIN, "theirs"),
+            (msg::DESTROYRULE, abi::rule::CHAIN, "dispatch"),
+            (msg::NEWSET, abi::set::NAME, "theirs"),
+            (msg::DELOBJ, abi::object::NAME, "theirs"),
+            (msg::NEWFLOWTABLE, abi::flowtable::NAME, "theirs"),
+        ] {
+            assert_eq!(heard(named(kind, name_attr, name)), structure(), "{kind} {name}");
+        }
+        for (kind, name) in [(msg::DELSET, "services"), (msg::NEWSET, "services"), (msg::DELTABLE, "x"), (77, "x")] {
+            assert_eq!(heard(named(kind, abi::set::NAME, name)), Some(Touched::Everything), "{kind} {name}");
+        }
+    }
+
+    #[test]
+    fn one_transaction_touches_many_things_and_several_can_come_at_once() {
+        let (one, other) = ([10, 96, 0, 1], [10, 96, 0, 2]);
+        let of = |key| element_of(libc::NFPROTO_IPV4, "portway", "cluster-ips", key);
+        let chain = named(msg::NEWCHAIN, abi::chain::NAME, "theirs");
+        let bytes = [of(&one), chain, generation("nft", 1), of(&other), generation("iptables", 2)].concat();
+        let mut expected = structure().expect("something");
+        let keys = [one, other].map(|key| Bytes::from_slice(&key).expect("short"));
+        expected.elements(Family::Ipv4, SetId::ClusterIps, Keys::These(keys.into()));
+        assert_eq!(Ear::default().hear(&bytes), Some(("iptables (pid 2)".to_owned(), expected)));
     }
 
     #[test]
@@ -173,5 +299,26 @@ mod tests {
         let mut other = element(libc::NFPROTO_IPV4, "portway");
         other[5] = 2;
         assert_eq!(ear.hear(&[other, generation("conntrack", 1)].concat()), None, "another subsystem");
+    }
+
+    #[test]
+    fn an_element_that_is_cut_off_may_be_any() {
+        let whole = element(libc::NFPROTO_IPV4, "portway");
+        let table = HEADER_LEN + 4 + attr_len("portway");
+        let set = table + attr_len("cluster-ips");
+        for len in (HEADER_LEN + 4..whole.len()).step_by(4) {
+            let mut bytes = whole[..len].to_vec();
+            bytes[..4].copy_from_slice(&(len as u32).to_ne_bytes());
+            let expected = match len {
+                len if len < table => None,
+                len if len < set => structure(),
+                _ => some(SetId::ClusterIps, Keys::All),
+            };
+            assert_eq!(heard(bytes), expected, "{len} bytes");
+        }
+    }
+
+    fn attr_len(text: &str) -> usize {
+        (4 + text.len() + 1).next_multiple_of(4)
     }
 }

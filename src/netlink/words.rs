@@ -15,6 +15,8 @@ pub(super) fn object(family: Family, table: &str, op: &Op, element: Option<usize
         Op::AddChain(chain) | Op::DeleteChain(chain) => format!("chain {nft} {table} {chain}"),
         Op::AddRule(chain, _) => format!("a rule of chain {nft} {table} {chain}"),
         Op::FlushChain(chain) => format!("the rules of chain {nft} {table} {chain}"),
+        Op::FlushForeign(chain) => format!("the rules of chain {nft} {table} {chain}"),
+        Op::DeleteForeign(kind, name) => format!("{kind} {nft} {table} {name}"),
         Op::AddElements(set, list) | Op::DeleteElements(set, list) => {
             let whole = self::set(family, table, *set);
             match element.and_then(|index| list.get(index)) {
@@ -71,7 +73,15 @@ pub(super) fn reason(errno: i32, words: Option<&str>, op: Option<&Op>) -> String
     let adds_elements = matches!(op, Some(Op::AddElements(..)));
     let deletes = matches!(
         op,
-        Some(Op::DeleteElements(..) | Op::DeleteSet(_) | Op::DeleteChain(_) | Op::DeleteTable | Op::FlushChain(_))
+        Some(
+            Op::DeleteElements(..)
+                | Op::DeleteSet(_)
+                | Op::DeleteChain(_)
+                | Op::DeleteTable
+                | Op::FlushChain(_)
+                | Op::FlushForeign(_)
+                | Op::DeleteForeign(..)
+        )
     );
     let hint = match errno {
         libc::EPERM => "needs CAP_NET_ADMIN, and a table that no other process owns",

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Op, Rule, SetId, Table, Term, Transaction, Value,
-    Verdict, lower,
+    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Op, Part, Rule, SetId, Table, Term, Transaction,
+    Value, Verdict, lower,
 };
 use crate::model::Family;
 
@@ -89,6 +89,10 @@ impl Kernel for FakeKernel {
         }))
     }
 
+    fn read_part(&mut self, family: Family, _part: &Part) -> Result<Option<Table>, KernelError> {
+        self.read(family)
+    }
+
     fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
         let elements = self.tables.get(&family).and_then(|listing| listing.sets.get(&set));
         Ok(elements.into_iter().flat_map(BTreeMap::values).cloned().collect())
@@ -150,6 +154,8 @@ impl FakeKernel {
             }
             Op::AddElements(set, elements) => elements.iter().try_for_each(|e| table.add_element(*set, e)),
             Op::DeleteElements(set, elements) => elements.iter().try_for_each(|e| table.delete_element(*set, e)),
+            Op::FlushForeign(name) => Err((format!("chain {name}"), libc::ENOENT)),
+            Op::DeleteForeign(kind, name) => Err((format!("{kind} {name}"), libc::ENOENT)),
         }
     }
 }

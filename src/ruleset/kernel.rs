@@ -1,6 +1,6 @@
 //! The one door to the kernel. `netlink` implements it for real, `testing` in memory.
 
-use super::{Element, Elements, SetId, Table, Transaction};
+use super::{Element, Elements, Part, SetId, Table, Transaction};
 use crate::model::Family;
 
 /// Programs tables and reads them back. Only tables named [`super::TABLE_NAME`] are ever touched or listed.
@@ -15,6 +15,10 @@ pub trait Kernel: Send {
 
     /// Reads our table of a family; `None` when there is none.
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError>;
+
+    /// Reads at least a part of our table of a family; `None` when that is not there, or not in one piece. Of sets with some
+    /// touched keys come the elements with these keys; one that none of ours can be comes without a value.
+    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError>;
 
     /// Reads the elements of one set or map of ours.
     fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError>;

@@ -24,7 +24,7 @@ impl Table {
     /// everything foreign.
     pub fn listing(&self, family: Family) -> (Listing, Vec<String>) {
         let mut listing = Listing::new(family);
-        let mut unknown = self.foreign.clone();
+        let mut unknown: Vec<String> = self.foreign.iter().map(ToString::to_string).collect();
         for (chain, code) in &self.chains {
             let rules: Vec<Rule> = code.iter().filter_map(|rule| raise(family, rule)).collect();
             if rules.len() != code.len() {

@@ -230,6 +230,12 @@ impl SetSpec {
         self.key.iter().map(|field| field.padded_len(family)).sum()
     }
 
+    /// Bytes of the frontend that keys begin with; `None` where they do not.
+    pub fn frontend_len(&self, family: Family) -> Option<usize> {
+        let frontend = [FRONTEND, NODEPORT].into_iter().find(|frontend| self.key.starts_with(frontend))?;
+        Some(frontend.iter().map(|field| field.padded_len(family)).sum())
+    }
+
     /// Whether each field of a key lies between the same fields of two others.
     pub fn contains(&self, family: Family, first: &Bytes, last: &Bytes, key: &Bytes) -> bool {
         let mut at = 0;

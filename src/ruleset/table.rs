@@ -1,6 +1,7 @@
 //! A table as a whole, and changes to it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::{Bytes, ChainId, Element, Elements, Expr, Rule, SetId};
 use crate::model::Family;
@@ -17,9 +18,59 @@ pub struct Table {
     pub sets: BTreeMap<SetId, Elements>,
     /// How many elements maps have room for; those without an entry grow by themselves.
     pub sizes: BTreeMap<SetId, u32>,
-    /// Chains, sets or base hooks that are not as [`ChainId`] and [`SetId`] declare them, by name: the table was made
-    /// by another version or changed by someone else, and can only be replaced as a whole.
-    pub foreign: Vec<String>,
+    /// What is not ours, or not as [`ChainId`] and [`SetId`] declare it: the table was made by another version or changed by
+    /// someone else. Found at start, it means that the table is replaced as a whole.
+    pub foreign: Vec<Foreign>,
+}
+
+/// Something in our table that none of ours can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Foreign {
+    /// An object with another name than ours.
+    Object(ForeignKind, String),
+    /// A rule in a chain of ours.
+    Rule {
+        /// The chain.
+        chain: ChainId,
+        /// Its place, from 1 on.
+        number: usize,
+    },
+    /// What cannot be put right on its own, in words.
+    Other(String),
+}
+
+/// What a foreign object is; in the order in which they can be deleted once their chains have no rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ForeignKind {
+    /// A set or map. One without a name is not told: it goes with the rule that has it.
+    Set,
+    /// A chain.
+    Chain,
+    /// A stateful object of a type (`NFT_OBJECT_*`): a counter, a quota.
+    Stateful(u32),
+    /// A flowtable.
+    Flowtable,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Foreign::Object(kind, name) => write!(f, "{kind} {name}"),
+            Foreign::Rule { chain, number } => write!(f, "rule {number} of chain {chain}"),
+            Foreign::Other(words) => f.write_str(words),
+        }
+    }
+}
+
+impl fmt::Display for ForeignKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ForeignKind::Set => "set",
+            ForeignKind::Chain => "chain",
+            ForeignKind::Stateful(_) => "object",
+            ForeignKind::Flowtable => "flowtable",
+        })
+    }
 }
 
 /// A table with rules in the words of `nft`: what [`crate::render`] prints and the tracer walks.
@@ -84,6 +135,10 @@ pub enum Op {
     AddElements(SetId, Vec<Element>),
     /// Deletes elements (only keys count); an error when one does not exist.
     DeleteElements(SetId, Vec<Element>),
+    /// Deletes all rules of a chain that is not ours.
+    FlushForeign(String),
+    /// Deletes an object that is not ours; an error when it is in use.
+    DeleteForeign(ForeignKind, String),
 }
 
 /// Changes to our tables that take effect all at once, or not at all.

@@ -232,7 +232,7 @@ fn meaning(mut table: Table) -> Meaning {
     table.sets.remove(&SetId::Affinity);
     let elements = table.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
     let sets = Sets::of(elements);
-    (table.chains, sets, table.foreign)
+    (table.chains, sets, table.foreign.iter().map(ToString::to_string).collect())
 }
 
 fn local_addresses() -> BTreeSet<IpAddr> {

@@ -78,7 +78,7 @@ fn what_others_change_in_tables_nobody_owns_is_put_right() {
         format!("delete element ip portway services {{ {address} . tcp . 80 }}"),
         "flush map ip portway endpoints".to_owned(),
         "flush chain ip6 portway prerouting".to_owned(),
-        // A table with strange chains is replaced as a whole, and sticky clients are forgotten.
+        // Strange chains go alone.
         "add chain ip portway strange { type filter hook forward priority 0; policy accept; }".to_owned(),
         // For all packets, those to the API server too.
         "add chain ip portway wall { type filter hook input priority 0; policy drop; }".to_owned(),

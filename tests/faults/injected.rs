@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family};
-use portway::ruleset::{Kernel as _, SetId};
+use portway::ruleset::{Kernel as _, Keys, SetId, Touched};
 use proptest::prelude::*;
 
 use super::history::{Tables, from_scratch, tables};
@@ -46,6 +46,9 @@ impl Script {
         for (number, batch) in self.batches.iter().enumerate() {
             controller.handle(batch.clone(), Instant::now());
             controller.kernel().pass_packets();
+            // Nothing was changed, but that is not known before.
+            controller.doubts().raise(None, all_parts());
+            controller.settle();
             self.judge(&mut reached, controller.kernel(), number)?;
         }
         let deadline = Instant::now() + PATIENCE;
@@ -82,6 +85,16 @@ impl Script {
         }
         Ok(())
     }
+}
+
+/// Both tables, part by part.
+fn all_parts() -> Touched {
+    let mut touched = Touched::default();
+    for family in Family::ALL {
+        touched.structure(family);
+        SetId::ALL.into_iter().for_each(|set| touched.elements(family, set, Keys::All));
+    }
+    touched
 }
 
 /// Some 50 batches.

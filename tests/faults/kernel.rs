@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use portway::model::Family;
 use portway::ruleset::{
-    Bytes, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, SetId, Table, Transaction, Value,
+    Bytes, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Part, SetId, Table, Transaction, Value,
 };
 
 use super::history::{Tables, tables};
@@ -137,6 +137,10 @@ impl Kernel for FaultyKernel {
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         self.look(|kernel| kernel.read(family))
+    }
+
+    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
+        self.look(|kernel| kernel.read_part(family, part))
     }
 
     fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {

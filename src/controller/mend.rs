@@ -1,0 +1,32 @@
+//! Putting right what others touched, and nothing else.
+
+use std::collections::BTreeMap;
+
+use crate::diff::Mirror;
+use crate::model::Family;
+use crate::ruleset::{Kernel, KernelError, Part, Transaction};
+
+/// Reads these parts of the tables and makes them equal to the mirror; what was changed. `None` when that takes a comparison
+/// of everything. After an error, too, nothing is known.
+pub(super) fn mend<K: Kernel>(
+    kernel: &mut K,
+    mirror: &Mirror,
+    parts: &BTreeMap<Family, Part>,
+) -> Result<Option<Transaction>, KernelError> {
+    let (mut main, mut after) = (Transaction::default(), Transaction::default());
+    for (family, part) in parts {
+        let table = kernel.read_part(*family, part)?;
+        let Some((change, leftovers)) = table.and_then(|table| mirror.mend(*family, part, table)) else {
+            return Ok(None);
+        };
+        main.extend(change);
+        after.extend(leftovers);
+    }
+    for transaction in [&main, &after] {
+        if !transaction.is_empty() {
+            kernel.apply(transaction)?;
+        }
+    }
+    main.extend(after);
+    Ok(Some(main))
+}

@@ -1,0 +1,132 @@
+//! What others touched of a table against what the kernel holds there.
+
+use super::change::Change;
+use super::mirror::{FamilyMirror, Mirror, shared_element};
+use crate::model::Family;
+use crate::plan::FrontendKey;
+use crate::ruleset::{Bytes, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
+
+impl Mirror {
+    /// The transactions that put a part of the kernel's table of a family right: as [`Mirror::rebase`], from a table of which
+    /// only this part has been read. Objects that are not ours are deleted by the second, once nothing leads to them. `None`
+    /// when it takes more than that.
+    pub fn mend(&self, family: Family, part: &Part, table: Table) -> Option<(Transaction, Transaction)> {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
+        let (mut main, mut after) = (Transaction::default(), Transaction::default());
+        delete_foreign(family, &table.foreign, &mut main, &mut after)?;
+        let mut change = Change::default();
+        if part.structure {
+            mirror.compare_chains(&self.settings, &table, &mut change);
+            for chain in &change.went {
+                after.push(family, Op::DeleteChain(*chain));
+            }
+        }
+        mirror.compare_part(part, table, &mut change);
+        mirror.write(&self.settings, change, &mut main);
+        Some((main, after))
+    }
+}
+
+/// Has the objects that are not ours deleted. `None` when something is wrong that is no such object.
+fn delete_foreign(family: Family, foreign: &[Foreign], main: &mut Transaction, after: &mut Transaction) -> Option<()> {
+    let mut objects: Vec<(ForeignKind, &String)> = Vec::new();
+    for foreign in foreign {
+        match foreign {
+            Foreign::Object(kind, name) => objects.push((*kind, name)),
+            // Its chain is written anew.
+            Foreign::Rule { .. } => {}
+            Foreign::Other(_) => return None,
+        }
+    }
+    objects.sort_unstable();
+    for (kind, name) in objects {
+        if kind == ForeignKind::Chain {
+            main.push(family, Op::FlushForeign(name.clone()));
+        }
+        after.push(family, Op::DeleteForeign(kind, name.clone()));
+    }
+    Some(())
+}
+
+impl FamilyMirror {
+    fn compare_part(&self, part: &Part, mut table: Table, change: &mut Change) {
+        for (set, keys) in &part.sets {
+            let Keys::These(keys) = keys else { continue };
+            let found = table.sets.remove(set).unwrap_or_default();
+            for key in keys {
+                change.elements.replace(*set, found.get(key), self.element(*set, key));
+            }
+        }
+        // Those that were read whole are left.
+        if !table.sets.is_empty() {
+            self.compare_elements(&table.sets, &mut change.elements);
+        }
+    }
+
+    /// The element with a key.
+    fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
+        if self.shared.contains(&(set, *key)) {
+            return Some(shared_element(*key));
+        }
+        let mut globals = self.globals.iter().filter(|member| member.set == set);
+        if let Some(global) = globals.find(|member| member.element.key == *key) {
+            return Some(global.element.clone());
+        }
+        let frontend = key.as_slice().get(..set.spec().frontend_len(self.family)?)?;
+        let frontend = FrontendKey::from_bytes(&Bytes::from_slice(frontend)?)?;
+        let service = self.services.get(self.claims.winner(frontend)?)?;
+        service.frontends.iter().find(|own| own.key == frontend)?.element(set, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::config::Options;
+    use crate::model::Model;
+    use crate::ruleset::{ChainId, lower};
+
+    /// A mirror without Services, and its chains.
+    fn mirror() -> (Mirror, Table) {
+        let model = Model::default();
+        let (mirror, _) = Mirror::build(Options::new("node").settings(&model), &model, &HashMap::new());
+        let listing = mirror.listing(Family::Ipv4).expect("served");
+        let code = |rules: Vec<_>| rules.iter().map(|rule| lower(Family::Ipv4, rule)).collect();
+        let chains = listing.chains.into_iter().map(|(chain, rules)| (chain, code(rules))).collect();
+        (mirror, Table { chains, ..Table::default() })
+    }
+
+    fn structure() -> Part {
+        Part { structure: true, ..Part::default() }
+    }
+
+    #[test]
+    fn what_is_foreign_is_disarmed_and_then_deleted() {
+        let (mirror, mut table) = mirror();
+        assert_eq!(mirror.mend(Family::Ipv4, &structure(), table.clone()), Some(Default::default()));
+        let object = |kind| Foreign::Object(kind, "theirs".to_owned());
+        table.foreign = vec![
+            object(ForeignKind::Stateful(1)),
+            object(ForeignKind::Chain),
+            Foreign::Rule { chain: ChainId::Refuse, number: 2 },
+            object(ForeignKind::Set),
+        ];
+        let (main, after) = mirror.mend(Family::Ipv4, &structure(), table).expect("objects and a rule");
+        let (flush, rest) = main.ops.split_first().expect("something");
+        assert_eq!(*flush, (Family::Ipv4, Op::FlushForeign("theirs".to_owned())));
+        assert_eq!(rest[0], (Family::Ipv4, Op::FlushChain(ChainId::Refuse)));
+        assert!(rest[1..].iter().all(|(_, op)| matches!(op, Op::AddRule(ChainId::Refuse, _))) && rest.len() > 1);
+        let kinds = [ForeignKind::Set, ForeignKind::Chain, ForeignKind::Stateful(1)];
+        let deleted = kinds.map(|kind| (Family::Ipv4, Op::DeleteForeign(kind, "theirs".to_owned())));
+        assert_eq!(after.ops, deleted);
+    }
+
+    #[test]
+    fn what_is_unclear_takes_a_whole_comparison() {
+        let (mirror, mut table) = mirror();
+        table.foreign = vec![Foreign::Other("chain output".to_owned())];
+        assert_eq!(mirror.mend(Family::Ipv4, &structure(), table), None);
+    }
+}
