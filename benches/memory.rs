@@ -15,7 +15,7 @@ use std::time::Duration;
 use support::api_server::ApiServer;
 use support::process::{Memory, Program};
 use support::report::{Report, is_quick};
-use support::stats::grouped;
+use support::stats::{grouped, median, short};
 
 /// Longer than anything takes.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -36,12 +36,12 @@ fn main() {
     };
     let mut report = Report::new("memory");
     report.line(&format!("Medians of {RUNS} starts, MB (10^6 bytes)."));
-    report.table(&["services x endpoints", "program", "resident", "its own", "of files", "at most"]);
+    report.table(&["services x endpoints", "program", "resident", "its own", "of files", "at most", "first sync, CPU"]);
     // What is its own, by program and size.
     let mut own = HashMap::new();
     for size @ (services, endpoints) in sizes {
         let medians = support::netns::in_netns(|| measure(&programs, *services, *endpoints));
-        for (program, memory) in programs.iter().zip(medians) {
+        for (program, (memory, time, cpu)) in programs.iter().zip(medians) {
             let megabytes = |value: f64| format!("{value:.1}");
             report.row(&[
                 format!("{} x {endpoints}", grouped(*services)),
@@ -50,6 +50,7 @@ fn main() {
                 megabytes(memory.own),
                 megabytes(memory.resident - memory.own),
                 megabytes(memory.peak),
+                format!("{}, {}", short(time), short(cpu)),
             ]);
             own.insert((program, *size), memory.own * 1e6);
         }
@@ -73,24 +74,25 @@ fn size(text: &str) -> Option<(usize, usize)> {
     Some((services.parse().ok()?, endpoints.parse().ok()?))
 }
 
-/// The median of each program.
-fn measure(programs: &[PathBuf], services: usize, endpoints: usize) -> Vec<Memory> {
+/// What each program takes, in the median; and its time from start to first sync, CPU time besides.
+fn measure(programs: &[PathBuf], services: usize, endpoints: usize) -> Vec<(Memory, Duration, Duration)> {
     eprintln!("{services} Services with {endpoints} endpoints");
     let server = ApiServer::start(services, endpoints);
-    let mut runs = vec![Vec::new(); programs.len()];
+    let mut runs = vec![(Vec::new(), Vec::new(), Vec::new()); programs.len()];
     for _ in 0..RUNS {
-        for (program, runs) in programs.iter().zip(&mut runs) {
+        for (program, (memory, times, cpu)) in programs.iter().zip(&mut runs) {
             let program = Program::start_this(program, &server.url());
-            program.wait_for("first sync done", LIMIT);
+            times.push(program.wait_for("first sync done", LIMIT) - program.started);
+            cpu.push(program.cpu());
             std::thread::sleep(REST);
-            runs.push(program.memory());
+            memory.push(program.memory());
             program.stop();
             portway::netlink::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
         }
     }
-    let median = |mut runs: Vec<Memory>| {
+    let middle = |mut runs: Vec<Memory>| {
         runs.sort_by(|a, b| a.resident.total_cmp(&b.resident));
         runs[runs.len() / 2]
     };
-    runs.into_iter().map(median).collect()
+    runs.into_iter().map(|(memory, times, cpu)| (middle(memory), median(&times), median(&cpu))).collect()
 }
