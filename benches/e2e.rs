@@ -70,7 +70,7 @@ fn main() {
             format!("{} bytes", grouped(row.change_bytes)),
             megabytes(row.memory.resident),
             megabytes(row.memory.peak),
-            megabytes(row.memory_after.resident),
+            format!("{:.0} MB, at most {:.0} MB", row.memory_after.resident, row.memory_after.peak),
         ]);
     }
     report.table(&["churn", "slices written", "CPU of one core", "write to commit p50 / p99 / max", "transactions"]);

@@ -9,7 +9,7 @@ mod cluster;
 mod support;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use support::api_server::ApiServer;
@@ -45,7 +45,7 @@ fn main() {
             let megabytes = |value: f64| format!("{value:.1}");
             report.row(&[
                 format!("{} x {endpoints}", grouped(*services)),
-                program.display().to_string(),
+                name(program),
                 megabytes(memory.resident),
                 megabytes(memory.own),
                 megabytes(memory.resident - memory.own),
@@ -61,11 +61,15 @@ fn main() {
         let (Some(small), Some(few), Some(many)) = (of(1_000, 10), of(10_000, 10), of(10_000, 30)) else { continue };
         let endpoint = (many - few) / (10_000.0 * 20.0);
         let service = (few - small) / 9_000.0 - 10.0 * endpoint;
-        let program = program.display();
+        let program = name(program);
         report.line(&format!(
             "{program}: {endpoint:.0} bytes an endpoint, {service:.0} bytes a Service and its slice besides"
         ));
     }
+}
+
+fn name(program: &Path) -> String {
+    program.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// `10000x10`.

@@ -5,6 +5,7 @@
 //! `plan` reads the result.
 
 mod address;
+mod keyed;
 mod node;
 mod objects;
 mod store;

@@ -1,6 +1,7 @@
 //! Services and EndpointSlices, already parsed and checked.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,7 +16,7 @@ use super::{Family, Protocol};
 pub struct ObjectKey(Arc<str>);
 
 impl ObjectKey {
-    const SEPARATOR: char = '\0';
+    const SEPARATOR: &str = "\0";
 
     /// A key from its two parts.
     pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
@@ -24,7 +25,7 @@ impl ObjectKey {
 
     /// A key whose text comes from a pool.
     pub fn shared(namespace: &str, name: &str, pool: impl FnOnce(&str) -> Arc<str>) -> Self {
-        Self(pool(&format!("{namespace}{}{name}", Self::SEPARATOR)))
+        Self(pool(&[namespace, Self::SEPARATOR, name].concat()))
     }
 
     /// The namespace.
@@ -195,7 +196,7 @@ pub struct Endpoint {
 }
 
 /// Where an endpoint is, and from where connections are to go there. There are few of them, and endpoints share them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Placement {
     /// `nodeName`; absent means not local anywhere.
     pub node: Option<Arc<str>>,
@@ -205,9 +206,37 @@ pub struct Placement {
     pub node_hints: Vec<Arc<str>>,
 }
 
+impl Hash for Placement {
+    /// Those of a node are few: each endpoint that is read is looked up, and does not pay for its hints.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.node.hash(state);
+    }
+}
+
 impl Placement {
     /// On a node, without hints.
     pub fn on(node: impl Into<Arc<str>>) -> Arc<Self> {
         Arc::new(Self { node: Some(node.into()), ..Self::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_ordered_by_namespace_then_name() {
+        let mut keys = ["a/z", "a/b", "a-b/a", "/c", "a.b/"].map(|text| text.split_once('/').expect("a key"));
+        keys.sort_unstable();
+        let mut joined = keys.map(|(namespace, name)| ObjectKey::new(namespace, name));
+        joined.reverse();
+        joined.sort_unstable();
+        assert_eq!(joined.each_ref().map(|key| (key.namespace(), key.name())), keys);
+        assert_eq!(joined[1].to_string(), "a/b");
+    }
+
+    #[test]
+    fn endpoints_stay_small() {
+        assert!(size_of::<Endpoint>() <= 32, "a large cluster has a million of them");
     }
 }

@@ -1,14 +1,13 @@
 //! The model proper: folds events into indexed objects and says which Services they touch.
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
 
+use super::keyed::Keyed;
 use super::{EndpointSlice, Family, Node, ObjectKey, Service, ServiceCidr};
 
 /// The kinds of object a source delivers.
@@ -74,42 +73,6 @@ impl Changes {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && !self.node && !self.service_cidrs
-    }
-}
-
-/// An object that is found by its own key, so that maps need not hold another one.
-#[derive(Debug, Clone)]
-struct Keyed<T>(Arc<T>);
-
-impl Borrow<ObjectKey> for Keyed<Service> {
-    fn borrow(&self) -> &ObjectKey {
-        &self.0.key
-    }
-}
-
-impl Borrow<ObjectKey> for Keyed<EndpointSlice> {
-    fn borrow(&self) -> &ObjectKey {
-        &self.0.key
-    }
-}
-
-impl<T> PartialEq for Keyed<T>
-where
-    Self: Borrow<ObjectKey>,
-{
-    fn eq(&self, other: &Self) -> bool {
-        self.borrow() == other.borrow()
-    }
-}
-
-impl<T> Eq for Keyed<T> where Self: Borrow<ObjectKey> {}
-
-impl<T> Hash for Keyed<T>
-where
-    Self: Borrow<ObjectKey>,
-{
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.borrow().hash(state);
     }
 }
 
