@@ -48,7 +48,7 @@ fn service(n: u32, backend: u16) -> [Event; 2] {
         ready: true,
         serving: true,
         terminating: false,
-        placement: Arc::default(),
+        placement: Default::default(),
     };
     let slice = EndpointSlice {
         key: ObjectKey::new("growth", format!("service-{n}-slice")),
