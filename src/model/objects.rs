@@ -207,9 +207,10 @@ pub struct Placement {
 }
 
 impl Hash for Placement {
-    /// Those of a node are few: each endpoint that is read is looked up, and does not pay for its hints.
+    /// Without the lengths of the lists: most are empty, and each endpoint that is read is looked up.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.node.hash(state);
+        self.zone_hints.iter().chain(&self.node_hints).for_each(|hint| hint.hash(state));
     }
 }
 
