@@ -43,6 +43,7 @@ bench: setup ## measure in 5 minutes what matters, after the build; tables and p
 bench-full: setup ## the same up to 100,000 Services and with more rounds, in 15 minutes (root)
 	$(BENCH) --bench kernel
 	$(BENCH) --bench e2e
+	$(BENCH) --bench memory
 	$(BENCH) --bench datapath
 
 .PHONY: bench-check

@@ -145,7 +145,7 @@ fn controller(observed: bool) -> (Controller<NftKernel>, Receiver<Cleaning>) {
 }
 
 fn put_slice(n: usize, generation: usize) -> Event {
-    cluster::over(Event::Slice(Box::new(cluster::slice(n, ENDPOINTS, generation))), Protocol::Udp)
+    cluster::over(Event::Slice(cluster::slice(n, ENDPOINTS, generation).into()), Protocol::Udp)
 }
 
 /// The Service every tenth UDP flow goes to.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use support::api_server::ApiServer;
 use support::commits::{Commit, Generation, listen, settle};
 use support::objects;
-use support::process::Program;
+use support::process::{Memory, Program};
 use support::report::{Report, is_quick};
 use support::stats::{grouped, median, per_mille, short};
 
@@ -68,9 +68,9 @@ fn main() {
             row.name(),
             format!("{} / {} / {}", share(500), share(990), share(999)),
             format!("{} bytes", grouped(row.change_bytes)),
-            megabytes(row.memory.0),
-            megabytes(row.memory.1),
-            megabytes(row.memory_after),
+            megabytes(row.memory.resident),
+            megabytes(row.memory.peak),
+            format!("{:.0} MB, at most {:.0} MB", row.memory_after.resident, row.memory_after.peak),
         ]);
     }
     report.table(&["churn", "slices written", "CPU of one core", "write to commit p50 / p99 / max", "transactions"]);
@@ -111,9 +111,9 @@ struct Row {
     restart_commits: u32,
     changes: Vec<Duration>,
     change_bytes: usize,
-    /// After the first sync, and the most until then.
-    memory: (f64, f64),
-    memory_after: f64,
+    /// After the first sync.
+    memory: Memory,
+    memory_after: Memory,
     churn: Option<Churn>,
 }
 
@@ -163,7 +163,7 @@ fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> 
     let churn = (services == CHURN_SERVICES)
         .then(|| churn(&program, &mut server, &commits, services, changes, CHURN_RATE * churn_seconds));
     settle(&commits, Duration::from_millis(200));
-    let memory_after = program.memory().0;
+    let memory_after = program.memory();
     program.stop();
     Row {
         services,

@@ -106,7 +106,7 @@ fn run(phase: &str) {
         "diff" => {
             let mut mirror = phases::plan(&options, &model);
             model.take_changes();
-            let changed = (0..SERVICES).map(|n| Event::Slice(Box::new(cluster::slice(n, ENDPOINTS, 1)))).collect();
+            let changed = (0..SERVICES).map(|n| Event::Slice(cluster::slice(n, ENDPOINTS, 1).into())).collect();
             phases::diff(&options, &mut model, &mut mirror, changed);
         }
         "encode" => {

@@ -129,7 +129,7 @@ fn measure(services: usize) -> Ours {
     let before = kernel_memory();
     let (first, (mut controller, reports)) = first_load(&events);
     let memory = kernel_memory() - before;
-    let slice = |n, endpoints, generation| Event::Slice(Box::new(cluster::slice(n, endpoints, generation)));
+    let slice = |n, endpoints, generation| Event::Slice(cluster::slice(n, endpoints, generation).into());
     let mut sync = |events: Vec<Event>| timed(|| controller.handle(events, Instant::now()));
     let endpoint = (1..=ROUNDS).map(|round| sync(vec![slice(services / 2, ENDPOINTS, round)])).collect();
     let (small, key) = (services / 3, cluster::service(services).key);
@@ -138,7 +138,7 @@ fn measure(services: usize) -> Ours {
     let scaled = (0..ROUNDS).map(|round| sync(vec![slice(small, 4 - round % 2, 0)])).collect();
     let (added, deleted) = (0..ROUNDS / 4)
         .map(|_| {
-            let new = Event::Service(Box::new(cluster::service(services)));
+            let new = Event::Service(cluster::service(services).into());
             (sync(vec![slice(services, ENDPOINTS, 0), new]), sync(vec![Event::ServiceDeleted(key.clone())]))
         })
         .unzip();

@@ -55,7 +55,7 @@ fn diff(c: &mut Criterion) {
         let mut round = 0;
         let mut next = || {
             round += 1;
-            vec![Event::Slice(Box::new(cluster::slice(services / 2, ENDPOINTS, round)))]
+            vec![Event::Slice(cluster::slice(services / 2, ENDPOINTS, round).into())]
         };
         group.bench_function(name(services), |b| {
             b.iter_batched(

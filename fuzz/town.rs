@@ -106,7 +106,7 @@ impl Town {
 
 /// Whether an event speaks of the healthy Service, the Node, or claims to be older than everything.
 fn is_healthy_ones(event: &Event) -> bool {
-    let its = |key: &ObjectKey| &*key.namespace == "zz";
+    let its = |key: &ObjectKey| key.namespace() == "zz";
     match event {
         Event::Service(service) => its(&service.key) || service.created.is_some_and(|created| created <= 1_577_836_800),
         Event::Slice(slice) => its(&slice.key),

@@ -5,11 +5,12 @@
 //! `plan` reads the result.
 
 mod address;
+mod keyed;
 mod node;
 mod objects;
 mod store;
 
 pub use address::{AddressError, Family, Protocol, parse_cidr, parse_ip};
 pub use node::{Node, ServiceCidr};
-pub use objects::{Endpoint, EndpointSlice, ObjectKey, Service, ServicePort, ServiceType, SlicePort};
+pub use objects::{Endpoint, EndpointSlice, ObjectKey, Placement, Service, ServicePort, ServiceType, SlicePort};
 pub use store::{Changes, Event, Kind, Model};

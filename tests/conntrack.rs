@@ -14,8 +14,8 @@ use portway::config::Options;
 use portway::conntrack::{Cleaning, ConntrackObserver};
 use portway::controller::Controller;
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
-    SlicePort,
+    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Placement, Protocol, Service, ServicePort,
+    ServiceType, SlicePort,
 };
 use portway::netlink::NftKernel;
 use support::netns::{Namespace, ip_batch, output_of, set_sysctls};
@@ -209,21 +209,19 @@ impl World {
     }
 
     fn put_service(&self) -> Event {
-        Event::Service(Box::new(self.service()))
+        Event::Service(Arc::new(self.service()))
     }
 
     /// The slice of `dns` with some of the backends.
     fn slice(&self, backends: &[usize], port: u16) -> Event {
         let endpoint = |index: &usize| Endpoint {
             address: ip(self.plan.backends[*index]),
-            node: Some("here".into()),
             ready: true,
             serving: true,
             terminating: false,
-            zone_hints: Vec::new().into(),
-            node_hints: Vec::new().into(),
+            placement: Placement::on("here"),
         };
-        Event::Slice(Box::new(EndpointSlice {
+        Event::Slice(Arc::new(EndpointSlice {
             key: ObjectKey::new("test", "dns"),
             service: ObjectKey::new("test", "dns"),
             family: self.family(),
@@ -358,7 +356,7 @@ fn a_new_frontend_of_a_running_service_works_at_once() {
         let mut plain = world.service();
         plain.external_ips.clear();
         plain.ports[0].node_port = None;
-        world.change([Event::Service(Box::new(plain)), world.slice(&[0], 53)]);
+        world.change([Event::Service(Arc::new(plain)), world.slice(&[0], 53)]);
         let (vip, node_port) = (world.at(world.plan.external_ip, 53), world.at(world.plan.node, 30053));
         let clients = [(world.client("outside"), vip), (world.client("outside"), node_port)];
         for (client, frontend) in &clients {
@@ -381,21 +379,22 @@ fn flows_to_endpoints_that_still_serve_stay() {
             assert_eq!(client.ask(*frontend), world.backend(0, 53), "{path}");
         }
         let Event::Slice(mut draining) = world.slice(&[0, 1], 53) else { unreachable!() };
-        (draining.endpoints[0].ready, draining.endpoints[0].terminating) = (false, true);
+        let first = &mut Arc::make_mut(&mut draining).endpoints[0];
+        (first.ready, first.terminating) = (false, true);
         let cleaning = world.change([Event::Slice(draining.clone())]);
         assert_eq!(cleaning.deleted, 0);
         for (path, client, frontend) in &paths {
             assert_eq!(client.ask(*frontend), world.backend(0, 53), "{path}, while it drains");
             assert_eq!(world.client("pod").ask(*frontend), world.backend(1, 53), "new flows go elsewhere");
         }
-        draining.endpoints[0].serving = false;
+        Arc::make_mut(&mut draining).endpoints[0].serving = false;
         world.change([Event::Slice(draining)]);
         for (path, client, frontend) in &paths {
             assert_eq!(client.ask(*frontend), world.backend(1, 53), "{path}, when it has stopped");
         }
         let mut local = world.service();
         local.affinity_seconds = Some(10);
-        world.change_quietly([Event::Service(Box::new(local))]);
+        world.change_quietly([Event::Service(Arc::new(local))]);
     });
 }
 

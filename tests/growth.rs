@@ -45,12 +45,10 @@ fn service(n: u32, backend: u16) -> [Event; 2] {
     let endpoint = |i: u16| Endpoint {
         // The first Service has one endpoint that answers; of the others only the number counts.
         address: if n == 0 { HOST.into() } else { IpAddr::from([10, 200, (n % 250) as u8, i as u8 + 1]) },
-        node: None,
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: Vec::new().into(),
-        node_hints: Vec::new().into(),
+        placement: Default::default(),
     };
     let slice = EndpointSlice {
         key: ObjectKey::new("growth", format!("service-{n}-slice")),
@@ -60,7 +58,7 @@ fn service(n: u32, backend: u16) -> [Event; 2] {
         endpoints: (0..if n == 0 { 1 } else { ENDPOINTS }).map(endpoint).collect(),
         changed_at: None,
     };
-    [Event::Service(Box::new(service)), Event::Slice(Box::new(slice))]
+    [Event::Service(service.into()), Event::Slice(slice.into())]
 }
 
 fn cluster_ip(n: u32) -> IpAddr {

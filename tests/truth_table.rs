@@ -7,8 +7,8 @@ use std::sync::Arc;
 use portway::config::{DetectLocal, Options};
 use portway::diff::Mirror;
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Protocol, Service, ServiceCidr, ServicePort,
-    ServiceType, SlicePort,
+    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Placement, Protocol, Service, ServiceCidr,
+    ServicePort, ServiceType, SlicePort,
 };
 use portway::ruleset::Listing;
 use portway::trace::{End, Host, Packet, trace};
@@ -67,12 +67,10 @@ impl Case {
         };
         let endpoint = |address: &&str| Endpoint {
             address: ip(address),
-            node: Some(Arc::from(if *address == LOCAL_POD { "n1" } else { "n2" })),
             ready: true,
             serving: true,
             terminating: false,
-            zone_hints: Vec::new().into(),
-            node_hints: Vec::new().into(),
+            placement: Placement::on(if *address == LOCAL_POD { "n1" } else { "n2" }),
         };
         let slice = EndpointSlice {
             key: ObjectKey::new("ns", "svc-1"),
@@ -86,8 +84,8 @@ impl Case {
         let cidr = ServiceCidr { name: "kubernetes".into(), cidrs: vec!["10.96.0.0/16".parse().expect("a range")] };
         let mut model = Model::default();
         for event in [
-            Event::Service(Box::new(service)),
-            Event::Slice(Box::new(slice)),
+            Event::Service(Arc::new(service)),
+            Event::Slice(Arc::new(slice)),
             Event::Node(Box::new(node)),
             Event::ServiceCidr(cidr),
             Event::ListDone(Kind::Service),

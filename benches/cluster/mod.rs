@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use portway::config::{DetectLocal, Options};
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
-    SlicePort,
+    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Placement, Protocol, Service, ServicePort,
+    ServiceType, SlicePort,
 };
 
 fn key(n: usize) -> ObjectKey {
@@ -41,12 +41,10 @@ pub fn service(n: usize) -> Service {
 pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
     let endpoint = |i: usize| Endpoint {
         address: if i == 0 { address(12, generation % 65_536) } else { address(11, n * endpoints + i) },
-        node: Some(node_name((i + 1) % 50)),
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: no_hints(),
-        node_hints: no_hints(),
+        placement: placement((i + 1) % 50),
     };
     EndpointSlice {
         key: ObjectKey::new("bench", format!("service-{n}-slice")),
@@ -58,15 +56,11 @@ pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
     }
 }
 
-/// One of 50 names, shared by all who have it, as a source does it.
-fn node_name(n: usize) -> Arc<str> {
-    static NAMES: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| (0..50).map(|n| format!("node-{n}").into()).collect());
-    NAMES[n].clone()
-}
-
-fn no_hints() -> Arc<[Arc<str>]> {
-    static NONE: LazyLock<Arc<[Arc<str>]>> = LazyLock::new(|| Vec::new().into());
-    NONE.clone()
+/// On one of 50 nodes, shared by all who are there, as a source does it.
+fn placement(node: usize) -> Arc<Placement> {
+    static NODES: LazyLock<Vec<Arc<Placement>>> =
+        LazyLock::new(|| (0..50).map(|n| Placement::on(format!("node-{n}"))).collect());
+    NODES[node].clone()
 }
 
 pub fn options() -> Options {
@@ -78,8 +72,8 @@ pub fn options() -> Options {
 pub fn events(services: usize, endpoints: usize) -> Vec<Event> {
     let node = Node { name: "node-0".into(), ips: vec![[192, 168, 0, 1].into()], ..Node::default() };
     let mut events = vec![Event::Node(Box::new(node))];
-    events.extend((0..services).map(|n| Event::Service(Box::new(service(n)))));
-    events.extend((0..services).map(|n| Event::Slice(Box::new(slice(n, endpoints, 0)))));
+    events.extend((0..services).map(|n| Event::Service(Arc::new(service(n)))));
+    events.extend((0..services).map(|n| Event::Slice(Arc::new(slice(n, endpoints, 0)))));
     events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
     events
 }
@@ -93,8 +87,8 @@ pub fn model(services: usize, endpoints: usize) -> (Options, Model) {
 /// The same Service or slice with another protocol.
 pub fn over(mut event: Event, protocol: Protocol) -> Event {
     match &mut event {
-        Event::Service(service) => service.ports.iter_mut().for_each(|port| port.protocol = protocol),
-        Event::Slice(slice) => slice.ports.iter_mut().for_each(|port| port.protocol = protocol),
+        Event::Service(service) => Arc::make_mut(service).ports.iter_mut().for_each(|port| port.protocol = protocol),
+        Event::Slice(slice) => Arc::make_mut(slice).ports.iter_mut().for_each(|port| port.protocol = protocol),
         _ => {}
     }
     event

@@ -17,15 +17,15 @@ fn number(name: &str) -> usize {
 
 /// `core/v1` Service.
 pub fn service(service: &Service, version: u64) -> Value {
-    let name = &*service.key.name;
+    let name = service.key.name();
     let port = &service.ports[0];
     json!({
         "kind": "Service", "apiVersion": "v1",
         "metadata": {
-            "name": name, "namespace": &*service.key.namespace, "uid": uid(1, number(name)),
+            "name": name, "namespace": service.key.namespace(), "uid": uid(1, number(name)),
             "resourceVersion": version.to_string(), "creationTimestamp": CREATED,
             "labels": {"app.kubernetes.io/name": name, "app.kubernetes.io/managed-by": "Helm"},
-            "annotations": {"meta.helm.sh/release-name": name, "meta.helm.sh/release-namespace": &*service.key.namespace},
+            "annotations": {"meta.helm.sh/release-name": name, "meta.helm.sh/release-namespace": service.key.namespace()},
             "managedFields": [{
                 "manager": "helm", "operation": "Update", "apiVersion": "v1", "time": CREATED, "fieldsType": "FieldsV1",
                 "fieldsV1": {
@@ -55,7 +55,7 @@ pub fn service(service: &Service, version: u64) -> Value {
 
 /// `discovery.k8s.io/v1` EndpointSlice.
 pub fn slice(slice: &EndpointSlice, version: u64) -> Value {
-    let (namespace, service) = (&*slice.service.namespace, &*slice.service.name);
+    let (namespace, service) = (slice.service.namespace(), slice.service.name());
     let owner = uid(1, number(service));
     let owner_field = format!("k:{{\"uid\":\"{owner}\"}}");
     let endpoints: Vec<Value> =
@@ -63,7 +63,7 @@ pub fn slice(slice: &EndpointSlice, version: u64) -> Value {
     json!({
         "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
         "metadata": {
-            "name": &*slice.key.name, "generateName": format!("{service}-"), "namespace": namespace,
+            "name": slice.key.name(), "generateName": format!("{service}-"), "namespace": namespace,
             "uid": uid(2, number(service)), "resourceVersion": version.to_string(), "generation": 7,
             "creationTimestamp": CREATED,
             "labels": {
@@ -101,7 +101,7 @@ fn endpoint(endpoint: &Endpoint, namespace: &str, service: &str, index: usize) -
         "conditions": {"ready": endpoint.ready, "serving": endpoint.serving, "terminating": endpoint.terminating},
         "targetRef": {"kind": "Pod", "namespace": namespace, "name": format!("{service}-5d4f8c7b9-x{index:04}"),
             "uid": uid(3, index)},
-        "nodeName": endpoint.node.as_deref(),
+        "nodeName": endpoint.placement.node.as_deref(),
         "zone": "zone-a",
     })
 }

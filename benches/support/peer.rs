@@ -74,7 +74,7 @@ pub fn table(services: usize, endpoints: usize, protocol: Protocol) -> String {
         writeln!(text, "add element ip kube-proxy service-ips {{ {address} . {name} . {port} : goto {chain} }}")
             .expect("a string");
         writeln!(text, "{}", rule(&service, &slice, protocol)).expect("a string");
-        for local in slice.endpoints.iter().filter(|endpoint| endpoint.node.as_deref() == Some("node-0")) {
+        for local in slice.endpoints.iter().filter(|endpoint| endpoint.placement.node.as_deref() == Some("node-0")) {
             let (ip, port) = (local.address, slice.ports[0].port);
             writeln!(text, "add element ip kube-proxy hairpin-connections {{ {ip} . {ip} . {name} . {port} }}")
                 .expect("a string");

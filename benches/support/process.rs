@@ -1,12 +1,29 @@
 //! `portway run` as a process of its own, and what the kernel says it uses.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// `USER_HZ`, which is 100 wherever Portway runs.
 const TICK: Duration = Duration::from_millis(10);
+
+/// Which program is measured. PORTWAY_BIN: another build, or one under a heap profiler.
+pub fn program() -> PathBuf {
+    std::env::var_os("PORTWAY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_portway").into()).into()
+}
+
+/// Memory of a process, in MB (10^6 bytes).
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// All that is resident.
+    pub resident: f64,
+    /// Without the pages of files: what no other process and no page cache has.
+    pub own: f64,
+    /// The most that was resident so far.
+    pub peak: f64,
+}
 
 /// The program under test, in the network namespace of the caller.
 pub struct Program {
@@ -19,8 +36,11 @@ pub struct Program {
 impl Program {
     /// Starts it against an API server.
     pub fn start(master: &str) -> Self {
-        // PORTWAY_BIN: compare builds, or run it under a heap profiler.
-        let path = std::env::var_os("PORTWAY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_portway").into());
+        Self::start_this(&program(), master)
+    }
+
+    /// Starts a build of it.
+    pub fn start_this(path: &Path, master: &str) -> Self {
         let started = Instant::now();
         // It must not outlive a benchmark that is killed.
         let mut child = Command::new("setpriv")
@@ -71,14 +91,14 @@ impl Program {
         TICK * (ticks(11) + ticks(12))
     }
 
-    /// Resident memory now and at most, in MB (10^6 bytes).
-    pub fn memory(&self) -> (f64, f64) {
+    /// What it has now, and had at most.
+    pub fn memory(&self) -> Memory {
         let status = self.read("status");
         let megabytes = |key: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a field of status");
             line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0 / 1e6
         };
-        (megabytes("VmRSS:"), megabytes("VmHWM:"))
+        Memory { resident: megabytes("VmRSS:"), own: megabytes("RssAnon:"), peak: megabytes("VmHWM:") }
     }
 
     fn read(&self, file: &str) -> String {

@@ -48,14 +48,14 @@ fn row(service: &Service, port: &ServicePort, candidate: &Candidate, judge: &Jud
     let conditions = [("ready", ready), ("serving", serving), ("terminating", terminating)];
     let strings = |list: &[std::sync::Arc<str>]| list.iter().map(|text| text.to_string()).collect();
     EndpointRow {
-        namespace: service.key.namespace.to_string(),
-        name: service.key.name.to_string(),
+        namespace: service.key.namespace().to_owned(),
+        name: service.key.name().to_owned(),
         port: port.name.to_string(),
         endpoint: format!("{target}/{}", port.protocol),
         conditions: conditions.iter().filter(|(_, holds)| *holds).map(|(name, _)| (*name).to_owned()).collect(),
         local: Some(candidate.local),
-        zone_hints: strings(&candidate.zone_hints),
-        node_hints: strings(&candidate.node_hints),
+        zone_hints: strings(&candidate.placement.zone_hints),
+        node_hints: strings(&candidate.placement.node_hints),
         used: sets.iter().filter(|(_, fit)| fit.is_taken()).map(|(name, _)| (*name).to_owned()).collect(),
         reason,
     }

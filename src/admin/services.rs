@@ -60,8 +60,8 @@ fn row(service: &Service, family: Family, frontend: &Frontend, counters: &Counte
 
 fn empty(service: &Service, family: Family, key: FrontendKey) -> ServiceRow {
     ServiceRow {
-        namespace: service.key.namespace.to_string(),
-        name: service.key.name.to_string(),
+        namespace: service.key.namespace().to_owned(),
+        name: service.key.name().to_owned(),
         port: String::new(),
         class: if key.is_node_port() { class(Class::NodePort) } else { "" }.into(),
         frontend: frontend_text(key),

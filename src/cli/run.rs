@@ -31,6 +31,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(3);
 const QUEUE: usize = 1024;
 
 pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()> {
+    netlink::use_one_heap();
     let (kernel, options) = prepare(configuration)?;
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 

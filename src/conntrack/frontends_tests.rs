@@ -5,7 +5,7 @@ use super::*;
 use crate::config::Options;
 use crate::conntrack::Entry;
 use crate::controller::{Controller, Observer};
-use crate::model::{Endpoint, EndpointSlice, Event, Kind, Node, ServiceType, SlicePort};
+use crate::model::{Endpoint, EndpointSlice, Event, Kind, Node, Placement, ServiceType, SlicePort};
 use crate::ruleset::FakeKernel;
 
 /// Keeps the sweep of the last sync.
@@ -79,18 +79,16 @@ fn with_node_port(mut service: Service, port: u16) -> Service {
 }
 
 fn put(service: &Service) -> Event {
-    Event::Service(Box::new(service.clone()))
+    Event::Service(Arc::new(service.clone()))
 }
 
 fn endpoint(host: u8) -> Endpoint {
     Endpoint {
         address: [10, 1, 0, host].into(),
-        node: Some("elsewhere".into()),
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: Vec::new().into(),
-        node_hints: Vec::new().into(),
+        placement: Placement::on("elsewhere"),
     }
 }
 
@@ -106,7 +104,7 @@ fn slice_of(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
 }
 
 fn slice(name: &str, endpoints: Vec<Endpoint>) -> Event {
-    Event::Slice(Box::new(slice_of(name, endpoints)))
+    Event::Slice(Arc::new(slice_of(name, endpoints)))
 }
 
 fn target(text: &str) -> Target {
@@ -184,7 +182,8 @@ fn policies_and_hints_cut_no_flow() {
     let mut local = with_node_port(service("dns", 1), 30053);
     (local.internal_policy_local, local.external_policy_local) = (true, true);
     assert!(stage.sync([put(&local)]).is_empty());
-    let hinted = |host| Endpoint { zone_hints: vec![Arc::from("far")].into(), ..endpoint(host) };
+    let far = Arc::new(Placement { zone_hints: vec!["far".into()], ..Placement::default() });
+    let hinted = |host| Endpoint { placement: far.clone(), ..endpoint(host) };
     let sweep = stage.sync([slice("dns", vec![hinted(1), endpoint(3)])]);
     assert_eq!((allows(&sweep, VIP, POD_1), allows(&sweep, VIP, POD_2)), (Some(true), Some(false)));
 }
@@ -194,7 +193,7 @@ fn a_changed_target_port_is_another_endpoint() {
     let mut stage = dns();
     let mut moved = slice_of("dns", vec![endpoint(1)]);
     moved.ports[0].port = 5353;
-    let sweep = stage.sync([Event::Slice(Box::new(moved))]);
+    let sweep = stage.sync([Event::Slice(Arc::new(moved))]);
     assert_eq!((allows(&sweep, VIP, POD_1), allows(&sweep, VIP, "10.1.0.1:5353")), (Some(false), Some(true)));
 }
 
@@ -239,10 +238,10 @@ fn other_protocols_are_no_matter() {
     tcp.ports[0].protocol = Protocol::Tcp;
     let mut endpoints = slice_of("web", vec![endpoint(1)]);
     endpoints.ports[0].protocol = Protocol::Tcp;
-    let mut stage = Stage::new([put(&tcp), Event::Slice(Box::new(endpoints.clone()))]);
+    let mut stage = Stage::new([put(&tcp), Event::Slice(Arc::new(endpoints.clone()))]);
     assert!(stage.sweep().is_empty());
     endpoints.endpoints.clear();
-    assert!(stage.sync([Event::Slice(Box::new(endpoints))]).is_empty());
+    assert!(stage.sync([Event::Slice(Arc::new(endpoints))]).is_empty());
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Snapshot {
 
 /// Asks the loop for snapshots.
 ///
-/// A copy shares the objects and the compiled Services, so it costs the loop some 300 ns for each Service (see
+/// A copy shares the objects and the compiled Services, so it costs the loop some 200 ns for each Service (see
 /// benches/README.md) and no call to the kernel; whatever is made of it is made elsewhere. One question can wait at a time.
 #[derive(Debug, Clone)]
 pub struct Snapshots(pub(super) mpsc::Sender<SyncSender<Snapshot>>);

@@ -1,7 +1,7 @@
 //! What others touched of a table against what the kernel holds there.
 
 use super::change::Change;
-use super::mirror::{FamilyMirror, Mirror, shared_element};
+use super::mirror::{FamilyMirror, Mirror, Shared};
 use crate::model::Family;
 use crate::plan::FrontendKey;
 use crate::ruleset::{Bytes, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
@@ -65,8 +65,8 @@ impl FamilyMirror {
 
     /// The element with a key.
     fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
-        if self.shared.contains(&(set, *key)) {
-            return Some(shared_element(*key));
+        if let Some(shared) = Shared::at(self.family, set, key) {
+            return self.shared.contains(&shared).then(|| shared.member().element);
         }
         let mut globals = self.globals.iter().filter(|member| member.set == set);
         if let Some(global) = globals.find(|member| member.element.key == *key) {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::affinity;
@@ -47,19 +48,53 @@ pub(super) struct FamilyMirror {
     pub(super) services: HashMap<ObjectKey, Arc<ServiceState>>,
     pub(super) claims: Claims,
     numbers: Numbers,
-    pub(super) shared: Counted<(SetId, Bytes)>,
+    pub(super) shared: Counted<Shared>,
     pub(super) chains: Counted<ChainId>,
     pub(super) globals: Vec<Member>,
     pub(super) sizes: Sizes,
 }
 
-/// A Service as it is in force; targets are in the order of their slots, and affinity is numbered.
+/// A Service as it is in force; targets are in the order of their slots, and affinity is numbered. There are many, and
+/// most have few of anything.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceState {
-    pub(super) frontends: Vec<Frontend>,
+    pub(super) frontends: Box<[Frontend]>,
     /// Frontends other Services have.
-    lost: Vec<FrontendKey>,
-    pub(super) shared: Vec<(SetId, Bytes)>,
+    lost: Box<[FrontendKey]>,
+    pub(super) shared: Box<[Shared]>,
+}
+
+/// An element that Services share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Shared {
+    ClusterIp(IpAddr),
+    Hairpin(IpAddr),
+    AfterDnatEndpoint(IpAddr),
+}
+
+impl Shared {
+    pub(super) fn member(self) -> Member {
+        match self {
+            Shared::ClusterIp(ip) => Member::cluster_ip(ip),
+            Shared::Hairpin(ip) => Member::hairpin(ip),
+            Shared::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
+        }
+    }
+
+    /// The one with this key, whether there is such an element or not.
+    pub(super) fn at(family: Family, set: SetId, key: &Bytes) -> Option<Self> {
+        let ip = match family {
+            Family::Ipv4 => key.ipv4_at(0)?,
+            Family::Ipv6 => key.ipv6_at(0)?,
+        };
+        let shared = match set {
+            SetId::ClusterIps => Shared::ClusterIp(ip),
+            SetId::Hairpin => Shared::Hairpin(ip),
+            SetId::AfterDnatEndpoints => Shared::AfterDnatEndpoint(ip),
+            _ => return None,
+        };
+        (shared.member().element.key == *key).then_some(shared)
+    }
 }
 
 impl Mirror {
@@ -197,12 +232,8 @@ impl FamilyMirror {
     /// Records what came into force and what went out of it among the elements Services share.
     fn settle_shared(&mut self, recorder: &mut Recorder) {
         let (came, went) = self.shared.settle();
-        for (set, key) in came {
-            recorder.add(set, shared_element(key));
-        }
-        for (set, key) in went {
-            recorder.delete(set, shared_element(key));
-        }
+        came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
+        went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
     }
 
     fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
@@ -288,17 +319,17 @@ impl FamilyMirror {
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
-        let mut state = ServiceState { shared: shared_keys(&plan), ..ServiceState::default() };
-
-        for frontend in plan.frontends {
-            match self.claims.check(frontend.key, &key) {
-                Ok(()) => state.frontends.push(frontend),
-                Err(conflict) => {
-                    state.lost.push(frontend.key);
-                    update.objections.push(Objection::Contested(conflict));
-                }
+        let shared = shared(&plan).collect();
+        let (mut frontends, mut lost) = (plan.frontends, Vec::new());
+        frontends.retain(|frontend| match self.claims.check(frontend.key, &key) {
+            Ok(()) => true,
+            Err(conflict) => {
+                lost.push(frontend.key);
+                update.objections.push(Objection::Contested(conflict));
+                false
             }
-        }
+        });
+        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), shared };
         self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
         for frontend in &mut state.frontends {
             let previous = old_frontends.remove(&frontend.key);
@@ -318,9 +349,6 @@ impl FamilyMirror {
         for shared in &old.shared {
             self.shared.remove(*shared);
         }
-        // There are many Services, and most have few of either.
-        state.frontends.shrink_to_fit();
-        state.shared.shrink_to_fit();
         if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
             self.services.insert(key, Arc::new(state));
         }
@@ -353,7 +381,9 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hi
             }
             None => hints.map(|hints| Cow::Owned(hints.slots.get(map, &key))),
         };
-        *list = slots::assign(&old.unwrap_or_default(), list);
+        if let Some(old) = old.filter(|old| !old.is_empty()) {
+            *list = slots::assign(&old, list);
+        }
     }
 }
 
@@ -390,17 +420,11 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
     }
 }
 
-fn shared_keys(plan: &ServicePlan) -> Vec<(SetId, Bytes)> {
-    let cluster_ip = plan.cluster_ip.map(Member::cluster_ip);
-    let hairpins = plan.hairpins.iter().copied().map(Member::hairpin);
-    let endpoints = plan.after_dnat_endpoints().into_iter().map(Member::after_dnat_endpoint);
-    let members = cluster_ip.into_iter().chain(hairpins).chain(endpoints);
-    members.map(|member| (member.set, member.element.key)).collect()
-}
-
-/// The element of a set without values or comments.
-pub(super) fn shared_element(key: Bytes) -> crate::ruleset::Element {
-    crate::ruleset::Element { key, end: None, value: Value::None, comment: None::<Arc<str>> }
+fn shared(plan: &ServicePlan) -> impl Iterator<Item = Shared> {
+    let cluster_ip = plan.cluster_ip.map(Shared::ClusterIp);
+    let hairpins = plan.hairpins.iter().copied().map(Shared::Hairpin);
+    let endpoints = plan.after_dnat_endpoints().into_iter().map(Shared::AfterDnatEndpoint);
+    cluster_ip.into_iter().chain(hairpins).chain(endpoints)
 }
 
 /// The chain a verdict leads to, when it is one that comes and goes.

@@ -3,7 +3,7 @@
 use super::Mirror;
 use super::mirror::ServiceState;
 use crate::model::{Family, ObjectKey};
-use crate::plan::{Frontend, endpoint_element};
+use crate::plan::{Frontend, Member, endpoint_element};
 use crate::ruleset::{Bytes, Element, KernelError, Op, SetId, Transaction};
 
 impl Mirror {
@@ -24,7 +24,8 @@ impl Mirror {
     fn owners_of(&self, family: Family, set: SetId, key: &Bytes) -> Vec<ObjectKey> {
         let Some(mirror) = self.families.iter().find(|mirror| mirror.family == family) else { return Vec::new() };
         let has = |state: &ServiceState| {
-            state.shared.contains(&(set, *key))
+            let is_it = |member: Member| member.set == set && member.element.key == *key;
+            state.shared.iter().any(|shared| is_it(shared.member()))
                 || state.frontends.iter().any(|frontend| frontend.element(set, key).is_some())
         };
         let owners = mirror.services.iter().filter(|(_, state)| has(state));

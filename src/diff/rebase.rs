@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::change::Change;
 use super::load::Load;
-use super::mirror::{FamilyMirror, Mirror, shared_element};
+use super::mirror::{FamilyMirror, Mirror, Shared};
 use super::recorder::Recorder;
 use crate::model::Family;
 use crate::plan::{Settings, endpoint_element};
@@ -112,10 +112,10 @@ impl FamilyMirror {
 
     /// All elements, Service by Service.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
-        let globals = self.globals.iter().map(|member| (member.set, member.element.clone()));
-        let shared = self.shared.keys().map(|(set, key)| (set, shared_element(key)));
+        let globals = self.globals.iter().cloned();
+        let members = globals.chain(self.shared.keys().map(Shared::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
-        globals.chain(shared).chain(frontends.flat_map(|frontend| {
+        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(|frontend| {
             let key = frontend.key.bytes();
             let members = frontend.members().into_iter().map(|member| (member.set, member.element));
             members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {

@@ -78,7 +78,7 @@ impl Recorder {
             EventWanted::ServiceHealthCheckFailed { service, port, cause } => {
                 let name = node.name.unwrap_or_default();
                 let note = format!("node {name} failed to start the health check of {service} on port {port}: {cause}");
-                let regarding = reference("Service", Some(&service.namespace), &service.name);
+                let regarding = reference("Service", Some(service.namespace()), service.name());
                 (regarding, event(EventType::Warning, "FailedToStartServiceHealthcheck", "Listen", Some(note)))
             }
         }

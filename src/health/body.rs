@@ -81,7 +81,7 @@ pub fn check_body(service: &ObjectKey, local_endpoints: usize, healthy: bool) ->
         namespace: &'a str,
         name: &'a str,
     }
-    let service = Name { namespace: &service.namespace, name: &service.name };
+    let service = Name { namespace: service.namespace(), name: service.name() };
     let check = Check { service, local_endpoints, service_proxy_healthy: healthy };
     let mut bytes = Vec::new();
     let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");

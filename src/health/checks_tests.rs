@@ -5,7 +5,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::{Endpoint, Event, Kind, Node, Protocol, ServicePort, SlicePort};
+use crate::model::{Endpoint, Event, Kind, Node, Placement, Protocol, ServicePort, SlicePort};
 use crate::ruleset::FakeKernel;
 
 /// (address, node, ready, terminating)
@@ -13,7 +13,7 @@ type Pod = (&'static str, &'static str, bool, bool);
 
 fn service(name: &str, check: Option<u16>) -> Event {
     let port = |name: &str, port| ServicePort { name: name.into(), protocol: Protocol::Tcp, port, node_port: None };
-    Event::Service(Box::new(Service {
+    Event::Service(Arc::new(Service {
         key: ObjectKey::new("ns", name),
         created: None,
         service_type: ServiceType::LoadBalancer,
@@ -33,14 +33,12 @@ fn slice(service: &str, pods: &[Pod]) -> Event {
     let port = |name: &str, port| SlicePort { name: name.into(), protocol: Protocol::Tcp, port };
     let endpoint = |(address, node, ready, terminating): &Pod| Endpoint {
         address: address.parse().expect("ip"),
-        node: Some((*node).into()),
         ready: *ready,
         serving: true,
         terminating: *terminating,
-        zone_hints: Vec::new().into(),
-        node_hints: Vec::new().into(),
+        placement: Placement::on(*node),
     };
-    Event::Slice(Box::new(EndpointSlice {
+    Event::Slice(Arc::new(EndpointSlice {
         key: ObjectKey::new("ns", format!("{service}-1")),
         service: ObjectKey::new("ns", service),
         family: Family::Ipv4,
@@ -78,7 +76,7 @@ impl Loop {
     fn changes(&mut self) -> Vec<Seen> {
         let changes = self.changes.try_recv().expect("every sync sends");
         let flat = |((family, key), check): (CheckId, Option<Check>)| {
-            (family, key.name.to_string(), check.map(|check| (check.port, check.local_endpoints)))
+            (family, key.name().to_owned(), check.map(|check| (check.port, check.local_endpoints)))
         };
         let mut changes: Vec<_> = changes.checks.into_iter().map(flat).collect();
         changes.sort();

@@ -12,9 +12,9 @@ use crate::plan::{candidates, select};
 /// What a Service adds to the totals, in one family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Share {
-    endpoints: i64,
+    endpoints: u32,
     /// Ports without an endpoint here, by internal and by external traffic policy.
-    no_local: [i64; 2],
+    no_local: [u32; 2],
 }
 
 /// The shares of all Services, and their sums.
@@ -39,9 +39,9 @@ impl Shares {
     pub(super) fn show(&self, families: &[Family], sync: &SyncMetrics, table: &TableMetrics) {
         for family in families {
             let sum = self.sums[*family as usize];
-            table.endpoints.get_or_create(&ByFamily::from(*family)).set(sum.endpoints);
+            table.endpoints.get_or_create(&ByFamily::from(*family)).set(sum.endpoints.into());
             for (policy, ports) in [TrafficPolicy::internal, TrafficPolicy::external].into_iter().zip(sum.no_local) {
-                sync.no_local_endpoints.get_or_create(&ByPolicy::new(policy, *family)).set(ports);
+                sync.no_local_endpoints.get_or_create(&ByPolicy::new(policy, *family)).set(ports.into());
             }
         }
     }
@@ -52,9 +52,10 @@ impl Shares {
             if new == [Share::default(); 2] { self.known.remove(key) } else { self.known.insert(key.clone(), new) };
         for (index, sum) in self.sums.iter_mut().enumerate() {
             let (old, new) = (old.unwrap_or_default()[index], new[index]);
-            sum.endpoints += new.endpoints - old.endpoints;
+            // In this order, so that it is never below 0.
+            sum.endpoints = sum.endpoints + new.endpoints - old.endpoints;
             for policy in 0..2 {
-                sum.no_local[policy] += new.no_local[policy] - old.no_local[policy];
+                sum.no_local[policy] = sum.no_local[policy] + new.no_local[policy] - old.no_local[policy];
             }
         }
     }
@@ -69,7 +70,7 @@ fn share(key: &ObjectKey, family: Family, sync: &Synced<'_>) -> Share {
         return Share::default();
     }
     let of_family = sync.model.slices(key).filter(|slice| slice.family == family);
-    let mut share = Share { endpoints: of_family.map(|slice| slice.endpoints.len() as i64).sum(), no_local: [0; 2] };
+    let mut share = Share { endpoints: of_family.map(|slice| slice.endpoints.len() as u32).sum(), no_local: [0; 2] };
     let reachable = |ips: &[std::net::IpAddr]| ips.iter().any(|ip| Family::of(*ip) == family);
     let has_vip = reachable(&service.load_balancer_ips) || (settings.external_ips && reachable(&service.external_ips));
     for port in &service.ports {
@@ -80,8 +81,8 @@ fn share(key: &ObjectKey, family: Family, sync: &Synced<'_>) -> Share {
         let found = candidates(sync.model.slices(key), family, port, &settings.node_name);
         let selection = select(&found, &settings.node_name, &settings.zone, false, true);
         if selection.has_endpoints && selection.local.is_empty() {
-            share.no_local[0] += i64::from(service.internal_policy_local);
-            share.no_local[1] += i64::from(external);
+            share.no_local[0] += u32::from(service.internal_policy_local);
+            share.no_local[1] += u32::from(external);
         }
     }
     share

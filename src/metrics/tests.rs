@@ -9,7 +9,8 @@ use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
 use crate::model::{
-    Endpoint, EndpointSlice, Event, Kind, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
+    Endpoint, EndpointSlice, Event, Kind, Node, ObjectKey, Placement, Protocol, Service, ServicePort, ServiceType,
+    SlicePort,
 };
 use crate::plan::FrontendKey;
 use crate::ruleset::{FakeKernel, SetId};
@@ -17,7 +18,7 @@ use crate::ruleset::{FakeKernel, SetId};
 fn service(n: u8, local: bool) -> Event {
     let port =
         ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30_000 + u16::from(n)) };
-    Event::Service(Box::new(Service {
+    Event::Service(Arc::new(Service {
         key: ObjectKey::new("ns", format!("s{n}")),
         created: None,
         service_type: ServiceType::NodePort,
@@ -36,14 +37,12 @@ fn service(n: u8, local: bool) -> Event {
 fn slice(n: u8, node: &str, pods: std::ops::Range<u8>, changed_at: Option<SystemTime>) -> Event {
     let endpoint = |pod| Endpoint {
         address: [10, 1, n, pod].into(),
-        node: Some(node.into()),
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: Vec::new().into(),
-        node_hints: Vec::new().into(),
+        placement: Placement::on(node),
     };
-    Event::Slice(Box::new(EndpointSlice {
+    Event::Slice(Arc::new(EndpointSlice {
         key: ObjectKey::new("ns", format!("s{n}-1")),
         service: ObjectKey::new("ns", format!("s{n}")),
         family: Family::Ipv4,

@@ -1,6 +1,7 @@
 //! Services and EndpointSlices, already parsed and checked.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,25 +10,49 @@ use ipnet::IpNet;
 
 use super::{Family, Protocol};
 
-/// Namespace and name of an object.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
+/// Namespace and name of an object. Keys are in many maps, so it is one string: both, with a zero byte in between, which
+/// neither can have and which keeps the order of the two.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey(Arc<str>);
 
 impl ObjectKey {
+    const SEPARATOR: &str = "\0";
+
     /// A key from its two parts.
-    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+    pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
+        Self::shared(namespace.as_ref(), name.as_ref(), |text| text.into())
+    }
+
+    /// A key whose text comes from a pool.
+    pub fn shared(namespace: &str, name: &str, pool: impl FnOnce(&str) -> Arc<str>) -> Self {
+        Self(pool(&[namespace, Self::SEPARATOR, name].concat()))
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once(Self::SEPARATOR).unwrap_or(("", &self.0))
     }
 }
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        let (namespace, name) = self.parts();
+        write!(f, "{namespace}/{name}")
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -160,16 +185,59 @@ pub struct SlicePort {
 pub struct Endpoint {
     /// `addresses[0]`, of the slice's family.
     pub address: IpAddr,
-    /// `nodeName`; absent means not local anywhere.
-    pub node: Option<Arc<str>>,
     /// `conditions.ready`; absent means true.
     pub ready: bool,
     /// `conditions.serving`; absent means true.
     pub serving: bool,
     /// `conditions.terminating`; absent means false.
     pub terminating: bool,
+    /// Where it is and whom it is for.
+    pub placement: Arc<Placement>,
+}
+
+/// Where an endpoint is, and from where connections are to go there. There are few of them, and endpoints share them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Placement {
+    /// `nodeName`; absent means not local anywhere.
+    pub node: Option<Arc<str>>,
     /// `hints.forZones`; empty when there is no hint.
-    pub zone_hints: Arc<[Arc<str>]>,
+    pub zone_hints: Vec<Arc<str>>,
     /// `hints.forNodes`; empty when there is no hint.
-    pub node_hints: Arc<[Arc<str>]>,
+    pub node_hints: Vec<Arc<str>>,
+}
+
+impl Hash for Placement {
+    /// Without the lengths of the lists: most are empty, and each endpoint that is read is looked up.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.node.hash(state);
+        self.zone_hints.iter().chain(&self.node_hints).for_each(|hint| hint.hash(state));
+    }
+}
+
+impl Placement {
+    /// On a node, without hints.
+    pub fn on(node: impl Into<Arc<str>>) -> Arc<Self> {
+        Arc::new(Self { node: Some(node.into()), ..Self::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_ordered_by_namespace_then_name() {
+        let mut keys = ["a/z", "a/b", "a-b/a", "/c", "a.b/"].map(|text| text.split_once('/').expect("a key"));
+        keys.sort_unstable();
+        let mut joined = keys.map(|(namespace, name)| ObjectKey::new(namespace, name));
+        joined.reverse();
+        joined.sort_unstable();
+        assert_eq!(joined.each_ref().map(|key| (key.namespace(), key.name())), keys);
+        assert_eq!(joined[1].to_string(), "a/b");
+    }
+
+    #[test]
+    fn endpoints_stay_small() {
+        assert!(size_of::<Endpoint>() <= 32, "a large cluster has a million of them");
+    }
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
+use super::keyed::Keyed;
 use super::{EndpointSlice, Family, Node, ObjectKey, Service, ServiceCidr};
 
 /// The kinds of object a source delivers.
@@ -33,14 +34,14 @@ pub enum Event {
     /// The list is complete.
     ListDone(Kind),
     /// A Service was added or changed.
-    Service(Box<Service>),
+    Service(Arc<Service>),
     /// A Service is gone (or is no longer ours: label, headless).
     ServiceDeleted(ObjectKey),
     /// The object is there but its present version cannot be read: what is known of it stays in force, also when a
     /// list comes to its end.
     Unreadable(Kind, ObjectKey),
     /// An EndpointSlice was added or changed.
-    Slice(Box<EndpointSlice>),
+    Slice(Arc<EndpointSlice>),
     /// An EndpointSlice is gone, or can no longer be used.
     SliceDeleted(ObjectKey),
     /// Our Node was added or changed.
@@ -78,10 +79,10 @@ impl Changes {
 /// All objects, indexed by key, and slices by Service. A clone shares the objects.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
-    services: HashMap<ObjectKey, Arc<Service>>,
-    slices: HashMap<ObjectKey, Arc<EndpointSlice>>,
-    /// Sorted. Most have one, for which a tree would take ten times the memory.
-    slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
+    services: HashSet<Keyed<Service>>,
+    slices: HashSet<Keyed<EndpointSlice>>,
+    /// By Service, sorted by their keys. Most have one, for which a tree would take ten times the memory.
+    slices_of: HashMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
     node: Option<Node>,
     local_addresses: Option<BTreeSet<IpAddr>>,
     service_cidrs: HashMap<Arc<str>, Vec<IpNet>>,
@@ -99,10 +100,10 @@ impl Model {
         match event {
             Event::ListStarted(kind) => self.start_list(kind),
             Event::ListDone(kind) => self.finish_list(kind),
-            Event::Service(service) => self.put_service(*service),
+            Event::Service(service) => self.put_service(service),
             Event::ServiceDeleted(key) => self.remove_service(&key),
             Event::Unreadable(kind, key) => self.keep(kind, &key),
-            Event::Slice(slice) => self.put_slice(*slice),
+            Event::Slice(slice) => self.put_slice(slice),
             Event::SliceDeleted(key) => self.remove_slice(&key),
             Event::Node(node) => {
                 if self.node.as_ref() != Some(&*node) {
@@ -154,17 +155,17 @@ impl Model {
 
     /// A Service.
     pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
-        self.services.get(key)
+        self.services.get(key).map(|service| &service.0)
     }
 
     /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.iter().map(|service| &service.0)
     }
 
     /// A Service, unless it is set aside.
     pub fn usable_service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
-        self.services.get(key).filter(|_| !self.set_aside.contains_key(key))
+        self.service(key).filter(|_| !self.set_aside.contains_key(key))
     }
 
     /// Leaves a Service out of the rules until it changes or [`Model::release`] is called, and says why.
@@ -184,7 +185,7 @@ impl Model {
 
     /// The slices of a Service, ordered by their keys.
     pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
+        self.slices_of.get(service).into_iter().flatten()
     }
 
     /// Number of Services held.
@@ -215,8 +216,10 @@ impl Model {
 
     fn start_list(&mut self, kind: Kind) {
         match kind {
-            Kind::Service => self.unseen_services = Some(self.services.keys().cloned().collect()),
-            Kind::EndpointSlice => self.unseen_slices = Some(self.slices.keys().cloned().collect()),
+            Kind::Service => self.unseen_services = Some(self.services().map(|service| service.key.clone()).collect()),
+            Kind::EndpointSlice => {
+                self.unseen_slices = Some(self.slices.iter().map(|slice| slice.0.key.clone()).collect())
+            }
             Kind::ServiceCidr => self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect()),
             Kind::Node => {}
         }
@@ -248,36 +251,38 @@ impl Model {
         match kind {
             Kind::Service => self.unseen_services.as_mut().is_some_and(|unseen| unseen.remove(key)),
             Kind::EndpointSlice => self.unseen_slices.as_mut().is_some_and(|unseen| unseen.remove(key)),
-            Kind::ServiceCidr => self.unseen_cidrs.as_mut().is_some_and(|unseen| unseen.remove(&key.name)),
+            Kind::ServiceCidr => self.unseen_cidrs.as_mut().is_some_and(|unseen| unseen.remove(key.name())),
             Kind::Node => false,
         };
     }
 
-    fn put_service(&mut self, service: Service) {
+    fn put_service(&mut self, service: Arc<Service>) {
         if let Some(unseen) = &mut self.unseen_services {
             unseen.remove(&service.key);
         }
-        if self.services.get(&service.key).is_some_and(|old| **old == service) {
+        if self.service(&service.key) == Some(&service) {
             return;
         }
         self.set_aside.remove(&service.key);
         self.changes.services.insert(service.key.clone());
-        self.services.insert(service.key.clone(), Arc::new(service));
+        self.services.replace(Keyed(service));
     }
 
     fn remove_service(&mut self, key: &ObjectKey) {
-        if self.services.remove(key).is_some() {
+        if self.services.remove(key) {
             self.set_aside.remove(key);
             self.changes.services.insert(key.clone());
         }
     }
 
-    fn put_slice(&mut self, mut slice: EndpointSlice) {
-        slice.ports.sort_unstable();
+    fn put_slice(&mut self, mut slice: Arc<EndpointSlice>) {
+        if !slice.ports.is_sorted() {
+            Arc::make_mut(&mut slice).ports.sort_unstable();
+        }
         if let Some(unseen) = &mut self.unseen_slices {
             unseen.remove(&slice.key);
         }
-        match self.slices.get(&slice.key) {
+        match self.slices.get(&slice.key).map(|old| &old.0) {
             Some(old) if old.is_equivalent(&slice) => return,
             // A relabelled slice leaves its old Service at once (specification 3.4, ADVICE).
             Some(old) if old.service != slice.service => self.remove_slice(&slice.key),
@@ -287,21 +292,21 @@ impl Model {
             self.changes.triggers.entry((slice.service.clone(), slice.family)).or_default().push(at);
         }
         self.changes.services.insert(slice.service.clone());
-        let keys = self.slices_of.entry(slice.service.clone()).or_insert_with(|| Vec::with_capacity(1));
-        if let Err(at) = keys.binary_search(&slice.key) {
-            keys.insert(at, slice.key.clone());
+        let slices = self.slices_of.entry(slice.service.clone()).or_insert_with(|| Vec::with_capacity(1));
+        match slices.binary_search_by(|other| other.key.cmp(&slice.key)) {
+            Ok(at) => slices[at] = slice.clone(),
+            Err(at) => slices.insert(at, slice.clone()),
         }
-        slice.endpoints.shrink_to_fit();
-        self.slices.insert(slice.key.clone(), Arc::new(slice));
+        self.slices.replace(Keyed(slice));
     }
 
     fn remove_slice(&mut self, key: &ObjectKey) {
-        let Some(old) = self.slices.remove(key) else {
+        let Some(Keyed(old)) = self.slices.take(key) else {
             return;
         };
-        if let Some(keys) = self.slices_of.get_mut(&old.service) {
-            keys.retain(|other| other != key);
-            if keys.is_empty() {
+        if let Some(slices) = self.slices_of.get_mut(&old.service) {
+            slices.retain(|other| other.key != *key);
+            if slices.is_empty() {
                 self.slices_of.remove(&old.service);
             }
         }

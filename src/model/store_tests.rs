@@ -5,7 +5,7 @@ use crate::model::Protocol;
 use crate::model::SlicePort;
 
 fn slice(name: &str, port: u16, changed: Option<u64>) -> Event {
-    Event::Slice(Box::new(EndpointSlice {
+    Event::Slice(Arc::new(EndpointSlice {
         key: ObjectKey::new("ns", name),
         service: ObjectKey::new("ns", "svc"),
         family: Family::Ipv4,

@@ -110,6 +110,16 @@ unsafe fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has all threads allocate from one heap. glibc would give each its own: what the sources allocate, the sync loop frees, and
+/// nobody fills the holes. To be called while there is one thread.
+pub(super) fn use_one_heap() {
+    // SAFETY: no precondition; an option that glibc does not know is ignored.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives memory that is free back to the system. A first sync needs more than what follows it, and glibc keeps that.
 pub(super) fn give_back_memory() {
     // SAFETY: no precondition; glibc locks its heaps one after the other.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Target;
-use crate::model::{EndpointSlice, Family, ServicePort};
+use crate::model::{EndpointSlice, Family, Placement, ServicePort};
 
 /// An endpoint of one Service port, after duplicates were resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +20,8 @@ pub struct Candidate {
     pub terminating: bool,
     /// On this node.
     pub local: bool,
-    /// Zone hints.
-    pub zone_hints: Arc<[Arc<str>]>,
-    /// Node hints.
-    pub node_hints: Arc<[Arc<str>]>,
+    /// Its hints.
+    pub placement: Arc<Placement>,
 }
 
 impl Candidate {
@@ -78,9 +76,8 @@ pub fn candidates<'a>(
                     ready: endpoint.ready,
                     serving: endpoint.serving,
                     terminating: endpoint.terminating,
-                    local: endpoint.node.as_deref() == Some(node_name),
-                    zone_hints: endpoint.zone_hints.clone(),
-                    node_hints: endpoint.node_hints.clone(),
+                    local: endpoint.placement.node.as_deref() == Some(node_name),
+                    placement: endpoint.placement.clone(),
                 };
                 found.insert(target, candidate);
             }
@@ -173,8 +170,8 @@ impl<'a> Judge<'a> {
     pub fn cluster(&self, candidate: &Candidate) -> Fit {
         match self.topology {
             _ if !candidate.ready => not_ready(candidate, self.cluster_drains),
-            Topology::SameZone if !hinted(&candidate.zone_hints, self.zone) => Fit::OtherZone,
-            Topology::SameNode if !hinted(&candidate.node_hints, self.node) => Fit::OtherNode,
+            Topology::SameZone if !hinted(&candidate.placement.zone_hints, self.zone) => Fit::OtherZone,
+            Topology::SameNode if !hinted(&candidate.placement.node_hints, self.node) => Fit::OtherNode,
             _ => Fit::Ready,
         }
     }
@@ -201,9 +198,9 @@ fn topology<'a, I: Iterator<Item = &'a Candidate>>(ready: impl Fn() -> I, node: 
     let complete = |hints: fn(&Candidate) -> &[Arc<str>], wanted: &str| {
         ready().all(|c| !hints(c).is_empty()) && ready().any(|c| hinted(hints(c), wanted))
     };
-    if complete(|c| &c.node_hints, node) {
+    if complete(|c| &c.placement.node_hints, node) {
         Topology::SameNode
-    } else if complete(|c| &c.zone_hints, zone) {
+    } else if complete(|c| &c.placement.zone_hints, zone) {
         Topology::SameZone
     } else {
         Topology::None

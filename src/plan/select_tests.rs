@@ -23,8 +23,7 @@ fn endpoints(text: &str) -> Vec<Candidate> {
                 serving: matches!(state, b'r' | b't' | b'n'),
                 terminating: matches!(state, b't' | b'd'),
                 local: kind.starts_with('L'),
-                zone_hints: of('z').into(),
-                node_hints: of('n').into(),
+                placement: Arc::new(Placement { zone_hints: of('z'), node_hints: of('n'), ..Placement::default() }),
             }
         })
         .collect()
@@ -100,12 +99,10 @@ mod duplicates {
     fn slice(name: &str, port: u16, endpoints: &[(u8, bool, bool)]) -> Arc<EndpointSlice> {
         let endpoint = |(n, ready, terminating): &(u8, bool, bool)| Endpoint {
             address: [10, 0, 0, *n].into(),
-            node: Some(NODE.into()),
             ready: *ready,
             serving: true,
             terminating: *terminating,
-            zone_hints: Vec::new().into(),
-            node_hints: Vec::new().into(),
+            placement: Placement::on(NODE),
         };
         Arc::new(EndpointSlice {
             key: ObjectKey::new("ns", name),

@@ -80,6 +80,8 @@ where
     }
     plan.hairpins.sort_unstable();
     plan.hairpins.dedup();
+    // At first those of all Services are there at the same time.
+    plan.frontends.shrink_to_fit();
     plan
 }
 

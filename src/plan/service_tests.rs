@@ -1,7 +1,7 @@
 //! Frontends of a Service (specification 5), and what they do.
 
 use super::*;
-use crate::model::{Endpoint, ObjectKey, Protocol, SlicePort};
+use crate::model::{Endpoint, ObjectKey, Placement, Protocol, SlicePort};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
 use crate::ruleset::{SetId, Value};
 
@@ -46,12 +46,10 @@ fn service() -> Service {
 fn slice(nodes: &[&str]) -> Arc<EndpointSlice> {
     let endpoint = |(index, node): (usize, &&str)| Endpoint {
         address: [10, 1, 0, index as u8 + 1].into(),
-        node: Some((*node).into()),
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: Vec::new().into(),
-        node_hints: Vec::new().into(),
+        placement: Placement::on(*node),
     };
     Arc::new(EndpointSlice {
         key: ObjectKey::new("ns", "svc-1"),

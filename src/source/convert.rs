@@ -94,7 +94,7 @@ impl Convert for api::ServiceCidr {
     }
 
     fn deleted(key: ObjectKey) -> Event {
-        Event::ServiceCidrDeleted(key.name)
+        Event::ServiceCidrDeleted(key.name().into())
     }
 }
 
@@ -157,14 +157,13 @@ impl Converter {
         let event = Event::ServiceCidr(ServiceCidr { name: self.interner.string(name), cidrs });
         Converted { event: Some(event), problems: notes.finish() }
     }
+}
 
-    /// Namespace and name; a manifest without a namespace means `default`.
-    fn key(&mut self, kind: &str, metadata: &Metadata) -> Result<ObjectKey, Converted> {
-        let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
-        let namespace = name(kind, "metadata.namespace", Some(namespace))?;
-        let name = name(kind, "metadata.name", metadata.name.as_deref())?;
-        Ok(ObjectKey { namespace: self.interner.string(namespace), name: name.into() })
-    }
+/// Namespace and name; a manifest without a namespace means `default`.
+fn names<'m>(kind: &str, metadata: &'m Metadata) -> Result<(&'m str, &'m str), Converted> {
+    let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+    let namespace = name(kind, "metadata.namespace", Some(namespace))?;
+    Ok((namespace, name(kind, "metadata.name", metadata.name.as_deref())?))
 }
 
 /// A nullable list as a slice.

@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Shared strings and shared lists of strings.
+use crate::model::{ObjectKey, Placement};
+
+/// Shared strings and what is made of them.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
     strings: Pool<str>,
-    lists: Pool<[Arc<str>]>,
+    placements: Pool<Placement>,
 }
 
 impl Interner {
@@ -17,10 +19,24 @@ impl Interner {
         self.strings.get(text, || text.into())
     }
 
-    /// The shared copy of a list of strings (topology hints: the same few lists on all endpoints).
-    pub(super) fn list<'a>(&mut self, texts: impl Iterator<Item = &'a str>) -> Arc<[Arc<str>]> {
-        let list: Vec<Arc<str>> = texts.map(|text| self.string(text)).collect();
-        self.lists.get(&list, || list.as_slice().into())
+    /// The shared copy of the key of a Service, which its slices name too.
+    pub(super) fn key(&mut self, namespace: &str, name: &str) -> ObjectKey {
+        ObjectKey::shared(namespace, name, |text| self.string(text))
+    }
+
+    /// The shared copy of a placement: endpoints of a node mostly have the same hints, if any.
+    pub(super) fn placement<'a>(
+        &mut self,
+        node: Option<&str>,
+        zone_hints: impl Iterator<Item = &'a str>,
+        node_hints: impl Iterator<Item = &'a str>,
+    ) -> Arc<Placement> {
+        let placement = Placement {
+            node: node.map(|node| self.string(node)),
+            zone_hints: zone_hints.map(|zone| self.string(zone)).collect(),
+            node_hints: node_hints.map(|node| self.string(node)).collect(),
+        };
+        self.placements.get(&placement, || placement.clone().into())
     }
 }
 
@@ -57,12 +73,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_strings_and_lists_share_memory() {
+    fn equal_strings_and_placements_share_memory() {
         let mut interner = Interner::default();
         assert!(Arc::ptr_eq(&interner.string("zone-a"), &interner.string("zone-a")));
-        let first = interner.list(["a", "b"].into_iter());
-        assert!(Arc::ptr_eq(&first, &interner.list(["a", "b"].into_iter())));
-        assert_eq!(interner.list(std::iter::empty()).len(), 0);
+        let mut placement =
+            |node, zones: [&'static str; 2]| interner.placement(node, zones.into_iter(), [].into_iter());
+        let first = placement(Some("n"), ["a", "b"]);
+        assert!(Arc::ptr_eq(&first, &placement(Some("n"), ["a", "b"])));
+        assert_ne!(first, placement(Some("n"), ["b", "a"]));
+        assert_ne!(first, placement(None, ["a", "b"]));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use portway::config::{DetectLocal, NodePortsOn, Options};
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Protocol, Service, ServiceCidr, ServicePort,
-    ServiceType, SlicePort,
+    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Placement, Protocol, Service, ServiceCidr,
+    ServicePort, ServiceType, SlicePort,
 };
 use portway::plan::Sizing;
 use proptest::collection::vec;
@@ -99,13 +99,12 @@ pub fn any_service() -> impl Strategy<Value = Service> {
         )
 }
 
-fn hints() -> impl Strategy<Value = Arc<[Arc<str>]>> {
+fn hints() -> impl Strategy<Value = Vec<Arc<str>>> {
     prop_oneof![
         3 => Just(Vec::<Arc<str>>::new()),
         1 => Just(vec![Arc::from(NODE), Arc::from("zone-a")]),
         1 => Just(vec![Arc::from("elsewhere")])
     ]
-    .prop_map(Arc::from)
 }
 
 fn any_endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
@@ -113,12 +112,10 @@ fn any_endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
     (1_u8..12, node, prop::bool::weighted(0.7), prop::bool::weighted(0.8), prop::bool::weighted(0.2), hints(), hints())
         .prop_map(move |(n, node, ready, serving, terminating, zone_hints, node_hints)| Endpoint {
             address: ip(family, 1, n),
-            node,
             ready,
             serving,
             terminating,
-            zone_hints,
-            node_hints,
+            placement: Arc::new(Placement { node, zone_hints, node_hints }),
         })
 }
 
@@ -155,9 +152,9 @@ pub fn any_service_cidr() -> impl Strategy<Value = ServiceCidr> {
 /// A change of one object.
 pub fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => any_service().prop_map(|service| Event::Service(Box::new(service))),
+        6 => any_service().prop_map(|service| Event::Service(Arc::new(service))),
         2 => service_key().prop_map(Event::ServiceDeleted),
-        8 => any_slice().prop_map(|slice| Event::Slice(Box::new(slice))),
+        8 => any_slice().prop_map(|slice| Event::Slice(Arc::new(slice))),
         3 => slice_key().prop_map(Event::SliceDeleted),
         1 => any_node().prop_map(|node| Event::Node(Box::new(node))),
         1 => any_service_cidr().prop_map(Event::ServiceCidr),

@@ -78,7 +78,7 @@ pub async fn filled() -> ApiDouble {
 }
 
 pub fn names(model: &Model) -> Vec<String> {
-    let mut names: Vec<String> = model.services().map(|service| service.key.name.to_string()).collect();
+    let mut names: Vec<String> = model.services().map(|service| service.key.name().to_owned()).collect();
     names.sort();
     names
 }

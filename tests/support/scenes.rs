@@ -132,8 +132,8 @@ fn events(node: Node, services: &[Service], slices: Vec<EndpointSlice>, cidrs: V
     addresses.extend(["127.0.0.1", "::1"].map(|ip| ip.parse::<IpAddr>().expect("valid")));
     let mut events = vec![Event::LocalAddresses(addresses), Event::Node(Box::new(node))];
     events.extend(cidrs.into_iter().map(Event::ServiceCidr));
-    events.extend(services.iter().map(|service| Event::Service(Box::new(service.clone()))));
-    events.extend(slices.into_iter().map(|slice| Event::Slice(Box::new(slice))));
+    events.extend(services.iter().map(|service| Event::Service(service.clone().into())));
+    events.extend(slices.into_iter().map(|slice| Event::Slice(slice.into())));
     events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
     events
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use portway::config::{DetectLocal, Options};
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Node, Protocol as ModelProtocol, Service, ServicePort, ServiceType,
-    SlicePort,
+    Endpoint, EndpointSlice, Event, Family, Kind, Node, Placement, Protocol as ModelProtocol, Service, ServicePort,
+    ServiceType, SlicePort,
 };
 
 use super::attempt::{Outcome, target};
@@ -118,20 +118,18 @@ impl Shop {
                 port("dns", ModelProtocol::Udp, PORTS[1], NODE_PORTS[1]),
             ],
         };
-        let slices = Family::ALL.map(|family| Event::Slice(Box::new(self.slice(family))));
-        std::iter::once(Event::Service(Box::new(service))).chain(slices).collect()
+        let slices = Family::ALL.map(|family| Event::Slice(Arc::new(self.slice(family))));
+        std::iter::once(Event::Service(Arc::new(service))).chain(slices).collect()
     }
 
     fn slice(&self, family: Family) -> EndpointSlice {
         let which = usize::from(family == Family::Ipv6);
         let endpoint = |address: &str, here: bool| Endpoint {
             address: address.parse().expect("valid"),
-            node: Some(Arc::from(if here { NODE } else { "node-b" })),
             ready: true,
             serving: true,
             terminating: false,
-            zone_hints: Vec::new().into(),
-            node_hints: Vec::new().into(),
+            placement: Placement::on(if here { NODE } else { "node-b" }),
         };
         let mut endpoints: Vec<Endpoint> =
             self.endpoints.iter().map(|pair| endpoint(pair[which], !REMOTE.contains(pair))).collect();

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Converted, Converter, Notes, Origin, cidrs, each_once, list, special, unservable};
+use super::{Converted, Converter, Notes, Origin, cidrs, each_once, list, names, special, unservable};
 use crate::model::{Event, Family, Service, ServicePort, ServiceType};
 use crate::source::api::{self, LoadBalancerIngress, ServiceSpec};
 
@@ -13,18 +13,16 @@ impl Converter {
     /// A Service. One without cluster IPs (headless, ExternalName) is delivered too, and never programmed; one that
     /// another proxy serves is delivered as deleted.
     pub fn service(&mut self, object: &api::Service) -> Converted {
-        let mut key = match self.key("Service", &object.metadata) {
-            Ok(key) => key,
+        let key = match names("Service", &object.metadata) {
+            Ok((namespace, name)) => self.interner.key(namespace, name),
             Err(left_out) => return left_out,
         };
-        // The slices of the Service repeat its name.
-        key.name = self.interner.string(&key.name);
         let metadata = &object.metadata;
         let proxy_name = metadata.labels.as_ref().and_then(|labels| labels.service_proxy_name.as_deref());
         if proxy_name != self.proxy_name.as_deref() {
             return Converted { event: Some(Event::ServiceDeleted(key)), problems: Vec::new() };
         }
-        let mut notes = Notes::new("Service", Some(&key.namespace), &key.name);
+        let mut notes = Notes::new("Service", Some(key.namespace()), key.name());
         let default_spec = ServiceSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&default_spec);
         let service_type = service_type(spec, &mut notes);
@@ -56,7 +54,7 @@ impl Converter {
             ports: self.service_ports(spec, &mut notes),
             key: key.clone(),
         };
-        Converted { problems: notes.finish(), event: Some(Event::Service(Box::new(service))) }
+        Converted { problems: notes.finish(), event: Some(Event::Service(service.into())) }
     }
 
     fn cluster_ips(&self, spec: &ServiceSpec, notes: &mut Notes<'_>) -> Vec<IpAddr> {

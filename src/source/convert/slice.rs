@@ -2,22 +2,22 @@
 
 use std::time::SystemTime;
 
-use super::{Converted, Converter, Notes, Origin, list, special};
+use super::{Converted, Converter, Notes, Origin, list, names, special};
 use crate::model::{Endpoint, EndpointSlice, Event, Family, ObjectKey, SlicePort};
 use crate::source::api::{self, Hint};
 
 impl Converter {
     /// An EndpointSlice. One that cannot be used (no Service, FQDN, headless) is delivered as deleted.
     pub fn slice(&mut self, object: &api::EndpointSlice) -> Converted {
-        let key = match self.key("EndpointSlice", &object.metadata) {
-            Ok(key) => key,
+        let key = match names("EndpointSlice", &object.metadata) {
+            Ok((namespace, name)) => ObjectKey::new(namespace, name),
             Err(left_out) => return left_out,
         };
-        let mut notes = Notes::new("EndpointSlice", Some(&key.namespace), &key.name);
+        let mut notes = Notes::new("EndpointSlice", Some(key.namespace()), key.name());
         let slice = self.usable_slice(object, &key, &mut notes);
         let problems = notes.finish();
         let event = match slice {
-            Some(slice) => Event::Slice(Box::new(slice)),
+            Some(slice) => Event::Slice(slice.into()),
             None => Event::SliceDeleted(key),
         };
         Converted { event: Some(event), problems }
@@ -54,7 +54,7 @@ impl Converter {
         };
         Some(EndpointSlice {
             key: key.clone(),
-            service: ObjectKey { namespace: key.namespace.clone(), name: self.interner.string(service) },
+            service: self.interner.key(key.namespace(), service),
             family,
             ports: self.slice_ports(object, notes),
             endpoints: self.endpoints(object, family, notes),
@@ -105,14 +105,17 @@ impl Converter {
             let hints = entry.hints.as_ref();
             endpoints.push(Endpoint {
                 address,
-                node: entry.node_name.as_deref().filter(|name| !name.is_empty()).map(|n| self.interner.string(n)),
                 ready: condition(conditions.and_then(|c| c.ready), true),
                 serving: condition(conditions.and_then(|c| c.serving), true),
                 terminating: condition(conditions.and_then(|c| c.terminating), false),
-                zone_hints: self.interner.list(names(hints.map(|h| list(&h.for_zones)).unwrap_or_default())),
-                node_hints: self.interner.list(names(hints.map(|h| list(&h.for_nodes)).unwrap_or_default())),
+                placement: self.interner.placement(
+                    entry.node_name.as_deref().filter(|name| !name.is_empty()),
+                    hinted(hints.map(|h| list(&h.for_zones)).unwrap_or_default()),
+                    hinted(hints.map(|h| list(&h.for_nodes)).unwrap_or_default()),
+                ),
             });
         }
+        endpoints.shrink_to_fit();
         endpoints
     }
 }
@@ -123,6 +126,6 @@ fn changed_at(annotations: &api::Annotations) -> Option<SystemTime> {
     text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
-fn names(hints: &[Hint]) -> impl Iterator<Item = &str> {
+fn hinted(hints: &[Hint]) -> impl Iterator<Item = &str> {
     hints.iter().filter_map(|hint| hint.name.as_deref())
 }

@@ -1,11 +1,12 @@
 //! Each rule of the specification, section 3, with YAML in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
 use super::{Converted, Converter, Origin};
-use crate::model::{Endpoint, EndpointSlice, Event, Family, Protocol, Service, ServiceType};
+use crate::model::{Endpoint, EndpointSlice, Event, Family, Placement, Protocol, Service, ServiceType};
 use crate::source::api;
 
 fn yaml<T: DeserializeOwned>(text: &str) -> T {
@@ -25,7 +26,7 @@ fn service_from(origin: Origin, spec: &str) -> (Service, Vec<String>) {
 fn unwrap_service(converted: Converted) -> (Service, Vec<String>) {
     let fields = converted.problems.iter().map(|problem| problem.field.clone()).collect();
     match converted.event {
-        Some(Event::Service(service)) => (*service, fields),
+        Some(Event::Service(service)) => (Arc::unwrap_or_clone(service), fields),
         other => panic!("not a Service: {other:?}"),
     }
 }
@@ -43,7 +44,7 @@ fn slice(rest: &str) -> (EndpointSlice, Vec<String>) {
     let converted = slice_from(Origin::Api, rest);
     let fields = converted.problems.iter().map(|problem| problem.field.clone()).collect();
     match converted.event {
-        Some(Event::Slice(slice)) => (*slice, fields),
+        Some(Event::Slice(slice)) => (Arc::unwrap_or_clone(slice), fields),
         other => panic!("not a slice: {other:?}"),
     }
 }
@@ -315,13 +316,13 @@ fn absent_conditions_have_defaults() {
 }
 
 #[test]
-fn nodes_and_hints_share_their_strings() {
+fn endpoints_with_the_same_node_and_hints_share_them() {
     let hint = "addresses: [10.1.0.1], nodeName: n1, hints: {forZones: [{name: za}], forNodes: [{name: n1}, {}]}";
     let found = endpoints(&format!("[{{{hint}}}, {{{hint}}}, {{addresses: [10.1.0.2], hints: null}}]"));
-    assert_eq!(found[0].node.as_deref(), Some("n1"));
-    assert_eq!((&*found[0].zone_hints[0], &*found[0].node_hints[0], found[0].node_hints.len()), ("za", "n1", 1));
-    assert!(std::sync::Arc::ptr_eq(&found[0].zone_hints, &found[1].zone_hints));
-    assert_eq!((found[2].node.is_none(), found[2].zone_hints.len(), found[2].node_hints.len()), (true, 0, 0));
+    let placement = Placement { node: Some("n1".into()), zone_hints: vec!["za".into()], node_hints: vec!["n1".into()] };
+    assert_eq!(*found[0].placement, placement);
+    assert!(Arc::ptr_eq(&found[0].placement, &found[1].placement));
+    assert_eq!(*found[2].placement, Placement::default());
 }
 
 #[test]

@@ -29,6 +29,8 @@ use crate::metrics::RestClientLayer;
 
 /// The server ends a watch when its time is over, give or take this much.
 pub(super) const WATCH_MARGIN: Duration = Duration::from_secs(5);
+/// Bytes read from a connection at once; the head of an answer has to fit.
+const READ_BUFFER: usize = 64 * 1024;
 /// No server may send us away for longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -86,7 +88,9 @@ pub(super) fn build(
         .map_future(Box::pin)
         .timeout(timing.connect)
         .service(config.rustls_https_connector_with_connector(way(proxy, timing))?);
-    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let mut http = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+    // Each watch keeps the buffer its list was read with.
+    let http = http.http1_max_buf_size(READ_BUFFER).build(connector);
     let service = ServiceBuilder::new()
         .layer_fn(|inner| Patient { inner, timing: timing.clone() })
         .option_layer(measure.map(|layer| ServiceBuilder::new().map_response(plain).layer(layer)))
