@@ -1,7 +1,7 @@
 //! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
 //! what it and `nft` take for a table of kube-proxy's shape; and repairs of tables that nobody owns.
 //!
-//! Run as root: `cargo bench --bench kernel [-- --quick] [sized]`, the last for large maps with a size. Everything
+//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized]`, the last for maps without a size. Everything
 //! happens in network namespaces of its own.
 
 #![allow(missing_docs)]
@@ -15,7 +15,6 @@ use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family, Protocol};
 use portway::netlink::{self, NftKernel};
-use portway::plan::Sizing;
 use portway::ruleset::{Kernel as _, Op, SetId, Transaction};
 
 use support::netns::in_netns;
@@ -184,7 +183,7 @@ fn repairs(services: usize) -> (Vec<Duration>, Vec<Duration>) {
             })
             .collect()
     };
-    let one = repair(&Op::DeleteElements(SetId::Endpoints, vec![element]));
+    let one = repair(&Op::DeleteElements(SetId::Endpoints.into(), vec![element]));
     let all = repair(&Op::DeleteTable);
     assert_eq!(reports.borrow().failures, 0);
     (one, all)
@@ -208,11 +207,11 @@ fn kernel_memory() -> f64 {
     field("SUnreclaim:") + field("VmallocUsed:") + field("Percpu:")
 }
 
-/// Large maps have a size where that is asked for.
+/// No map has a size where that is asked for.
 fn options() -> Options {
     let mut options = cluster::options();
-    if std::env::args().any(|arg| arg == "sized") {
-        options.sizing = Sizing::large_maps();
+    if std::env::args().any(|arg| arg == "unsized") {
+        options.sizing.floor = u32::MAX;
     }
     options
 }

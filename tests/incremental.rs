@@ -10,13 +10,15 @@ use portway::controller::Controller;
 use portway::model::{Event, Family};
 use portway::ruleset::{ChainId, FakeKernel, Listing, Rule};
 use proptest::prelude::*;
-use support::canonical::Sets;
+use support::canonical::{Sets, with_first_names};
 use support::cluster::{any_history, any_options, empty_lists};
 
 /// A listing without what is free to choose.
 fn canonical(listing: &Listing) -> (BTreeMap<ChainId, Vec<Rule>>, Sets) {
-    let elements = listing.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
-    (listing.chains.iter().cloned().collect(), Sets::of(elements))
+    let listing = with_first_names(listing);
+    let elements = listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
+    let sets = Sets::of(elements);
+    (listing.chains.into_iter().collect(), sets)
 }
 
 fn from_scratch(options: &Options, history: &[Event]) -> FakeKernel {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Metrics;
 use super::labels::ByResult;
 use crate::model::Family;
-use crate::ruleset::{Element, Elements, Kernel, KernelError, SetId, Table, Transaction};
+use crate::ruleset::{Element, Elements, Kernel, KernelError, SetId, SetName, Table, Transaction};
 
 /// Counts and times the transactions another kernel makes.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl<K: Kernel> Kernel for MeasuredKernel<K> {
         self.kernel.read(family)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
         self.kernel.read_set(family, set)
     }
 

@@ -9,7 +9,7 @@ use super::elements::{self, ElementReader};
 use super::expr;
 use super::link::Link;
 use crate::model::Family;
-use crate::ruleset::{Bytes, ChainId, EndpointMap, SetId, Table, Value, Verdict};
+use crate::ruleset::{Bytes, ChainId, EndpointMap, SetName, Table, Value, Verdict};
 
 /// Maps with fewer elements are listed faster.
 const FEWEST: usize = 64 * 1024;
@@ -23,10 +23,10 @@ pub(super) fn endpoints(
     link: &mut Link,
     (family, name): (Family, &str),
     table: &Table,
-    set: SetId,
+    set: SetName,
     count: Option<u32>,
 ) -> Option<ElementReader> {
-    let map = EndpointMap::ALL.into_iter().find(|map| map.set() == set)?;
+    let map = EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)?;
     let count = count? as usize;
     if count < FEWEST {
         return None;
@@ -36,7 +36,7 @@ pub(super) fn endpoints(
     if keys.len() != count {
         return None;
     }
-    let mut reader = ElementReader::new(family, set);
+    let (set_name, mut reader) = (set.to_string(), ElementReader::new(family, set.set));
     for keys in keys.chunks(KEYS) {
         let mut foreign = false;
         let asked = link.get_many(
@@ -44,7 +44,7 @@ pub(super) fn endpoints(
             expr::nfproto(family),
             |buf| {
                 attr::put_str(buf, elem::LIST_TABLE, name);
-                attr::put_str(buf, elem::LIST_SET, set.spec().name);
+                attr::put_str(buf, elem::LIST_SET, &set_name);
                 let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
                 keys.iter().for_each(|key| elements::put_key(buf, key));
                 attr::end_nest(buf, list);

@@ -11,7 +11,7 @@ use super::expr;
 use super::link::{Link, Message, RequestError, retry_interrupted};
 use super::lookup;
 use crate::model::Family;
-use crate::ruleset::{ChainId, Elements, Expr, KernelError, SetId, Table};
+use crate::ruleset::{ChainId, Elements, Expr, KernelError, SetId, SetName, Table};
 
 /// A set that is being resized for longer than this many listings is taken as listed.
 const RESIZE_TRIES: u32 = 5;
@@ -75,7 +75,7 @@ pub(super) fn table(
 }
 
 /// Reads the elements of a set.
-pub(super) fn elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<Elements, KernelError> {
+pub(super) fn elements(link: &mut Link, family: Family, table: &str, set: SetName) -> Result<Elements, KernelError> {
     let doing = "reading the elements of a set";
     retry_interrupted(doing, || {
         let before = generation(link)?;
@@ -91,15 +91,15 @@ pub(super) fn elements(link: &mut Link, family: Family, table: &str, set: SetId)
 
 type ElementDump = Result<ElementReader, ForeignElement>;
 
-fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<ElementDump, RequestError> {
-    let mut reader = ElementReader::new(family, set);
+fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetName) -> Result<ElementDump, RequestError> {
+    let (name, mut reader) = (set.to_string(), ElementReader::new(family, set.set));
     let mut foreign = None;
     link.dump(
         abi::msg::GETSETELEM,
         expr::nfproto(family),
         |buf| {
             attr::put_str(buf, elem::LIST_TABLE, table);
-            attr::put_str(buf, elem::LIST_SET, set.spec().name);
+            attr::put_str(buf, elem::LIST_SET, &name);
         },
         |message| {
             if foreign.is_none() {
@@ -189,43 +189,45 @@ impl Reader<'_> {
                     return Ok(None);
                 }
                 let name = attrs.str_of(abi::set::NAME).ok_or_else(|| garbled("a set without name"))?;
-                let known = SetId::from_name(name).and_then(|set| Some((set, size_as_declared(family, set, &attrs)?)));
+                let known = name.parse::<SetName>().ok();
+                let known = known.and_then(|name| Some((name, size_as_declared(family, name.set, &attrs)?)));
                 let count = attrs.u32_of(abi::set::COUNT);
-                Ok(Some(known.map(|(set, size)| (set, size, count)).ok_or_else(|| name.to_owned())))
+                Ok(Some(known.map(|(name, size)| (name, size, count)).ok_or_else(|| name.to_owned())))
             },
         )?;
         self.interrupted |= interrupted;
         let mut known = BTreeMap::new();
         for set in sets.into_iter().flatten() {
             match set {
-                Ok((set, size, count)) => {
-                    self.table.sizes.extend((size > 0).then_some((set, size)));
-                    known.insert(set, count);
-                }
+                Ok((name, size, count)) => drop(known.insert(name, (size, count))),
                 Err(name) => self.table.foreign.push(format!("set {name}")),
             }
         }
-        for (set, count) in known {
-            self.elements(set, count)?;
+        self.table.settle_names(known.keys().copied().collect());
+        for (name, (size, count)) in known {
+            if name == self.table.names.of(name.set) {
+                self.table.sizes.extend((size > 0).then_some((name.set, size)));
+                self.elements(name, count)?;
+            }
         }
         Ok(())
     }
 
-    fn elements(&mut self, set: SetId, count: Option<u32>) -> Result<(), RequestError> {
-        let spec = set.spec();
+    fn elements(&mut self, name: SetName, count: Option<u32>) -> Result<(), RequestError> {
+        let (set, spec) = (name.set, name.set.spec());
         // Elements of dynamic maps come and go; a range is two elements to the kernel.
         let count = count.filter(|_| !spec.interval && !spec.dynamic);
-        if let Some(reader) = lookup::endpoints(self.link, (self.family, self.name), &self.table, set, count) {
+        if let Some(reader) = lookup::endpoints(self.link, (self.family, self.name), &self.table, name, count) {
             self.table.sets.insert(set, reader.finish());
             return Ok(());
         }
         for attempt in 1.. {
-            let read = dump_elements(self.link, self.family, self.name, set)?;
+            let read = dump_elements(self.link, self.family, self.name, name)?;
             if let Ok(reader) = &read {
                 // A set that is being resized is listed with gaps or repetitions.
                 let complete = !reader.has_duplicates() && count.is_none_or(|count| count as usize == reader.count());
                 if !complete && attempt < RESIZE_TRIES {
-                    tracing::debug!(set = spec.name, ?count, read = reader.count(), "incomplete listing, trying again");
+                    tracing::debug!(set = %name, ?count, read = reader.count(), "incomplete listing, trying again");
                     std::thread::sleep(RESIZE_PAUSE);
                     continue;
                 }

@@ -1,8 +1,8 @@
 //! A table as a whole, and changes to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Bytes, ChainId, Element, Elements, Expr, Rule, SetId};
+use super::{Bytes, ChainId, Element, Elements, Expr, Names, Rule, SetId, SetName};
 use crate::model::Family;
 
 /// The name of our table in both families.
@@ -17,9 +17,25 @@ pub struct Table {
     pub sets: BTreeMap<SetId, Elements>,
     /// How many elements maps have room for; those without an entry grow by themselves.
     pub sizes: BTreeMap<SetId, u32>,
+    /// Which names the rules use.
+    pub names: Names,
+    /// Maps that are there besides and that no rule uses: a replacement was not finished.
+    pub leftovers: Vec<SetName>,
     /// Chains, sets or base hooks that are not as [`ChainId`] and [`SetId`] declare them, by name: the table was made
     /// by another version or changed by someone else, and can only be replaced as a whole.
     pub foreign: Vec<String>,
+}
+
+impl Table {
+    /// Says which of the sets that are there are in force, once all rules are read.
+    pub fn settle_names(&mut self, present: BTreeSet<SetName>) {
+        let used = self.chains.values().flatten().flatten().filter_map(Expr::set).collect();
+        match Names::in_force(&used, &present) {
+            Ok(names) => self.names = names,
+            Err(set) => self.foreign.push(format!("rules that name {} under both its names", SetName::from(set))),
+        }
+        self.leftovers = present.into_iter().filter(|name| *name != self.names.of(name.set)).collect();
+    }
 }
 
 /// A table with rules in the words of `nft`: what [`crate::render`] prints and the tracer walks.
@@ -29,16 +45,16 @@ pub struct Listing {
     pub family: Family,
     /// Chains in the order they are listed.
     pub chains: Vec<(ChainId, Vec<Rule>)>,
-    /// Elements by key; all sets exist.
-    pub sets: BTreeMap<SetId, BTreeMap<Bytes, Element>>,
+    /// Elements by key.
+    pub sets: BTreeMap<SetName, BTreeMap<Bytes, Element>>,
     /// How many elements maps have room for; those without an entry grow by themselves.
-    pub sizes: BTreeMap<SetId, u32>,
+    pub sizes: BTreeMap<SetName, u32>,
 }
 
 impl Listing {
-    /// A table with all sets and no chain.
-    pub fn new(family: Family) -> Self {
-        let sets = SetId::ALL.into_iter().map(|set| (set, BTreeMap::new())).collect();
+    /// A table with all sets, under these names, and no chain.
+    pub fn new(family: Family, names: &Names) -> Self {
+        let sets = SetId::ALL.into_iter().map(|set| (names.of(set), BTreeMap::new())).collect();
         Self { family, chains: Vec::new(), sets, sizes: BTreeMap::new() }
     }
 
@@ -48,12 +64,12 @@ impl Listing {
     }
 
     /// The element a key selects, also by being within its range.
-    pub fn find(&self, set: SetId, key: &Bytes) -> Option<&Element> {
-        let elements = self.sets.get(&set)?;
+    pub fn find(&self, name: SetName, key: &Bytes) -> Option<&Element> {
+        let elements = self.sets.get(&name)?;
         if let Some(element) = elements.get(key) {
             return Some(element);
         }
-        let spec = set.spec();
+        let spec = name.set.spec();
         let in_range =
             |element: &&Element| element.end.is_some_and(|end| spec.contains(self.family, &element.key, &end, key));
         if spec.interval { elements.values().find(in_range) } else { None }
@@ -69,9 +85,10 @@ pub enum Op {
     DeleteTable,
     /// Declares a set or map with room for so many elements; 0 for one that grows by itself. Sets whose size is fixed by
     /// [`SetId::spec`] have that.
-    AddSet(SetId, u32),
-    /// Deletes a set or map that no rule names any more, with its elements.
-    DeleteSet(SetId),
+    AddSet(SetName, u32),
+    /// Deletes a set or map that no rule names any more, with its elements. Not in the transaction that takes the rules
+    /// away: a packet that walks the old ones would find the map empty.
+    DeleteSet(SetName),
     /// Creates a chain; with its hook when it is a base chain.
     AddChain(ChainId),
     /// Deletes an empty, unreferenced chain together with its rules.
@@ -81,9 +98,9 @@ pub enum Op {
     /// Deletes all rules of a chain.
     FlushChain(ChainId),
     /// Adds elements; an error when a key exists with another value.
-    AddElements(SetId, Vec<Element>),
+    AddElements(SetName, Vec<Element>),
     /// Deletes elements (only keys count); an error when one does not exist.
-    DeleteElements(SetId, Vec<Element>),
+    DeleteElements(SetName, Vec<Element>),
 }
 
 /// Changes to our tables that take effect all at once, or not at all.
