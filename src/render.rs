@@ -2,8 +2,8 @@
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, FieldType, Listing, Op, Rule, SetId, SetName, SetSpec, TABLE_NAME, Term, Transaction, Value,
-    ValueType, Verdict,
+    Bytes, ChainId, Element, Field, FieldType, Listing, Op, Rule, SetId, SetName, SetSpec, TABLE_NAME, Term,
+    Transaction, Value, ValueType, Verdict,
 };
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.

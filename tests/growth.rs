@@ -1,7 +1,8 @@
 //! Maps that grow, and first loads in slices, in a real kernel. Needs root.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portway::config::Options;
@@ -23,6 +24,8 @@ use support::sample;
 const FAMILY: Family = Family::Ipv4;
 /// The address of the host, where all endpoints are.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The addresses of clients, the host's too.
+const CLIENTS: &str = "10.128.0.0/9";
 const ENDPOINTS: u16 = 3;
 
 /// The n-th Service, with its ClusterIP in 10.96.0.0/12, and its endpoints.
@@ -98,59 +101,144 @@ fn assert_right(mirror: &Mirror, door: &mut NftKernel) {
     assert!(steps.is_empty(), "{:?} changes", steps.transactions().map(|part| part.ops.len()));
 }
 
+/// Makes a connection from a new address and port each time, so that every one is looked up; how many there were, and how
+/// many of them got no answer.
+fn connect(done: &AtomicBool) -> (u32, u32) {
+    let (mut made, mut lost) = (0, 0);
+    while !done.load(Ordering::Relaxed) {
+        // One of CLIENTS.
+        let client = Ipv4Addr::from(0x0a80_0001 + made % 0x7f_0000);
+        let socket = UdpSocket::bind((client, 0)).expect("bound");
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        socket.connect((cluster_ip(0), 53)).expect("connected");
+        socket.send(b"ping").expect("sent");
+        lost += u32::from(socket.recv(&mut [0; 8]).is_err());
+        made += 1;
+    }
+    (made, lost)
+}
+
+/// Answers until it is told to stop.
+fn answer(server: &UdpSocket, done: &AtomicBool) {
+    server.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+    let mut buffer = [0; 8];
+    while !done.load(Ordering::Relaxed) {
+        if let Ok((_, from)) = server.recv_from(&mut buffer) {
+            server.send_to(b"pong", from).expect("sent");
+        }
+    }
+}
+
 #[test]
-fn a_map_grows_many_times_under_connections() {
+fn no_connection_is_lost_while_maps_grow() {
+    let (mut made, mut replaced) = (0, 0);
+    for _ in 0..3 {
+        let (connections, replacements) = in_netns(grow_under_connections);
+        made += connections;
+        replaced += replacements;
+    }
+    println!("{made} connections, {replaced} maps replaced");
+}
+
+/// Connections made, and maps replaced meanwhile.
+fn grow_under_connections() -> (u32, usize) {
+    let routes = format!("addr add {HOST}/32 dev lo\nroute add 10.96.0.0/12 dev lo\nroute add local {CLIENTS} dev lo");
+    ip_batch(&routes).expect("addresses");
+    let server = UdpSocket::bind((HOST, 0)).expect("bound");
+    let backend = server.local_addr().expect("bound").port();
+    let (mut controller, reports) = Controller::new(kernel(), options(16));
+    controller.handle(cluster(4, backend), Instant::now());
+    let (grown, answered) = (AtomicBool::new(false), AtomicBool::new(false));
+    let mut replaced = 0;
+    let made = std::thread::scope(|scope| {
+        scope.spawn(|| answer(&server, &answered));
+        let client = scope.spawn(|| connect(&grown));
+        let sizes = |mirror: Option<&Mirror>| mirror.and_then(|mirror| mirror.listing(FAMILY)).expect("synced").sizes;
+        for n in 4..1_500 {
+            let before = sizes(controller.mirror());
+            controller.handle(service(n, backend), Instant::now());
+            replaced += sizes(controller.mirror()).keys().filter(|name| !before.contains_key(name)).count();
+        }
+        grown.store(true, Ordering::Relaxed);
+        let (made, lost) = client.join().expect("no panic");
+        answered.store(true, Ordering::Relaxed);
+        assert_eq!(lost, 0, "lost of {made} connections, {replaced} maps replaced");
+        made
+    });
+    assert!(replaced >= 3 * 7, "{replaced} replacements");
+    assert_eq!(reports.borrow().failures, 0);
+    assert_right(controller.mirror().expect("synced"), &mut kernel());
+    drop(controller);
+    assert_restart_writes_nothing(1_500, backend);
+    (made, replaced)
+}
+
+/// A restart leaves sizes and names alone.
+fn assert_restart_writes_nothing(services: u32, backend: u16) {
+    let (mut next, reports) = Controller::new(kernel(), options(16));
+    let before = kernel().generation().expect("readable");
+    next.handle(cluster(services, backend), Instant::now());
+    assert_eq!(reports.borrow().failures, 0);
+    let after = kernel().generation().expect("readable");
+    assert_eq!(after, before.wrapping_add(1), "the new one owns the tables, and that is all");
+}
+
+#[test]
+fn a_restart_finishes_or_undoes_a_replacement() {
     in_netns(|| {
-        ip_batch(&format!("addr add {HOST}/32 dev lo\nroute add 10.96.0.0/12 dev lo src {HOST}")).expect("addresses");
-        let server = UdpSocket::bind((HOST, 0)).expect("bound");
-        let backend = server.local_addr().expect("bound").port();
-        let (mut controller, reports) = Controller::new(kernel(), options(16));
-        controller.handle(cluster(4, backend), Instant::now());
-        let (done, connections) = (AtomicBool::new(false), AtomicUsize::new(0));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                server.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
-                let mut buffer = [0; 8];
-                while !done.load(Ordering::Relaxed) {
-                    if let Ok((_, from)) = server.recv_from(&mut buffer) {
-                        server.send_to(b"pong", from).expect("sent");
-                    }
-                }
-            });
-            let client = scope.spawn(|| {
-                let mut lost = 0;
-                while !done.load(Ordering::Relaxed) {
-                    let socket = UdpSocket::bind((HOST, 0)).expect("bound");
-                    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-                    socket.connect((cluster_ip(0), 53)).expect("connected");
-                    socket.send(b"ping").expect("sent");
-                    lost += usize::from(socket.recv(&mut [0; 8]).is_err());
-                    connections.fetch_add(1, Ordering::Relaxed);
-                }
-                lost
-            });
-            let mut sizes = Vec::new();
-            for n in 4..1_500 {
-                controller.handle(service(n, backend), Instant::now());
-                let size = size_of(controller.mirror(), SetId::Endpoints);
-                sizes.extend(size.filter(|size| sizes.last() != Some(size)));
+        let mut with_leftovers = 0;
+        for applied in 0.. {
+            kernel().cleanup().expect("no table is left");
+            let (mut controller, reports) = Controller::new(Door::new(), options(16));
+            controller.handle(cluster(15, 53), Instant::now());
+            controller.kernel().left = applied;
+            controller.handle((15..60).flat_map(|n| service(n, 53)), Instant::now());
+            let is_done = reports.borrow().failures == 0;
+            drop(controller);
+            let table = kernel().read(FAMILY).expect("readable").expect("there");
+            assert_eq!(table.foreign, [""; 0]);
+            with_leftovers += usize::from(!table.leftovers.is_empty());
+
+            let (mut next, reports) = Controller::new(kernel(), options(16));
+            next.handle(cluster(60, 53), Instant::now());
+            assert_eq!(reports.borrow().failures, 0, "after {applied} transactions");
+            assert_right(next.mirror().expect("synced"), &mut kernel());
+            drop(next);
+            assert_restart_writes_nothing(60, 53);
+            if is_done {
+                // Made, filled, put in force.
+                assert_eq!((applied, with_leftovers), (4, 3));
+                return;
             }
-            done.store(true, Ordering::Relaxed);
-            let lost = client.join().expect("no panic");
-            assert_eq!(lost, 0, "of {connections:?} connections");
-            assert!(sizes.len() >= 7 && sizes.is_sorted(), "{sizes:?}");
-            println!("{connections:?} connections while the map of endpoints had the sizes {sizes:?}");
-        });
-        assert_eq!(reports.borrow().failures, 0);
-        assert_right(controller.mirror().expect("synced"), &mut kernel());
+        }
+    });
+}
+
+#[test]
+fn a_listing_with_second_names_loads_again() {
+    in_netns(|| {
+        let (mut controller, _) = Controller::new(kernel(), options(16));
+        controller.handle(cluster(15, 53), Instant::now());
+        controller.handle((15..60).flat_map(|n| service(n, 53)), Instant::now());
+        let table = kernel().read(FAMILY).expect("readable").expect("there");
+        let (listing, unknown) = table.listing(FAMILY);
+        assert_eq!(unknown, [""; 0]);
         drop(controller);
-        // A restart leaves the sizes alone.
-        let (mut next, reports) = Controller::new(kernel(), options(16));
-        let before = kernel().generation().expect("readable");
-        next.handle(cluster(1_500, backend), Instant::now());
-        assert_eq!(reports.borrow().failures, 0);
-        let after = kernel().generation().expect("readable");
-        assert_eq!(after, before.wrapping_add(1), "the new one owns the tables, and that is all");
+        let text = portway::render::table(&listing);
+        for name in ["map services-b {", "map endpoints-b {", "vmap @services-b", "map @endpoints-b", "@cluster-ips-b"]
+        {
+            assert!(text.contains(name), "no {name:?} in {text}");
+        }
+        for nft in Nft::all() {
+            let listed = nft.run(&["-s", "list", "table", "ip", "portway"], "").expect("listable");
+            assert!(listed.contains("vmap @services-b"), "{}: {listed}", nft.program);
+            if nft.version >= (1, 0, 7) {
+                kernel().cleanup().expect("deleted");
+                nft.run(&["-f", "-"], &text).expect("loads");
+                let again = kernel().read(FAMILY).expect("readable").expect("there");
+                assert_eq!(again.listing(FAMILY).0, listing, "{}", nft.program);
+            }
+        }
     });
 }
 
@@ -192,18 +280,28 @@ fn a_load_that_was_not_finished_is_made_anew() {
     });
 }
 
-/// Notes which generation of nf_tables each transaction made.
-struct Noting {
+/// Notes which generation of nf_tables each transaction made, and takes no more than it is told to.
+struct Door {
     kernel: NftKernel,
     generations: Vec<u32>,
+    /// Transactions it still takes.
+    left: usize,
 }
 
-impl Kernel for Noting {
+impl Door {
+    fn new() -> Self {
+        Self { kernel: kernel(), generations: Vec::new(), left: usize::MAX }
+    }
+}
+
+impl Kernel for Door {
     fn claim(&mut self) -> Result<(), KernelError> {
         self.kernel.claim()
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        let closed = || KernelError::Io { doing: "being tested", source: io::Error::from_raw_os_error(libc::ENOBUFS) };
+        self.left = self.left.checked_sub(1).ok_or_else(closed)?;
         self.kernel.apply(transaction)?;
         self.generations.push(self.kernel.generation()?);
         Ok(())
@@ -229,8 +327,7 @@ impl Kernel for Noting {
 #[test]
 fn others_have_their_turn_during_a_load() {
     in_netns(|| {
-        let noting = Noting { kernel: kernel(), generations: Vec::new() };
-        let (mut controller, _) = Controller::new(noting, options(4_096));
+        let (mut controller, _) = Controller::new(Door::new(), options(4_096));
         let events = cluster(40_000, 53);
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {

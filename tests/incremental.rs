@@ -16,7 +16,8 @@ use support::cluster::{any_history, any_options, empty_lists};
 /// A listing without what is free to choose.
 fn canonical(listing: &Listing) -> (BTreeMap<ChainId, Vec<Rule>>, Sets) {
     let listing = with_first_names(listing);
-    let elements = listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
+    let elements =
+        listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
     let sets = Sets::of(elements);
     (listing.chains.into_iter().collect(), sets)
 }

@@ -29,7 +29,8 @@ fn canonical(family: Family, table: &Table) -> (BTreeMap<ChainId, Vec<Rule>>, Se
     let (listing, unknown) = table.listing(family);
     assert_eq!(unknown, [""; 0], "the kernel holds something strange");
     let listing = with_first_names(&listing);
-    let elements = listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
+    let elements =
+        listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
     let sets = Sets::of(elements);
     (listing.chains.into_iter().collect(), sets)
 }

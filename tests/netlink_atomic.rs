@@ -71,7 +71,8 @@ fn a_reader_never_sees_half_a_transaction() {
             for port in 2..12 {
                 let (old, new) = (generation(family, COUNT, port - 1), generation(family, COUNT, port));
                 // More than one page of messages (1.5 MB), in the middle of a listing.
-                let ops = [Op::DeleteElements(SetId::Endpoints.into(), old), Op::AddElements(SetId::Endpoints.into(), new)];
+                let ops =
+                    [Op::DeleteElements(SetId::Endpoints.into(), old), Op::AddElements(SetId::Endpoints.into(), new)];
                 let transaction = Transaction { ops: ops.into_iter().map(|op| (family, op)).collect() };
                 kernel.apply(&transaction).expect("applied");
                 let (before, start) = (seen.load(Ordering::Relaxed), Instant::now());
@@ -100,7 +101,10 @@ fn one_bad_element_at_the_end_changes_nothing_and_is_named() {
             elements.push(bad);
             let before = kernel.generation().expect("readable");
             let ops = vec![
-                (family, Op::AddElements(SetId::ClusterIps.into(), vec![sample::element(family, SetId::ClusterIps, 1)])),
+                (
+                    family,
+                    Op::AddElements(SetId::ClusterIps.into(), vec![sample::element(family, SetId::ClusterIps, 1)]),
+                ),
                 (family, Op::AddElements(SetId::Endpoints.into(), elements)),
             ];
             let error = kernel.apply(&Transaction { ops }).expect_err("a conflict");
@@ -226,7 +230,9 @@ fn measure_loading_and_reading() {
             for n in 0..1_000 {
                 let extra = generation(family, 1, n);
                 let op = if n % 2 == 0 { Op::DeleteElements } else { Op::AddElements };
-                kernel.apply(&Transaction { ops: vec![(family, op(SetId::Endpoints.into(), extra))] }).expect("applied");
+                kernel
+                    .apply(&Transaction { ops: vec![(family, op(SetId::Endpoints.into(), extra))] })
+                    .expect("applied");
             }
             let each = start.elapsed() / 1_000;
             println!("{count} elements: loaded in {loaded:?}, read in {read:?}, one change in {each:?}");

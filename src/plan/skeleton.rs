@@ -125,7 +125,10 @@ fn source_ranges() -> Vec<Rule> {
     let mut key = FRONTEND.to_vec();
     key.push(Field::SourceAddress);
     vec![
-        vec![Term::Member { key, negate: false, set: SetId::AllowedSources.into() }, vmap(FRONTEND, SetId::AllowedServices)],
+        vec![
+            Term::Member { key, negate: false, set: SetId::AllowedSources.into() },
+            vmap(FRONTEND, SetId::AllowedServices),
+        ],
         vec![Term::Verdict(Verdict::Drop)],
     ]
 }

@@ -55,8 +55,7 @@ impl Kernel for FakeKernel {
         for (index, (family, op)) in transaction.ops.iter().enumerate() {
             if let Some((set, element)) = self.refused_element(op) {
                 self.tables = before;
-                let (object, reason) =
-                    (format!("element {element} of {set}"), "it was told to".to_owned());
+                let (object, reason) = (format!("element {element} of {set}"), "it was told to".to_owned());
                 return Err(KernelError::Refused {
                     op: index,
                     element: Some(element),
@@ -125,7 +124,9 @@ impl FakeKernel {
     fn apply_op(&mut self, family: Family, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::AddTable => {
-                self.tables.entry(family).or_insert_with(|| Listing { sets: BTreeMap::new(), ..Listing::new(family, &Names::default()) });
+                self.tables
+                    .entry(family)
+                    .or_insert_with(|| Listing { sets: BTreeMap::new(), ..Listing::new(family, &Names::default()) });
                 return Ok(());
             }
             Op::DeleteTable => {

@@ -374,7 +374,9 @@ mod tests {
             let second = first.other();
             assert_eq!(second.to_string().parse().ok(), set.is_sizable().then_some(second));
         }
-        assert!(["", "-b", "services-c", "services-b-b", "affinity-b"].iter().all(|name| name.parse::<SetName>().is_err()));
+        assert!(
+            ["", "-b", "services-c", "services-b-b", "affinity-b"].iter().all(|name| name.parse::<SetName>().is_err())
+        );
     }
 
     #[test]

@@ -68,7 +68,12 @@ impl Live {
 
     /// The affinity records of a family.
     pub(crate) fn records(&mut self, family: Family) -> Result<Vec<(Bytes, Element)>> {
-        Ok(self.observer.read_set(family, SetId::Affinity.into())?.values().map(|record| (record.key, record)).collect())
+        Ok(self
+            .observer
+            .read_set(family, SetId::Affinity.into())?
+            .values()
+            .map(|record| (record.key, record))
+            .collect())
     }
 
     /// Something to try connections with.

@@ -205,7 +205,10 @@ fn special_rules() -> Vec<(ChainId, Rule)> {
         ),
         (
             ChainId::AfterDnat,
-            vec![Term::Member { key: vec![OriginalAddress], negate: false, set: SetId::ClusterIps.into() }, Term::Masquerade],
+            vec![
+                Term::Member { key: vec![OriginalAddress], negate: false, set: SetId::ClusterIps.into() },
+                Term::Masquerade,
+            ],
         ),
     ]
 }
