@@ -1,5 +1,5 @@
 //! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
-//! what it and `nft` take for a table of kube-proxy's shape; and repairs of tables that nobody owns.
+//! what it and `nft` take for a table of kube-proxy's shape; repairs of tables that nobody owns; and a map that is replaced.
 //!
 //! Run as root: `cargo bench --bench kernel [-- --quick] [unsized]`, the last for maps without a size. Everything
 //! happens in network namespaces of its own.
@@ -72,6 +72,15 @@ fn main() {
     for services in [100, 1_000, 10_000] {
         let (one, all) = in_netns(|| repairs(services));
         report.row(&[name(services), short(median(&one)), short(median(&all))]);
+    }
+    report.table(&[
+        "The largest map replaced, services x endpoints",
+        "a Service added meanwhile",
+        "at other times p50",
+    ]);
+    for row in &ours {
+        let replacement = in_netns(|| replacement(row.services));
+        report.row(&[name(row.services), short(replacement), short(median(&row.added))]);
     }
     draw(
         "first-load",
@@ -161,6 +170,21 @@ fn first_load(events: &[Event]) -> (Duration, Loaded) {
 
 fn controller() -> Loaded {
     Controller::new(NftKernel::open().expect("nf_tables"), options())
+}
+
+/// A Service is added that makes the map of endpoints, and it alone, too large for what it is.
+fn replacement(services: usize) -> Duration {
+    eprintln!("a replaced map, {services} Services");
+    let mut options = cluster::options();
+    options.sizing.floor = (services * ENDPOINTS + 1) as u32;
+    let (mut controller, reports) = Controller::new(NftKernel::open().expect("nf_tables"), options);
+    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    let new = Event::Service(Box::new(cluster::service(services)));
+    let slice = Event::Slice(Box::new(cluster::slice(services, ENDPOINTS, 0)));
+    let took = timed(|| controller.handle(vec![slice, new], Instant::now()));
+    assert_eq!(reports.borrow().failures, 0);
+    assert!(reports.borrow().added > services * ENDPOINTS, "it was not replaced");
+    took
 }
 
 /// From when the sync loop hears of a change by others to when it is undone.

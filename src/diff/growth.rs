@@ -106,7 +106,9 @@ impl Sizes {
     fn widen(&mut self) -> Vec<SetId> {
         let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
         let tight: Vec<SetId> = SetId::ALL.into_iter().filter(tight).collect();
-        self.sizes.extend(tight.iter().map(|set| (*set, self.sizing.wanted(self.count_of(*set)))).collect::<Vec<_>>());
+        for set in &tight {
+            self.sizes.insert(*set, self.sizing.wanted(self.count_of(*set)));
+        }
         tight
     }
 }

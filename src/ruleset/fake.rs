@@ -64,7 +64,14 @@ impl Kernel for FakeKernel {
                     errno: libc::EINVAL,
                 });
             }
-            if let Err((object, errno)) = self.apply_op(*family, op) {
+            let result = match op {
+                // The real one would not mind, but packets would: they may be among the rules of before.
+                Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.names(*set)) => {
+                    Err((format!("set {set}"), libc::EBUSY))
+                }
+                _ => self.apply_op(*family, op),
+            };
+            if let Err((object, errno)) = result {
                 self.tables = before;
                 let reason = std::io::Error::from_raw_os_error(errno).to_string();
                 return Err(KernelError::Refused { op: index, element: None, object, reason, errno });
@@ -187,9 +194,14 @@ impl Listing {
         Ok(())
     }
 
+    /// Whether a rule names a set.
+    fn names(&self, set: SetName) -> bool {
+        self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set))
+    }
+
     fn delete_set(&mut self, set: SetName) -> Result<(), Refusal> {
         self.set_mut(set)?;
-        if self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set)) {
+        if self.names(set) {
             return Err((set.to_string(), libc::EBUSY));
         }
         self.sets.remove(&set);

@@ -6,12 +6,12 @@ use std::time::Instant;
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family};
-use portway::ruleset::{ChainId, Element, FakeKernel, Listing, Rule, SetId, Term, Value, Verdict};
+use portway::ruleset::{ChainId, Element, FakeKernel, Listing, Rule, SetId, SetName, Term, Value, Verdict};
 
 use crate::support::canonical::{Sets, with_first_names};
 
-/// What packets meet: chains that can be reached, and elements but for the records that packets write. `None` before there
-/// are hooks.
+/// What packets meet: chains that can be reached, and elements of sets that rules use, but for the records that packets write.
+/// `None` before there are hooks.
 pub(crate) type InForce = Option<(BTreeMap<ChainId, Vec<Rule>>, Sets)>;
 /// The tables of both families.
 pub(crate) type Tables = [InForce; 2];
@@ -22,8 +22,10 @@ pub(crate) fn tables(kernel: &FakeKernel) -> Tables {
 }
 
 fn in_force(listing: &Listing) -> InForce {
+    let used: BTreeSet<SetName> =
+        listing.chains.iter().flat_map(|(_, rules)| rules).flatten().filter_map(Term::set).collect();
     let elements = || {
-        let sets = listing.sets.iter().filter(|(name, _)| name.set != SetId::Affinity);
+        let sets = listing.sets.iter().filter(|(name, _)| name.set != SetId::Affinity && used.contains(name));
         sets.flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)))
     };
     let mut open: Vec<ChainId> =
