@@ -1,7 +1,7 @@
 //! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
-//! what it and `nft` take for a table of kube-proxy's shape; and repairs of tables that nobody owns.
+//! what it and `nft` take for a table of kube-proxy's shape; repairs of tables that nobody owns; and a map that is replaced.
 //!
-//! Run as root: `cargo bench --bench kernel [-- --quick] [sized]`, the last for large maps with a size. Everything
+//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized]`, the last for maps without a size. Everything
 //! happens in network namespaces of its own.
 
 #![allow(missing_docs)]
@@ -9,13 +9,13 @@
 mod cluster;
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family, Protocol};
 use portway::netlink::{self, NftKernel};
-use portway::plan::Sizing;
 use portway::ruleset::{ChainId, Element, Kernel as _, Op, SetId, Term, Touched, Transaction, Verdict};
 
 use support::netns::in_netns;
@@ -83,6 +83,15 @@ fn main() {
     for services in [100, 1_000, 10_000] {
         let repairs = in_netns(|| repairs(services)).map(|times| short(median(&times)));
         report.row(&[vec![name(services)], repairs.into()].concat());
+    }
+    report.table(&[
+        "The largest map replaced, services x endpoints",
+        "a Service added meanwhile",
+        "at other times p50",
+    ]);
+    for row in &ours {
+        let replacement = in_netns(|| replacement(row.services));
+        report.row(&[name(row.services), short(replacement), short(median(&row.added))]);
     }
     draw(
         "first-load",
@@ -174,6 +183,21 @@ fn controller() -> Loaded {
     Controller::new(NftKernel::open().expect("nf_tables"), options())
 }
 
+/// A Service is added that makes the map of endpoints, and it alone, too large for what it is.
+fn replacement(services: usize) -> Duration {
+    eprintln!("a replaced map, {services} Services");
+    let mut options = cluster::options();
+    options.sizing.floor = (services * ENDPOINTS + 1) as u32;
+    let (mut controller, reports) = Controller::new(NftKernel::open().expect("nf_tables"), options);
+    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    let new = Event::Service(Arc::new(cluster::service(services)));
+    let slice = Event::Slice(Arc::new(cluster::slice(services, ENDPOINTS, 0)));
+    let took = timed(|| controller.handle(vec![slice, new], Instant::now()));
+    assert_eq!(reports.borrow().failures, 0);
+    assert!(reports.borrow().added > services * ENDPOINTS, "it was not replaced");
+    took
+}
+
 /// From just before somebody changes a table that nobody owns to when that is undone.
 fn repairs(services: usize) -> [Vec<Duration>; 8] {
     eprintln!("repairs, {services} Services");
@@ -201,8 +225,8 @@ fn repairs(services: usize) -> [Vec<Duration>; 8] {
                 });
                 for family in Family::ALL {
                     let table = stranger.read(family).expect("readable");
-                    let (change, leftovers) = controller.mirror().expect("synced").rebase(family, table.as_ref());
-                    assert!(change.is_empty() && leftovers.is_empty(), "it is undone");
+                    let steps = controller.mirror().expect("synced").rebase(family, table.as_ref());
+                    assert!(steps.is_empty(), "it is undone");
                 }
                 // What was announced late, of a change with more announcements than there is room for.
                 while heard.try_recv().is_ok() {}
@@ -211,7 +235,7 @@ fn repairs(services: usize) -> [Vec<Duration>; 8] {
             .collect()
     };
     let one = |elements: &[Element]| vec![elements[elements.len() / 2].clone()];
-    let delete = Op::DeleteElements;
+    let delete = |set: SetId, elements| Op::DeleteElements(set.into(), elements);
     let times = [
         repair(delete(SetId::Endpoints, one(&endpoints)), false),
         repair(delete(SetId::Services, one(&frontends)), false),
@@ -244,11 +268,11 @@ fn kernel_memory() -> f64 {
     field("SUnreclaim:") + field("VmallocUsed:") + field("Percpu:")
 }
 
-/// Large maps have a size where that is asked for.
+/// No map has a size where that is asked for.
 fn options() -> Options {
     let mut options = cluster::options();
-    if std::env::args().any(|arg| arg == "sized") {
-        options.sizing = Sizing::large_maps();
+    if std::env::args().any(|arg| arg == "unsized") {
+        options.sizing.floor = u32::MAX;
     }
     options
 }

@@ -17,10 +17,11 @@ pub use doubt::Doubts;
 pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 
 use crate::config::Options;
-use crate::diff::{Hints, Mirror, Objection, StaleAffinity, Update, stale_records};
+use crate::diff::{Hints, Load, Mirror, Objection, StaleAffinity, Steps, Update, stale_records};
 use crate::model::{Changes, Event, Family, Kind, Model, ObjectKey};
 use crate::ruleset::{Kernel, KernelError, SetId, Table, Touched, Transaction};
 use doubt::{Doubt, Pace};
+use load::Slice;
 
 /// The first wait after a failed sync; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -105,7 +106,8 @@ pub struct Synced<'a> {
     pub full: bool,
     /// Elements added and deleted.
     pub elements: (usize, usize),
-    /// What was changed of tables in force; without operations when nothing had to be.
+    /// What was changed of tables in force, besides elements of maps that have got a successor; without operations when
+    /// nothing had to be.
     pub transaction: &'a Transaction,
     /// Time the sync took, without waiting for it.
     pub duration: Duration,
@@ -489,24 +491,21 @@ impl<K: Kernel> Controller<K> {
 
     /// Makes the kernel, which holds these tables, equal to a mirror: in one transaction where tables are in force.
     fn rebase_onto(&mut self, mirror: Mirror, tables: HashMap<Family, Table>) -> Result<Sent, Failure> {
-        let (mut main, mut after) = (Transaction::default(), Transaction::default());
+        let mut steps = Steps::default();
         let mut loads = Vec::new();
         for family in Family::ALL {
             let table = tables.get(&family);
             if let Some(load) = mirror.load(family, table) {
                 loads.push(load);
             } else {
-                let (change, leftovers) = mirror.rebase(family, table);
-                main.extend(change);
-                after.extend(leftovers);
+                steps.extend(mirror.rebase(family, table));
             }
         }
         drop(tables);
-        self.commit(&mirror, &main, &after)?;
-        let mut sent = Sent::new(main);
+        let mut sent = self.commit(&mirror, steps)?;
         for load in loads {
             sent.loaded = true;
-            sent.added += load::load(&mut self.kernel, &mirror, load)?;
+            sent.added += self.load(&mirror, load)?;
         }
         self.forget_orphans(&mirror)?;
         self.mirror = Some(mirror);
@@ -516,7 +515,7 @@ impl<K: Kernel> Controller<K> {
     /// Deletes affinity records that no sticky frontend stands behind.
     fn forget_orphans(&mut self, mirror: &Mirror) -> Result<(), KernelError> {
         for family in mirror.families().collect::<Vec<_>>() {
-            let records = self.kernel.read_set(family, SetId::Affinity)?;
+            let records = self.kernel.read_set(family, SetId::Affinity.into())?;
             let orphans = mirror.orphans(family, &records);
             if !orphans.is_empty() {
                 self.kernel.forget(family, SetId::Affinity, &orphans)?;
@@ -527,26 +526,57 @@ impl<K: Kernel> Controller<K> {
 
     fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Sent, Failure> {
         let settings = self.options.settings(&self.model);
-        let Update { main, after, stale, objections } = mirror.update(&settings, &self.model, changes);
+        let Update { steps, stale, objections } = mirror.update(&settings, &self.model, changes);
         report(&objections);
-        self.commit(&mirror, &main, &after)?;
+        let sent = self.commit(&mirror, steps)?;
         self.forget_stale(stale)?;
         self.mirror = Some(mirror);
-        Ok(Sent::new(main))
+        Ok(sent)
     }
 
-    fn commit(&mut self, mirror: &Mirror, main: &Transaction, after: &Transaction) -> Result<(), Failure> {
-        if !main.is_empty() {
-            apply(&mut self.kernel, mirror, main)?;
+    /// Takes the steps that lead to a mirror.
+    fn commit(&mut self, mirror: &Mirror, steps: Steps) -> Result<Sent, Failure> {
+        let mut filled = 0;
+        self.apply(mirror, &steps.first)?;
+        for load in mirror.fill(&steps) {
+            filled += self.load(mirror, load)?;
         }
-        if !after.is_empty()
-            && let Err(cause) = self.kernel.apply(after)
+        self.apply(mirror, &steps.main)?;
+        self.apply(mirror, &steps.replaced)?;
+        if !steps.after.is_empty()
+            && let Err(cause) = self.kernel.apply(&steps.after)
         {
             // An unused chain does no harm; the next comparison with the kernel tries again.
             debug!(%cause, "unused chains stay for now");
             self.observers.iter_mut().for_each(|observer| observer.cleanup_failed(&cause));
         }
-        Ok(())
+        let mut changes = steps.first;
+        changes.extend(steps.main);
+        let mut sent = Sent::new(changes);
+        sent.added += filled;
+        Ok(sent)
+    }
+
+    /// Sends a transaction that leads to a mirror; where the kernel refuses an element, finds out whose it is.
+    fn apply(&mut self, mirror: &Mirror, transaction: &Transaction) -> Result<(), Failure> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let result = self.kernel.apply(transaction);
+        result.map_err(|cause| Failure { blamed: mirror.blamed(transaction, &cause), cause })
+    }
+
+    /// Sends transactions one by one, each as large as the kernel takes it quickly; the number of their elements.
+    fn load(&mut self, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
+        let (mut slice, mut loaded) = (Slice::default(), 0);
+        while let Some(part) = load.next(slice.size()) {
+            let start = Instant::now();
+            self.apply(mirror, &part)?;
+            let (added, _) = part.element_counts();
+            loaded += added;
+            slice.took(added, start.elapsed());
+        }
+        Ok(loaded)
     }
 
     fn forget_stale(&mut self, stale: Vec<(Family, StaleAffinity)>) -> Result<(), KernelError> {
@@ -555,7 +585,7 @@ impl<K: Kernel> Controller<K> {
             by_family.entry(family).or_default().push(one);
         }
         for (family, stale) in by_family {
-            let records = self.kernel.read_set(family, SetId::Affinity)?;
+            let records = self.kernel.read_set(family, SetId::Affinity.into())?;
             let elements = stale_records(&records, &stale);
             if !elements.is_empty() {
                 debug!(%family, records = elements.len(), "forgetting affinity records");
@@ -612,11 +642,6 @@ impl<K: Kernel> Controller<K> {
             self.taken = Some(words);
         }
     }
-}
-
-/// Sends a transaction that leads to a mirror; where the kernel refuses an element, finds out whose it is.
-fn apply<K: Kernel>(kernel: &mut K, mirror: &Mirror, transaction: &Transaction) -> Result<(), Failure> {
-    kernel.apply(transaction).map_err(|cause| Failure { blamed: mirror.blamed(transaction, &cause), cause })
 }
 
 fn report(objections: &[Objection]) {

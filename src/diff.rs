@@ -21,6 +21,7 @@ mod recorder;
 mod slots;
 
 pub use affinity::{StaleAffinity, stale_records};
+pub use change::Steps;
 pub use claims::{Conflict, Objection};
 pub use hints::Hints;
 pub use load::Load;

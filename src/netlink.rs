@@ -35,7 +35,7 @@ use std::io;
 
 use crate::model::Family;
 use crate::ruleset::{
-    Element, Elements, Kernel, KernelError, Op, Part, SetId, TABLE_NAME, Table, Touched, Transaction,
+    Element, Elements, Kernel, KernelError, Op, Part, SetId, SetName, TABLE_NAME, Table, Touched, Transaction,
 };
 
 use batch::Batch;
@@ -283,6 +283,14 @@ impl NftKernel {
         }
     }
 
+    /// Waits until no packet walks rules that were replaced before: they may name maps that are to be deleted, and the
+    /// elements of these go out of force for all packets at once. A commit does not wait for that, but a transaction that
+    /// is not committed does: it ends with `synchronize_rcu` (`__nf_tables_abort`), and packets are handled in one RCU
+    /// read-side section.
+    fn wait_for_packets(&mut self) -> Result<(), KernelError> {
+        self.commit(TRIAL_TABLE, &[(Family::Ipv4, Op::AddTable)], Mode::Trial)
+    }
+
     /// The error for what the kernel said.
     fn refused(&mut self, table: &str, ops: &[(Family, Op)], batch: &Batch, failure: &Failure) -> KernelError {
         let Failure { seq, errno, offset, words } = failure;
@@ -328,18 +336,18 @@ impl NftKernel {
     /// Deletes what is there at the moment, on kernels that make an error of what is not.
     fn forget_one_by_one(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
         for _ in 0..FORGET_TRIES {
-            let there = self.read_set(family, set)?;
+            let there = self.read_set(family, set.into())?;
             let list: Vec<_> = elements.iter().filter(|element| there.contains_key(&element.key)).cloned().collect();
             if list.is_empty() {
                 return Ok(());
             }
-            match self.commit(TABLE_NAME, &[(family, Op::DeleteElements(set, list))], Mode::Commit) {
+            match self.commit(TABLE_NAME, &[(family, Op::DeleteElements(set.into(), list))], Mode::Commit) {
                 Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
                 result => return result,
             }
         }
         for element in elements {
-            let op = Op::DeleteElements(set, vec![element.clone()]);
+            let op = Op::DeleteElements(set.into(), vec![element.clone()]);
             match self.commit(TABLE_NAME, &[(family, op)], Mode::Commit) {
                 Ok(()) | Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
                 Err(error) => return Err(error),
@@ -370,6 +378,9 @@ impl Kernel for NftKernel {
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        if transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteSet(_))) {
+            self.wait_for_packets()?;
+        }
         self.commit(TABLE_NAME, &transaction.ops, Mode::Commit)
     }
 
@@ -383,7 +394,7 @@ impl Kernel for NftKernel {
         read::part(&mut self.link, family, TABLE_NAME, part)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
         read::elements(&mut self.link, family, TABLE_NAME, set)
     }
 
@@ -397,7 +408,7 @@ impl Kernel for NftKernel {
             return Ok(());
         }
         if self.options.modern && self.can_destroy != Some(false) {
-            let ops = [(family, Op::DeleteElements(set, elements.to_vec()))];
+            let ops = [(family, Op::DeleteElements(set.into(), elements.to_vec()))];
             match self.commit(TABLE_NAME, &ops, Mode::CommitDestroy) {
                 Ok(()) => {
                     self.can_destroy = Some(true);

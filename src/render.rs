@@ -2,19 +2,19 @@
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, FieldType, Listing, Op, Rule, SetId, SetSpec, TABLE_NAME, Term, Transaction, Value,
-    ValueType, Verdict,
+    Bytes, ChainId, Element, Field, FieldType, Listing, Op, Rule, SetId, SetName, SetSpec, TABLE_NAME, Term,
+    Transaction, Value, ValueType, Verdict,
 };
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.
 pub fn table(listing: &Listing) -> String {
     let mut out = format!("table {} {TABLE_NAME} {{\n", listing.family.nft());
-    for (index, set) in SetId::ALL.into_iter().enumerate() {
+    for (index, (name, elements)) in listing.sets.iter().enumerate() {
         if index > 0 {
             out.push('\n');
         }
-        let elements: Vec<&Element> = listing.sets.get(&set).into_iter().flat_map(|all| all.values()).collect();
-        out.push_str(&declaration(listing.family, set, listing.sizes.get(&set).copied(), &elements));
+        let elements: Vec<&Element> = elements.values().collect();
+        out.push_str(&declaration(listing.family, *name, listing.sizes.get(name).copied(), &elements));
     }
     for (chain, rules) in &listing.chains {
         out.push('\n');
@@ -29,9 +29,8 @@ pub fn commands(transaction: &Transaction) -> Vec<String> {
     let mut out = Vec::with_capacity(transaction.ops.len());
     for (family, op) in &transaction.ops {
         let table = format!("{} {TABLE_NAME}", family.nft());
-        let mut elements = |verb: &str, set: &SetId, list: &[Element]| {
-            let name = set.spec().name;
-            let text = |element| element_text(*family, *set, element);
+        let mut elements = |verb: &str, name: &SetName, list: &[Element]| {
+            let text = |element| element_text(*family, name.set, element);
             out.extend(list.iter().map(|element| format!("{verb} element {table} {name} {{ {} }}", text(element))));
         };
         match op {
@@ -43,7 +42,7 @@ pub fn commands(transaction: &Transaction) -> Vec<String> {
                 let size = (*size > 0).then_some(*size);
                 out.push(format!("add {}", one_line(&declaration(*family, *set, size, &[]), &table)));
             }
-            Op::DeleteSet(set) => out.push(format!("delete {} {table} {}", kind(*set), set.spec().name)),
+            Op::DeleteSet(name) => out.push(format!("delete {} {table} {name}", kind(name.set))),
             Op::AddChain(chain) => out.push(format!("add {}", one_line(&chain_text(*family, *chain, &[]), &table))),
             Op::DeleteChain(chain) => out.push(format!("delete chain {table} {chain}")),
             Op::FlushChain(chain) => out.push(format!("flush chain {table} {chain}")),
@@ -69,9 +68,9 @@ fn kind(set: SetId) -> &'static str {
     if set.spec().value == ValueType::None { "set" } else { "map" }
 }
 
-fn declaration(family: Family, set: SetId, size: Option<u32>, elements: &[&Element]) -> String {
-    let spec = set.spec();
-    let mut out = format!("\t{} {} {{\n", kind(set), spec.name);
+fn declaration(family: Family, name: SetName, size: Option<u32>, elements: &[&Element]) -> String {
+    let (set, spec) = (name.set, name.set.spec());
+    let mut out = format!("\t{} {name} {{\n", kind(set));
     out.push_str(&format!("\t\t{}\n", type_text(family, &spec)));
     if let Some(size) = spec.size.or(size) {
         out.push_str(&format!("\t\tsize {size}\n"));
@@ -235,7 +234,7 @@ fn term_text(family: Family, term: &Term) -> String {
         }
         Term::Arrived { negate } => format!("iif {}0", not(!negate)),
         Term::Member { key: fields, negate, set } => {
-            format!("{} {}@{}", key(fields), not(*negate), set.spec().name)
+            format!("{} {}@{}", key(fields), not(*negate), set)
         }
         Term::Local { field, negate } => {
             let side = if *field == Field::SourceAddress { "saddr" } else { "daddr" };
@@ -244,20 +243,20 @@ fn term_text(family: Family, term: &Term) -> String {
         Term::Translated => "ct status dnat".to_owned(),
         Term::Verdict(verdict) => verdict_text(*verdict),
         Term::VerdictMap { key: fields, map } => {
-            format!("{} vmap @{}", key(fields), map.spec().name)
+            format!("{} vmap @{}", key(fields), map)
         }
         Term::Translate { key: fields, map } => {
-            format!("dnat {} to {} map @{}", family.nft(), key(fields), map.spec().name)
+            format!("dnat {} to {} map @{}", family.nft(), key(fields), map)
         }
         Term::SetPriority { key: fields, map } => {
-            format!("meta priority set {} map @{}", key(fields), map.spec().name)
+            format!("meta priority set {} map @{}", key(fields), map)
         }
         Term::ClearPriority => "meta priority set none".to_owned(),
         Term::Masquerade => "masquerade fully-random".to_owned(),
         Term::Reject => "reject".to_owned(),
         Term::Update { map, key: fields, timeout_seconds, value } => format!(
             "update @{} {{ {} timeout {} : {} }}",
-            map.spec().name,
+            map,
             key(fields),
             duration_text(*timeout_seconds),
             key(value)

@@ -23,6 +23,6 @@ pub use fake::FakeKernel;
 pub use kernel::{Kernel, KernelError};
 pub use raise::raise;
 pub use rule::{Field, Rule, Term, Verdict};
-pub use set::{Element, FieldType, SetId, SetSpec, Value, ValueType};
+pub use set::{Element, FieldType, Names, SetId, SetName, SetSpec, Value, ValueType};
 pub use table::{Foreign, ForeignKind, Listing, Op, TABLE_NAME, Table, Transaction};
 pub use touched::{Keys, Part, Touched};

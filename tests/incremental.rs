@@ -12,13 +12,16 @@ use portway::ruleset::{
     Bytes, ChainId, Element, FakeKernel, Kernel as _, Keys, Listing, Op, Part, Rule, SetId, Table, Transaction, Value,
 };
 use proptest::prelude::*;
-use support::canonical::Sets;
+use support::canonical::{Sets, with_first_names};
 use support::cluster::{any_history, any_options, empty_lists};
 
 /// A listing without what is free to choose.
 fn canonical(listing: &Listing) -> (BTreeMap<ChainId, Vec<Rule>>, Sets) {
-    let elements = listing.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
-    (listing.chains.iter().cloned().collect(), Sets::of(elements))
+    let listing = with_first_names(listing);
+    let elements =
+        listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
+    let sets = Sets::of(elements);
+    (listing.chains.into_iter().collect(), sets)
 }
 
 fn from_scratch(options: &Options, history: &[Event]) -> FakeKernel {

@@ -15,8 +15,8 @@ use portway::controller::Controller;
 use portway::diff::Mirror;
 use portway::model::{Event, Family};
 use portway::netlink::{self, NftKernel};
-use portway::ruleset::{ChainId, Expr, FakeKernel, Kernel, Table};
-use support::canonical::Sets;
+use portway::ruleset::{ChainId, FakeKernel, Kernel, Rule, Table};
+use support::canonical::{Sets, with_first_names};
 use support::cluster::{any_history, any_options, empty_lists};
 use support::netns::in_netns;
 use support::scenes::{number, sample};
@@ -25,11 +25,14 @@ const HISTORIES: u64 = 1000;
 const JOBS: usize = 2;
 
 /// A table without what is free to choose.
-fn canonical(table: Table) -> (BTreeMap<ChainId, Vec<Vec<Expr>>>, Sets) {
-    assert_eq!(table.foreign, [], "the kernel holds something strange");
-    let elements = table.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
+fn canonical(family: Family, table: &Table) -> (BTreeMap<ChainId, Vec<Rule>>, Sets) {
+    let (listing, unknown) = table.listing(family);
+    assert_eq!(unknown, [""; 0], "the kernel holds something strange");
+    let listing = with_first_names(&listing);
+    let elements =
+        listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
     let sets = Sets::of(elements);
-    (table.chains, sets)
+    (listing.chains.into_iter().collect(), sets)
 }
 
 #[test]
@@ -85,8 +88,8 @@ fn play(options: &Options, history: &[Vec<Event>]) -> Result<()> {
     let mut fresh = Controller::new(FakeKernel::new(), options.clone()).0;
     fresh.handle(all, Instant::now());
     for family in Family::ALL {
-        let kept = observer.read(family)?.map(canonical);
-        let compiled = fresh.kernel().read(family)?.map(canonical);
+        let kept = observer.read(family)?.map(|table| canonical(family, &table));
+        let compiled = fresh.kernel().read(family)?.map(|table| canonical(family, &table));
         ensure!(kept.is_some(), "{family}: no table");
         ensure!(kept == compiled, "{family}: not the table of its end: {kept:#?}\ninstead of {compiled:#?}");
     }
@@ -97,8 +100,8 @@ fn play(options: &Options, history: &[Vec<Event>]) -> Result<()> {
 fn compare(mirror: &Mirror, observer: &mut NftKernel) -> Result<()> {
     for family in Family::ALL {
         let table = observer.read(family)?;
-        let (main, after) = mirror.rebase(family, table.as_ref());
-        ensure!(main.is_empty() && after.is_empty(), "{family}: the kernel differs: {:#?}", (main.ops, after.ops));
+        let steps = mirror.rebase(family, table.as_ref());
+        ensure!(steps.is_empty(), "{family}: the kernel differs: {steps:#?}");
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ fn generation(family: Family, count: u32, port: u16) -> Vec<Element> {
 }
 
 fn empty_table(family: Family) -> Transaction {
-    let ops = [Op::AddTable, Op::AddSet(SetId::Endpoints, 0), Op::AddSet(SetId::ClusterIps, 0)];
+    let ops = [Op::AddTable, Op::AddSet(SetId::Endpoints.into(), 0), Op::AddSet(SetId::ClusterIps.into(), 0)];
     Transaction { ops: ops.into_iter().map(|op| (family, op)).collect() }
 }
 
@@ -41,7 +41,7 @@ fn a_reader_never_sees_half_a_transaction() {
         kernel.apply(&empty_table(family)).expect("applied");
         kernel
             .apply(&Transaction {
-                ops: vec![(family, Op::AddElements(SetId::Endpoints, generation(family, COUNT, 1)))],
+                ops: vec![(family, Op::AddElements(SetId::Endpoints.into(), generation(family, COUNT, 1)))],
             })
             .expect("applied");
         std::thread::scope(|scope| {
@@ -49,7 +49,7 @@ fn a_reader_never_sees_half_a_transaction() {
                 setns(&namespace, CloneFlags::CLONE_NEWNET).expect("permitted");
                 let mut kernel = NftKernel::open().expect("a socket");
                 while !done.load(Ordering::Relaxed) {
-                    let elements = match kernel.read_set(family, SetId::Endpoints) {
+                    let elements = match kernel.read_set(family, SetId::Endpoints.into()) {
                         Ok(elements) => elements,
                         // The writer never paused long enough for a whole dump.
                         Err(KernelError::Io { source, .. }) if source.raw_os_error() == Some(libc::EINTR) => continue,
@@ -71,7 +71,8 @@ fn a_reader_never_sees_half_a_transaction() {
             for port in 2..12 {
                 let (old, new) = (generation(family, COUNT, port - 1), generation(family, COUNT, port));
                 // More than one page of messages (1.5 MB), in the middle of a listing.
-                let ops = [Op::DeleteElements(SetId::Endpoints, old), Op::AddElements(SetId::Endpoints, new)];
+                let ops =
+                    [Op::DeleteElements(SetId::Endpoints.into(), old), Op::AddElements(SetId::Endpoints.into(), new)];
                 let transaction = Transaction { ops: ops.into_iter().map(|op| (family, op)).collect() };
                 kernel.apply(&transaction).expect("applied");
                 let (before, start) = (seen.load(Ordering::Relaxed), Instant::now());
@@ -100,8 +101,11 @@ fn one_bad_element_at_the_end_changes_nothing_and_is_named() {
             elements.push(bad);
             let before = kernel.generation().expect("readable");
             let ops = vec![
-                (family, Op::AddElements(SetId::ClusterIps, vec![sample::element(family, SetId::ClusterIps, 1)])),
-                (family, Op::AddElements(SetId::Endpoints, elements)),
+                (
+                    family,
+                    Op::AddElements(SetId::ClusterIps.into(), vec![sample::element(family, SetId::ClusterIps, 1)]),
+                ),
+                (family, Op::AddElements(SetId::Endpoints.into(), elements)),
             ];
             let error = kernel.apply(&Transaction { ops }).expect_err("a conflict");
             let KernelError::Refused { op, element, object, reason, errno } = &error else { panic!("{error}") };
@@ -111,7 +115,7 @@ fn one_bad_element_at_the_end_changes_nothing_and_is_named() {
             assert!(reason.ends_with("the key is there with another value"), "{reason}");
             assert_eq!(kernel.generation().expect("readable"), before);
             for set in [SetId::Endpoints, SetId::ClusterIps] {
-                assert!(kernel.read_set(family, set).expect("readable").is_empty());
+                assert!(kernel.read_set(family, set.into()).expect("readable").is_empty());
             }
         });
     }
@@ -133,15 +137,15 @@ fn errors_name_their_object() {
         let pick = sample::pick(1);
         for (op, object) in [
             (
-                Op::DeleteElements(SetId::ServiceCidrs, vec![first.clone()]),
+                Op::DeleteElements(SetId::ServiceCidrs.into(), vec![first.clone()]),
                 "element 10.96.0.1 of set ip portway service-cidrs",
             ),
             (
-                Op::DeleteElements(SetId::Services, vec![sample::element(family, SetId::Services, 77)]),
+                Op::DeleteElements(SetId::Services.into(), vec![sample::element(family, SetId::Services, 77)]),
                 "element 10.96.0.77 . sctp . 157 of map ip portway services",
             ),
             (
-                Op::AddElements(SetId::AllowedSources, vec![overlap]),
+                Op::AddElements(SetId::AllowedSources.into(), vec![overlap]),
                 "element 10.96.0.1 . tcp . 443 . 10.0.3.0-10.0.255.255 of set ip portway allowed-sources",
             ),
             (Op::DeleteChain(sample::pick(9)), "chain ip portway pick-9"),
@@ -158,7 +162,7 @@ fn errors_name_their_object() {
         let ops = vec![(
             family,
             Op::DeleteElements(
-                SetId::ServiceCidrs,
+                SetId::ServiceCidrs.into(),
                 vec![
                     sample::elements(family, SetId::ServiceCidrs)[0].clone(),
                     sample::elements(family, SetId::ServiceCidrs)[3].clone(),
@@ -214,19 +218,21 @@ fn measure_loading_and_reading() {
             let mut kernel = NftKernel::open().expect("a socket");
             kernel.apply(&empty_table(family)).expect("applied");
             let elements = generation(family, count, 8080);
-            let transaction = Transaction { ops: vec![(family, Op::AddElements(SetId::Endpoints, elements))] };
+            let transaction = Transaction { ops: vec![(family, Op::AddElements(SetId::Endpoints.into(), elements))] };
             let start = Instant::now();
             kernel.apply(&transaction).expect("applied");
             let loaded = start.elapsed();
             let read = (count <= 200_000).then(|| {
-                assert_eq!(kernel.read_set(family, SetId::Endpoints).expect("readable").len(), count as usize);
+                assert_eq!(kernel.read_set(family, SetId::Endpoints.into()).expect("readable").len(), count as usize);
                 start.elapsed() - loaded
             });
             let start = Instant::now();
             for n in 0..1_000 {
                 let extra = generation(family, 1, n);
                 let op = if n % 2 == 0 { Op::DeleteElements } else { Op::AddElements };
-                kernel.apply(&Transaction { ops: vec![(family, op(SetId::Endpoints, extra))] }).expect("applied");
+                kernel
+                    .apply(&Transaction { ops: vec![(family, op(SetId::Endpoints.into(), extra))] })
+                    .expect("applied");
             }
             let each = start.elapsed() / 1_000;
             println!("{count} elements: loaded in {loaded:?}, read in {read:?}, one change in {each:?}");
@@ -241,7 +247,7 @@ fn two_hundred_thousand_elements_read_back_equal() {
             let mut kernel = NftKernel::open().expect("a socket");
             kernel.apply(&empty_table(family)).expect("applied");
             let elements = generation(family, 200_000, 8080);
-            let transaction = Transaction { ops: vec![(family, Op::AddElements(SetId::Endpoints, elements))] };
+            let transaction = Transaction { ops: vec![(family, Op::AddElements(SetId::Endpoints.into(), elements))] };
             let start = Instant::now();
             kernel.apply(&transaction).expect("applied");
             let loaded = start.elapsed();

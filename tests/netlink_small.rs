@@ -26,10 +26,10 @@ fn records_are_forgotten_whether_or_not_they_are_there() {
                 let mut kernel = NftKernel::open_with(Options { owned: true, modern }).expect("a socket");
                 kernel.apply(&sample::transaction(family)).expect("applied");
                 let records = records(family, 5_000);
-                let ops = vec![(family, Op::AddElements(SetId::Affinity, records[..3_000].to_vec()))];
+                let ops = vec![(family, Op::AddElements(SetId::Affinity.into(), records[..3_000].to_vec()))];
                 kernel.apply(&Transaction { ops }).expect("applied");
                 kernel.forget(family, SetId::Affinity, &records[2_000..]).expect("forgotten");
-                let left = kernel.read_set(family, SetId::Affinity).expect("readable");
+                let left = kernel.read_set(family, SetId::Affinity.into()).expect("readable");
                 assert_eq!(left.len(), 2_000);
                 assert!(records[..2_000].iter().all(|record| left.get(&record.key) == Some(record.clone())));
                 kernel.forget(family, SetId::Affinity, &records[2_000..]).expect("nothing to forget");
@@ -64,7 +64,7 @@ fn what_others_did_to_the_table_is_foreign() {
             let mut kernel = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
             let mut transaction = sample::transaction(family);
             transaction.ops.retain(|(_, op)| {
-                let uses = |set| matches!(op, Op::AddSet(id, _) | Op::AddElements(id, _) if *id == set);
+                let uses = |set| matches!(op, Op::AddSet(id, _) | Op::AddElements(id, _) if id.set == set);
                 !uses(SetId::NodeIps) && !matches!(op, Op::AddRule(ChainId::Dispatch, _))
             });
             kernel.apply(&transaction).expect("applied");
@@ -108,11 +108,11 @@ fn the_longest_comment_is_cut_at_a_character() {
                 Element { comment: Some(text.as_str().into()), ..sample::element(family, SetId::ClusterIps, 1) };
             let ops = vec![
                 (family, Op::AddTable),
-                (family, Op::AddSet(SetId::ClusterIps, 0)),
-                (family, Op::AddElements(SetId::ClusterIps, vec![element])),
+                (family, Op::AddSet(SetId::ClusterIps.into(), 0)),
+                (family, Op::AddElements(SetId::ClusterIps.into(), vec![element])),
             ];
             kernel.apply(&Transaction { ops }).expect("applied");
-            let read = kernel.read_set(family, SetId::ClusterIps).expect("readable");
+            let read = kernel.read_set(family, SetId::ClusterIps.into()).expect("readable");
             let comment = read.values().next().expect("one").comment.expect("has one");
             assert_eq!(&*comment, &text[..kept]);
             for nft in Nft::all() {

@@ -26,7 +26,7 @@ fn assert_reads_back(kernel: &mut NftKernel, family: Family) {
             _ => sample::elements(family, set).into_iter().map(|element| (element.key, element)).collect(),
         };
         assert_eq!(table.sets.get(&set), Some(&want.values().cloned().collect()), "{set:?}");
-        assert_eq!(kernel.read_set(family, set).expect("readable"), want.values().cloned().collect());
+        assert_eq!(kernel.read_set(family, set.into()).expect("readable"), want.values().cloned().collect());
     }
 }
 
@@ -79,33 +79,33 @@ fn a_large_map_reads_back_as_it_is() {
         let elements = |list: &[Element]| list.iter().cloned().collect::<Elements>();
 
         let mut ops = vec![Op::AddTable];
-        ops.extend(SetId::ALL.map(|set| Op::AddSet(set, 0)));
+        ops.extend(SetId::ALL.map(|set| Op::AddSet(set.into(), 0)));
         ops.push(Op::AddChain(pick));
-        ops.push(Op::AddElements(SetId::Services, services.collect()));
-        ops.push(Op::AddElements(SetId::Endpoints, wanted.clone()));
+        ops.push(Op::AddElements(SetId::Services.into(), services.collect()));
+        ops.push(Op::AddElements(SetId::Endpoints.into(), wanted.clone()));
         assert!(apply(ops) == elements(&wanted));
 
         let wrong = endpoint(frontend(7), 3, 0);
         let right = wanted.iter_mut().find(|element| element.key == wrong.key).expect("there");
         let right = std::mem::replace(right, wrong.clone());
-        let delete = Op::DeleteElements(SetId::Endpoints, vec![right]);
+        let delete = Op::DeleteElements(SetId::Endpoints.into(), vec![right]);
         assert!(
-            apply(vec![delete, Op::AddElements(SetId::Endpoints, vec![wrong])]) == elements(&wanted),
+            apply(vec![delete, Op::AddElements(SetId::Endpoints.into(), vec![wrong])]) == elements(&wanted),
             "another value"
         );
 
         let strange = endpoint(frontend(FRONTENDS), 0, 1);
         wanted.push(strange.clone());
-        let found = apply(vec![Op::AddElements(SetId::Endpoints, vec![strange])]);
+        let found = apply(vec![Op::AddElements(SetId::Endpoints.into(), vec![strange])]);
         assert!(found == elements(&wanted), "one too many");
 
         let lost = wanted.swap_remove(0);
-        let found = apply(vec![Op::DeleteElements(SetId::Endpoints, vec![lost])]);
+        let found = apply(vec![Op::DeleteElements(SetId::Endpoints.into(), vec![lost])]);
         assert!(found == elements(&wanted), "one too many and one too few");
 
         let strange =
             wanted.swap_remove(wanted.iter().position(|e| e.key == frontend(FRONTENDS).u32_host(0)).expect("there"));
-        let found = apply(vec![Op::DeleteElements(SetId::Endpoints, vec![strange])]);
+        let found = apply(vec![Op::DeleteElements(SetId::Endpoints.into(), vec![strange])]);
         assert!(found == elements(&wanted), "one too few");
     });
 }

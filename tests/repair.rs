@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use portway::model::Family;
 use portway::netlink::{NftKernel, Options};
-use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, Transaction, Value};
+use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, SetName, Transaction, Value};
 use support::corpus::Scenario;
 use support::netns::{in_netns, output_of};
 use support::objects::Objects;
@@ -202,8 +202,8 @@ fn somebody_who_never_stops_does_not_keep_us_busy() {
         let mut kernel = stranger();
         let table = kernel.read(Family::Ipv4).expect("readable").expect("there");
         let element = table.sets[&SetId::ClusterIps].values().next().expect("an element");
-        let change = |op: fn(SetId, Vec<_>) -> Op| Transaction {
-            ops: vec![(Family::Ipv4, op(SetId::ClusterIps, vec![element.clone()]))],
+        let change = |op: fn(SetName, Vec<_>) -> Op| Transaction {
+            ops: vec![(Family::Ipv4, op(SetId::ClusterIps.into(), vec![element.clone()]))],
         };
         let mut changes = 0;
         while changes < 500 {

@@ -9,7 +9,7 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::netlink::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Part, Pick, SetId, Table,
+    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Part, Pick, SetId, SetName, Table,
     Transaction, Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
@@ -53,7 +53,7 @@ fn frontend(number: u8, port: u16) -> Bytes {
 }
 
 fn in_force<K: Kernel>(controller: &mut Controller<K>) -> Vec<u8> {
-    let services = controller.kernel().read_set(Family::Ipv4, SetId::Services).expect("readable");
+    let services = controller.kernel().read_set(Family::Ipv4, SetId::Services.into()).expect("readable");
     let mut numbers: Vec<u8> = services.values().filter_map(|element| element.key.u8_at(3)).collect();
     numbers.sort_unstable();
     numbers
@@ -146,7 +146,7 @@ impl Kernel for Spoiled {
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         let mut spoiled = transaction.clone();
         for (_, op) in &mut spoiled.ops {
-            let Op::AddElements(SetId::Services, list) = op else { continue };
+            let Op::AddElements(SetName { set: SetId::Services, .. }, list) = op else { continue };
             for element in list.iter_mut().filter(|element| element.key == self.frontend) {
                 let nowhere = Pick { map: EndpointMap::Address, sticky: false, count: 77 };
                 element.value = Value::Verdict(Verdict::Goto(ChainId::Pick(nowhere)));
@@ -163,7 +163,7 @@ impl Kernel for Spoiled {
         self.kernel.read_part(family, part)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
         self.kernel.read_set(family, set)
     }
 

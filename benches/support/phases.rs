@@ -40,7 +40,7 @@ pub fn plan(options: &Options, model: &Model) -> Mirror {
 pub fn first_load(mirror: &Mirror) -> Transaction {
     let mut all = Transaction::default();
     for family in Family::ALL {
-        all.ops.extend(mirror.rebase(family, None).0.ops);
+        all.ops.extend(mirror.rebase(family, None).main.ops);
     }
     all
 }
@@ -52,7 +52,7 @@ pub fn diff(options: &Options, model: &mut Model, mirror: &mut Mirror, changed: 
         model.apply(event);
         let changes = model.take_changes();
         let update = mirror.update(&options.settings(model), model, &changes);
-        assert_eq!(update.main.element_counts(), (1, 1));
+        assert_eq!(update.steps.main.element_counts(), (1, 1));
         black_box(update);
     }
 }

@@ -32,9 +32,8 @@ fn look(kernel: &mut NftKernel, snapshots: &Snapshots) -> Result<Vec<String>, Ad
     let mut all = Transaction::default();
     for table in tables {
         let (family, table) = table?;
-        let (change, leftovers) = mirror.rebase(family, table.as_ref());
-        all.ops.extend(change.ops);
-        all.ops.extend(leftovers.ops);
+        let steps = mirror.rebase(family, table.as_ref());
+        steps.transactions().into_iter().for_each(|part| all.extend(part.clone()));
     }
     Ok(render::commands(&all))
 }

@@ -15,7 +15,6 @@ use super::mode::Mode;
 use super::note::Note;
 use super::{DetectLocal, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
-use crate::plan::Sizing;
 use crate::{host, yaml};
 
 /// What the process is to do.
@@ -136,8 +135,6 @@ pub struct Configuration {
     pub sysctl_net: Option<PathBuf>,
     /// Show connections of each frontend as long as there are no more frontends than this; 0: never.
     pub frontend_metrics_max: u32,
-    /// Give large maps a size.
-    pub size_maps: bool,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -241,7 +238,6 @@ impl Configuration {
             },
             admin_socket: path(flags.value("admin-socket")),
             sysctl_net: path(flags.value("sysctl-net")),
-            size_maps: flags.is_set("size-maps"),
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
@@ -263,9 +259,6 @@ impl Configuration {
         options.service_proxy_name = self.service_proxy_name.clone();
         options.external_ips = self.gate(gates::EXTERNAL_IPS, true);
         options.min_sync_period = self.min_sync_period;
-        if self.size_maps {
-            options.sizing = Sizing::large_maps();
-        }
         options
     }
 

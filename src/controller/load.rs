@@ -1,10 +1,6 @@
-//! The first load, in slices.
+//! How much at once is loaded of what packets do not see yet.
 
-use std::time::{Duration, Instant};
-
-use super::{Failure, apply};
-use crate::diff::{Load, Mirror};
-use crate::ruleset::Kernel;
+use std::time::Duration;
 
 /// How long a slice should take: so long others wait for their turn with nf_tables.
 const SLICE: Duration = Duration::from_millis(50);
@@ -14,19 +10,28 @@ const FIRST: usize = 8 * 1024;
 const FEWEST: usize = 1024;
 const MOST: usize = 64 * 1024;
 
-/// Makes a table; the number of its elements.
-pub(super) fn load<K: Kernel>(kernel: &mut K, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
-    let (mut size, mut loaded) = (FIRST, 0);
-    while let Some(part) = load.next(size) {
-        let start = Instant::now();
-        apply(kernel, mirror, &part)?;
-        let (added, _) = part.element_counts();
-        loaded += added;
-        if added == size {
-            size = next_size(size, start.elapsed());
+/// The size of slices, in elements.
+#[derive(Debug)]
+pub(super) struct Slice(usize);
+
+impl Default for Slice {
+    fn default() -> Self {
+        Self(FIRST)
+    }
+}
+
+impl Slice {
+    /// The size of the next one.
+    pub(super) fn size(&self) -> usize {
+        self.0
+    }
+
+    /// So many elements took so long.
+    pub(super) fn took(&mut self, elements: usize, time: Duration) {
+        if elements == self.0 {
+            self.0 = next_size(elements, time);
         }
     }
-    Ok(loaded)
 }
 
 /// The size of the next slice when one of this size took so long.

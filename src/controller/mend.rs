@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::diff::Mirror;
+use crate::diff::{Mirror, Steps};
 use crate::model::Family;
 use crate::ruleset::{Kernel, KernelError, Part, Transaction};
 
@@ -13,20 +13,17 @@ pub(super) fn mend<K: Kernel>(
     mirror: &Mirror,
     parts: &BTreeMap<Family, Part>,
 ) -> Result<Option<Transaction>, KernelError> {
-    let (mut main, mut after) = (Transaction::default(), Transaction::default());
+    let mut all = Steps::default();
     for (family, part) in parts {
         let table = kernel.read_part(*family, part)?;
-        let Some((change, leftovers)) = table.and_then(|table| mirror.mend(*family, part, table)) else {
-            return Ok(None);
-        };
-        main.extend(change);
-        after.extend(leftovers);
+        let Some(steps) = table.and_then(|table| mirror.mend(*family, part, table)) else { return Ok(None) };
+        all.extend(steps);
     }
-    for transaction in [&main, &after] {
+    for transaction in all.transactions() {
         if !transaction.is_empty() {
             kernel.apply(transaction)?;
         }
     }
-    main.extend(after);
-    Ok(Some(main))
+    all.main.extend(all.after);
+    Ok(Some(all.main))
 }

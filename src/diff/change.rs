@@ -2,8 +2,48 @@
 
 use super::mirror::FamilyMirror;
 use super::recorder::Recorder;
+use crate::model::Family;
 use crate::plan::Settings;
 use crate::ruleset::{ChainId, Op, SetId, Transaction};
+
+/// The transactions of a sync, in this order. What packets meet changes with `main` alone, all at once.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// Deletes maps that a replacement, which was not finished, left behind. Makes successors of maps that need another size,
+    /// without elements, and the chains their elements will lead to, without rules.
+    pub first: Transaction,
+    /// Maps whose successors are filled next ([`super::Mirror::fill`]).
+    pub(super) resized: Vec<(Family, SetId)>,
+    /// Takes the table from the old state to the new one.
+    pub main: Transaction,
+    /// Deletes the maps that have got a successor, as soon as no packet walks rules that name them.
+    pub replaced: Transaction,
+    /// Deletes chains nobody refers to any more. On its own because kernels before 6.2 refuse to delete a chain in the
+    /// transaction that removes the last reference.
+    pub after: Transaction,
+}
+
+impl Steps {
+    /// The transactions, without what fills maps.
+    pub fn transactions(&self) -> [&Transaction; 4] {
+        [&self.first, &self.main, &self.replaced, &self.after]
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.transactions().into_iter().all(Transaction::is_empty)
+    }
+
+    /// Adds those of another table.
+    pub fn extend(&mut self, other: Self) {
+        let Self { first, resized, main, replaced, after } = other;
+        self.first.extend(first);
+        self.resized.extend(resized);
+        self.main.extend(main);
+        self.replaced.extend(replaced);
+        self.after.extend(after);
+    }
+}
 
 /// What is to be done to a table that is in force.
 #[derive(Debug, Default)]
@@ -12,9 +52,9 @@ pub(super) struct Change {
     pub(super) came: Vec<ChainId>,
     /// Chains whose rules are to be written anew.
     pub(super) changed: Vec<ChainId>,
-    /// Chains that are there and not wanted any more; they are deleted later.
+    /// Chains that are there and not wanted any more.
     pub(super) went: Vec<ChainId>,
-    /// Maps to replace, because they need another size.
+    /// Maps to replace, because they need another size; the mirror has the names of their successors.
     pub(super) resized: Vec<SetId>,
     /// Elements, besides those of the replaced maps.
     pub(super) elements: Recorder,
@@ -23,14 +63,15 @@ pub(super) struct Change {
 impl FamilyMirror {
     /// Appends the change that makes the table what this mirror, which is that far already, says.
     ///
-    /// A map cannot change its size, nor go while rules name it. So these rules go, the map is deleted and made anew with
-    /// all its elements, and the rules come again: packets see the old table, then the new one.
-    pub(super) fn write(&self, settings: &Settings, mut change: Change, main: &mut Transaction) {
-        let family = self.family;
-        if !change.resized.is_empty() {
+    /// A map cannot change its size, so its successor comes in its place. At any moment all rules of a table use the same
+    /// one of its two names: a restart finds what is in force.
+    pub(super) fn write(&self, settings: &Settings, mut change: Change, steps: &mut Steps) {
+        let (family, names) = (self.family, self.sizes.names());
+        let resizes = !change.resized.is_empty();
+        if resizes {
             let names_resized = |chain: &ChainId| {
                 let rules = self.rules(settings, *chain);
-                rules.iter().flatten().filter_map(|term| term.set()).any(|set| change.resized.contains(&set))
+                rules.iter().flatten().filter_map(|term| term.set()).any(|name| change.resized.contains(&name.set))
             };
             let others: Vec<ChainId> = self
                 .all_chains()
@@ -40,28 +81,29 @@ impl FamilyMirror {
                 .collect();
             change.changed.extend(others);
         }
-        let emptied = change.went.iter().filter(|_| !change.resized.is_empty());
+        let emptied = change.went.iter().filter(|_| resizes);
 
         for chain in &change.came {
-            main.push(family, Op::AddChain(*chain));
-        }
-        for chain in change.changed.iter().chain(emptied) {
-            main.push(family, Op::FlushChain(*chain));
+            let makes = if resizes { &mut steps.first } else { &mut steps.main };
+            makes.push(family, Op::AddChain(*chain));
         }
         for set in &change.resized {
-            main.push(family, Op::DeleteSet(*set));
-            main.push(family, Op::AddSet(*set, self.sizes.of(*set)));
+            let name = names.of(*set);
+            steps.first.push(family, Op::AddSet(name, self.sizes.of(*set)));
+            steps.resized.push((family, *set));
+            steps.replaced.push(family, Op::DeleteSet(name.other()));
             change.elements.forget(*set);
         }
+        for chain in change.changed.iter().chain(emptied) {
+            steps.main.push(family, Op::FlushChain(*chain));
+        }
         for chain in change.came.iter().chain(&change.changed) {
-            self.add_rules(settings, *chain, main);
+            self.add_rules(settings, *chain, &mut steps.main);
         }
-        if !change.resized.is_empty() {
-            for (set, element) in self.elements().filter(|(set, _)| change.resized.contains(set)) {
-                change.elements.add(set, element);
-            }
+        change.elements.finish(family, names, &mut steps.main);
+        for chain in change.went {
+            steps.after.push(family, Op::DeleteChain(chain));
         }
-        change.elements.finish(family, main);
     }
 
     pub(super) fn add_rules(&self, settings: &Settings, chain: ChainId, main: &mut Transaction) {

@@ -1,12 +1,14 @@
 //! How much room each map has, and when it needs more.
 //!
 //! A map with a size is faster to fill, to check and above all to list (benches/README.md), but the kernel refuses what
-//! does not fit. So a map is replaced by one twice as large long before that, in the transaction that needs the room.
+//! does not fit. So a map is replaced by one twice as large long before that. Its successor is made and filled beside it,
+//! under the other one of its two names, while no rule uses it; the transaction that needs the room has the rules use that
+//! name; and only when no packet walks the old rules any more the old map is deleted ([`super::Steps`]).
 
 use std::collections::BTreeMap;
 
 use crate::plan::Sizing;
-use crate::ruleset::SetId;
+use crate::ruleset::{Names, SetId, Table};
 
 impl Sizing {
     /// The size of a new map for so many elements; 0 for none.
@@ -28,17 +30,31 @@ impl Sizing {
     }
 }
 
-/// Sizes and element counts of the sets and maps of one table.
+/// Sizes, names and element counts of the sets and maps of one table.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
     sizing: Sizing,
     counts: BTreeMap<SetId, usize>,
     sizes: BTreeMap<SetId, u32>,
+    names: Names,
+}
+
+/// Sizes and names of a table that is in force.
+#[derive(Debug)]
+pub(super) struct SizeHints {
+    sizes: BTreeMap<SetId, u32>,
+    names: Names,
+}
+
+impl SizeHints {
+    pub(super) fn of(table: &Table) -> Self {
+        Self { sizes: table.sizes.clone(), names: table.names.clone() }
+    }
 }
 
 impl Sizes {
     pub(super) fn new(sizing: Sizing) -> Self {
-        Self { sizing, counts: BTreeMap::new(), sizes: BTreeMap::new() }
+        Self { sizing, counts: BTreeMap::new(), sizes: BTreeMap::new(), names: Names::default() }
     }
 
     /// Enters a change of the number of elements.
@@ -64,31 +80,36 @@ impl Sizes {
         &self.sizes
     }
 
-    /// Chooses sizes anew, keeping those a table has that will do. A size that is larger than it need be does little harm
-    /// (16 bytes an element that could be), so maps never shrink.
-    pub(super) fn choose(&mut self, existing: &BTreeMap<SetId, u32>) {
-        for set in SetId::ALL.into_iter().filter(|set| set.is_sizable()) {
-            let (count, size) = (self.count_of(set), existing.get(&set).copied().unwrap_or(0));
-            let is_tight = self.sizing.is_tight(size, count);
-            self.set(set, if is_tight { self.sizing.wanted(count) } else { size });
+    /// All names.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Chooses sizes for a new table, or for one that is there: then what will do is kept. A size that is larger than it
+    /// need be does little harm (16 bytes an element that could be), so maps never shrink.
+    pub(super) fn choose(&mut self, existing: Option<&SizeHints>) {
+        if let Some(SizeHints { sizes, names }) = existing {
+            (self.sizes, self.names) = (sizes.clone(), names.clone());
+            self.grow();
+        } else {
+            self.widen();
         }
     }
 
-    /// Gives tight maps more room, and says which they are.
+    /// Gives tight maps more room under their other name, and says which they are.
     pub(super) fn grow(&mut self) -> Vec<SetId> {
-        let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
-        let tight: Vec<SetId> = SetId::ALL.into_iter().filter(tight).collect();
-        for set in &tight {
-            self.set(*set, self.sizing.wanted(self.count_of(*set)));
-        }
+        let tight = self.widen();
+        tight.iter().for_each(|set| self.names.switch(*set));
         tight
     }
 
-    fn set(&mut self, set: SetId, size: u32) {
-        match size {
-            0 => self.sizes.remove(&set),
-            size => self.sizes.insert(set, size),
-        };
+    fn widen(&mut self) -> Vec<SetId> {
+        let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
+        let tight: Vec<SetId> = SetId::ALL.into_iter().filter(tight).collect();
+        for set in &tight {
+            self.sizes.insert(*set, self.sizing.wanted(self.count_of(*set)));
+        }
+        tight
     }
 }
 
@@ -102,6 +123,18 @@ mod tests {
         sizes
     }
 
+    fn hints(size: u32) -> SizeHints {
+        let sizes = (size > 0).then_some((SetId::Services, size)).into_iter().collect();
+        SizeHints { sizes, names: Names::default() }
+    }
+
+    #[test]
+    fn a_new_table_has_first_names_and_sizes_at_once() {
+        let mut sizes = sizes(192);
+        sizes.choose(None);
+        assert_eq!((sizes.of(SetId::Services), sizes.names()), (512, &Names::default()));
+    }
+
     #[test]
     fn maps_grow_before_they_are_full() {
         let mut sizes = sizes(99);
@@ -109,9 +142,11 @@ mod tests {
         let mut last = 0;
         for count in 100..10_000 {
             sizes.count(&BTreeMap::from([(SetId::Services, 1)]));
+            let name = sizes.names().of(SetId::Services);
             let grown = !sizes.grow().is_empty();
             let size = sizes.of(SetId::Services);
             assert_eq!(grown, size != last);
+            assert_eq!(grown, sizes.names().of(SetId::Services) == name.other());
             assert!(count * 4 <= size * 3 && (last == 0 || !grown || size == 2 * last), "{count} in {size}");
             last = size;
         }
@@ -121,7 +156,8 @@ mod tests {
     fn a_restart_keeps_sizes_that_will_do() {
         let chosen = |count, existing| {
             let mut sizes = sizes(count);
-            sizes.choose(&BTreeMap::from([(SetId::Services, existing)]));
+            sizes.choose(Some(&hints(existing)));
+            assert_eq!(sizes.names().of(SetId::Services).second, sizes.of(SetId::Services) != existing);
             sizes.of(SetId::Services)
         };
         for (count, existing, expected) in
@@ -135,7 +171,7 @@ mod tests {
     fn more_headroom_makes_the_same_map_too_small() {
         let mut sizes = sizes(192);
         sizes.sizing.headroom = 4;
-        sizes.choose(&BTreeMap::from([(SetId::Services, 256)]));
+        sizes.choose(Some(&hints(256)));
         assert_eq!(sizes.of(SetId::Services), 1_024);
         assert!(sizes.grow().is_empty());
     }

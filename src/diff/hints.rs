@@ -1,22 +1,25 @@
 //! What is free to choose, as a table read back from the kernel has it: a restart leaves it so.
 
-use std::collections::BTreeMap;
-
+use super::growth::SizeHints;
 use super::numbers::NumberHints;
+use super::rebase::{is_in_force, is_usable};
 use super::slots::SlotHints;
-use crate::ruleset::{SetId, Table};
+use crate::ruleset::Table;
 
 /// The choices of a table.
 #[derive(Debug)]
 pub struct Hints<'a> {
     pub(super) slots: SlotHints<'a>,
     pub(super) numbers: NumberHints,
-    pub(super) sizes: BTreeMap<SetId, u32>,
+    /// None where the table is going to be made anew.
+    pub(super) sizes: Option<SizeHints>,
 }
 
 impl<'a> Hints<'a> {
     /// Collects the choices of a table.
     pub fn of(table: &'a Table) -> Self {
-        Self { slots: SlotHints(table), numbers: NumberHints::of(table), sizes: table.sizes.clone() }
+        let stays = is_in_force(table) && is_usable(table);
+        let sizes = stays.then(|| SizeHints::of(table));
+        Self { slots: SlotHints(table), numbers: NumberHints::of(table), sizes }
     }
 }

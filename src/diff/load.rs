@@ -1,7 +1,8 @@
-//! A table made from nothing, in parts.
+//! Tables and maps that are filled in parts, before packets see them.
 
 use std::fmt;
 
+use super::Steps;
 use super::mirror::{FamilyMirror, Mirror};
 use super::rebase::is_in_force;
 use super::recorder::Recorder;
@@ -10,27 +11,18 @@ use crate::plan::Settings;
 use crate::ruleset::{ChainId, Element, Op, SetId, Table, Transaction};
 
 /// The transactions that make a table, one after the other: chains without hooks and empty maps, then elements, then the
-/// hooks. No packet sees it before it is complete, so others can have their turn with nf_tables in between.
+/// hooks. Or those that fill maps no rule uses yet. No packet sees it before it is complete, so others can have their turn
+/// with nf_tables in between.
 pub struct Load<'a> {
     mirror: &'a FamilyMirror,
-    settings: &'a Settings,
+    begin: Transaction,
     elements: Box<dyn Iterator<Item = (SetId, Element)> + 'a>,
-    stage: Stage,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Nothing is there, or only what an earlier load left unfinished.
-    Begin {
-        replace: bool,
-    },
-    Elements,
-    End,
+    end: Transaction,
 }
 
 impl fmt::Debug for Load<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Load({:?}, {:?})", self.mirror.family, self.stage)
+        write!(f, "Load({:?}, {:?}, .., {:?})", self.mirror.family, self.begin, self.end)
     }
 }
 
@@ -42,29 +34,46 @@ impl Mirror {
             return None;
         }
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
-        Some(Load::new(mirror, &self.settings, kernel.is_some()))
+        Some(Load::table(mirror, &self.settings, kernel.is_some()))
+    }
+
+    /// How to fill the maps that the first of these steps has made.
+    pub fn fill<'a>(&'a self, steps: &'a Steps) -> impl Iterator<Item = Load<'a>> {
+        self.families.iter().filter_map(move |mirror| {
+            let resized = move |set| steps.resized.contains(&(mirror.family, set));
+            let elements = Box::new(mirror.elements().filter(move |(set, _)| resized(*set)));
+            let (begin, end) = Default::default();
+            SetId::ALL.into_iter().any(resized).then_some(Load { mirror, begin, elements, end })
+        })
     }
 }
 
 impl<'a> Load<'a> {
-    pub(super) fn new(mirror: &'a FamilyMirror, settings: &'a Settings, replace: bool) -> Self {
-        Self { mirror, settings, elements: Box::new(mirror.elements()), stage: Stage::Begin { replace } }
+    /// Makes a table; with `replace` in the place of what is there.
+    pub(super) fn table(mirror: &'a FamilyMirror, settings: &Settings, replace: bool) -> Self {
+        let (family, mut begin, mut end) = (mirror.family, Transaction::default(), Transaction::default());
+        if replace {
+            begin.push(family, Op::DeleteTable);
+        }
+        begin.push(family, Op::AddTable);
+        for set in SetId::ALL {
+            begin.push(family, Op::AddSet(mirror.sizes.names().of(set), mirror.sizes.of(set)));
+        }
+        add_chains(mirror, settings, |chain| !chain.is_base(), &mut begin);
+        add_chains(mirror, settings, ChainId::is_base, &mut end);
+        Self { mirror, begin, elements: Box::new(mirror.elements()), end }
     }
 
-    /// The next transaction, with at most this many elements; `None` when the table is complete.
+    /// The next transaction, with at most this many elements; `None` when all is done.
     pub fn next(&mut self, max: usize) -> Option<Transaction> {
-        let mut part = Transaction::default();
-        if let Stage::Begin { replace } = self.stage {
-            self.begin(replace, &mut part);
-            self.stage = Stage::Elements;
-        } else if self.stage == Stage::Elements {
+        let mut part = std::mem::take(&mut self.begin);
+        if part.is_empty() {
             let mut recorder = Recorder::default();
             self.elements.by_ref().take(max.max(1)).for_each(|(set, element)| recorder.add(set, element));
-            recorder.finish(self.mirror.family, &mut part);
-            if part.is_empty() {
-                self.add_chains(ChainId::is_base, &mut part);
-                self.stage = Stage::End;
-            }
+            recorder.finish(self.mirror.family, self.mirror.sizes.names(), &mut part);
+        }
+        if part.is_empty() {
+            part = std::mem::take(&mut self.end);
         }
         (!part.is_empty()).then_some(part)
     }
@@ -75,26 +84,14 @@ impl<'a> Load<'a> {
             main.extend(part);
         }
     }
+}
 
-    fn begin(&self, replace: bool, part: &mut Transaction) {
-        let family = self.mirror.family;
-        if replace {
-            part.push(family, Op::DeleteTable);
-        }
-        part.push(family, Op::AddTable);
-        for set in SetId::ALL {
-            part.push(family, Op::AddSet(set, self.mirror.sizes.of(set)));
-        }
-        self.add_chains(|chain| !chain.is_base(), part);
+fn add_chains(mirror: &FamilyMirror, settings: &Settings, which: fn(ChainId) -> bool, part: &mut Transaction) {
+    let chains: Vec<ChainId> = mirror.all_chains().into_iter().filter(|chain| which(*chain)).collect();
+    for chain in &chains {
+        part.push(mirror.family, Op::AddChain(*chain));
     }
-
-    fn add_chains(&self, which: fn(ChainId) -> bool, part: &mut Transaction) {
-        let chains: Vec<ChainId> = self.mirror.all_chains().into_iter().filter(|chain| which(*chain)).collect();
-        for chain in &chains {
-            part.push(self.mirror.family, Op::AddChain(*chain));
-        }
-        for chain in chains {
-            self.mirror.add_rules(self.settings, chain, part);
-        }
+    for chain in chains {
+        mirror.add_rules(settings, chain, part);
     }
 }

@@ -1,34 +1,34 @@
 //! What others touched of a table against what the kernel holds there.
 
-use super::change::Change;
+use super::change::{Change, Steps};
 use super::mirror::{FamilyMirror, Mirror, Shared};
 use crate::model::Family;
 use crate::plan::FrontendKey;
-use crate::ruleset::{Bytes, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
+use crate::ruleset::{Bytes, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table};
 
 impl Mirror {
     /// The transactions that put a part of the kernel's table of a family right: as [`Mirror::rebase`], from a table of which
-    /// only this part has been read. Objects that are not ours are deleted by the second, once nothing leads to them. `None`
-    /// when it takes more than that.
-    pub fn mend(&self, family: Family, part: &Part, table: Table) -> Option<(Transaction, Transaction)> {
+    /// only this part has been read. Objects that are not ours are deleted last, once nothing leads to them. `None` when it
+    /// takes more than that.
+    pub fn mend(&self, family: Family, part: &Part, table: Table) -> Option<Steps> {
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
-        let (mut main, mut after) = (Transaction::default(), Transaction::default());
-        delete_foreign(family, &table.foreign, &mut main, &mut after)?;
+        let mut steps = Steps::default();
+        delete_foreign(family, &table.foreign, &mut steps)?;
         let mut change = Change::default();
         if part.structure {
-            mirror.compare_chains(&self.settings, &table, &mut change);
-            for chain in &change.went {
-                after.push(family, Op::DeleteChain(*chain));
+            if !table.leftovers.is_empty() || table.names != *mirror.sizes.names() {
+                return None;
             }
+            mirror.compare_chains(&self.settings, &table, &mut change);
         }
-        mirror.compare_part(part, table, &mut change);
-        mirror.write(&self.settings, change, &mut main);
-        Some((main, after))
+        mirror.compare_part(part, table, &mut change)?;
+        mirror.write(&self.settings, change, &mut steps);
+        Some(steps)
     }
 }
 
 /// Has the objects that are not ours deleted. `None` when something is wrong that is no such object.
-fn delete_foreign(family: Family, foreign: &[Foreign], main: &mut Transaction, after: &mut Transaction) -> Option<()> {
+fn delete_foreign(family: Family, foreign: &[Foreign], steps: &mut Steps) -> Option<()> {
     let mut objects: Vec<(ForeignKind, &String)> = Vec::new();
     for foreign in foreign {
         match foreign {
@@ -41,26 +41,32 @@ fn delete_foreign(family: Family, foreign: &[Foreign], main: &mut Transaction, a
     objects.sort_unstable();
     for (kind, name) in objects {
         if kind == ForeignKind::Chain {
-            main.push(family, Op::FlushForeign(name.clone()));
+            steps.main.push(family, Op::FlushForeign(name.clone()));
         }
-        after.push(family, Op::DeleteForeign(kind, name.clone()));
+        steps.after.push(family, Op::DeleteForeign(kind, name.clone()));
     }
     Some(())
 }
 
 impl FamilyMirror {
-    fn compare_part(&self, part: &Part, mut table: Table, change: &mut Change) {
-        for (set, keys) in &part.sets {
+    /// `None` when a map was touched that is not in force.
+    fn compare_part(&self, part: &Part, mut table: Table, change: &mut Change) -> Option<()> {
+        for (name, keys) in &part.sets {
+            let set = name.set;
+            if *name != self.sizes.names().of(set) {
+                return None;
+            }
             let Keys::These(keys) = keys else { continue };
-            let found = table.sets.remove(set).unwrap_or_default();
+            let found = table.sets.remove(&set).unwrap_or_default();
             for key in keys {
-                change.elements.replace(*set, found.get(key), self.element(*set, key));
+                change.elements.replace(set, found.get(key), self.element(set, key));
             }
         }
         // Those that were read whole are left.
         if !table.sets.is_empty() {
             self.compare_elements(&table.sets, &mut change.elements);
         }
+        Some(())
     }
 
     /// The element with a key.
@@ -105,7 +111,7 @@ mod tests {
     #[test]
     fn what_is_foreign_is_disarmed_and_then_deleted() {
         let (mirror, mut table) = mirror();
-        assert_eq!(mirror.mend(Family::Ipv4, &structure(), table.clone()), Some(Default::default()));
+        assert!(mirror.mend(Family::Ipv4, &structure(), table.clone()).expect("nothing strange").is_empty());
         let object = |kind| Foreign::Object(kind, "theirs".to_owned());
         table.foreign = vec![
             object(ForeignKind::Stateful(1)),
@@ -113,20 +119,20 @@ mod tests {
             Foreign::Rule { chain: ChainId::Refuse, number: 2 },
             object(ForeignKind::Set),
         ];
-        let (main, after) = mirror.mend(Family::Ipv4, &structure(), table).expect("objects and a rule");
-        let (flush, rest) = main.ops.split_first().expect("something");
+        let steps = mirror.mend(Family::Ipv4, &structure(), table).expect("objects and a rule");
+        let (flush, rest) = steps.main.ops.split_first().expect("something");
         assert_eq!(*flush, (Family::Ipv4, Op::FlushForeign("theirs".to_owned())));
         assert_eq!(rest[0], (Family::Ipv4, Op::FlushChain(ChainId::Refuse)));
         assert!(rest[1..].iter().all(|(_, op)| matches!(op, Op::AddRule(ChainId::Refuse, _))) && rest.len() > 1);
         let kinds = [ForeignKind::Set, ForeignKind::Chain, ForeignKind::Stateful(1)];
         let deleted = kinds.map(|kind| (Family::Ipv4, Op::DeleteForeign(kind, "theirs".to_owned())));
-        assert_eq!(after.ops, deleted);
+        assert_eq!(steps.after.ops, deleted);
     }
 
     #[test]
     fn what_is_unclear_takes_a_whole_comparison() {
         let (mirror, mut table) = mirror();
         table.foreign = vec![Foreign::Other("chain output".to_owned())];
-        assert_eq!(mirror.mend(Family::Ipv4, &structure(), table), None);
+        assert!(mirror.mend(Family::Ipv4, &structure(), table).is_none());
     }
 }

@@ -1,12 +1,12 @@
 //! The desired table, kept Service by Service.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::affinity;
-use super::change::Change;
+use super::change::{Change, Steps};
 use super::claims::{Claim, Claims};
 use super::counted::Counted;
 use super::growth::Sizes;
@@ -19,16 +19,13 @@ use crate::plan::{
     Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
     globals, rules,
 };
-use crate::ruleset::{Bytes, ChainId, Op, Rule, SetId, Transaction, Value, Verdict};
+use crate::ruleset::{Bytes, ChainId, Rule, SetId, Term, Value, Verdict};
 
 /// What a sync has to do.
 #[derive(Debug, Default)]
 pub struct Update {
-    /// Takes the table from the old state to the new one.
-    pub main: Transaction,
-    /// Deletes chains nobody refers to any more. On its own because kernels before 6.2 refuse to delete a chain in the
-    /// transaction that removes the last reference.
-    pub after: Transaction,
+    /// Changes of the tables.
+    pub steps: Steps,
     /// Affinity records to look for after the commit.
     pub stale: Vec<(Family, StaleAffinity)>,
     /// What Services of this update do not get.
@@ -114,7 +111,7 @@ impl Mirror {
             mirror.settle_shared(&mut recorder);
             mirror.chains.settle();
             mirror.sizes.count(recorder.counts());
-            mirror.sizes.choose(hints.map_or(&BTreeMap::new(), |hints| &hints.sizes));
+            mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
         }
         (this, update.objections)
     }
@@ -194,7 +191,12 @@ impl FamilyMirror {
     /// The rules of a chain under some settings.
     pub(super) fn rules(&self, settings: &Settings, chain: ChainId) -> Vec<Rule> {
         let family = settings.family(self.family);
-        family.map(|f| rules(self.family, f, settings.masquerade_all, chain)).unwrap_or_default()
+        let mut rules: Vec<Rule> =
+            family.map(|f| rules(self.family, f, settings.masquerade_all, chain)).unwrap_or_default();
+        for name in rules.iter_mut().flatten().filter_map(Term::set_mut) {
+            *name = self.sizes.names().of(name.set);
+        }
+        rules
     }
 
     /// All chains of the table: the fixed ones, then those in use, sorted.
@@ -212,7 +214,6 @@ impl FamilyMirror {
         dirty: &BTreeSet<ObjectKey>,
         update: &mut Update,
     ) {
-        let family = self.family;
         let mut recorder = Recorder::default();
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
@@ -221,12 +222,9 @@ impl FamilyMirror {
         let (came, went) = self.chains.settle();
         self.sizes.count(recorder.counts());
         let resized = self.sizes.grow();
-        for chain in &went {
-            update.after.push(family, Op::DeleteChain(*chain));
-        }
         let changed = before.into_iter().filter(|chain| self.rules(new, *chain) != self.rules(old, *chain)).collect();
         let change = Change { came, changed, went, resized, elements: recorder };
-        self.write(new, change, &mut update.main);
+        self.write(new, change, &mut update.steps);
     }
 
     /// Records what came into force and what went out of it among the elements Services share.

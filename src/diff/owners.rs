@@ -18,7 +18,7 @@ impl Mirror {
         // What cannot be deleted is the kernel's own; only what is new can be a Service's fault.
         let Some((family, Op::AddElements(set, list))) = transaction.ops.get(*op) else { return Vec::new() };
         let Some(element) = list.get(*element) else { return Vec::new() };
-        self.owners_of(*family, *set, &element.key)
+        self.owners_of(*family, set.set, &element.key)
     }
 
     fn owners_of(&self, family: Family, set: SetId, key: &Bytes) -> Vec<ObjectKey> {

@@ -2,30 +2,32 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::change::Change;
+use super::change::{Change, Steps};
 use super::load::Load;
 use super::mirror::{FamilyMirror, Mirror, Shared};
 use super::recorder::Recorder;
 use crate::model::Family;
 use crate::plan::{Settings, endpoint_element};
-use crate::ruleset::{Bytes, Element, Elements, Foreign, Listing, Op, SetId, Table, Transaction, lower};
+use crate::ruleset::{Bytes, Element, Elements, Foreign, Listing, Op, SetId, Table, lower};
 
 impl Mirror {
-    /// The transactions that turn the kernel's table of a family (`None`: there is none) into the mirror's: the change
-    /// itself, and the deletion of chains that are left over. Both are empty when the kernel is right.
-    pub fn rebase(&self, family: Family, kernel: Option<&Table>) -> (Transaction, Transaction) {
-        let (mut main, mut after) = (Transaction::default(), Transaction::default());
+    /// The transactions that turn the kernel's table of a family (`None`: there is none) into the mirror's. None when the
+    /// kernel is right.
+    pub fn rebase(&self, family: Family, kernel: Option<&Table>) -> Steps {
+        let mut steps = Steps::default();
         let Some(mirror) = self.families.iter().find(|mirror| mirror.family == family) else {
             if kernel.is_some() {
-                main.push(family, Op::DeleteTable);
+                steps.main.push(family, Op::DeleteTable);
             }
-            return (main, after);
+            return steps;
         };
         match kernel {
-            Some(table) if is_usable(table) => mirror.repair(&self.settings, table, &mut main, &mut after),
-            _ => Load::new(mirror, &self.settings, kernel.is_some()).whole(&mut main),
+            Some(table) if is_usable(table) && mirror.keeps_sizes(table) => {
+                mirror.repair(&self.settings, table, &mut steps);
+            }
+            _ => Load::table(mirror, &self.settings, kernel.is_some()).whole(&mut steps.main),
         }
-        (main, after)
+        steps
     }
 
     /// The families the mirror serves.
@@ -43,17 +45,18 @@ impl Mirror {
     pub fn listing(&self, family: Family) -> Option<Listing> {
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
         let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules(&self.settings, chain)));
-        let sizes = mirror.sizes.all().clone();
-        let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family) };
+        let names = mirror.sizes.names();
+        let sizes = mirror.sizes.all().iter().map(|(set, size)| (names.of(*set), *size)).collect();
+        let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family, names) };
         for (set, element) in mirror.elements() {
-            listing.sets.entry(set).or_default().insert(element.key, element);
+            listing.sets.entry(names.of(set)).or_default().insert(element.key, element);
         }
         Some(listing)
     }
 }
 
 /// Whether the table can be repaired piece by piece: all its objects are ours, and no set is missing.
-fn is_usable(table: &Table) -> bool {
+pub(super) fn is_usable(table: &Table) -> bool {
     table.foreign.is_empty() && SetId::ALL.iter().all(|set| table.sets.contains_key(set))
 }
 
@@ -63,17 +66,23 @@ pub(super) fn is_in_force(table: &Table) -> bool {
 }
 
 impl FamilyMirror {
-    fn repair(&self, settings: &Settings, table: &Table, main: &mut Transaction, after: &mut Transaction) {
-        let family = self.family;
+    /// Whether no map of the table has a size it should not have: a successor goes by another name.
+    fn keeps_sizes(&self, table: &Table) -> bool {
+        let names = self.sizes.names();
+        let size = |set: &SetId| table.sizes.get(set).copied().unwrap_or(0);
+        SetId::ALL.iter().all(|set| names.of(*set) != table.names.of(*set) || size(set) == self.sizes.of(*set))
+    }
+
+    fn repair(&self, settings: &Settings, table: &Table, steps: &mut Steps) {
+        let names = self.sizes.names();
         let mut change = Change::default();
         self.compare_chains(settings, table, &mut change);
-        for chain in &change.went {
-            after.push(family, Op::DeleteChain(*chain));
+        for name in &table.leftovers {
+            steps.first.push(self.family, Op::DeleteSet(*name));
         }
-        let size = |set: &SetId| table.sizes.get(set).copied().unwrap_or(0);
-        change.resized.extend(SetId::ALL.iter().filter(|set| size(set) != self.sizes.of(**set)));
+        change.resized.extend(SetId::ALL.into_iter().filter(|set| names.of(*set) != table.names.of(*set)));
         self.compare_elements(&table.sets, &mut change.elements);
-        self.write(settings, change, main);
+        self.write(settings, change, steps);
     }
 
     pub(super) fn compare_chains(&self, settings: &Settings, table: &Table, change: &mut Change) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::Family;
 use crate::plan::Member;
-use crate::ruleset::{Element, Op, SetId, Transaction};
+use crate::ruleset::{Element, Names, Op, SetId, Transaction};
 
 /// Element changes of one family. Deletions take effect before additions, so an element can be replaced and a frontend
 /// can move from one Service to another within one transaction, and a map is never fuller than before and after it.
@@ -64,12 +64,12 @@ impl Recorder {
     }
 
     /// Appends the changes to a transaction.
-    pub(super) fn finish(self, family: Family, transaction: &mut Transaction) {
+    pub(super) fn finish(self, family: Family, names: &Names, transaction: &mut Transaction) {
         for (set, elements) in self.deleted {
-            transaction.push(family, Op::DeleteElements(set, elements));
+            transaction.push(family, Op::DeleteElements(names.of(set), elements));
         }
         for (set, elements) in self.added {
-            transaction.push(family, Op::AddElements(set, elements));
+            transaction.push(family, Op::AddElements(names.of(set), elements));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Metrics;
 use super::labels::ByResult;
 use crate::model::Family;
-use crate::ruleset::{Element, Elements, Kernel, KernelError, Part, SetId, Table, Transaction};
+use crate::ruleset::{Element, Elements, Kernel, KernelError, Part, SetId, SetName, Table, Transaction};
 
 /// Counts and times the transactions another kernel makes.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl<K: Kernel> Kernel for MeasuredKernel<K> {
         self.kernel.read_part(family, part)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
         self.kernel.read_set(family, set)
     }
 

@@ -125,7 +125,7 @@ impl Observer for MetricsObserver {
         if sync.full {
             table.recount(sync.mirror);
         } else {
-            table.follow(sync.transaction);
+            table.follow(sync.mirror, sync.transaction);
         }
     }
 

@@ -67,18 +67,12 @@ impl TableMetrics {
         self.written.get_or_create(&ByOp { op: "delete" }).inc_by(deleted as u64);
     }
 
-    /// Follows the change of a table that was right before.
-    pub(super) fn follow(&self, transaction: &Transaction) {
+    /// Counts what a transaction has changed.
+    pub(super) fn follow(&self, mirror: &Mirror, transaction: &Transaction) {
         for (family, op) in &transaction.ops {
-            if let Op::DeleteSet(set) = op {
-                self.elements.get_or_create(&BySet::new(*set, *family)).set(0);
+            if let Op::AddSet(name, _) | Op::AddElements(name, _) | Op::DeleteElements(name, _) = op {
+                self.count(mirror, *family, name.set);
             }
-            let (set, change) = match op {
-                Op::AddElements(set, list) => (*set, list.len() as i64),
-                Op::DeleteElements(set, list) => (*set, -(list.len() as i64)),
-                _ => continue,
-            };
-            self.elements.get_or_create(&BySet::new(set, *family)).inc_by(change);
         }
     }
 
@@ -88,10 +82,14 @@ impl TableMetrics {
         for family in mirror.families() {
             // Who is remembered is the kernel's business.
             for set in SetId::ALL.into_iter().filter(|set| !set.spec().dynamic) {
-                let count = mirror.element_count(family, set);
-                self.elements.get_or_create(&BySet::new(set, family)).set(count as i64);
+                self.count(mirror, family, set);
             }
         }
+    }
+
+    fn count(&self, mirror: &Mirror, family: Family, set: SetId) {
+        let count = mirror.element_count(family, set);
+        self.elements.get_or_create(&BySet::new(set, family)).set(count as i64);
     }
 
     /// The frontends of a family.

@@ -90,7 +90,7 @@ impl Loop {
             let listing = self.fake().listing(family).expect("a table").clone();
             for set in SetId::ALL.into_iter().filter(|set| !set.spec().dynamic) {
                 let counted = self.metrics.table.elements_of(set, family);
-                assert_eq!(counted, listing.sets[&set].len() as i64, "{family} {set:?}");
+                assert_eq!(counted, listing.sets[&set.into()].len() as i64, "{family} {set:?}");
             }
         }
     }
@@ -197,7 +197,7 @@ fn drift() {
     let mut it = Loop::start(vec![service(1, false), slice(1, "n1", 1..4, None)]);
     it.controller.verify();
     assert_eq!(it.value("portway_drift_repairs_total"), Some(0.0));
-    it.fake().listing_mut(Family::Ipv4).expect("a table").sets.entry(SetId::Endpoints).or_default().clear();
+    it.fake().listing_mut(Family::Ipv4).expect("a table").sets.entry(SetId::Endpoints.into()).or_default().clear();
     it.controller.verify();
     assert_eq!(it.value("portway_drift_repairs_total"), Some(1.0));
     assert_eq!(it.value("portway_drift_repaired_elements_total"), Some(3.0));

@@ -9,7 +9,7 @@ use super::link::RequestError;
 use super::{NftKernel, expr};
 use crate::model::Family;
 use crate::plan::FrontendKey;
-use crate::ruleset::{Bytes, KernelError, SetId, TABLE_NAME};
+use crate::ruleset::{Bytes, KernelError, SetId, SetName, TABLE_NAME};
 
 /// What an element has counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,15 +36,26 @@ const DOING: &str = "reading the counters of a map";
 
 impl NftKernel {
     /// How many packets the elements of a map have seen, by key. In our tables that is connections: only the first packet
-    /// of a connection comes by. Elements that come or go meanwhile may be missing.
+    /// of a connection comes by. Elements that come or go meanwhile may be missing. While a map is being replaced it counts
+    /// with its successor.
     pub fn counters(&mut self, family: Family, map: SetId) -> Result<HashMap<Bytes, Counted>, KernelError> {
-        let key_len = map.spec().key_len(family);
+        let first = SetName::from(map);
+        let mut all = self.counters_of(family, first)?;
+        for (key, more) in self.counters_of(family, first.other())? {
+            let counted = all.entry(key).or_insert_with(|| Counted { packets: 0, comment: more.comment });
+            counted.packets += more.packets;
+        }
+        Ok(all)
+    }
+
+    fn counters_of(&mut self, family: Family, map: SetName) -> Result<HashMap<Bytes, Counted>, KernelError> {
+        let key_len = map.set.spec().key_len(family);
         let dump = self.link.dump(
             abi::msg::GETSETELEM,
             expr::nfproto(family),
             |buf| {
                 attr::put_str(buf, elem::LIST_TABLE, TABLE_NAME);
-                attr::put_str(buf, elem::LIST_SET, map.spec().name);
+                attr::put_str(buf, elem::LIST_SET, &map.to_string());
             },
             |message| {
                 let list = message.attrs.nested_of(elem::LIST_ELEMENTS).unwrap_or(Attrs::new(&[]));
@@ -54,7 +65,7 @@ impl NftKernel {
         );
         match dump {
             Ok((messages, _)) => Ok(messages.into_iter().flatten().collect()),
-            // No table yet.
+            // No table yet, or the map goes by its other name.
             Err(RequestError::Errno(libc::ENOENT)) => Ok(HashMap::new()),
             Err(error) => Err(error.into_kernel(DOING)),
         }

@@ -8,7 +8,7 @@ use nftnl::nftnl_sys as sys;
 use super::abi::{expr as x, set as abi};
 use super::ffi::{Expression, Set};
 use crate::model::Family;
-use crate::ruleset::{FieldType, SetId, SetSpec, ValueType};
+use crate::ruleset::{FieldType, SetName, SetSpec, ValueType};
 
 /// Bits of one type in the number of a concatenation.
 const TYPE_BITS: u32 = 6;
@@ -77,12 +77,12 @@ impl Declaration {
 
 /// The set as libnftnl wants it, with room for `size` elements where its declaration leaves that open (0: no limit); `id`
 /// tells apart the sets of one transaction.
-pub(super) fn set(family: Family, table: &str, set: SetId, size: u32, id: u32) -> Set {
-    let spec = set.spec();
+pub(super) fn set(family: Family, table: &str, name: SetName, size: u32, id: u32) -> Set {
+    let spec = name.set.spec();
     let declared = Declaration::of(family, &spec);
     let mut out = Set::new()
         .str(sys::NFTNL_SET_TABLE, table)
-        .str(sys::NFTNL_SET_NAME, spec.name)
+        .str(sys::NFTNL_SET_NAME, &name.to_string())
         .u32(sys::NFTNL_SET_ID, id)
         .u32(sys::NFTNL_SET_FLAGS, declared.flags)
         .u32(sys::NFTNL_SET_KEY_TYPE, declared.key_type)
@@ -210,6 +210,7 @@ fn put_u32(out: &mut Vec<u8>, tag: u8, value: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ruleset::SetId;
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()

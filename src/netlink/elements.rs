@@ -9,7 +9,7 @@ use super::attr;
 use super::batch::{self, Batch};
 use super::expr;
 use crate::model::Family;
-use crate::ruleset::{Bytes, Element, SetId, SetSpec, Value, Verdict};
+use crate::ruleset::{Bytes, Element, SetName, SetSpec, Value, Verdict};
 pub(super) use read::{ElementReader, ForeignElement, read_comment};
 
 /// What to do with elements.
@@ -34,11 +34,11 @@ const COMMENT_MAX: usize = 128;
 pub(super) fn write(
     batch: &mut Batch,
     op: usize,
-    (family, table, set): (Family, &str, SetId),
+    (family, table, name): (Family, &str, SetName),
     action: Action,
     elements: &[Element],
 ) {
-    let spec = set.spec();
+    let (spec, name) = (name.set.spec(), name.to_string());
     let mut writer = ElementWriter { spec, adding: action == Action::Add, verdicts: HashMap::new() };
     let (kind, flags) = match action {
         Action::Add => (abi::msg::NEWSETELEM, libc::NLM_F_CREATE as u16),
@@ -51,7 +51,7 @@ pub(super) fn write(
             let start = buf.len();
             batch::put_head(buf, abi::SUBSYSTEM << 8 | kind, expr::nfproto(family), flags, seq, 0);
             attr::put_str(buf, elem::LIST_TABLE, table);
-            attr::put_str(buf, elem::LIST_SET, spec.name);
+            attr::put_str(buf, elem::LIST_SET, &name);
             let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
             let mut written = 0;
             for element in &elements[done..] {

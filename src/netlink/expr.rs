@@ -6,7 +6,7 @@ use super::abi::{self, expr as x};
 use super::attr::{Attr, Attrs};
 use super::ffi::{Expression, Rule};
 use crate::model::Family;
-use crate::ruleset::{ChainId, Expr, Register, SetId, Verdict};
+use crate::ruleset::{ChainId, Expr, Register, SetName, Verdict};
 
 /// `NFT_REG32_00`.
 const REG32_00: u32 = 8;
@@ -47,10 +47,10 @@ fn encode(family: Family, code: &Expr) -> Expression {
     let meta = |key: u32, to: Register| {
         Expression::new(c"meta").u32(sys::NFTNL_EXPR_META_KEY, key).u32(sys::NFTNL_EXPR_META_DREG, register(to))
     };
-    let lookup = |set: SetId, key: Register| {
+    let lookup = |set: SetName, key: Register| {
         Expression::new(c"lookup")
             .u32(sys::NFTNL_EXPR_LOOKUP_SREG, register(key))
-            .str(sys::NFTNL_EXPR_LOOKUP_SET, set.spec().name)
+            .str(sys::NFTNL_EXPR_LOOKUP_SET, &set.to_string())
     };
     match code {
         Expr::NetworkHeader { offset, len, to } => payload(x::NETWORK_HEADER, *offset, *len, *to),
@@ -104,7 +104,7 @@ fn encode(family: Family, code: &Expr) -> Expression {
             .u8(sys::NFTNL_EXPR_REJECT_CODE, port_unreachable(family)),
         Expr::Update { map, key, value, timeout_seconds } => Expression::new(c"dynset")
             .u32(sys::NFTNL_EXPR_DYNSET_OP, x::DYNSET_UPDATE)
-            .str(sys::NFTNL_EXPR_DYNSET_SET_NAME, map.spec().name)
+            .str(sys::NFTNL_EXPR_DYNSET_SET_NAME, &map.to_string())
             .u32(sys::NFTNL_EXPR_DYNSET_SREG_KEY, register(*key))
             .u32(sys::NFTNL_EXPR_DYNSET_SREG_DATA, register(*value))
             .u64(sys::NFTNL_EXPR_DYNSET_TIMEOUT, u64::from(*timeout_seconds) * MS),
@@ -266,7 +266,7 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
 const NAT_IMPLIED: u32 = 3;
 
 fn decode_lookup(data: &Attrs<'_>) -> Option<Expr> {
-    let set = SetId::from_name(data.str_of(1)?)?;
+    let set = data.str_of(1)?.parse::<SetName>().ok()?;
     let key = read_register(data.u32_of(2)?)?;
     let negate = match data.u32_of(5).unwrap_or(0) {
         0 => false,
@@ -282,7 +282,7 @@ fn decode_lookup(data: &Attrs<'_>) -> Option<Expr> {
 }
 
 fn decode_update(data: &Attrs<'_>) -> Option<Expr> {
-    let map = SetId::from_name(data.str_of(1)?)?;
+    let map = data.str_of(1)?.parse::<SetName>().ok()?;
     let timeout = data.find_kind(6)?.u64()?;
     let plain = data.u32_of(3)? == x::DYNSET_UPDATE
         && timeout % MS == 0

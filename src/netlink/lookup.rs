@@ -11,7 +11,7 @@ use super::elements::{self, ElementReader};
 use super::expr;
 use super::link::{Link, RequestError};
 use crate::model::Family;
-use crate::ruleset::{Bytes, ChainId, Element, Elements, EndpointMap, SetId, Table, Value, Verdict};
+use crate::ruleset::{Bytes, ChainId, Element, Elements, EndpointMap, SetName, Table, Value, Verdict};
 
 /// Maps with fewer elements are listed faster.
 const FEWEST: usize = 64 * 1024;
@@ -25,10 +25,10 @@ pub(super) fn endpoints(
     link: &mut Link,
     (family, name): (Family, &str),
     table: &Table,
-    set: SetId,
+    set: SetName,
     count: Option<u32>,
 ) -> Option<ElementReader> {
-    let map = EndpointMap::ALL.into_iter().find(|map| map.set() == set)?;
+    let map = EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)?;
     let count = count? as usize;
     if count < FEWEST {
         return None;
@@ -38,7 +38,7 @@ pub(super) fn endpoints(
     if keys.len() != count {
         return None;
     }
-    let mut reader = ElementReader::new(family, set);
+    let mut reader = ElementReader::new(family, set.set);
     for keys in keys.chunks(KEYS) {
         let mut foreign = false;
         let asked = link.get_many(
@@ -60,10 +60,10 @@ pub(super) fn endpoints(
 pub(super) fn some(
     link: &mut Link,
     (family, name): (Family, &str),
-    set: SetId,
+    set: SetName,
     keys: &BTreeSet<Bytes>,
 ) -> Result<Elements, RequestError> {
-    let mut reader = ElementReader::new(family, set);
+    let mut reader = ElementReader::new(family, set.set);
     let mut strange = Vec::new();
     for key in keys {
         let asked = link.get(
@@ -83,9 +83,9 @@ pub(super) fn some(
     Ok(reader.finish().values().chain(strange).collect())
 }
 
-fn put_keys(buf: &mut Vec<u8>, table: &str, set: SetId, keys: &[Bytes]) {
+fn put_keys(buf: &mut Vec<u8>, table: &str, set: SetName, keys: &[Bytes]) {
     attr::put_str(buf, elem::LIST_TABLE, table);
-    attr::put_str(buf, elem::LIST_SET, set.spec().name);
+    attr::put_str(buf, elem::LIST_SET, &set.to_string());
     let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
     keys.iter().for_each(|key| elements::put_key(buf, key));
     attr::end_nest(buf, list);

@@ -30,7 +30,7 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
             batch.object(index, create(msg::NEWSET), |scratch, head, out| object.build(scratch, head, out));
         }
         Op::DeleteSet(set) => {
-            let object = Set::new().str(sys::NFTNL_SET_TABLE, table).str(sys::NFTNL_SET_NAME, set.spec().name);
+            let object = Set::new().str(sys::NFTNL_SET_TABLE, table).str(sys::NFTNL_SET_NAME, &set.to_string());
             batch.object(index, head(msg::DELSET, 0), |scratch, head, out| object.build(scratch, head, out));
         }
         Op::AddChain(id) => {

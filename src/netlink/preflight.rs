@@ -143,7 +143,7 @@ fn probes(family: Family) -> Vec<Probe> {
         Family::Ipv6 => ("CONFIG_NFT_FIB_IPV6", "CONFIG_NFT_REJECT_IPV6", "CONFIG_NF_TABLES_IPV6"),
     };
     let probe = |feature, source, ops| Probe { feature, source, ops };
-    let with = |set: SetId, ops: Vec<Op>| std::iter::once(Op::AddSet(set, 0)).chain(ops).collect::<Vec<_>>();
+    let with = |set: SetId, ops: Vec<Op>| std::iter::once(Op::AddSet(set.into(), 0)).chain(ops).collect::<Vec<_>>();
     vec![
         probe("nf_tables", config_table, vec![]),
         probe("chains of type nat", "CONFIG_NF_NAT (nft_chain_nat)", vec![Op::AddChain(ChainId::Postrouting)]),
@@ -151,7 +151,7 @@ fn probes(family: Family) -> Vec<Probe> {
         probe(
             "sets of concatenated ranges",
             "Linux 5.6 (nft_set_pipapo)",
-            with(SetId::AllowedSources, vec![Op::AddElements(SetId::AllowedSources, vec![range(family)])]),
+            with(SetId::AllowedSources, vec![Op::AddElements(SetId::AllowedSources.into(), vec![range(family)])]),
         ),
         probe("sets of ranges", "nft_set_rbtree", with(SetId::ServiceCidrs, vec![])),
         probe(
@@ -168,7 +168,7 @@ fn probes(family: Family) -> Vec<Probe> {
                     ChainId::Postrouting,
                     vec![Term::VerdictMap {
                         key: vec![OriginalAddress, Protocol, OriginalPort],
-                        map: SetId::AfterDnat,
+                        map: SetId::AfterDnat.into(),
                     }],
                 ),
             ),
@@ -189,7 +189,7 @@ fn probes(family: Family) -> Vec<Probe> {
                         pick,
                         vec![Term::Translate {
                             key: FRONTEND.into_iter().chain([Field::RandomSlot(2)]).collect(),
-                            map: SetId::Endpoints,
+                            map: SetId::Endpoints.into(),
                         }],
                     ),
                     Op::AddChain(ChainId::Prerouting),
@@ -212,7 +212,7 @@ fn probes(family: Family) -> Vec<Probe> {
                 rule(
                     ChainId::Postrouting,
                     vec![Term::Update {
-                        map: SetId::Affinity,
+                        map: SetId::Affinity.into(),
                         key: vec![SourceAddress, Protocol, Priority],
                         timeout_seconds: 60,
                         value: vec![DestinationAddress, DestinationPort],
@@ -226,7 +226,7 @@ fn probes(family: Family) -> Vec<Probe> {
             with(
                 SetId::AffinityIds,
                 in_prerouting(vec![
-                    Term::SetPriority { key: FRONTEND.to_vec(), map: SetId::AffinityIds },
+                    Term::SetPriority { key: FRONTEND.to_vec(), map: SetId::AffinityIds.into() },
                     Term::ClearPriority,
                 ]),
             ),

@@ -11,7 +11,7 @@ use super::expr;
 use super::link::{Link, Message, RequestError, retry_interrupted};
 use super::lookup;
 use crate::model::Family;
-use crate::ruleset::{ChainId, Elements, Expr, Foreign, ForeignKind, KernelError, Keys, Part, SetId, Table};
+use crate::ruleset::{ChainId, Elements, Expr, Foreign, ForeignKind, KernelError, Keys, Part, SetId, SetName, Table};
 
 /// A set that is being resized for longer than this many listings is taken as listed.
 const RESIZE_TRIES: u32 = 5;
@@ -88,7 +88,7 @@ pub(super) fn part(link: &mut Link, family: Family, name: &str, part: &Part) -> 
 }
 
 /// Reads the elements of a set.
-pub(super) fn elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<Elements, KernelError> {
+pub(super) fn elements(link: &mut Link, family: Family, table: &str, set: SetName) -> Result<Elements, KernelError> {
     let doing = "reading the elements of a set";
     retry_interrupted(doing, || {
         let before = generation(link)?;
@@ -104,15 +104,15 @@ pub(super) fn elements(link: &mut Link, family: Family, table: &str, set: SetId)
 
 type ElementDump = Result<ElementReader, ForeignElement>;
 
-fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetId) -> Result<ElementDump, RequestError> {
-    let mut reader = ElementReader::new(family, set);
+fn dump_elements(link: &mut Link, family: Family, table: &str, set: SetName) -> Result<ElementDump, RequestError> {
+    let (name, mut reader) = (set.to_string(), ElementReader::new(family, set.set));
     let mut foreign = None;
     link.dump(
         abi::msg::GETSETELEM,
         expr::nfproto(family),
         |buf| {
             attr::put_str(buf, elem::LIST_TABLE, table);
-            attr::put_str(buf, elem::LIST_SET, set.spec().name);
+            attr::put_str(buf, elem::LIST_SET, &name);
         },
         |message| {
             if foreign.is_none() {
@@ -148,16 +148,18 @@ impl Reader<'_> {
             self.objects(abi::msg::GETFLOWTABLE)?;
         }
         let by_key = |keys: &Keys| matches!(keys, Keys::These(_));
-        let sets =
-            if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
-        for (set, keys) in &part.sets {
+        let known = if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
+        if part.structure {
+            self.table.settle_names(known.keys().copied().collect());
+        }
+        for (name, keys) in &part.sets {
             match keys {
                 Keys::These(keys) => {
-                    let found = lookup::some(self.link, (self.family, self.name), *set, keys)?;
-                    self.table.sets.insert(*set, found);
+                    let found = lookup::some(self.link, (self.family, self.name), *name, keys)?;
+                    self.table.sets.insert(name.set, found);
                 }
-                Keys::All => match sets.get(set) {
-                    Some(count) => self.elements(*set, *count)?,
+                Keys::All => match known.get(name) {
+                    Some((_, count)) => self.elements(*name, *count)?,
                     None => return Ok(false),
                 },
             }
@@ -235,14 +237,19 @@ impl Reader<'_> {
     }
 
     fn sets(&mut self) -> Result<(), RequestError> {
-        for (set, count) in self.declarations()? {
-            self.elements(set, count)?;
+        let known = self.declarations()?;
+        self.table.settle_names(known.keys().copied().collect());
+        for (name, (size, count)) in known {
+            if name == self.table.names.of(name.set) {
+                self.table.sizes.extend((size > 0).then_some((name.set, size)));
+                self.elements(name, count)?;
+            }
         }
         Ok(())
     }
 
-    /// The sets and maps that are as declared, with the number of their elements where the kernel says it.
-    fn declarations(&mut self) -> Result<BTreeMap<SetId, Option<u32>>, RequestError> {
+    /// The sets and maps that are as declared, with their size and the number of their elements where the kernel says it.
+    fn declarations(&mut self) -> Result<BTreeMap<SetName, (u32, Option<u32>)>, RequestError> {
         let (family, name) = (self.family, self.name);
         let (sets, interrupted) = self.link.dump(
             abi::msg::GETSET,
@@ -254,11 +261,11 @@ impl Reader<'_> {
                     return Ok(None);
                 }
                 let name = attrs.str_of(abi::set::NAME).ok_or_else(|| garbled("a set without name"))?;
-                let Some(set) = SetId::from_name(name) else {
+                let Ok(name) = name.parse::<SetName>() else {
                     return Ok(Some(Err(Foreign::Object(ForeignKind::Set, name.to_owned()))));
                 };
-                let size = size_as_declared(family, set, &attrs);
-                let known = size.map(|size| (set, size, attrs.u32_of(abi::set::COUNT)));
+                let size = size_as_declared(family, name.set, &attrs);
+                let known = size.map(|size| (name, (size, attrs.u32_of(abi::set::COUNT))));
                 Ok(Some(known.ok_or_else(|| Foreign::Other(format!("set {name}")))))
             },
         )?;
@@ -266,31 +273,28 @@ impl Reader<'_> {
         let mut known = BTreeMap::new();
         for set in sets.into_iter().flatten() {
             match set {
-                Ok((set, size, count)) => {
-                    self.table.sizes.extend((size > 0).then_some((set, size)));
-                    known.insert(set, count);
-                }
+                Ok((name, declared)) => drop(known.insert(name, declared)),
                 Err(foreign) => self.table.foreign.push(foreign),
             }
         }
         Ok(known)
     }
 
-    fn elements(&mut self, set: SetId, count: Option<u32>) -> Result<(), RequestError> {
-        let spec = set.spec();
+    fn elements(&mut self, name: SetName, count: Option<u32>) -> Result<(), RequestError> {
+        let (set, spec) = (name.set, name.set.spec());
         // Elements of dynamic maps come and go; a range is two elements to the kernel.
         let count = count.filter(|_| !spec.interval && !spec.dynamic);
-        if let Some(reader) = lookup::endpoints(self.link, (self.family, self.name), &self.table, set, count) {
+        if let Some(reader) = lookup::endpoints(self.link, (self.family, self.name), &self.table, name, count) {
             self.table.sets.insert(set, reader.finish());
             return Ok(());
         }
         for attempt in 1.. {
-            let read = dump_elements(self.link, self.family, self.name, set)?;
+            let read = dump_elements(self.link, self.family, self.name, name)?;
             if let Ok(reader) = &read {
                 // A set that is being resized is listed with gaps or repetitions.
                 let complete = !reader.has_duplicates() && count.is_none_or(|count| count as usize == reader.count());
                 if !complete && attempt < RESIZE_TRIES {
-                    tracing::debug!(set = spec.name, ?count, read = reader.count(), "incomplete listing, trying again");
+                    tracing::debug!(set = %name, ?count, read = reader.count(), "incomplete listing, trying again");
                     std::thread::sleep(RESIZE_PAUSE);
                     continue;
                 }

@@ -18,7 +18,7 @@ use super::attr::{Attr, Attrs};
 use super::expr;
 use super::message::{HEADER_LEN, PREFIX_LEN, messages};
 use crate::model::Family;
-use crate::ruleset::{Bytes, Keys, SetId, TABLE_NAME, Touched};
+use crate::ruleset::{Bytes, Keys, SetId, SetName, TABLE_NAME, Touched};
 
 /// The group of changes of nf_tables (`NFNLGRP_NFTABLES`), as a bit.
 const GROUP: u32 = 1 << (7 - 1);
@@ -121,16 +121,14 @@ fn family_of_ours(nfproto: Option<u8>, attrs: &Attrs<'_>) -> Option<Family> {
 fn touch(touched: &mut Touched, family: Family, kind: u16, attrs: &Attrs<'_>) {
     match kind {
         msg::NEWSETELEM | msg::DELSETELEM | msg::DESTROYSETELEM => {
-            match attrs.str_of(abi::elem::LIST_SET).and_then(SetId::from_name) {
+            match set_of_ours(attrs, abi::elem::LIST_SET) {
                 // The records that packets write are the kernel's own.
-                Some(set) if set.spec().dynamic => {}
-                Some(set) => touched.elements(family, set, keys(family, set, attrs)),
+                Some(name) if name.set.spec().dynamic => {}
+                Some(name) => touched.elements(family, name, keys(family, name.set, attrs)),
                 None => touched.structure(family),
             }
         }
-        msg::NEWSET | msg::DELSET | msg::DESTROYSET
-            if attrs.str_of(abi::set::NAME).and_then(SetId::from_name).is_none() =>
-        {
+        msg::NEWSET | msg::DELSET | msg::DESTROYSET if set_of_ours(attrs, abi::set::NAME).is_none() => {
             touched.structure(family);
         }
         msg::NEWCHAIN
@@ -148,6 +146,11 @@ fn touch(touched: &mut Touched, family: Family, kind: u16, attrs: &Attrs<'_>) {
         // A table, a set of ours, or something we do not know.
         _ => touched.merge(Touched::Everything),
     }
+}
+
+/// Which of our sets an attribute names.
+fn set_of_ours(attrs: &Attrs<'_>, name: u16) -> Option<SetName> {
+    attrs.str_of(name)?.parse().ok()
 }
 
 /// The keys of elements; ranges have no single one.
@@ -224,7 +227,7 @@ mod tests {
 
     fn some(set: SetId, keys: Keys) -> Option<Touched> {
         let mut touched = Touched::default();
-        touched.elements(Family::Ipv4, set, keys);
+        touched.elements(Family::Ipv4, set.into(), keys);
         Some(touched)
     }
 
@@ -286,7 +289,7 @@ mod tests {
         let bytes = [of(&one), chain, generation("nft", 1), of(&other), generation("iptables", 2)].concat();
         let mut expected = structure().expect("something");
         let keys = [one, other].map(|key| Bytes::from_slice(&key).expect("short"));
-        expected.elements(Family::Ipv4, SetId::ClusterIps, Keys::These(keys.into()));
+        expected.elements(Family::Ipv4, SetId::ClusterIps.into(), Keys::These(keys.into()));
         assert_eq!(Ear::default().hear(&bytes), Some(("iptables (pid 2)".to_owned(), expected)));
     }
 

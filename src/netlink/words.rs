@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use crate::model::{Family, Protocol};
-use crate::ruleset::{Bytes, Element, FieldType, Op, SetId};
+use crate::ruleset::{Bytes, Element, FieldType, Op, SetId, SetName};
 
 /// The object of a change, as `element 10.96.0.1 . tcp . 443 of map ip portway services`.
 pub(super) fn object(family: Family, table: &str, op: &Op, element: Option<usize>) -> String {
@@ -20,17 +20,16 @@ pub(super) fn object(family: Family, table: &str, op: &Op, element: Option<usize
         Op::AddElements(set, list) | Op::DeleteElements(set, list) => {
             let whole = self::set(family, table, *set);
             match element.and_then(|index| list.get(index)) {
-                Some(element) => format!("element {} of {whole}", key(family, *set, element)),
+                Some(element) => format!("element {} of {whole}", key(family, set.set, element)),
                 None => format!("an element of {whole}"),
             }
         }
     }
 }
 
-fn set(family: Family, table: &str, set: SetId) -> String {
-    let spec = set.spec();
-    let kind = if spec.value == crate::ruleset::ValueType::None { "set" } else { "map" };
-    format!("{kind} {} {table} {}", family.nft(), spec.name)
+fn set(family: Family, table: &str, name: SetName) -> String {
+    let kind = if name.set.spec().value == crate::ruleset::ValueType::None { "set" } else { "map" };
+    format!("{kind} {} {table} {name}", family.nft())
 }
 
 /// The key of an element as `nft` writes it.

@@ -42,10 +42,6 @@ pub struct FamilySettings {
 
 /// How much room maps get. A map without a size is enlarged by the kernel as it fills. One with a size is faster to fill,
 /// check and list, but has to be replaced before it is full.
-///
-/// By default no map has one: the kernel takes the elements of a map that is deleted out of force in the very commit that
-/// puts its successor in, and lookups under way find nothing. With 16,000 new connections a second one connection in
-/// about nine replacements is lost (`tests/growth.rs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizing {
     /// Maps with fewer elements have no size.
@@ -56,14 +52,7 @@ pub struct Sizing {
 
 impl Default for Sizing {
     fn default() -> Self {
-        Self { floor: u32::MAX, headroom: 2 }
-    }
-}
-
-impl Sizing {
-    /// Sizes for maps that have so many elements that it pays.
-    pub fn large_maps() -> Self {
-        Self { floor: 4096, ..Self::default() }
+        Self { floor: 4096, headroom: 2 }
     }
 }
 

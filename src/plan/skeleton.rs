@@ -122,7 +122,10 @@ fn source_ranges() -> Vec<Rule> {
     let mut key = FRONTEND.to_vec();
     key.push(Field::SourceAddress);
     vec![
-        vec![Term::Member { key, negate: false, set: SetId::AllowedSources }, vmap(FRONTEND, SetId::AllowedServices)],
+        vec![
+            Term::Member { key, negate: false, set: SetId::AllowedSources.into() },
+            vmap(FRONTEND, SetId::AllowedServices),
+        ],
         vec![Term::Verdict(Verdict::Drop)],
     ]
 }
@@ -142,11 +145,11 @@ fn pick_one(pick: Pick) -> Vec<Rule> {
     let frontend = if pick.map.is_nodeport() { NODEPORT } else { FRONTEND };
     let mut key = frontend.to_vec();
     key.push(Field::RandomSlot(pick.count));
-    let choose = vec![Term::Translate { key, map: pick.map.set() }];
+    let choose = vec![Term::Translate { key, map: pick.map.set().into() }];
     if !pick.sticky {
         return vec![choose];
     }
-    let record = Term::Translate { key: RECORD.to_vec(), map: SetId::Affinity };
+    let record = Term::Translate { key: RECORD.to_vec(), map: SetId::Affinity.into() };
     vec![vec![whose_records(frontend, pick.map), record], choose]
 }
 
@@ -160,7 +163,7 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
         let value = vec![Field::DestinationAddress, Field::DestinationPort];
         conditions.extend([
             whose_records(asked, map),
-            Term::Update { map: SetId::Affinity, key: RECORD.to_vec(), timeout_seconds: chain.seconds, value },
+            Term::Update { map: SetId::Affinity.into(), key: RECORD.to_vec(), timeout_seconds: chain.seconds, value },
         ]);
         conditions
     };
@@ -185,7 +188,7 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
 /// priority is the one place of a packet where `nft` can keep 32 bits that come from a map. Routing sets it anew where a
 /// packet is forwarded (IPv4), and the chain that remembers the client clears it.
 fn whose_records(frontend: &[Field], map: EndpointMap) -> Term {
-    Term::SetPriority { key: frontend.to_vec(), map: map.affinity_ids() }
+    Term::SetPriority { key: frontend.to_vec(), map: map.affinity_ids().into() }
 }
 
 /// After translation: the clients [`external_local`] has given an endpoint of the cluster set, as conditions for a rule
@@ -220,7 +223,7 @@ fn asked_nodeport(settings: &FamilySettings) -> Term {
 
 fn hairpin() -> Rule {
     let key = vec![Field::SourceAddress, Field::DestinationAddress];
-    vec![Term::Member { key, negate: false, set: SetId::Hairpin }, Term::Masquerade]
+    vec![Term::Member { key, negate: false, set: SetId::Hairpin.into() }, Term::Masquerade]
 }
 
 fn pod(settings: &FamilySettings, negate: bool) -> Option<Term> {
@@ -258,7 +261,7 @@ fn not_pod(settings: &FamilySettings) -> Rule {
 }
 
 fn member(field: Field, negate: bool, set: SetId) -> Term {
-    Term::Member { key: vec![field], negate, set }
+    Term::Member { key: vec![field], negate, set: set.into() }
 }
 
 fn local(field: Field) -> Term {
@@ -270,7 +273,7 @@ fn not_local(field: Field) -> Term {
 }
 
 fn vmap(key: &[Field], map: SetId) -> Term {
-    Term::VerdictMap { key: key.to_vec(), map }
+    Term::VerdictMap { key: key.to_vec(), map: map.into() }
 }
 
 fn loopback(family: Family) -> IpNet {

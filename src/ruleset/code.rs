@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Field, Rule, SetId, Term, Verdict};
+use super::{Field, Rule, SetName, Term, Verdict};
 use crate::model::Family;
 
 /// The number of a 32-bit register, 0 to 15 (`NFT_REG32_00 + n`). Register 0 is where `nft` begins.
@@ -105,7 +105,7 @@ pub enum Expr {
     /// Ends the rule unless the key is in the set (or is, when negated).
     Lookup {
         /// The set.
-        set: SetId,
+        set: SetName,
         /// First register of the key.
         key: Register,
         /// `!=` instead of `==`.
@@ -114,7 +114,7 @@ pub enum Expr {
     /// Loads the value of the key, or ends the rule.
     Map {
         /// The map.
-        map: SetId,
+        map: SetName,
         /// First register of the key.
         key: Register,
         /// First register of the value.
@@ -123,7 +123,7 @@ pub enum Expr {
     /// Issues the verdict of the key, or ends the rule.
     VerdictMap {
         /// The map.
-        map: SetId,
+        map: SetName,
         /// First register of the key.
         key: Register,
     },
@@ -146,7 +146,7 @@ pub enum Expr {
     /// Adds or refreshes an element.
     Update {
         /// The map.
-        map: SetId,
+        map: SetName,
         /// First register of the key.
         key: Register,
         /// First register of the value.
@@ -156,6 +156,17 @@ pub enum Expr {
     },
     /// A verdict.
     Immediate(Verdict),
+}
+
+impl Expr {
+    /// The set or map it names.
+    pub fn set(&self) -> Option<SetName> {
+        match self {
+            Expr::Lookup { set, .. } => Some(*set),
+            Expr::Map { map, .. } | Expr::VerdictMap { map, .. } | Expr::Update { map, .. } => Some(*map),
+            _ => None,
+        }
+    }
 }
 
 /// `IPS_DST_NAT` of the connection's status bits.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Op, Part, Rule, SetId, Table, Term, Transaction,
-    Value, Verdict, lower,
+    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Names, Op, Part, Rule, SetId, SetName, Table, Term,
+    Transaction, Value, Verdict, lower,
 };
 use crate::model::Family;
 
@@ -55,8 +55,7 @@ impl Kernel for FakeKernel {
         for (index, (family, op)) in transaction.ops.iter().enumerate() {
             if let Some((set, element)) = self.refused_element(op) {
                 self.tables = before;
-                let (object, reason) =
-                    (format!("element {element} of {}", set.spec().name), "it was told to".to_owned());
+                let (object, reason) = (format!("element {element} of {set}"), "it was told to".to_owned());
                 return Err(KernelError::Refused {
                     op: index,
                     element: Some(element),
@@ -65,7 +64,14 @@ impl Kernel for FakeKernel {
                     errno: libc::EINVAL,
                 });
             }
-            if let Err((object, errno)) = self.apply_op(*family, op) {
+            let result = match op {
+                // The real one would not mind, but packets would: they may be among the rules of before.
+                Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.names(*set)) => {
+                    Err((format!("set {set}"), libc::EBUSY))
+                }
+                _ => self.apply_op(*family, op),
+            };
+            if let Err((object, errno)) = result {
                 self.tables = before;
                 let reason = std::io::Error::from_raw_os_error(errno).to_string();
                 return Err(KernelError::Refused { op: index, element: None, object, reason, errno });
@@ -80,12 +86,18 @@ impl Kernel for FakeKernel {
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         Ok(self.tables.get(&family).map(|listing| {
             let code = |rules: &[Rule]| rules.iter().map(|rule| lower(family, rule)).collect();
-            Table {
+            let mut table = Table {
                 chains: listing.chains.iter().map(|(chain, rules)| (*chain, code(rules))).collect(),
-                sets: listing.sets.iter().map(|(set, elements)| (*set, elements.values().cloned().collect())).collect(),
-                sizes: listing.sizes.clone(),
-                foreign: Vec::new(),
+                ..Table::default()
+            };
+            table.settle_names(listing.sets.keys().copied().collect());
+            for set in SetId::ALL {
+                let name = table.names.of(set);
+                let elements = listing.sets.get(&name).map(|elements| elements.values().cloned().collect());
+                table.sets.extend(elements.map(|elements| (set, elements)));
+                table.sizes.extend(listing.sizes.get(&name).map(|size| (set, *size)));
             }
+            table
         }))
     }
 
@@ -93,7 +105,7 @@ impl Kernel for FakeKernel {
         self.read(family)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
         let elements = self.tables.get(&family).and_then(|listing| listing.sets.get(&set));
         Ok(elements.into_iter().flat_map(BTreeMap::values).cloned().collect())
     }
@@ -103,7 +115,7 @@ impl Kernel for FakeKernel {
     }
 
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
-        let map = self.tables.get_mut(&family).and_then(|listing| listing.sets.get_mut(&set));
+        let map = self.tables.get_mut(&family).and_then(|listing| listing.sets.get_mut(&set.into()));
         if let Some(map) = map {
             map.retain(|key, _| !elements.iter().any(|element| element.key == *key));
         }
@@ -114,16 +126,18 @@ impl Kernel for FakeKernel {
 type Refusal = (String, i32);
 
 impl FakeKernel {
-    fn refused_element(&self, op: &Op) -> Option<(SetId, usize)> {
+    fn refused_element(&self, op: &Op) -> Option<(SetName, usize)> {
         let Op::AddElements(set, elements) = op else { return None };
-        let at = elements.iter().position(|element| self.refused_keys.contains(&(*set, element.key)))?;
+        let at = elements.iter().position(|element| self.refused_keys.contains(&(set.set, element.key)))?;
         Some((*set, at))
     }
 
     fn apply_op(&mut self, family: Family, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::AddTable => {
-                self.tables.entry(family).or_insert_with(|| Listing { sets: BTreeMap::new(), ..Listing::new(family) });
+                self.tables
+                    .entry(family)
+                    .or_insert_with(|| Listing { sets: BTreeMap::new(), ..Listing::new(family, &Names::default()) });
                 return Ok(());
             }
             Op::DeleteTable => {
@@ -134,7 +148,7 @@ impl FakeKernel {
         let table = self.tables.get_mut(&family).ok_or_else(|| ("table".to_owned(), libc::ENOENT))?;
         match op {
             Op::AddTable | Op::DeleteTable => Ok(()),
-            Op::AddSet(set, _) if table.sets.contains_key(set) => Err((format!("{set:?}"), libc::EEXIST)),
+            Op::AddSet(set, _) if table.sets.contains_key(set) => Err((set.to_string(), libc::EEXIST)),
             Op::AddSet(set, size) => {
                 table.sets.insert(*set, BTreeMap::new());
                 table.sizes.extend((*size > 0).then_some((*set, *size)));
@@ -166,8 +180,8 @@ impl Listing {
         found.map(|(_, rules)| rules).ok_or_else(|| (format!("chain {chain}"), libc::ENOENT))
     }
 
-    fn set_mut(&mut self, set: SetId) -> Result<&mut BTreeMap<Bytes, Element>, Refusal> {
-        self.sets.get_mut(&set).ok_or_else(|| (format!("set {}", set.spec().name), libc::ENOENT))
+    fn set_mut(&mut self, set: SetName) -> Result<&mut BTreeMap<Bytes, Element>, Refusal> {
+        self.sets.get_mut(&set).ok_or_else(|| (format!("set {set}"), libc::ENOENT))
     }
 
     fn delete_chain(&mut self, chain: ChainId) -> Result<(), Refusal> {
@@ -186,10 +200,15 @@ impl Listing {
         Ok(())
     }
 
-    fn delete_set(&mut self, set: SetId) -> Result<(), Refusal> {
+    /// Whether a rule names a set.
+    fn names(&self, set: SetName) -> bool {
+        self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set))
+    }
+
+    fn delete_set(&mut self, set: SetName) -> Result<(), Refusal> {
         self.set_mut(set)?;
-        if self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set)) {
-            return Err((format!("{set:?}"), libc::EBUSY));
+        if self.names(set) {
+            return Err((set.to_string(), libc::EBUSY));
         }
         self.sets.remove(&set);
         self.sizes.remove(&set);
@@ -209,20 +228,20 @@ impl Listing {
         Ok(())
     }
 
-    fn add_element(&mut self, set: SetId, element: &Element) -> Result<(), Refusal> {
+    fn add_element(&mut self, set: SetName, element: &Element) -> Result<(), Refusal> {
         if let Some(chain) = target_of(element) {
             self.chain_mut(chain)?;
         }
-        let refused = |errno| Err((format!("element {:?} of {}", element.key, set.spec().name), errno));
-        if element.key.as_slice().len() != set.spec().key_len(self.family) {
+        let refused = |errno| Err((format!("element {:?} of {set}", element.key), errno));
+        if element.key.as_slice().len() != set.set.spec().key_len(self.family) {
             return refused(libc::EINVAL);
         }
         let overlaps = |other: &Element| {
-            let spec = set.spec();
+            let spec = set.set.spec();
             let within = |key: &Bytes| other.end.is_some_and(|end| spec.contains(self.family, &other.key, &end, key));
             within(&element.key) || element.end.is_some_and(|end| within(&end))
         };
-        let interval = set.spec().interval;
+        let interval = set.set.spec().interval;
         let taken =
             |all: &BTreeMap<Bytes, Element>| all.contains_key(&element.key) || (interval && all.values().any(overlaps));
         if self.sets.get(&set).is_some_and(taken) {
@@ -237,8 +256,8 @@ impl Listing {
         Ok(())
     }
 
-    fn delete_element(&mut self, set: SetId, element: &Element) -> Result<(), Refusal> {
-        let missing = || (format!("element {:?} of {}", element.key, set.spec().name), libc::ENOENT);
+    fn delete_element(&mut self, set: SetName, element: &Element) -> Result<(), Refusal> {
+        let missing = || (format!("element {:?} of {set}", element.key), libc::ENOENT);
         self.set_mut(set)?.remove(&element.key).map(|_| ()).ok_or_else(missing)
     }
 }

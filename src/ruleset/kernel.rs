@@ -1,6 +1,6 @@
 //! The one door to the kernel. `netlink` implements it for real, `testing` in memory.
 
-use super::{Element, Elements, Part, SetId, Table, Transaction};
+use super::{Element, Elements, Part, SetId, SetName, Table, Transaction};
 use crate::model::Family;
 
 /// Programs tables and reads them back. Only tables named [`super::TABLE_NAME`] are ever touched or listed.
@@ -21,7 +21,7 @@ pub trait Kernel: Send {
     fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError>;
 
     /// Reads the elements of one set or map of ours.
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError>;
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError>;
 
     /// Whether, as long as we live, nobody but us can change our table of a family.
     fn guards(&mut self, family: Family) -> bool;

@@ -23,7 +23,7 @@ impl Table {
     /// The table in the words of `nft`, and what of it cannot be said so: chains with rules that are not ours, and
     /// everything foreign.
     pub fn listing(&self, family: Family) -> (Listing, Vec<String>) {
-        let mut listing = Listing::new(family);
+        let mut listing = Listing::new(family, &self.names);
         let mut unknown: Vec<String> = self.foreign.iter().map(ToString::to_string).collect();
         for (chain, code) in &self.chains {
             let rules: Vec<Rule> = code.iter().filter_map(|rule| raise(family, rule)).collect();
@@ -33,9 +33,9 @@ impl Table {
             listing.chains.push((*chain, rules));
         }
         for (set, elements) in &self.sets {
-            listing.sets.insert(*set, elements.values().map(|element| (element.key, element)).collect());
+            listing.sets.insert(self.names.of(*set), elements.values().map(|element| (element.key, element)).collect());
         }
-        listing.sizes.clone_from(&self.sizes);
+        listing.sizes = self.sizes.iter().map(|(set, size)| (self.names.of(*set), *size)).collect();
         (listing, unknown)
     }
 }

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{ChainId, SetId};
+use super::{ChainId, SetName};
 
 /// Something of the packet or its connection that a rule compares or looks up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +72,7 @@ pub enum Term {
         /// `!=` instead of `==`.
         negate: bool,
         /// A set without values.
-        set: SetId,
+        set: SetName,
     },
     /// `fib saddr type [!=] local`: the routing table says whether the address is this host's.
     Local {
@@ -90,21 +90,21 @@ pub enum Term {
         /// The concatenated key.
         key: Vec<Field>,
         /// A verdict map.
-        map: SetId,
+        map: SetName,
     },
     /// `dnat ip to KEY map @map`; goes on with the next rule where the map has no such element.
     Translate {
         /// The concatenated key.
         key: Vec<Field>,
         /// A map whose values are address . port.
-        map: SetId,
+        map: SetName,
     },
     /// `meta priority set KEY map @map`; evaluation of the rule stops where the map has no such element.
     SetPriority {
         /// The concatenated key.
         key: Vec<Field>,
         /// A map whose values are class IDs.
-        map: SetId,
+        map: SetName,
     },
     /// `meta priority set none`.
     ClearPriority,
@@ -115,7 +115,7 @@ pub enum Term {
     /// `update @map { KEY timeout T : VALUE }`: adds the element, or restarts its timeout.
     Update {
         /// A dynamic map with timeouts.
-        map: SetId,
+        map: SetName,
         /// The concatenated key.
         key: Vec<Field>,
         /// Idle timeout in seconds.
@@ -127,13 +127,25 @@ pub enum Term {
 
 impl Term {
     /// The set or map it names.
-    pub fn set(&self) -> Option<SetId> {
+    pub fn set(&self) -> Option<SetName> {
         match self {
             Term::Member { set, .. } => Some(*set),
             Term::VerdictMap { map, .. }
             | Term::Translate { map, .. }
             | Term::SetPriority { map, .. }
             | Term::Update { map, .. } => Some(*map),
+            _ => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn set_mut(&mut self) -> Option<&mut SetName> {
+        match self {
+            Term::Member { set, .. } => Some(set),
+            Term::VerdictMap { map, .. }
+            | Term::Translate { map, .. }
+            | Term::SetPriority { map, .. }
+            | Term::Update { map, .. } => Some(map),
             _ => None,
         }
     }

@@ -1,9 +1,9 @@
 //! A table as a whole, and changes to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{Bytes, ChainId, Element, Elements, Expr, Rule, SetId};
+use super::{Bytes, ChainId, Element, Elements, Expr, Names, Rule, SetId, SetName};
 use crate::model::Family;
 
 /// The name of our table in both families.
@@ -18,6 +18,10 @@ pub struct Table {
     pub sets: BTreeMap<SetId, Elements>,
     /// How many elements maps have room for; those without an entry grow by themselves.
     pub sizes: BTreeMap<SetId, u32>,
+    /// Which names the rules use.
+    pub names: Names,
+    /// Maps that are there besides and that no rule uses: a replacement was not finished.
+    pub leftovers: Vec<SetName>,
     /// What is not ours, or not as [`ChainId`] and [`SetId`] declare it: the table was made by another version or changed by
     /// someone else. Found at start, it means that the table is replaced as a whole.
     pub foreign: Vec<Foreign>,
@@ -73,6 +77,21 @@ impl fmt::Display for ForeignKind {
     }
 }
 
+impl Table {
+    /// Says which of the sets that are there are in force, once all rules are read.
+    pub fn settle_names(&mut self, present: BTreeSet<SetName>) {
+        let used = self.chains.values().flatten().flatten().filter_map(Expr::set).collect();
+        match Names::in_force(&used, &present) {
+            Ok(names) => self.names = names,
+            Err(set) => {
+                let words = format!("rules that name {} under both its names", SetName::from(set));
+                self.foreign.push(Foreign::Other(words));
+            },
+        }
+        self.leftovers = present.into_iter().filter(|name| *name != self.names.of(name.set)).collect();
+    }
+}
+
 /// A table with rules in the words of `nft`: what [`crate::render`] prints and the tracer walks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
@@ -80,16 +99,16 @@ pub struct Listing {
     pub family: Family,
     /// Chains in the order they are listed.
     pub chains: Vec<(ChainId, Vec<Rule>)>,
-    /// Elements by key; all sets exist.
-    pub sets: BTreeMap<SetId, BTreeMap<Bytes, Element>>,
+    /// Elements by key.
+    pub sets: BTreeMap<SetName, BTreeMap<Bytes, Element>>,
     /// How many elements maps have room for; those without an entry grow by themselves.
-    pub sizes: BTreeMap<SetId, u32>,
+    pub sizes: BTreeMap<SetName, u32>,
 }
 
 impl Listing {
-    /// A table with all sets and no chain.
-    pub fn new(family: Family) -> Self {
-        let sets = SetId::ALL.into_iter().map(|set| (set, BTreeMap::new())).collect();
+    /// A table with all sets, under these names, and no chain.
+    pub fn new(family: Family, names: &Names) -> Self {
+        let sets = SetId::ALL.into_iter().map(|set| (names.of(set), BTreeMap::new())).collect();
         Self { family, chains: Vec::new(), sets, sizes: BTreeMap::new() }
     }
 
@@ -99,12 +118,12 @@ impl Listing {
     }
 
     /// The element a key selects, also by being within its range.
-    pub fn find(&self, set: SetId, key: &Bytes) -> Option<&Element> {
-        let elements = self.sets.get(&set)?;
+    pub fn find(&self, name: SetName, key: &Bytes) -> Option<&Element> {
+        let elements = self.sets.get(&name)?;
         if let Some(element) = elements.get(key) {
             return Some(element);
         }
-        let spec = set.spec();
+        let spec = name.set.spec();
         let in_range =
             |element: &&Element| element.end.is_some_and(|end| spec.contains(self.family, &element.key, &end, key));
         if spec.interval { elements.values().find(in_range) } else { None }
@@ -120,9 +139,10 @@ pub enum Op {
     DeleteTable,
     /// Declares a set or map with room for so many elements; 0 for one that grows by itself. Sets whose size is fixed by
     /// [`SetId::spec`] have that.
-    AddSet(SetId, u32),
-    /// Deletes a set or map that no rule names any more, with its elements.
-    DeleteSet(SetId),
+    AddSet(SetName, u32),
+    /// Deletes a set or map that no rule names any more, with its elements. Not in the transaction that takes the rules
+    /// away: a packet that walks the old ones would find the map empty.
+    DeleteSet(SetName),
     /// Creates a chain; with its hook when it is a base chain.
     AddChain(ChainId),
     /// Deletes an empty, unreferenced chain together with its rules.
@@ -132,9 +152,9 @@ pub enum Op {
     /// Deletes all rules of a chain.
     FlushChain(ChainId),
     /// Adds elements; an error when a key exists with another value.
-    AddElements(SetId, Vec<Element>),
+    AddElements(SetName, Vec<Element>),
     /// Deletes elements (only keys count); an error when one does not exist.
-    DeleteElements(SetId, Vec<Element>),
+    DeleteElements(SetName, Vec<Element>),
     /// Deletes all rules of a chain that is not ours.
     FlushForeign(String),
     /// Deletes an object that is not ours; an error when it is in use.

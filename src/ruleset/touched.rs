@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Bytes, SetId};
+use super::{Bytes, SetName};
 use crate::model::Family;
 
 /// Keys of one set that are remembered; of more the whole set counts as touched.
@@ -23,7 +23,7 @@ pub struct Part {
     /// Chains and their rules, or objects that are not ours.
     pub structure: bool,
     /// Elements.
-    pub sets: BTreeMap<SetId, Keys>,
+    pub sets: BTreeMap<SetName, Keys>,
 }
 
 /// Which elements of a set or map were touched.
@@ -55,7 +55,7 @@ impl Touched {
     }
 
     /// Adds elements.
-    pub fn elements(&mut self, family: Family, set: SetId, keys: Keys) {
+    pub fn elements(&mut self, family: Family, set: SetName, keys: Keys) {
         if let Touched::Parts(parts) = self {
             parts.entry(family).or_default().elements(set, keys);
         }
@@ -78,7 +78,7 @@ impl Touched {
 }
 
 impl Part {
-    fn elements(&mut self, set: SetId, keys: Keys) {
+    fn elements(&mut self, set: SetName, keys: Keys) {
         let known = self.sets.entry(set).or_insert_with(|| Keys::These(BTreeSet::new()));
         match (&mut *known, keys) {
             // Announcements bring one at a time, and `append` would build the whole set anew for each.
@@ -94,6 +94,7 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ruleset::SetId;
 
     fn keys(range: std::ops::Range<usize>) -> Keys {
         Keys::These(range.map(|n| Bytes::new().u32_host(n as u32)).collect())
@@ -101,7 +102,7 @@ mod tests {
 
     fn elements(keys: Keys) -> Touched {
         let mut touched = Touched::default();
-        touched.elements(Family::Ipv4, SetId::NodeIps, keys);
+        touched.elements(Family::Ipv4, SetId::NodeIps.into(), keys);
         touched
     }
 
@@ -117,12 +118,12 @@ mod tests {
         touched.merge(structure.clone());
         touched.merge(elements(keys(5..5)));
         let Touched::Parts(parts) = &touched else { panic!("{touched:?}") };
-        assert_eq!(parts[&Family::Ipv4], Part { structure: false, sets: [(SetId::NodeIps, keys(0..3))].into() });
+        assert_eq!(parts[&Family::Ipv4], Part { structure: false, sets: [(SetId::NodeIps.into(), keys(0..3))].into() });
         assert_eq!(parts[&Family::Ipv6], Part { structure: true, ..Part::default() });
         touched.merge(Touched::Everything);
         touched.merge(structure);
         touched.structure(Family::Ipv4);
-        touched.elements(Family::Ipv4, SetId::Hairpin, Keys::All);
+        touched.elements(Family::Ipv4, SetId::Hairpin.into(), Keys::All);
         assert_eq!(touched, Touched::Everything);
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{End, Host, Packet, Step, Trace};
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
-use crate::ruleset::{Bytes, ChainId, Element, Field, Listing, Rule, SetId, Term, Value, Verdict};
+use crate::ruleset::{Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict};
 
 /// A packet on its way, with what conntrack remembers of it.
 #[derive(Debug, Clone)]
@@ -196,7 +196,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn translate(&mut self, chain: ChainId, rule: &Rule, key: &[Field], map: SetId, state: &State) -> Outcome {
+    fn translate(&mut self, chain: ChainId, rule: &Rule, key: &[Field], map: SetName, state: &State) -> Outcome {
         let slots = key.iter().find_map(|field| match field {
             Field::RandomSlot(modulus) => Some(*modulus),
             _ => None,
@@ -219,7 +219,7 @@ impl<'a> Walk<'a> {
         Outcome::Translated(targets, missing / f64::from(slots))
     }
 
-    fn find(&self, set: SetId, key: &[Field], slot: u32, state: &State) -> Option<(SetId, Element)> {
+    fn find(&self, name: SetName, key: &[Field], slot: u32, state: &State) -> Option<(SetId, Element)> {
         let key = key.iter().fold(Bytes::new(), |bytes, field| match field {
             Field::SourceAddress => bytes.ip(state.source),
             Field::DestinationAddress => bytes.ip(state.destination),
@@ -230,7 +230,7 @@ impl<'a> Walk<'a> {
             Field::Priority => bytes.u32_host(self.priority),
             Field::RandomSlot(_) => bytes.u32_host(slot),
         });
-        self.listing.find(set, &key).map(|element| (set, element.clone()))
+        self.listing.find(name, &key).map(|element| (name.set, element.clone()))
     }
 
     fn step(&mut self, chain: ChainId, rule: &Rule, element: Option<(SetId, Element)>) {

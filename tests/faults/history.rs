@@ -6,25 +6,27 @@ use std::time::Instant;
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family};
-use portway::ruleset::{ChainId, Element, FakeKernel, Listing, Rule, SetId, Term, Value, Verdict};
+use portway::ruleset::{ChainId, Element, FakeKernel, Listing, Rule, SetId, SetName, Term, Value, Verdict};
 
-use crate::support::canonical::Sets;
+use crate::support::canonical::{Sets, with_first_names};
 
-/// What packets meet: chains that can be reached, and elements but for the records that packets write. `None` before there
-/// are hooks.
+/// What packets meet: chains that can be reached, and elements of sets that rules use, but for the records that packets write.
+/// `None` before there are hooks.
 pub(crate) type InForce = Option<(BTreeMap<ChainId, Vec<Rule>>, Sets)>;
 /// The tables of both families.
 pub(crate) type Tables = [InForce; 2];
 
 /// What a kernel's tables mean.
 pub(crate) fn tables(kernel: &FakeKernel) -> Tables {
-    Family::ALL.map(|family| kernel.listing(family).and_then(in_force))
+    Family::ALL.map(|family| kernel.listing(family).and_then(|listing| in_force(&with_first_names(listing))))
 }
 
 fn in_force(listing: &Listing) -> InForce {
+    let used: BTreeSet<SetName> =
+        listing.chains.iter().flat_map(|(_, rules)| rules).flatten().filter_map(Term::set).collect();
     let elements = || {
-        let sets = listing.sets.iter().filter(|(set, _)| **set != SetId::Affinity);
-        sets.flat_map(|(set, elements)| elements.values().map(|element| (*set, element)))
+        let sets = listing.sets.iter().filter(|(name, _)| name.set != SetId::Affinity && used.contains(name));
+        sets.flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)))
     };
     let mut open: Vec<ChainId> =
         listing.chains.iter().map(|(chain, _)| *chain).filter(|chain| chain.is_base()).collect();

@@ -64,7 +64,8 @@ impl Script {
             return Err("not the table of the end".to_owned());
         }
         for family in Family::ALL {
-            let records = controller.kernel().inner.read_set(family, SetId::Affinity).map_err(|e| e.to_string())?;
+            let records =
+                controller.kernel().inner.read_set(family, SetId::Affinity.into()).map_err(|e| e.to_string())?;
             let orphans = controller.mirror().ok_or("no mirror")?.orphans(family, &records);
             // Packets have passed after the last sync too, by what was in force.
             if !orphans.is_empty() {

@@ -5,10 +5,12 @@ use std::ops::Range;
 
 use portway::model::Family;
 use portway::ruleset::{
-    Bytes, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Part, SetId, Table, Transaction, Value,
+    Bytes, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Part, SetId, SetName, Table, Transaction,
+    Value,
 };
 
 use super::history::{Tables, tables};
+use crate::support::canonical::with_first_names;
 
 /// What goes wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,11 +66,11 @@ impl FaultyKernel {
     pub(crate) fn pass_packets(&mut self) {
         for family in Family::ALL {
             let Some(listing) = self.inner.listing_mut(family) else { continue };
-            let mut records = Vec::new();
+            let (in_force, mut records) = (with_first_names(listing), Vec::new());
             for map in EndpointMap::ALL {
-                for (frontend, id) in &listing.sets[&map.affinity_ids()] {
+                for (frontend, id) in &in_force.sets[&map.affinity_ids().into()] {
                     let Value::Data(id) = id.value else { panic!("{id:?} has no ID") };
-                    let endpoints = listing.sets[&map.set()].values();
+                    let endpoints = in_force.sets[&map.set().into()].values();
                     for endpoint in endpoints.filter(|slot| slot.key.as_slice().starts_with(frontend.as_slice())) {
                         // One client for each endpoint.
                         let Value::Data(data) = &endpoint.value else { panic!("{endpoint:?} is no endpoint") };
@@ -78,7 +80,7 @@ impl FaultyKernel {
                     }
                 }
             }
-            let affinity = listing.sets.get_mut(&SetId::Affinity).expect("all sets exist");
+            let affinity = listing.sets.get_mut(&SetId::Affinity.into()).expect("all sets exist");
             affinity.extend(records.into_iter().map(|record| (record.key, record)));
         }
     }
@@ -143,7 +145,7 @@ impl Kernel for FaultyKernel {
         self.look(|kernel| kernel.read_part(family, part))
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
         self.look(|kernel| kernel.read_set(family, set))
     }
 

@@ -1,10 +1,27 @@
-//! A table with what is free to choose forgotten: the slots of endpoints, and the numbers of Service ports with affinity.
+//! A table with what is free to choose forgotten: the slots of endpoints, the numbers of Service ports with affinity, and
+//! which of two names a map goes by.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use portway::plan::Affinity;
-use portway::ruleset::{Bytes, Element, EndpointMap, SetId, Value};
+use portway::ruleset::{Bytes, Element, EndpointMap, Listing, Names, SetId, SetName, Term, Value};
+
+/// A table with all sets under their first names. Maps that no rule uses beside one that rules do are left out.
+pub(crate) fn with_first_names(listing: &Listing) -> Listing {
+    let mut listing = listing.clone();
+    let terms = listing.chains.iter_mut().flat_map(|(_, rules)| rules).flatten();
+    let mut used = BTreeSet::new();
+    for name in terms.filter_map(Term::set_mut) {
+        used.insert(*name);
+        *name = name.set.into();
+    }
+    let present = listing.sets.keys().copied().collect();
+    let names = Names::in_force(&used, &present).expect("all rules use the same name");
+    let sets = std::mem::take(&mut listing.sets).into_iter().filter(|(name, _)| *name == names.of(name.set));
+    listing.sets = sets.map(|(name, elements)| (SetName::from(name.set), elements)).collect();
+    listing
+}
 
 /// The sets of a table, in a form in which tables that mean the same are equal.
 #[derive(Debug, PartialEq)]

@@ -68,7 +68,12 @@ impl Live {
 
     /// The affinity records of a family.
     pub(crate) fn records(&mut self, family: Family) -> Result<Vec<(Bytes, Element)>> {
-        Ok(self.observer.read_set(family, SetId::Affinity)?.values().map(|record| (record.key, record)).collect())
+        Ok(self
+            .observer
+            .read_set(family, SetId::Affinity.into())?
+            .values()
+            .map(|record| (record.key, record))
+            .collect())
     }
 
     /// Something to try connections with.
@@ -105,7 +110,7 @@ fn kernel() -> Result<NftKernel> {
 pub(crate) fn forget_clients() -> Result<()> {
     let mut kernel = kernel()?;
     for family in Family::ALL {
-        let records: Vec<Element> = kernel.read_set(family, SetId::Affinity)?.values().collect();
+        let records: Vec<Element> = kernel.read_set(family, SetId::Affinity.into())?.values().collect();
         kernel.forget(family, SetId::Affinity, &records)?;
     }
     Ok(())

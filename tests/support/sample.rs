@@ -124,12 +124,12 @@ pub fn rules(family: Family) -> Vec<Rule> {
         interface(false, "cali", true),
         interface(true, "cali", true),
         interface(false, "abcdefghijklmno", false),
-        member(vec![DestinationAddress], false, SetId::ClusterIps),
-        member(vec![DestinationAddress], true, SetId::NodeIps),
-        member(vec![DestinationAddress], false, SetId::ServiceCidrs),
-        member(vec![OriginalAddress], false, SetId::ClusterIps),
-        member(vec![SourceAddress, DestinationAddress], false, SetId::Hairpin),
-        member(frontend.iter().copied().chain([SourceAddress]).collect(), false, SetId::AllowedSources),
+        member(vec![DestinationAddress], false, SetId::ClusterIps.into()),
+        member(vec![DestinationAddress], true, SetId::NodeIps.into()),
+        member(vec![DestinationAddress], false, SetId::ServiceCidrs.into()),
+        member(vec![OriginalAddress], false, SetId::ClusterIps.into()),
+        member(vec![SourceAddress, DestinationAddress], false, SetId::Hairpin.into()),
+        member(frontend.iter().copied().chain([SourceAddress]).collect(), false, SetId::AllowedSources.into()),
     ];
     for field in [SourceAddress, DestinationAddress] {
         for negate in [false, true] {
@@ -140,12 +140,12 @@ pub fn rules(family: Family) -> Vec<Rule> {
         vec![Term::Translated, Term::Verdict(Verdict::Jump(ChainId::Refuse))],
         vec![Term::Verdict(Verdict::Drop)],
         vec![Term::Verdict(Verdict::Goto(ChainId::Refuse))],
-        vec![Term::VerdictMap { key: frontend.clone(), map: SetId::Services }],
-        vec![Term::VerdictMap { key: nodeport.clone(), map: SetId::Nodeports }],
+        vec![Term::VerdictMap { key: frontend.clone(), map: SetId::Services.into() }],
+        vec![Term::VerdictMap { key: nodeport.clone(), map: SetId::Nodeports.into() }],
         vec![
             Term::Local { field: SourceAddress, negate: true },
             Term::Prefix { field: SourceAddress, negate: true, net: net("10.244.0.0/16", "fd00:10:244::/48") },
-            Term::VerdictMap { key: frontend, map: SetId::ExternalLocal },
+            Term::VerdictMap { key: frontend, map: SetId::ExternalLocal.into() },
         ],
     ]);
     rules
@@ -167,31 +167,31 @@ fn special_rules() -> Vec<(ChainId, Rule)> {
     let choose = |count| frontend.into_iter().chain([Field::RandomSlot(count)]).collect::<Vec<_>>();
     vec![
         (ChainId::Refuse, vec![Term::Reject]),
-        (pick(1), vec![Term::Translate { key: choose(1), map: SetId::Endpoints }]),
-        (pick(3), vec![Term::Translate { key: choose(3), map: SetId::Endpoints }]),
+        (pick(1), vec![Term::Translate { key: choose(1), map: SetId::Endpoints.into() }]),
+        (pick(3), vec![Term::Translate { key: choose(3), map: SetId::Endpoints.into() }]),
         (
             nodeport(2),
             vec![Term::Translate {
                 key: vec![Protocol, DestinationPort, Field::RandomSlot(2)],
-                map: SetId::NodeportEndpoints,
+                map: SetId::NodeportEndpoints.into(),
             }],
         ),
         (
             sticky(3),
             vec![
-                Term::SetPriority { key: frontend.to_vec(), map: SetId::AffinityIds },
-                Term::Translate { key: vec![SourceAddress, Protocol, Priority], map: SetId::Affinity },
+                Term::SetPriority { key: frontend.to_vec(), map: SetId::AffinityIds.into() },
+                Term::Translate { key: vec![SourceAddress, Protocol, Priority], map: SetId::Affinity.into() },
             ],
         ),
-        (sticky(3), vec![Term::Translate { key: choose(3), map: SetId::Endpoints }]),
+        (sticky(3), vec![Term::Translate { key: choose(3), map: SetId::Endpoints.into() }]),
         (ChainId::MasqueradeIt, vec![Term::Masquerade]),
         (
             remember(),
             vec![
                 Term::Arrived { negate: true },
-                Term::SetPriority { key: vec![Protocol, OriginalPort], map: SetId::NodeportAffinityIds },
+                Term::SetPriority { key: vec![Protocol, OriginalPort], map: SetId::NodeportAffinityIds.into() },
                 Term::Update {
-                    map: SetId::Affinity,
+                    map: SetId::Affinity.into(),
                     key: vec![SourceAddress, Protocol, Priority],
                     timeout_seconds: 10_800,
                     value: vec![DestinationAddress, DestinationPort],
@@ -201,11 +201,14 @@ fn special_rules() -> Vec<(ChainId, Rule)> {
         ),
         (
             ChainId::AfterDnat,
-            vec![Term::VerdictMap { key: vec![OriginalAddress, Protocol, OriginalPort], map: SetId::AfterDnat }],
+            vec![Term::VerdictMap { key: vec![OriginalAddress, Protocol, OriginalPort], map: SetId::AfterDnat.into() }],
         ),
         (
             ChainId::AfterDnat,
-            vec![Term::Member { key: vec![OriginalAddress], negate: false, set: SetId::ClusterIps }, Term::Masquerade],
+            vec![
+                Term::Member { key: vec![OriginalAddress], negate: false, set: SetId::ClusterIps.into() },
+                Term::Masquerade,
+            ],
         ),
     ]
 }
@@ -233,7 +236,7 @@ pub fn transaction(family: Family) -> Transaction {
     let mut transaction = Transaction::default();
     transaction.push(family, Op::AddTable);
     for set in SetId::ALL {
-        transaction.push(family, Op::AddSet(set, 0));
+        transaction.push(family, Op::AddSet(set.into(), 0));
     }
     let chains = chains(family);
     for (chain, _) in &chains {
@@ -246,7 +249,7 @@ pub fn transaction(family: Family) -> Transaction {
     }
     for set in SetId::ALL {
         if set != SetId::Affinity {
-            transaction.push(family, Op::AddElements(set, elements(family, set)));
+            transaction.push(family, Op::AddElements(set.into(), elements(family, set)));
         }
     }
     transaction

@@ -23,7 +23,6 @@ pub const FLAGS: &[Flag] = &[
     flag("no-table-ownership", Kind::Bool, "false", Always, "Let other programs change our tables (kernels before 6.9 always do)"),
     flag("admin-socket", Kind::Text, crate::admin::SOCKET, Always, "Where `portway status` and the like ask; empty: nowhere"),
     flag("sysctl-net", Kind::Text, "", Always, "Where the node's /proc/sys/net can be written, as in a container that is not privileged"),
-    flag("size-maps", Kind::Bool, "false", Always, "Give large maps a size: faster to fill and to check, but a connection may be lost when one is replaced because it has doubled"),
     flag("frontend-metrics-max", Kind::Int(0, u32::MAX as i64), "0", Always, "Show connections of each frontend as metrics, as long as there are no more frontends than this"),
     flag("kubeconfig", Kind::Text, "", Setting, "How to reach the Kubernetes API; default: as a pod in the cluster"),
     flag("master", Kind::Text, "", Always, "URL of the API server, instead of the kubeconfig's"),

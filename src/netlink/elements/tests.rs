@@ -9,13 +9,13 @@ use super::super::message::PREFIX_LEN;
 use super::*;
 use crate::netlink::attr::Attrs;
 use crate::netlink::ffi::Scratch;
-use crate::ruleset::{ChainId, EndpointMap, FieldType, Pick, ValueType};
+use crate::ruleset::{ChainId, EndpointMap, FieldType, Pick, SetId, ValueType};
 
 const SEQ: u32 = u32::MAX - 1;
 
 fn written(family: Family, set: SetId, elements: &[Element]) -> Batch {
     let mut batch = Batch::new(SEQ, Scratch::new());
-    write(&mut batch, 0, (family, "portway", set), Action::Add, elements);
+    write(&mut batch, 0, (family, "portway", set.into()), Action::Add, elements);
     batch.finish(false);
     batch
 }
