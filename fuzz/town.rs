@@ -74,7 +74,8 @@ impl Town {
     pub fn check(&mut self) {
         self.sync();
         assert_eq!((self.reports)().failures, 0, "the kernel refused a transaction");
-        let mut elements = |set: SetId| self.controller.kernel().read_set(Family::Ipv4, set.into()).expect("readable");
+        let table = self.controller.kernel().read(Family::Ipv4).expect("readable").expect("there");
+        let elements = |set| &table.sets[&set];
         let frontend = Bytes::new().ip([10, 96, 0, 1].into()).u8(6).u16(443);
         let node_port = Bytes::new().u8(6).u16(30_000);
         assert!(elements(SetId::ClusterIps).contains_key(&Bytes::new().ip([10, 96, 0, 1].into())));

@@ -71,8 +71,8 @@ fn with_options(options: Options, events: impl IntoIterator<Item = Event>) -> Co
 
 /// The comment of an address frontend: whose it is.
 fn owner<K: Kernel>(controller: &mut Controller<K>, ip: impl Into<IpAddr>, port: u16) -> Option<String> {
-    let services = controller.kernel().read_set(Family::Ipv4, SetId::Services.into()).expect("readable");
-    let element: Element = services.get(&Bytes::new().ip(ip.into()).u8(6).u16(port))?;
+    let table = controller.kernel().read(Family::Ipv4).expect("readable").expect("there");
+    let element: Element = table.sets[&SetId::Services].get(&Bytes::new().ip(ip.into()).u8(6).u16(port))?;
     element.comment.as_deref().map(str::to_owned)
 }
 

@@ -41,7 +41,7 @@ pub struct FamilySettings {
 }
 
 /// How much room maps get. A map without a size is enlarged by the kernel as it fills. One with a size is faster to fill,
-/// check and list, but has to be replaced before it is full.
+/// check and list, but has to be replaced before it is full. By default those have one that are so large that it pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizing {
     /// Maps with fewer elements have no size.

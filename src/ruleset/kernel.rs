@@ -9,7 +9,8 @@ pub trait Kernel: Send {
     /// [`KernelError::is_taken`] when somebody else has them and has to end first.
     fn claim(&mut self) -> Result<(), KernelError>;
 
-    /// Makes all changes of a transaction take effect at once. On an error nothing has changed, except where
+    /// Makes all changes of a transaction take effect at once; where it deletes a set, not before all packets have left the
+    /// rules of earlier transactions. On an error nothing has changed, except where
     /// [`KernelError::is_uncertain`] says that this is not known.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError>;
 
