@@ -199,7 +199,7 @@ fn a_restart_finishes_or_undoes_a_replacement() {
             let is_done = reports.borrow().failures == 0;
             end(controller);
             let table = kernel().read(FAMILY).expect("readable").expect("there");
-            assert_eq!(table.foreign, [""; 0]);
+            assert_eq!(table.foreign, []);
             with_leftovers += usize::from(!table.leftovers.is_empty());
 
             let (mut next, reports) = Controller::new(kernel(), options(16));

@@ -9,8 +9,8 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::netlink::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Part, Pick, SetId, SetName, Table,
-    Transaction, Value, Verdict,
+    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Part, Pick, SetId, SetName,
+    Table, Transaction, Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
 use serde_json::json;

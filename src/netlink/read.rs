@@ -148,7 +148,8 @@ impl Reader<'_> {
             self.objects(abi::msg::GETFLOWTABLE)?;
         }
         let by_key = |keys: &Keys| matches!(keys, Keys::These(_));
-        let known = if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
+        let known =
+            if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
         if part.structure {
             self.table.settle_names(known.keys().copied().collect());
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Names, Op, Part, Rule, SetId, SetName, Table, Term,
-    Transaction, Value, Verdict, lower,
+    Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Names, Op, Part, Rule, SetId, SetName, Table,
+    Term, Transaction, Value, Verdict, lower,
 };
 use crate::model::Family;
 

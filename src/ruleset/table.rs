@@ -86,7 +86,7 @@ impl Table {
             Err(set) => {
                 let words = format!("rules that name {} under both its names", SetName::from(set));
                 self.foreign.push(Foreign::Other(words));
-            },
+            }
         }
         self.leftovers = present.into_iter().filter(|name| *name != self.names.of(name.set)).collect();
     }
