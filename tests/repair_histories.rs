@@ -16,8 +16,8 @@ use portway::model::{Event, Family};
 use portway::netlink::{self, NftKernel};
 use portway::plan::FIXED_CHAINS;
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, Kernel, KernelError, Op, Part, SetId, Table, Term, Touched, Transaction, Value,
-    ValueType, Verdict,
+    Bytes, ChainId, Element, Elements, Kernel, KernelError, Op, Part, SetId, SetName, Table, Term, Touched,
+    Transaction, Value, ValueType, Verdict,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -110,7 +110,7 @@ impl Kernel for Counting {
         self.kernel.read_part(family, part)
     }
 
-    fn read_set(&mut self, family: Family, set: SetId) -> Result<Elements, KernelError> {
+    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
         self.kernel.read_set(family, set)
     }
 
@@ -161,6 +161,7 @@ fn new_element(family: Family, set: SetId, bytes: &[u8; 40]) -> Element {
 fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
     let table = stranger.read(family)?.unwrap_or_default();
     let pick = |index: &Index| SetId::ALL[index.index(SetId::ALL.len())];
+    let name = |index: &Index| table.names.of(pick(index));
     let elements = |set: SetId| -> Vec<Element> {
         let mut all: Vec<Element> = table.sets.get(&set).into_iter().flat_map(Elements::values).collect();
         all.sort_unstable_by_key(|element| element.key);
@@ -174,19 +175,19 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
             if !all.is_empty() {
                 let chosen: BTreeMap<Bytes, Element> =
                     which.iter().map(|index| index.get(&all)).map(|e| (e.key, e.clone())).collect();
-                ops.push(Op::DeleteElements(pick(set), chosen.into_values().collect()));
+                ops.push(Op::DeleteElements(name(set), chosen.into_values().collect()));
             }
         }
         Deed::Alter(set, which) => {
             let all = elements(pick(set));
             if !all.is_empty() {
                 let element = which.get(&all);
-                ops.push(Op::DeleteElements(pick(set), vec![element.clone()]));
-                ops.push(Op::AddElements(pick(set), vec![altered(pick(set), element)]));
+                ops.push(Op::DeleteElements(name(set), vec![element.clone()]));
+                ops.push(Op::AddElements(name(set), vec![altered(pick(set), element)]));
             }
         }
-        Deed::Add(set, bytes) => ops.push(Op::AddElements(pick(set), vec![new_element(family, pick(set), bytes)])),
-        Deed::Flush(set) => ops.push(Op::DeleteElements(pick(set), elements(pick(set)))),
+        Deed::Add(set, bytes) => ops.push(Op::AddElements(name(set), vec![new_element(family, pick(set), bytes)])),
+        Deed::Flush(set) => ops.push(Op::DeleteElements(name(set), elements(pick(set)))),
         Deed::AddRule(index) => ops.push(Op::AddRule(chain(index), vec![Term::Verdict(Verdict::Return)])),
         Deed::FlushChain(index) => ops.push(Op::FlushChain(chain(index))),
         Deed::Commands(commands) => drop(Nft::all()[0].run(&["-f", "-"], commands)),
@@ -236,8 +237,8 @@ impl World {
         let mirror = self.controller.mirror().context("the last sync failed")?;
         for family in Family::ALL {
             let table = self.stranger.read(family)?;
-            let (main, after) = mirror.rebase(family, table.as_ref());
-            ensure!(main.is_empty() && after.is_empty(), "{family}: the kernel differs: {:#?}", (main.ops, after.ops));
+            let steps = mirror.rebase(family, table.as_ref());
+            ensure!(steps.is_empty(), "{family}: the kernel differs: {steps:#?}");
         }
         Ok(())
     }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use portway::config::Options;
 use portway::controller::Controller;
+use portway::diff::Mirror;
 use portway::model::{Event, Family};
-use portway::ruleset::{Kernel as _, Keys, SetId, Touched};
+use portway::ruleset::{Kernel as _, Keys, Touched};
 use proptest::prelude::*;
 
 use super::history::{Tables, from_scratch, tables};
@@ -47,7 +48,8 @@ impl Script {
             controller.handle(batch.clone(), Instant::now());
             controller.kernel().pass_packets();
             // Nothing was changed, but that is not known before.
-            controller.doubts().raise(None, all_parts());
+            let all = controller.mirror().map_or(Touched::Everything, all_parts);
+            controller.doubts().raise(None, all);
             controller.settle();
             self.judge(&mut reached, controller.kernel(), number)?;
         }
@@ -89,11 +91,11 @@ impl Script {
 }
 
 /// Both tables, part by part.
-fn all_parts() -> Touched {
+fn all_parts(mirror: &Mirror) -> Touched {
     let mut touched = Touched::default();
-    for family in Family::ALL {
-        touched.structure(family);
-        SetId::ALL.into_iter().for_each(|set| touched.elements(family, set, Keys::All));
+    for listing in Family::ALL.into_iter().filter_map(|family| mirror.listing(family)) {
+        touched.structure(listing.family);
+        listing.sets.into_keys().for_each(|name| touched.elements(listing.family, name, Keys::All));
     }
     touched
 }
