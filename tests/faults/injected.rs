@@ -10,7 +10,7 @@ use portway::config::Options;
 use portway::controller::Controller;
 use portway::diff::Mirror;
 use portway::model::{Event, Family};
-use portway::ruleset::{Kernel as _, Keys, Touched};
+use portway::ruleset::{Kernel as _, Keys, SetId, Touched};
 use proptest::prelude::*;
 
 use super::history::{Tables, from_scratch, tables};
