@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use portway::config::Options;
 use portway::controller::Controller;
+use portway::diff::Steps;
 use portway::model::{Event, Family};
 use portway::ruleset::{
     Bytes, ChainId, Element, FakeKernel, Kernel as _, Keys, Listing, Op, Part, Rule, SetId, Table, Transaction, Value,
@@ -112,20 +113,21 @@ proptest! {
             let mut table = controller.kernel().read(family).expect("in memory").expect("there");
             let part = spoil(family, &mut table, &damage);
             let mirror = controller.mirror().expect("synced");
-            let (main, after) = mirror.rebase(family, Some(&table));
+            let whole = mirror.rebase(family, Some(&table));
             // Nothing but what was touched is known.
             if !part.structure {
                 table.chains.clear();
             }
-            table.sets.retain(|set, _| part.sets.contains_key(set));
-            for (set, keys) in &part.sets {
-                let elements = table.sets.get_mut(set).expect("touched");
+            table.sets.retain(|set, _| part.sets.contains_key(&table.names.of(*set)));
+            for (name, keys) in &part.sets {
+                let elements = table.sets.get_mut(&name.set).expect("touched");
                 if let Keys::These(keys) = keys {
                     *elements = elements.values().filter(|element| keys.contains(&element.key)).collect();
                 }
             }
-            let mended = mirror.mend(family, &part, table).map(|(main, after)| (changes(&main), changes(&after)));
-            prop_assert_eq!(mended, Some((changes(&main), changes(&after))));
+            let mended = mirror.mend(family, &part, table);
+            let changes = |steps: Steps| steps.transactions().map(changes);
+            prop_assert_eq!(mended.map(changes), Some(changes(whole)));
         }
     }
 }
@@ -195,7 +197,7 @@ fn spoil(family: Family, table: &mut Table, damage: &[(prop::sample::Index, prop
                 victim.key
             }
         };
-        match part.sets.entry(set).or_insert_with(|| Keys::These(BTreeSet::new())) {
+        match part.sets.entry(table.names.of(set)).or_insert_with(|| Keys::These(BTreeSet::new())) {
             keys if set.spec().interval => *keys = Keys::All,
             Keys::These(keys) => drop(keys.insert(key)),
             Keys::All => {}

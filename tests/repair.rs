@@ -122,7 +122,7 @@ fn what_is_not_ours_goes_alone_and_clients_keep_their_endpoints() {
         let key = Bytes::new().ip([192, 0, 2, 1].into()).u8(6).u32_host(2);
         let value = Value::Data(Bytes::new().ip([10, 1, 0, 1].into()).u16(8080));
         let record = Element { key, end: None, value, comment: None };
-        let ops = vec![(Family::Ipv4, Op::AddElements(SetId::Affinity, vec![record.clone()]))];
+        let ops = vec![(Family::Ipv4, Op::AddElements(SetId::Affinity.into(), vec![record.clone()]))];
         kernel.apply(&Transaction { ops }).expect("a record, as packets write it");
         let before = without_records();
         for (number, change) in [
@@ -143,7 +143,7 @@ fn what_is_not_ours_goes_alone_and_clients_keep_their_endpoints() {
             assert_eq!(without_records(), before, "after {change}: {}", program.log_tail());
         }
         assert_eq!(program.said("whole=true"), 0, "{}", program.log_tail());
-        let records = kernel.read_set(Family::Ipv4, SetId::Affinity).expect("readable");
+        let records = kernel.read_set(Family::Ipv4, SetId::Affinity.into()).expect("readable");
         assert_eq!(records.get(&record.key), Some(record));
     });
 }
@@ -158,7 +158,7 @@ fn what_others_do_in_the_way_of_an_update_is_put_right() {
             let all: Vec<Element> = table.sets[&SetId::Services].values().collect();
             // These are to go with their Services, or stay.
             for element in all.iter().step_by(7) {
-                let delete = Op::DeleteElements(SetId::Services, vec![element.clone()]);
+                let delete = Op::DeleteElements(SetId::Services.into(), vec![element.clone()]);
                 kernel.apply(&Transaction { ops: vec![(Family::Ipv4, delete)] }).ok();
             }
             program.reload(&cluster(size)).expect("a sync");
