@@ -14,9 +14,10 @@ use portway::model::{
 };
 use portway::netlink::{self, NftKernel};
 use portway::plan::Sizing;
-use portway::ruleset::{Element, Elements, Kernel, KernelError, Op, Part, SetId, SetName, Table, Transaction};
+use portway::ruleset::{Kernel, KernelError, Op, SetId, Transaction};
 
 mod support;
+use support::gate::{Gate, Gated};
 use support::netns::{in_netns, ip_batch};
 use support::nft::Nft;
 use support::sample;
@@ -194,7 +195,7 @@ fn a_restart_finishes_or_undoes_a_replacement() {
             kernel().cleanup().expect("no table is left");
             let (mut controller, reports) = Controller::new(Door::new(), options(16));
             controller.handle(cluster(15, 53), Instant::now());
-            controller.kernel().left = applied;
+            controller.kernel().gate.left = applied;
             controller.handle((15..60).flat_map(|n| service(n, 53)), Instant::now());
             let is_done = reports.borrow().failures == 0;
             end(controller);
@@ -285,49 +286,24 @@ fn a_load_that_was_not_finished_is_made_anew() {
 
 /// Notes which generation of nf_tables each transaction made, and takes no more than it is told to.
 struct Door {
-    kernel: NftKernel,
     generations: Vec<u32>,
     /// Transactions it still takes.
     left: usize,
 }
 
 impl Door {
-    fn new() -> Self {
-        Self { kernel: kernel(), generations: Vec::new(), left: usize::MAX }
+    fn new() -> Gated<Self> {
+        Gated { kernel: kernel(), gate: Self { generations: Vec::new(), left: usize::MAX } }
     }
 }
 
-impl Kernel for Door {
-    fn claim(&mut self) -> Result<(), KernelError> {
-        self.kernel.claim()
-    }
-
-    fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+impl Gate for Door {
+    fn apply(&mut self, kernel: &mut NftKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let closed = || KernelError::Io { doing: "being tested", source: io::Error::from_raw_os_error(libc::ENOBUFS) };
         self.left = self.left.checked_sub(1).ok_or_else(closed)?;
-        self.kernel.apply(transaction)?;
-        self.generations.push(self.kernel.generation()?);
+        kernel.apply(transaction)?;
+        self.generations.push(kernel.generation()?);
         Ok(())
-    }
-
-    fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
-        self.kernel.read(family)
-    }
-
-    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
-        self.kernel.read_part(family, part)
-    }
-
-    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
-        self.kernel.read_set(family, set)
-    }
-
-    fn guards(&mut self, family: Family) -> bool {
-        self.kernel.guards(family)
-    }
-
-    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
-        self.kernel.forget(family, set, elements)
     }
 }
 
@@ -347,7 +323,7 @@ fn others_have_their_turn_during_a_load() {
             controller.handle(events, Instant::now());
             done.store(true, Ordering::Relaxed);
         });
-        let generations = &controller.kernel().generations;
+        let generations = &controller.kernel().gate.generations;
         assert!(generations.len() > 4, "not in slices");
         assert!(
             generations.windows(2).any(|pair| pair[1] > pair[0] + 1),

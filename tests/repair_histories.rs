@@ -16,12 +16,12 @@ use portway::model::{Event, Family};
 use portway::netlink::{self, NftKernel};
 use portway::plan::FIXED_CHAINS;
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, Kernel, KernelError, Op, Part, SetId, SetName, Table, Term, Touched,
-    Transaction, Value, ValueType, Verdict,
+    Bytes, ChainId, Element, Elements, Kernel as _, Op, SetId, Term, Touched, Transaction, Value, ValueType, Verdict,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 use support::cluster::{any_history, any_options, empty_lists};
+use support::gate::{Gate, Gated};
 use support::netns::in_netns;
 use support::nft::Nft;
 use support::scenes::{number, sample};
@@ -84,42 +84,20 @@ fn any_deeds() -> impl Strategy<Value = Vec<(Vec<(Family, Deed)>, bool)>> {
     prop::collection::vec((prop::collection::vec(any_deed(), 1..4), prop::bool::weighted(0.2)), 12)
 }
 
-/// The kernel, with a count of how often everything was read.
+/// How often tables were read.
+#[derive(Default)]
 struct Counting {
-    kernel: NftKernel,
     whole: usize,
     parts: usize,
 }
 
-impl Kernel for Counting {
-    fn claim(&mut self) -> Result<(), KernelError> {
-        self.kernel.claim()
-    }
-
-    fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
-        self.kernel.apply(transaction)
-    }
-
-    fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
+impl Gate for Counting {
+    fn reads_table(&mut self) {
         self.whole += 1;
-        self.kernel.read(family)
     }
 
-    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
+    fn reads_part(&mut self) {
         self.parts += 1;
-        self.kernel.read_part(family, part)
-    }
-
-    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
-        self.kernel.read_set(family, set)
-    }
-
-    fn guards(&mut self, family: Family) -> bool {
-        self.kernel.guards(family)
-    }
-
-    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
-        self.kernel.forget(family, set, elements)
     }
 }
 
@@ -200,7 +178,7 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
 }
 
 struct World {
-    controller: Controller<Counting>,
+    controller: Controller<Gated<Counting>>,
     heard: Receiver<(Option<String>, Touched)>,
     stranger: NftKernel,
 }
@@ -209,7 +187,7 @@ impl World {
     fn new(options: &Options) -> Result<Self> {
         let mut stranger = door()?;
         stranger.cleanup()?;
-        let kernel = Counting { kernel: door()?, whole: 0, parts: 0 };
+        let kernel = Gated { kernel: door()?, gate: Counting::default() };
         let mut controller = Controller::new(kernel, options.clone()).0;
         let (sender, heard) = channel();
         controller.kernel().kernel.watch(move |by, touched| sender.send((by, touched)).is_ok())?;
@@ -268,7 +246,7 @@ fn whatever_others_do_is_put_right() {
 fn play(options: &Options, history: &[Vec<Event>], deeds: &[(Vec<(Family, Deed)>, bool)]) -> Result<(usize, usize)> {
     let mut world = World::new(options)?;
     world.controller.handle(empty_lists(), Instant::now());
-    world.controller.kernel().whole = 0;
+    world.controller.kernel().gate.whole = 0;
     for (number, (batch, (deeds, deaf))) in history.iter().zip(deeds).enumerate() {
         world.controller.handle(batch.clone(), Instant::now());
         for (family, deed) in deeds {
@@ -282,6 +260,6 @@ fn play(options: &Options, history: &[Vec<Event>], deeds: &[(Vec<(Family, Deed)>
     // Objects are harmless, and only looked for where somebody is said to have made them.
     let listing = Nft::all()[0].run(&["list", "table", "ip", "portway"], "").unwrap_or_default();
     ensure!(!listing.contains("theirs"), "something is left: {listing}");
-    let Counting { whole, parts, .. } = world.controller.kernel();
-    Ok((*whole, *parts))
+    let Counting { whole, parts } = world.controller.kernel().gate;
+    Ok((whole, parts))
 }

@@ -9,11 +9,11 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::netlink::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, EndpointMap, FakeKernel, Kernel, KernelError, Op, Part, Pick, SetId, SetName,
-    Table, Transaction, Value, Verdict,
+    Bytes, ChainId, EndpointMap, FakeKernel, Kernel, KernelError, Op, Pick, SetId, SetName, Transaction, Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
 use serde_json::json;
+use support::gate::{Gate, Gated};
 use support::netns::in_netns;
 
 const NODE: &str = "node-a";
@@ -130,20 +130,11 @@ fn many_refusals_are_dealt_with_in_several_syncs() {
 
 /// The real kernel, asked for something it must refuse wherever one frontend is added.
 struct Spoiled {
-    kernel: NftKernel,
     frontend: Bytes,
 }
 
-impl Kernel for Spoiled {
-    fn claim(&mut self) -> Result<(), KernelError> {
-        self.kernel.claim()
-    }
-
-    fn guards(&mut self, family: Family) -> bool {
-        self.kernel.guards(family)
-    }
-
-    fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+impl Gate for Spoiled {
+    fn apply(&mut self, kernel: &mut NftKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let mut spoiled = transaction.clone();
         for (_, op) in &mut spoiled.ops {
             let Op::AddElements(SetName { set: SetId::Services, .. }, list) = op else { continue };
@@ -152,23 +143,7 @@ impl Kernel for Spoiled {
                 element.value = Value::Verdict(Verdict::Goto(ChainId::Pick(nowhere)));
             }
         }
-        self.kernel.apply(&spoiled)
-    }
-
-    fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
-        self.kernel.read(family)
-    }
-
-    fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
-        self.kernel.read_part(family, part)
-    }
-
-    fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
-        self.kernel.read_set(family, set)
-    }
-
-    fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
-        self.kernel.forget(family, set, elements)
+        kernel.apply(&spoiled)
     }
 }
 
@@ -178,7 +153,7 @@ fn the_kernel_names_the_element_it_refuses() {
     for modern in [true, false] {
         in_netns(|| {
             let kernel = NftKernel::open_with(netlink::Options { owned: false, modern }).expect("a socket");
-            let kernel = Spoiled { kernel, frontend: frontend(100, 80) };
+            let kernel = Gated { kernel, gate: Spoiled { frontend: frontend(100, 80) } };
             let (mut controller, reports) = Controller::new(kernel, options());
             let mut events = lists();
             events.extend((1..=200).flat_map(|number| service(number, 80)));
