@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use portway::model::{Event, Kind, Model, ObjectKey};
-use portway::source::{KubeOptions, KubeSource};
+use portway::source::{Converter, KubeOptions, KubeSource, Origin};
 use serde_json::{Value, json};
 use support::api_double::ApiDouble;
 use support::api_double::tls::Authority;
@@ -43,6 +43,43 @@ async fn streaming_lists_then_changes() {
     running.services(&["a"]).await;
     double.put(slice("a-2", "a", "10.244.0.2"));
     running.until("two slices", |model| model.slice_count() == 2).await;
+}
+
+#[tokio::test]
+async fn every_field_arrives_by_watches_and_by_pages() {
+    let mut full = slice("a-2", "a", "10.244.0.2");
+    full["metadata"]["annotations"] =
+        json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z", "other": "x"});
+    full["metadata"]["managedFields"] = json!([{"manager": "m", "fieldsV1": {"f:endpoints": {}}}]);
+    full["endpoints"][0]["conditions"] = json!({"ready": false, "serving": true, "terminating": true});
+    full["endpoints"][0]["hints"] = json!({"forZones": [{"name": "z"}], "forNodes": [{"name": "node-1"}]});
+    let mut dressed = service("full", "10.96.0.8");
+    dressed["spec"] = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.8", "clusterIPs": ["10.96.0.8"],
+        "ipFamilies": ["IPv4"], "externalIPs": ["192.0.2.8"], "loadBalancerSourceRanges": ["10.0.0.0/8"],
+        "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local", "healthCheckNodePort": 30100,
+        "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 77}},
+        "ports": [{"name": "p", "port": 80, "nodePort": 30080, "protocol": "UDP"}]});
+    dressed["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9", "ipMode": "Proxy"}]}});
+    let mut converter = Converter::new(Origin::Api, "node-1");
+    let wanted = [
+        converter.slice(&serde_json::from_value(full.clone()).expect("a slice")).event.expect("an event"),
+        converter.service(&serde_json::from_value(dressed.clone()).expect("a Service")).event.expect("an event"),
+    ];
+    assert!(format!("{wanted:?}").contains("changed_at: Some"), "{wanted:?}");
+    for streaming in [true, false] {
+        let double = filled().await;
+        if !streaming {
+            double.refuse_streaming();
+        }
+        double.put(full.clone());
+        double.put(dressed.clone());
+        let mut running = Follower::start(&double).await;
+        running.listed().await;
+        let came: Vec<&Event> = running.batches.iter().flatten().collect();
+        for event in &wanted {
+            assert!(came.contains(&event), "{event:?} is not among {came:?}");
+        }
+    }
 }
 
 #[tokio::test]

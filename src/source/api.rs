@@ -54,6 +54,8 @@ pub struct Metadata {
     pub creation_timestamp: Option<String>,
     /// Set while finalizers hold the object.
     pub deletion_timestamp: Present,
+    /// Where a watch goes on after this object.
+    pub resource_version: Option<String>,
 }
 
 /// The labels that mean something; others are not looked at.

@@ -1,22 +1,17 @@
 //! A wrapper that lets one faulty object fail alone, not the list or the watch it arrives in.
 //!
-//! kube's own `DeserializeGuard` keeps a copy of the complete object while it parses, managed fields included; this one
-//! looks at nothing but the fields that are read.
+//! kube's own `DeserializeGuard` makes a value of the complete object while it parses, managed fields included; this one
+//! looks at nothing but the fields that are read, and makes values of faulty objects only.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use kube::Resource;
 use kube::api::ObjectMeta;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::api::ApiObject;
-
-/// The parts of an object any kind may read.
-const PARTS: [&str; 6] = ["metadata", "spec", "status", "addressType", "ports", "endpoints"];
-/// The parts of `metadata` that are read, here or by kube.
-const META: [&str; 6] = ["namespace", "name", "labels", "creationTimestamp", "deletionTimestamp", "resourceVersion"];
 
 /// What is wrong with an object.
 #[derive(Debug, Clone)]
@@ -62,10 +57,35 @@ impl<T: ApiObject> Resource for Guarded<T> {
 }
 
 impl<'de, T: ApiObject> Deserialize<'de> for Guarded<T> {
+    /// The text of the object is found first and read by itself, so only text that is no JSON is an error. Finding it needs
+    /// the text: in a watch the type has to come before the object, as servers write it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Pick(&PARTS).deserialize(deserializer)?;
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let Ok(object) = serde_json::from_str::<T>(text.get()) else { return Ok(Self::examined(&text)) };
+        let metadata = object.metadata();
+        let meta = ObjectMeta {
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            resource_version: metadata.resource_version.clone(),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { meta, object: Ok(object) })
+    }
+}
+
+impl<T: ApiObject> Guarded<T> {
+    /// Reads a faulty object again, slowly: where the fault is, and which object it is.
+    fn examined(text: &RawValue) -> Self {
+        // Text that no value can hold has no fields either, such as half of a surrogate pair.
+        let value = match serde_json::from_str::<Value>(text.get()) {
+            Ok(value) => value,
+            Err(error) => {
+                let fault = Fault { field: String::new(), message: error.to_string() };
+                return Self { meta: ObjectMeta::default(), object: Err(fault) };
+            }
+        };
         let meta = |key: &str| value.get("metadata")?.get(key)?.as_str().map(str::to_owned);
-        Ok(Self {
+        Self {
             meta: ObjectMeta {
                 namespace: meta("namespace"),
                 name: meta("name"),
@@ -74,69 +94,7 @@ impl<'de, T: ApiObject> Deserialize<'de> for Guarded<T> {
             },
             object: serde_path_to_error::deserialize(&value)
                 .map_err(|error| Fault { field: error.path().to_string(), message: error.into_inner().to_string() }),
-        })
-    }
-}
-
-/// Reads the named keys of an object and skips the rest. What is no object at all becomes null.
-struct Pick(&'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for Pick {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Pick {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut picked = Map::new();
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if !self.0.contains(&&*key) {
-                map.next_value::<IgnoredAny>()?;
-            } else if key == "metadata" {
-                picked.insert(key.into_owned(), map.next_value_seed(Pick(&META))?);
-            } else {
-                picked.insert(key.into_owned(), map.next_value()?);
-            }
         }
-        Ok(Value::Object(picked))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Null)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Value, E> {
-        Ok(Value::Null)
     }
 }
 
