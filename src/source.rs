@@ -17,6 +17,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use convert::{Converted, Converter, Origin};
+pub use guard::{Fault, Guarded};
 pub use kubernetes::{KubeOptions, KubeSource, Timing};
 pub use manifests::{ManifestSource, load_dir};
 pub use problem::{Problem, SourceStats};

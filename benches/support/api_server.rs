@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write as _};
+use std::iter;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -21,14 +22,15 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfe
 
 /// A streaming list, ready to be sent.
 struct List {
-    bytes: Vec<u8>,
+    /// Each is written by itself, as a real server does.
+    chunks: Vec<String>,
     /// Without HTTP's chunk heads.
     json_bytes: usize,
 }
 
 impl List {
     fn new(objects: impl Iterator<Item = Value>) -> Self {
-        let mut list = Self { bytes: HEAD.into(), json_bytes: 0 };
+        let mut list = Self { chunks: Vec::new(), json_bytes: 0 };
         objects.for_each(|object| list.push(&line("ADDED", &object)));
         let metadata = json!({"resourceVersion": LIST_VERSION.to_string(),
             "annotations": {"k8s.io/initial-events-end": "true"}});
@@ -38,7 +40,7 @@ impl List {
 
     fn push(&mut self, line: &str) {
         self.json_bytes += line.len();
-        self.bytes.extend_from_slice(chunk(line).as_bytes());
+        self.chunks.push(chunk(line));
     }
 }
 
@@ -111,14 +113,14 @@ fn answer(stream: TcpStream, lists: &HashMap<&'static str, List>, watchers: &Mut
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let plural = path.rsplit('/').next().unwrap_or_default();
         let stream = reader.get_mut();
-        let body = match lists.get(plural) {
-            Some(list) if query.contains("sendInitialEvents=true") => &list.bytes[..],
-            Some(_) if query.contains("watch=") => HEAD.as_bytes(),
+        let Some(list) = lists.get(plural).filter(|_| query.contains("watch=")) else {
             // Nothing else is asked by a client that knows streaming lists.
-            _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").ok();
+            continue;
         };
-        if stream.write_all(body).is_ok()
-            && body.starts_with(HEAD.as_bytes())
+        let chunks = if query.contains("sendInitialEvents=true") { &list.chunks[..] } else { &[] };
+        let mut pieces = iter::once(HEAD).chain(chunks.iter().map(String::as_str));
+        if pieces.try_for_each(|piece| stream.write_all(piece.as_bytes())).is_ok()
             && let Ok(copy) = stream.try_clone()
         {
             watchers.lock().expect("no panic with it").insert(plural.to_owned(), copy);

@@ -3,30 +3,33 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 
+use kube::api::WatchEvent;
 use portway::config::Options;
 use portway::diff::Mirror;
 use portway::model::{Event, Family, Model};
 use portway::netlink::NftKernel;
 use portway::ruleset::Transaction;
-use portway::source::{Converter, Origin, api};
+use portway::source::{Converter, Guarded, Origin, api};
 
 use super::objects;
 use crate::cluster;
 
-/// Slices as JSON.
+/// Slices as lines of a watch.
 pub fn slices(services: usize, endpoints: usize) -> Vec<String> {
-    (0..services).map(|n| objects::slice(&cluster::slice(n, endpoints, 0), 1).to_string()).collect()
+    let slice = |n| objects::slice(&cluster::slice(n, endpoints, 0), 1);
+    (0..services).map(|n| format!("{{\"type\":\"ADDED\",\"object\":{}}}", slice(n))).collect()
 }
 
-/// JSON to the model's objects, as `source` does for each object of a list or watch.
+/// Lines of a watch to the model's objects, as `source` reads them.
 #[inline(never)]
-pub fn decode(slices: &[String]) -> Vec<Event> {
+pub fn decode(lines: &[String]) -> Vec<Event> {
     let mut converter = Converter::new(Origin::Api, "node-0");
-    let decode = |text: &String| {
-        let object: api::EndpointSlice = serde_json::from_str(text).expect("a slice");
-        converter.slice(&object).event.expect("it is for us")
+    let decode = |line: &String| {
+        let event: WatchEvent<Guarded<api::EndpointSlice>> = serde_json::from_str(line).expect("an event");
+        let WatchEvent::Added(guarded) = event else { panic!("{event:?} is no new slice") };
+        converter.slice(&guarded.object.expect("a slice")).event.expect("it is for us")
     };
-    slices.iter().map(decode).collect()
+    lines.iter().map(decode).collect()
 }
 
 /// What all Services mean, and who gets which element.

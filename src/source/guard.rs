@@ -15,16 +15,19 @@ use super::api::ApiObject;
 
 /// What is wrong with an object.
 #[derive(Debug, Clone)]
-pub(super) struct Fault {
-    pub(super) field: String,
-    pub(super) message: String,
+pub struct Fault {
+    /// The path of the field; empty when it is the object as a whole.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
 }
 
 /// An object, or why it could not be read.
 #[derive(Debug, Clone)]
-pub(super) struct Guarded<T> {
+pub struct Guarded<T> {
     meta: ObjectMeta,
-    pub(super) object: Result<T, Fault>,
+    /// All of it that is read.
+    pub object: Result<T, Fault>,
 }
 
 impl<T: ApiObject> Resource for Guarded<T> {
