@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -27,6 +28,8 @@ use crate::{host, netlink};
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// From a comparison of everything until what it needed is free.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
 
@@ -45,8 +48,8 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     }
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
-    controller.observe(Tidy);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    controller.observe(Tidy(runtime.handle().clone()));
     metrics.show_gates(configuration.gates());
     if configuration.frontend_metrics_max > 0 {
         // A socket of its own: the kernel lists maps without holding up transactions.
@@ -82,13 +85,16 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
 }
 
-/// Gives back what only a comparison of everything needs.
-struct Tidy;
+/// Gives back what only a comparison of everything needs, a little later: who is told of a sync still holds its events.
+struct Tidy(Handle);
 
 impl Observer for Tidy {
     fn synced(&mut self, sync: &Synced<'_>) {
         if sync.full {
-            netlink::give_back_memory();
+            self.0.spawn(async {
+                tokio::time::sleep(TIDY_AFTER).await;
+                netlink::give_back_memory();
+            });
         }
     }
 }

@@ -68,6 +68,7 @@ where
             return ServicePlan { oversized: Some(elements), ..ServicePlan::default() };
         }
         let new = frontends.of_port(cluster_ip, port, &selection);
+        plan.frontends.reserve_exact(new.len());
         plan.frontends.extend(new.into_iter().filter(|frontend| keys.insert(frontend.key)));
         plan.hairpins.extend(
             found
@@ -150,7 +151,7 @@ impl<'a> Frontends<'a> {
     /// external IP too is a ClusterIP, and an address that is both load balancer and external IP keeps its source ranges.
     fn of_port(&self, cluster_ip: IpAddr, port: &ServicePort, selection: &Selection) -> Vec<Frontend> {
         let label = label(self.service, port);
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(2 + self.load_balancer_ips.len() + self.external_ips.len());
         let mut push = |key, class, action, sources| {
             let affinity = self.service.affinity_seconds.map(|seconds| Affinity { seconds, number: 0 });
             let (port, label) = (port.name.clone(), label.clone());
