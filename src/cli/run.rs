@@ -19,7 +19,7 @@ use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::{Log, Recent};
 use crate::metrics::{MeasuredKernel, Metrics, MetricsObserver};
-use crate::model::Family;
+use crate::model::{Event, Family};
 use crate::netlink::NftKernel;
 use crate::ruleset::Kernel;
 use crate::serve::{self, CheckPorts, ServeError, ServeOptions};
@@ -28,7 +28,7 @@ use crate::{host, netlink};
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
-/// From a comparison of everything until what it needed is free.
+/// From a list or a comparison of everything until what it needed is free.
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
@@ -85,16 +85,28 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
 }
 
-/// Gives back what only a comparison of everything needs, a little later: who is told of a sync still holds its events.
+/// Gives back what only lists and comparisons of everything need; a little later, when it is free.
 struct Tidy(Handle);
 
+impl Tidy {
+    fn later(&self) {
+        self.0.spawn(async {
+            tokio::time::sleep(TIDY_AFTER).await;
+            netlink::give_back_memory();
+        });
+    }
+}
+
 impl Observer for Tidy {
+    fn received(&mut self, batch: &[Event]) {
+        if let Some(Event::ListDone(_)) = batch.last() {
+            self.later();
+        }
+    }
+
     fn synced(&mut self, sync: &Synced<'_>) {
         if sync.full {
-            self.0.spawn(async {
-                tokio::time::sleep(TIDY_AFTER).await;
-                netlink::give_back_memory();
-            });
+            self.later();
         }
     }
 }
