@@ -285,9 +285,10 @@ fn silent_clients_are_in_nobodys_way() {
             let is_open = |stream: &mut TcpStream| {
                 stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
             };
-            // One place was for the answer. Slow clients are closed by and by, too, so there may be fewer.
+            // The server may have met the last of them after the one that asked, whose place was free again by then. Slow
+            // clients are closed by and by, too, so there may be fewer.
             eventually("the oldest are closed", || {
-                silent.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count() <= 127
+                silent.iter_mut().filter_map(|stream| is_open(stream).then_some(())).count() <= 128
             });
         }
     });
