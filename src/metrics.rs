@@ -1,6 +1,6 @@
 //! What Prometheus reads: kube-proxy's metrics under their names (specification 10.2), and our own.
 //!
-//! [`Metrics`] holds every value; [`MetricsObserver`] and [`MeasuredKernel`] follow the sync loop, [`RestClientLayer`]
+//! [`Metrics`] holds every value; [`MetricsObserver`] and [`Stopwatch`] follow the sync loop, [`RestClientLayer`]
 //! the requests to the API server. docs/metrics.md explains each metric.
 
 mod client;
@@ -24,7 +24,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 pub use client::{RestClientLayer, RestClientService};
-pub use kernel::MeasuredKernel;
+pub use kernel::Stopwatch;
 pub use observer::MetricsObserver;
 pub use slis::Slis;
 pub use text::Format;

@@ -14,10 +14,9 @@ use portway::model::{
 };
 use portway::netlink::{self, NftKernel};
 use portway::plan::Sizing;
-use portway::ruleset::{Kernel, KernelError, Op, SetId, Transaction};
+use portway::ruleset::{Gate, Gated, Kernel, KernelError, Op, SetId, Transaction};
 
 mod support;
-use support::gate::{Gate, Gated};
 use support::netns::{in_netns, ip_batch};
 use support::nft::Nft;
 use support::sample;
@@ -292,12 +291,12 @@ struct Door {
 }
 
 impl Door {
-    fn new() -> Gated<Self> {
+    fn new() -> Gated<NftKernel, Self> {
         Gated { kernel: kernel(), gate: Self { generations: Vec::new(), left: usize::MAX } }
     }
 }
 
-impl Gate for Door {
+impl Gate<NftKernel> for Door {
     fn apply(&mut self, kernel: &mut NftKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let closed = || KernelError::Io { doing: "being tested", source: io::Error::from_raw_os_error(libc::ENOBUFS) };
         self.left = self.left.checked_sub(1).ok_or_else(closed)?;

@@ -16,12 +16,12 @@ use portway::model::{Event, Family};
 use portway::netlink::{self, NftKernel};
 use portway::plan::FIXED_CHAINS;
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, Kernel as _, Op, SetId, Term, Touched, Transaction, Value, ValueType, Verdict,
+    Bytes, ChainId, Element, Elements, Gate, Gated, Kernel, KernelError, Op, Part, SetId, Table, Term, Touched,
+    Transaction, Value, ValueType, Verdict,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 use support::cluster::{any_history, any_options, empty_lists};
-use support::gate::{Gate, Gated};
 use support::netns::in_netns;
 use support::nft::Nft;
 use support::scenes::{number, sample};
@@ -91,13 +91,15 @@ struct Counting {
     parts: usize,
 }
 
-impl Gate for Counting {
-    fn reads_table(&mut self) {
+impl Gate<NftKernel> for Counting {
+    fn read(&mut self, kernel: &mut NftKernel, family: Family) -> Result<Option<Table>, KernelError> {
         self.whole += 1;
+        kernel.read(family)
     }
 
-    fn reads_part(&mut self) {
+    fn read_part(&mut self, kernel: &mut NftKernel, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
         self.parts += 1;
+        kernel.read_part(family, part)
     }
 }
 
@@ -178,7 +180,7 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
 }
 
 struct World {
-    controller: Controller<Gated<Counting>>,
+    controller: Controller<Gated<NftKernel, Counting>>,
     heard: Receiver<(Option<String>, Touched)>,
     stranger: NftKernel,
 }

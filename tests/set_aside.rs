@@ -9,11 +9,11 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::netlink::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, EndpointMap, FakeKernel, Kernel, KernelError, Op, Pick, SetId, SetName, Transaction, Value, Verdict,
+    Bytes, ChainId, EndpointMap, FakeKernel, Gate, Gated, Kernel, KernelError, Op, Pick, SetId, SetName, Transaction,
+    Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
 use serde_json::json;
-use support::gate::{Gate, Gated};
 use support::netns::in_netns;
 
 const NODE: &str = "node-a";
@@ -133,7 +133,7 @@ struct Spoiled {
     frontend: Bytes,
 }
 
-impl Gate for Spoiled {
+impl Gate<NftKernel> for Spoiled {
     fn apply(&mut self, kernel: &mut NftKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let mut spoiled = transaction.clone();
         for (_, op) in &mut spoiled.ops {

@@ -4,9 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
@@ -18,10 +18,10 @@ use crate::events::{self, EventQueue, EventSink, EventWanted, Rate, Recorder};
 use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::{Log, Recent};
-use crate::metrics::{MeasuredKernel, Metrics, MetricsObserver};
+use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::model::{Event, Family};
 use crate::netlink::NftKernel;
-use crate::ruleset::Kernel;
+use crate::ruleset::{Gated, Kernel};
 use crate::serve::{self, CheckPorts, ServeError, ServeOptions};
 use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
 use crate::{host, netlink};
@@ -40,7 +40,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
 
     let (sender, receiver) = mpsc::channel(QUEUE);
     let metrics = Metrics::new();
-    let kernel = MeasuredKernel::new(kernel, metrics.clone());
+    let kernel = Stopwatch::before(kernel, metrics.clone());
     let (mut controller, reports) = Controller::new(kernel, options.clone());
     watch_others(&mut controller);
     if let Some(observer) = conntrack(metrics.clone()) {
@@ -49,7 +49,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    controller.observe(Tidy(runtime.handle().clone()));
+    controller.observe(Tidy::start(&runtime));
     metrics.show_gates(configuration.gates());
     if configuration.frontend_metrics_max > 0 {
         // A socket of its own: the kernel lists maps without holding up transactions.
@@ -86,27 +86,33 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
 }
 
 /// Gives back what only lists and comparisons of everything need; a little later, when it is free.
-struct Tidy(Handle);
+struct Tidy(Arc<Notify>);
 
 impl Tidy {
-    fn later(&self) {
-        self.0.spawn(async {
-            tokio::time::sleep(TIDY_AFTER).await;
-            netlink::give_back_memory();
+    fn start(runtime: &Runtime) -> Self {
+        let wanted = Arc::new(Notify::new());
+        let this = Self(wanted.clone());
+        runtime.spawn(async move {
+            loop {
+                wanted.notified().await;
+                tokio::time::sleep(TIDY_AFTER).await;
+                netlink::give_back_memory();
+            }
         });
+        this
     }
 }
 
 impl Observer for Tidy {
     fn received(&mut self, batch: &[Event]) {
         if let Some(Event::ListDone(_)) = batch.last() {
-            self.later();
+            self.0.notify_one();
         }
     }
 
     fn synced(&mut self, sync: &Synced<'_>) {
         if sync.full {
-            self.later();
+            self.0.notify_one();
         }
     }
 }
@@ -139,9 +145,9 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
 
 /// Where tables cannot be owned, has the sync loop told who else changes them. Without that changes are found within the
 /// hour.
-fn watch_others(controller: &mut Controller<MeasuredKernel<NftKernel>>) {
+fn watch_others(controller: &mut Controller<Gated<NftKernel, Stopwatch>>) {
     let doubts = controller.doubts();
-    match controller.kernel().inner().watch(move |by, touched| doubts.raise(by, touched)) {
+    match controller.kernel().kernel.watch(move |by, touched| doubts.raise(by, touched)) {
         Ok(false) => {}
         Ok(true) => info!("the tables have no owner: what others change in them is repaired"),
         Err(cause) => warn!(%cause, "cannot hear who else changes the tables; they are compared once an hour"),
@@ -210,7 +216,7 @@ fn start_servers<K: Kernel>(
     controller: &mut Controller<K>,
     sources: serve::Sources,
     recent: Recent,
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Runtime,
 ) -> impl Future<Output = ServeError> + use<K> {
     let serve = ServeOptions {
         health: configuration.health_address,
@@ -326,13 +332,7 @@ impl Source {
     }
 
     /// Has Events created where there is an API server.
-    fn record(
-        &self,
-        configuration: &Configuration,
-        options: &Options,
-        queue: EventQueue,
-        runtime: &tokio::runtime::Runtime,
-    ) {
+    fn record(&self, configuration: &Configuration, options: &Options, queue: EventQueue, runtime: &Runtime) {
         if let Self::Kubernetes(source) = self {
             let client = &configuration.client;
             let host = host::name().unwrap_or_else(|| options.node_name.to_string());

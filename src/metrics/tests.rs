@@ -13,7 +13,7 @@ use crate::model::{
     SlicePort,
 };
 use crate::plan::FrontendKey;
-use crate::ruleset::{FakeKernel, SetId};
+use crate::ruleset::{FakeKernel, Gated, SetId};
 
 fn service(n: u8, local: bool) -> Event {
     let port =
@@ -54,13 +54,13 @@ fn slice(n: u8, node: &str, pods: std::ops::Range<u8>, changed_at: Option<System
 
 struct Loop {
     metrics: Arc<Metrics>,
-    controller: Controller<MeasuredKernel<FakeKernel>>,
+    controller: Controller<Gated<FakeKernel, Stopwatch>>,
 }
 
 impl Loop {
     fn start(events: Vec<Event>) -> Self {
         let metrics = Metrics::new();
-        let kernel = MeasuredKernel::new(FakeKernel::new(), metrics.clone());
+        let kernel = Stopwatch::before(FakeKernel::new(), metrics.clone());
         let (mut controller, _) = Controller::new(kernel, Options::new("n1"));
         controller.observe(MetricsObserver::new(metrics.clone(), &Family::ALL));
         let mut this = Self { metrics, controller };
@@ -75,7 +75,7 @@ impl Loop {
     }
 
     fn fake(&mut self) -> &mut FakeKernel {
-        self.controller.kernel().inner()
+        &mut self.controller.kernel().kernel
     }
 
     /// The value of a sample, as `name{labels}`.

@@ -68,6 +68,7 @@ where
             return ServicePlan { oversized: Some(elements), ..ServicePlan::default() };
         }
         let new = frontends.of_port(cluster_ip, port, &selection);
+        // There are many Services: room that is given back later leaves holes that nothing fits into.
         plan.frontends.reserve_exact(new.len());
         plan.frontends.extend(new.into_iter().filter(|frontend| keys.insert(frontend.key)));
         plan.hairpins.extend(

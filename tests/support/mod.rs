@@ -7,7 +7,6 @@ pub(crate) mod canonical;
 pub mod cluster;
 pub(crate) mod corpus;
 pub mod follower;
-pub(crate) mod gate;
 pub(crate) mod health;
 pub(crate) mod live;
 pub(crate) mod netns;
