@@ -36,7 +36,6 @@ pub use duration::GoDuration;
 pub use effective::{Action, ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings};
 pub use error::{ConfigError, Problem};
 pub use flags::{FLAGS, Flag, Flags, PlanFlags, normalise};
-pub use gates::{FLAGZ, STATUSZ};
 pub use kube_proxy::{
     ClientConnection, Conntrack, DetectLocalNames, Iptables, Ipvs, KubeProxyConfiguration, Logging, LoggingOptions,
     Nftables, Quantity, StreamOptions, VmoduleItem, Winkernel,
@@ -44,6 +43,9 @@ pub use kube_proxy::{
 pub use mode::Mode;
 pub use note::Note;
 pub use watch::changed;
+
+/// Where the socket for the operator's commands is when nobody says otherwise.
+pub const ADMIN_SOCKET: &str = "/run/portway/admin.sock";
 
 /// How pods are told from others: kube-proxy's `detectLocalMode` (specification 6.2).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,11 +19,12 @@ mod owners;
 mod rebase;
 mod recorder;
 mod slots;
+mod steps;
 
 pub use affinity::{StaleAffinity, stale_records};
-pub use change::Steps;
 pub use claims::{Conflict, Objection};
 pub use hints::Hints;
 pub use load::Load;
-pub use mirror::{Mirror, Update};
+pub use mirror::{FamilyUpdate, Mirror, Update};
 pub use slots::target;
+pub use steps::Steps;

@@ -20,9 +20,12 @@ pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod plan;
+pub mod programmer;
 pub mod render;
 pub mod ruleset;
 pub mod serve;
 pub mod source;
+#[cfg(test)]
+mod testing;
 pub mod trace;
 mod yaml;

@@ -31,6 +31,7 @@ pub use text::Format;
 
 use self::client::RestClientMetrics;
 use self::frontends::Frontends;
+use self::process::Process;
 use self::sources::Sources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
@@ -54,6 +55,7 @@ pub struct Metrics {
     sources: Sources,
     features: Labelled<labels::Feature, Gauge>,
     frontends: Frontends,
+    process: Process,
 }
 
 impl Metrics {
@@ -61,11 +63,13 @@ impl Metrics {
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::default();
         build_info(&mut registry);
-        registry.register_collector(Box::new(process::Process));
+        let process = Process::default();
+        registry.register_collector(Box::new(process.clone()));
         let table = TableMetrics::register(&mut registry);
         let help = "Whether a feature gate of Kubernetes is on";
         Arc::new(Self {
             started: SystemTime::now(),
+            process,
             slis: Slis::default(),
             sync: SyncMetrics::register(&mut registry),
             frontends: Frontends::register(&mut registry, table.clone()),
@@ -117,6 +121,11 @@ impl Metrics {
     /// The sources and their counters.
     pub fn watched_sources(&self) -> Vec<(&'static str, Arc<SourceStats>)> {
         self.sources.watched()
+    }
+
+    /// Counts the tasks of a runtime from now on.
+    pub fn watch_runtime(&self, runtime: tokio::runtime::Handle) {
+        self.process.watch(runtime);
     }
 
     /// Shows feature gates: name, stage (empty for general availability), and whether they are on.

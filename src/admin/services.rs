@@ -25,8 +25,10 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &Counters) -> Vec
         let in_force = mirror.frontends_of(family, &service.key).iter();
         rows.extend(in_force.map(|frontend| row(service, family, frontend, counters)));
         for key in mirror.lost_by(family, &service.key) {
-            let owner = mirror.owner(family, *key).map(ToString::to_string);
-            rows.push(ServiceRow { action: "lost".into(), owner, ..empty(service, family, *key) });
+            let owner = mirror.owner(family, *key).filter(|owner| **owner != service.key);
+            // Its own, and not in force all the same: the kernel refused it, or it is too large.
+            let action = if owner.is_some() { "lost" } else { "set-aside" }.to_owned();
+            rows.push(ServiceRow { action, owner: owner.map(ToString::to_string), ..empty(service, family, *key) });
         }
     }
     rows

@@ -170,7 +170,7 @@ impl Problems {
         if !["text", "json"].contains(&logging.format.as_str()) {
             self.add("Logging.Format", &logging.format, "must be text or json");
         }
-        if config.feature_gates.get(gates::LOGGING_ALPHA).or(config.feature_gates.get("AllAlpha")) == Some(&true) {
+        if gates::is_on(&config.feature_gates, gates::LOGGING_ALPHA) {
             return;
         }
         for (field, stream) in [("Text", &logging.options.text), ("JSON", &logging.options.json)] {

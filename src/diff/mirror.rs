@@ -6,33 +6,52 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::affinity;
-use super::change::{Change, Steps};
+use super::change::Change;
 use super::claims::{Claim, Claims};
 use super::counted::Counted;
 use super::growth::Sizes;
 use super::numbers::Numbers;
 use super::recorder::Recorder;
 use super::slots;
-use super::{Hints, Objection, StaleAffinity};
+use super::{Hints, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{
-    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
-    globals, rules,
+    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Sizing, Target, compile,
+    endpoint_element, globals, rules,
 };
 use crate::ruleset::{Bytes, ChainId, Rule, SetId, Term, Value, Verdict};
 
 /// What a sync has to do.
 #[derive(Debug, Default)]
 pub struct Update {
-    /// Changes of the tables.
-    pub steps: Steps,
-    /// Affinity records to look for after the commit.
-    pub stale: Vec<(Family, StaleAffinity)>,
+    /// What to do in each family whose table is known.
+    pub families: Vec<FamilyUpdate>,
     /// What Services of this update do not get.
     pub objections: Vec<Objection>,
 }
 
+/// What a sync has to do in one family.
+#[derive(Debug)]
+pub struct FamilyUpdate {
+    /// The family.
+    pub family: Family,
+    /// Changes of its table.
+    pub steps: Steps,
+    /// Affinity records to look for after the commit.
+    pub stale: Vec<StaleAffinity>,
+}
+
+/// What comes of bringing Services of a family up to date, besides elements.
+#[derive(Debug, Default)]
+struct Outcome {
+    stale: Vec<StaleAffinity>,
+    objections: Vec<Objection>,
+}
+
 /// What the kernel holds once every update was applied. A clone shares the Services.
+///
+/// Each family has a table of its own. One whose table the kernel may hold in another state than it should is not in the
+/// mirror until its table has been read again ([`Mirror::compile`]).
 #[derive(Debug, Clone)]
 pub struct Mirror {
     pub(super) settings: Settings,
@@ -49,6 +68,8 @@ pub(super) struct FamilyMirror {
     pub(super) chains: Counted<ChainId>,
     pub(super) globals: Vec<Member>,
     pub(super) sizes: Sizes,
+    /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
+    pub(super) undeleted: BTreeSet<ChainId>,
 }
 
 /// A Service as it is in force; targets are in the order of their slots, and affinity is numbered. There are many, and
@@ -56,7 +77,7 @@ pub(super) struct FamilyMirror {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceState {
     pub(super) frontends: Box<[Frontend]>,
-    /// Frontends other Services have.
+    /// Frontends it claims that are not in force: other Services have them, or it is set aside or too large.
     lost: Box<[FrontendKey]>,
     pub(super) shared: Box<[Shared]>,
 }
@@ -98,22 +119,53 @@ impl Mirror {
     /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
     /// that the hints give them; maps keep sizes that do.
     pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints<'_>>) -> (Self, Vec<Objection>) {
-        let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
-        let mut this = Self { settings, families };
-        let mut update = Update::default();
-        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
-        for mirror in &mut this.families {
-            let mut recorder = Recorder::counting();
-            let hints = hints.get(&mirror.family);
-            mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
-            replace_members(&[], &mirror.globals, &mut recorder);
-            mirror.sync_services(&this.settings, model, &all, hints, &mut recorder, &mut update);
-            mirror.settle_shared(&mut recorder);
-            mirror.chains.settle();
-            mirror.sizes.count(recorder.counts());
-            mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
+        let mut this = Self::new(settings);
+        let objections =
+            Family::ALL.into_iter().flat_map(|family| this.compile(family, model, hints.get(&family))).collect();
+        (this, objections)
+    }
+
+    /// A mirror without any table.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, families: Vec::new() }
+    }
+
+    /// Makes the table of one family anew from all Services, as [`Mirror::build`]; none of a family that is not served.
+    pub fn compile(&mut self, family: Family, model: &Model, hints: Option<&Hints<'_>>) -> Vec<Objection> {
+        self.lose(family);
+        if self.settings.family(family).is_none() {
+            return Vec::new();
         }
-        (this, update.objections)
+        let mut mirror = FamilyMirror::new(family, &self.settings);
+        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
+        let (mut recorder, mut outcome) = (Recorder::counting(), Outcome::default());
+        mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
+        replace_members(&[], &mirror.globals, &mut recorder);
+        mirror.sync_services(&self.settings, model, &all, hints, &mut recorder, &mut outcome);
+        mirror.settle_shared(&mut recorder);
+        mirror.chains.settle();
+        mirror.sizes.count(recorder.counts());
+        mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
+        self.families.push(mirror);
+        self.families.sort_unstable_by_key(|mirror| mirror.family);
+        outcome.objections
+    }
+
+    /// Forgets the table of a family: what the kernel holds of it is not known.
+    pub fn lose(&mut self, family: Family) {
+        self.families.retain(|mirror| mirror.family != family);
+    }
+
+    /// Has tables that are compiled from now on give their maps this much room.
+    pub fn set_sizing(&mut self, sizing: Sizing) {
+        self.settings.sizing = sizing;
+    }
+
+    /// Says which chains of a table, of those that steps were to delete, the kernel still has: the next update deletes them.
+    pub fn set_undeleted(&mut self, family: Family, chains: impl IntoIterator<Item = ChainId>) {
+        if let Some(mirror) = self.families.iter_mut().find(|mirror| mirror.family == family) {
+            mirror.undeleted = chains.into_iter().collect();
+        }
     }
 
     /// Takes over changes. `settings` are those in force from now on.
@@ -128,7 +180,9 @@ impl Mirror {
             changes.services.clone()
         };
         for mirror in &mut self.families {
-            mirror.update(&old, settings, model, &dirty, &mut update);
+            let (change, objections) = mirror.update(&old, settings, model, &dirty);
+            update.families.push(change);
+            update.objections.extend(objections);
         }
         update
     }
@@ -185,6 +239,7 @@ impl FamilyMirror {
             chains: Counted::default(),
             globals: globals(family, settings),
             sizes: Sizes::new(settings.sizing),
+            undeleted: BTreeSet::new(),
         }
     }
 
@@ -212,19 +267,27 @@ impl FamilyMirror {
         new: &Settings,
         model: &Model,
         dirty: &BTreeSet<ObjectKey>,
-        update: &mut Update,
-    ) {
-        let mut recorder = Recorder::default();
+    ) -> (FamilyUpdate, Vec<Objection>) {
+        let (mut recorder, mut outcome) = (Recorder::default(), Outcome::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
-        self.sync_services(new, model, dirty, None, &mut recorder, update);
+        self.sync_services(new, model, dirty, None, &mut recorder, &mut outcome);
         self.settle_shared(&mut recorder);
-        let (came, went) = self.chains.settle();
+        let (mut came, mut went) = self.chains.settle();
         self.sizes.count(recorder.counts());
         let resized = self.sizes.grow();
-        let changed = before.into_iter().filter(|chain| self.rules(new, *chain) != self.rules(old, *chain)).collect();
+        let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
+        let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
+        // What could not be deleted is still there: wanted again it gets its rules anew, else deleting is tried again.
+        let (back, new_ones) = came.into_iter().partition(|chain| self.undeleted.contains(chain));
+        came = new_ones;
+        went.extend(self.undeleted.iter().filter(|chain| !back.contains(chain)));
+        changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
+        changed.extend(back);
         let change = Change { came, changed, went, resized, elements: recorder };
-        self.write(new, change, &mut update.steps);
+        let mut steps = Steps::default();
+        self.write(new, change, &mut steps);
+        (FamilyUpdate { family: self.family, steps, stale: outcome.stale }, outcome.objections)
     }
 
     /// Records what came into force and what went out of it among the elements Services share.
@@ -256,11 +319,12 @@ impl FamilyMirror {
         dirty: &BTreeSet<ObjectKey>,
         hints: Option<&Hints<'_>>,
         recorder: &mut Recorder,
-        update: &mut Update,
+        outcome: &mut Outcome,
     ) {
-        let plan_of = |key: &ObjectKey, family| match model.usable_service(key) {
-            Some(service) => compile(service, || model.slices(key), family, settings),
-            None => ServicePlan::default(),
+        let plan_of = |key: &ObjectKey, family| {
+            let Some(service) = model.service(key) else { return ServicePlan::default() };
+            let plan = compile(service, || model.slices(key), family, settings);
+            if model.is_set_aside(key, family) { plan.withheld() } else { plan }
         };
         let mut plans: Vec<(ObjectKey, ServicePlan)> = Vec::with_capacity(dirty.len());
         let mut affected = BTreeSet::new();
@@ -268,7 +332,7 @@ impl FamilyMirror {
             let plan = plan_of(key, self.family);
             if let Some(elements) = plan.oversized {
                 let (service, family) = (key.clone(), self.family);
-                update.objections.push(Objection::Oversized { service, family, elements });
+                outcome.objections.push(Objection::Oversized { service, family, elements });
             }
             if plan.is_empty() && !self.services.contains_key(key) {
                 continue;
@@ -281,7 +345,7 @@ impl FamilyMirror {
             plans.push((key, plan));
         }
         for (key, plan) in plans {
-            self.sync_service(key, plan, hints, recorder, update);
+            self.sync_service(key, plan, hints, recorder, outcome);
         }
     }
 
@@ -299,10 +363,11 @@ impl FamilyMirror {
                 affected.extend(self.claims.remove(key, service));
             }
         }
-        for frontend in &plan.frontends {
+        let in_force = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
+        for (key, class) in in_force.chain(plan.withheld.iter().copied()) {
             let created = created.unwrap_or(i64::MAX);
-            let claim = Claim { class: frontend.class, created, service: service.clone() };
-            affected.extend(self.claims.add(frontend.key, claim));
+            let claim = Claim { class, created, service: service.clone() };
+            affected.extend(self.claims.add(key, claim));
         }
     }
 
@@ -312,18 +377,19 @@ impl FamilyMirror {
         plan: ServicePlan,
         hints: Option<&Hints<'_>>,
         recorder: &mut Recorder,
-        update: &mut Update,
+        outcome: &mut Outcome,
     ) {
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
         let shared = shared(&plan).collect();
-        let (mut frontends, mut lost) = (plan.frontends, Vec::new());
+        let mut lost: Vec<FrontendKey> = plan.withheld.into_iter().map(|(key, _)| key).collect();
+        let mut frontends = plan.frontends;
         frontends.retain(|frontend| match self.claims.check(frontend.key, &key) {
             Ok(()) => true,
             Err(conflict) => {
                 lost.push(frontend.key);
-                update.objections.push(Objection::Contested(conflict));
+                outcome.objections.push(Objection::Contested(conflict));
                 false
             }
         });
@@ -339,8 +405,7 @@ impl FamilyMirror {
         for gone in old_frontends.values() {
             self.replace_frontend(Some(gone), None, recorder);
         }
-        let stale = affinity::stale(&old.frontends, &state.frontends);
-        update.stale.extend(stale.into_iter().map(|stale| (self.family, stale)));
+        outcome.stale.extend(affinity::stale(&old.frontends, &state.frontends));
         for shared in &state.shared {
             self.shared.add(*shared);
         }

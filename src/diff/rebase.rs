@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::change::{Change, Steps};
+use super::Steps;
+use super::change::Change;
 use super::load::Load;
 use super::mirror::{FamilyMirror, Mirror, Shared};
 use super::recorder::Recorder;
