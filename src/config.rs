@@ -33,8 +33,8 @@ use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings, Siz
 pub use consistency::Finding;
 pub use document::PortwayConfiguration;
 pub use duration::GoDuration;
-pub use effective::{Action, ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings};
-pub use error::{ConfigError, Problem};
+pub use effective::{ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings, Task};
+pub use error::{ConfigError, InvalidField};
 pub use flags::{FLAGS, Flag, Flags, PlanFlags, normalise};
 pub use kube_proxy::{
     ClientConnection, Conntrack, DetectLocalNames, Iptables, Ipvs, KubeProxyConfiguration, Logging, LoggingOptions,

@@ -8,7 +8,6 @@
 mod affinity;
 mod change;
 mod claims;
-mod counted;
 mod growth;
 mod hints;
 mod load;
@@ -18,13 +17,17 @@ mod numbers;
 mod owners;
 mod rebase;
 mod recorder;
+mod references;
+mod services;
 mod slots;
 mod steps;
+mod update;
 
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::{Conflict, Objection};
 pub use hints::Hints;
 pub use load::Load;
-pub use mirror::{FamilyUpdate, Mirror, Update};
+pub use mirror::Mirror;
 pub use slots::target;
 pub use steps::Steps;
+pub use update::{FamilyUpdate, Update};

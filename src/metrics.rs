@@ -3,7 +3,6 @@
 //! [`Metrics`] holds every value; [`MetricsObserver`] and [`Stopwatch`] follow the sync loop, [`RestClientLayer`]
 //! the requests to the API server. docs/metrics.md explains each metric.
 
-mod client;
 mod frontends;
 mod kernel;
 mod labels;
@@ -23,22 +22,20 @@ use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-pub use client::{RestClientLayer, RestClientService};
 pub use kernel::Stopwatch;
 pub use observer::MetricsObserver;
 pub use slis::Slis;
 pub use text::Format;
 
-use self::client::RestClientMetrics;
 use self::frontends::Frontends;
 use self::process::Process;
 use self::sources::Sources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
+use crate::instruments::{self, RestClientLayer, RestClientMetrics, SourceStats};
 use crate::model::Family;
 use crate::netlink::FrontendCount;
 use crate::ruleset::KernelError;
-use crate::source::SourceStats;
 
 /// The version of kube-proxy whose behaviour this is; what dashboards compare with the cluster's version.
 pub const KUBERNETES_VERSION: &str = "v1.36.2";
@@ -74,7 +71,7 @@ impl Metrics {
             sync: SyncMetrics::register(&mut registry),
             frontends: Frontends::register(&mut registry, table.clone()),
             table,
-            features: sync::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
+            features: instruments::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
             client: RestClientMetrics::register(&mut registry),
             sources: Sources::register(&mut registry),
             registry,

@@ -16,4 +16,4 @@ pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, 
 pub use select::{Candidate, Fit, Judge, Selection, Topology, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
 pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};
-pub use skeleton::{FIXED_CHAINS, rules};
+pub use skeleton::rules;

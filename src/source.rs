@@ -17,10 +17,10 @@ use std::io;
 use std::path::PathBuf;
 
 pub use convert::{Converted, Converter, Origin};
-pub use guard::{Fault, Guarded};
+pub use guard::{Guarded, Unreadable};
 pub use kubernetes::{KubeOptions, KubeSource, Timing};
 pub use manifests::{ManifestSource, load_dir};
-pub use problem::{Problem, SourceStats};
+pub use problem::Problem;
 
 use crate::model::Event;
 

@@ -19,7 +19,7 @@ use crate::{host, yaml};
 
 /// What the process is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum Task {
     /// Serve.
     Run,
     /// `--init-only`: what needs full privileges, then exit.
@@ -84,7 +84,7 @@ pub struct LogSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
     /// What to do.
-    pub action: Action,
+    pub action: Task,
     /// The configuration in effect in kube-proxy's format, as `--write-config-to` and `/configz` show it.
     pub kube_proxy: KubeProxyConfiguration,
     /// The mode that was asked for; what runs is nftables.
@@ -322,12 +322,12 @@ fn settle(config: &mut KubeProxyConfiguration, requested: Mode) {
     }
 }
 
-fn action(flags: &Flags) -> Action {
+fn action(flags: &Flags) -> Task {
     match flags.given("write-config-to").filter(|path| !path.is_empty()) {
-        Some(path) => Action::WriteConfig(path.into()),
-        None if flags.is_set("cleanup") => Action::Cleanup,
-        None if flags.is_set("init-only") => Action::Init,
-        None => Action::Run,
+        Some(path) => Task::WriteConfig(path.into()),
+        None if flags.is_set("cleanup") => Task::Cleanup,
+        None if flags.is_set("init-only") => Task::Init,
+        None => Task::Run,
     }
 }
 

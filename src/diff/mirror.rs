@@ -1,52 +1,16 @@
 //! The desired table, kept Service by Service.
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::affinity;
-use super::change::Change;
-use super::claims::{Claim, Claims};
-use super::counted::Counted;
+use super::claims::Claims;
 use super::growth::Sizes;
 use super::numbers::Numbers;
-use super::recorder::Recorder;
-use super::slots;
-use super::{Hints, Objection, StaleAffinity, Steps};
-use crate::model::{Changes, Family, Model, ObjectKey};
-use crate::plan::{
-    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Sizing, Target, compile,
-    endpoint_element, globals, rules,
-};
-use crate::ruleset::{Bytes, ChainId, Rule, SetId, Term, Value, Verdict};
-
-/// What a sync has to do.
-#[derive(Debug, Default)]
-pub struct Update {
-    /// What to do in each family whose table is known.
-    pub families: Vec<FamilyUpdate>,
-    /// What Services of this update do not get.
-    pub objections: Vec<Objection>,
-}
-
-/// What a sync has to do in one family.
-#[derive(Debug)]
-pub struct FamilyUpdate {
-    /// The family.
-    pub family: Family,
-    /// Changes of its table.
-    pub steps: Steps,
-    /// Affinity records to look for after the commit.
-    pub stale: Vec<StaleAffinity>,
-}
-
-/// What comes of bringing Services of a family up to date, besides elements.
-#[derive(Debug, Default)]
-struct Outcome {
-    stale: Vec<StaleAffinity>,
-    objections: Vec<Objection>,
-}
+use super::references::References;
+use crate::model::{Family, ObjectKey};
+use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, globals, rules};
+use crate::ruleset::{Bytes, ChainId, Listing, Rule, SetId, Term};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
 ///
@@ -63,9 +27,9 @@ pub(super) struct FamilyMirror {
     pub(super) family: Family,
     pub(super) services: HashMap<ObjectKey, Arc<ServiceState>>,
     pub(super) claims: Claims,
-    numbers: Numbers,
-    pub(super) shared: Counted<Shared>,
-    pub(super) chains: Counted<ChainId>,
+    pub(super) numbers: Numbers,
+    pub(super) shared: References<Shared>,
+    pub(super) chains: References<ChainId>,
     pub(super) globals: Vec<Member>,
     pub(super) sizes: Sizes,
     /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
@@ -78,7 +42,7 @@ pub(super) struct FamilyMirror {
 pub(super) struct ServiceState {
     pub(super) frontends: Box<[Frontend]>,
     /// Frontends it claims that are not in force: other Services have them, or it is set aside or too large.
-    lost: Box<[FrontendKey]>,
+    pub(super) lost: Box<[FrontendKey]>,
     pub(super) shared: Box<[Shared]>,
 }
 
@@ -116,39 +80,9 @@ impl Shared {
 }
 
 impl Mirror {
-    /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
-    /// that the hints give them; maps keep sizes that do.
-    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints<'_>>) -> (Self, Vec<Objection>) {
-        let mut this = Self::new(settings);
-        let objections =
-            Family::ALL.into_iter().flat_map(|family| this.compile(family, model, hints.get(&family))).collect();
-        (this, objections)
-    }
-
     /// A mirror without any table.
     pub fn new(settings: Settings) -> Self {
         Self { settings, families: Vec::new() }
-    }
-
-    /// Makes the table of one family anew from all Services, as [`Mirror::build`]; none of a family that is not served.
-    pub fn compile(&mut self, family: Family, model: &Model, hints: Option<&Hints<'_>>) -> Vec<Objection> {
-        self.lose(family);
-        if self.settings.family(family).is_none() {
-            return Vec::new();
-        }
-        let mut mirror = FamilyMirror::new(family, &self.settings);
-        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
-        let (mut recorder, mut outcome) = (Recorder::counting(), Outcome::default());
-        mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
-        replace_members(&[], &mirror.globals, &mut recorder);
-        mirror.sync_services(&self.settings, model, &all, hints, &mut recorder, &mut outcome);
-        mirror.settle_shared(&mut recorder);
-        mirror.chains.settle();
-        mirror.sizes.count(recorder.counts());
-        mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
-        self.families.push(mirror);
-        self.families.sort_unstable_by_key(|mirror| mirror.family);
-        outcome.objections
     }
 
     /// Forgets the table of a family: what the kernel holds of it is not known.
@@ -166,25 +100,6 @@ impl Mirror {
         if let Some(mirror) = self.families.iter_mut().find(|mirror| mirror.family == family) {
             mirror.undeleted = chains.into_iter().collect();
         }
-    }
-
-    /// Takes over changes. `settings` are those in force from now on.
-    pub fn update(&mut self, settings: &Settings, model: &Model, changes: &Changes) -> Update {
-        let mut update = Update::default();
-        let old = std::mem::replace(&mut self.settings, settings.clone());
-        let all = recompiles_everything(&old, settings);
-        let dirty: BTreeSet<ObjectKey> = if all {
-            let known = self.families.iter().flat_map(|mirror| mirror.services.keys());
-            known.chain(model.services().map(|service| &service.key)).cloned().collect()
-        } else {
-            changes.services.clone()
-        };
-        for mirror in &mut self.families {
-            let (change, objections) = mirror.update(&old, settings, model, &dirty);
-            update.families.push(change);
-            update.objections.extend(objections);
-        }
-        update
     }
 
     /// The settings in force.
@@ -217,26 +132,41 @@ impl Mirror {
             services.flat_map(move |(key, state)| state.frontends.iter().map(move |f| (family, key, f)))
         })
     }
-}
 
-/// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
-fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
-    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
-    old.node_name != new.node_name
-        || old.zone != new.zone
-        || old.external_ips != new.external_ips
-        || node_ips(old) != node_ips(new)
+    /// The families the mirror serves.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.families.iter().map(|mirror| mirror.family)
+    }
+
+    /// How many elements a set or map of a family has.
+    pub fn element_count(&self, family: Family, set: SetId) -> usize {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family);
+        mirror.map_or(0, |mirror| mirror.sizes.count_of(set))
+    }
+
+    /// The table of a family as a listing shows it; `None` when the family is not served.
+    pub fn listing(&self, family: Family) -> Option<Listing> {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
+        let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules(&self.settings, chain)));
+        let names = mirror.sizes.names();
+        let sizes = mirror.sizes.all().iter().map(|(set, size)| (names.of(*set), *size)).collect();
+        let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family, names) };
+        for (set, element) in mirror.elements() {
+            listing.sets.entry(names.of(set)).or_default().insert(element.key, element);
+        }
+        Some(listing)
+    }
 }
 
 impl FamilyMirror {
-    fn new(family: Family, settings: &Settings) -> Self {
+    pub(super) fn new(family: Family, settings: &Settings) -> Self {
         Self {
             family,
             services: HashMap::new(),
             claims: Claims::default(),
             numbers: Numbers::default(),
-            shared: Counted::default(),
-            chains: Counted::default(),
+            shared: References::default(),
+            chains: References::default(),
             globals: globals(family, settings),
             sizes: Sizes::new(settings.sizing),
             undeleted: BTreeSet::new(),
@@ -258,242 +188,6 @@ impl FamilyMirror {
     pub(super) fn all_chains(&self) -> Vec<ChainId> {
         let mut used: Vec<ChainId> = self.chains.keys().collect();
         used.sort_unstable();
-        used.into_iter().chain(FIXED_CHAINS).collect()
-    }
-
-    fn update(
-        &mut self,
-        old: &Settings,
-        new: &Settings,
-        model: &Model,
-        dirty: &BTreeSet<ObjectKey>,
-    ) -> (FamilyUpdate, Vec<Objection>) {
-        let (mut recorder, mut outcome) = (Recorder::default(), Outcome::default());
-        let before = self.all_chains_if_rules_may_differ(old, new);
-        self.update_globals(new, &mut recorder);
-        self.sync_services(new, model, dirty, None, &mut recorder, &mut outcome);
-        self.settle_shared(&mut recorder);
-        let (mut came, mut went) = self.chains.settle();
-        self.sizes.count(recorder.counts());
-        let resized = self.sizes.grow();
-        let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
-        let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
-        // What could not be deleted is still there: wanted again it gets its rules anew, else deleting is tried again.
-        let (back, new_ones) = came.into_iter().partition(|chain| self.undeleted.contains(chain));
-        came = new_ones;
-        went.extend(self.undeleted.iter().filter(|chain| !back.contains(chain)));
-        changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
-        changed.extend(back);
-        let change = Change { came, changed, went, resized, elements: recorder };
-        let mut steps = Steps::default();
-        self.write(new, change, &mut steps);
-        (FamilyUpdate { family: self.family, steps, stale: outcome.stale }, outcome.objections)
-    }
-
-    /// Records what came into force and what went out of it among the elements Services share.
-    fn settle_shared(&mut self, recorder: &mut Recorder) {
-        let (came, went) = self.shared.settle();
-        came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
-        went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
-    }
-
-    fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
-        let same = old.family(self.family) == new.family(self.family) && old.masquerade_all == new.masquerade_all;
-        if same { Vec::new() } else { self.all_chains() }
-    }
-
-    fn update_globals(&mut self, settings: &Settings, recorder: &mut Recorder) {
-        let wanted = globals(self.family, settings);
-        if wanted == self.globals {
-            return;
-        }
-        let old = std::mem::replace(&mut self.globals, wanted);
-        replace_members(&old, &self.globals, recorder);
-    }
-
-    /// Brings the given Services, and those that win or lose a frontend by them, up to date.
-    fn sync_services(
-        &mut self,
-        settings: &Settings,
-        model: &Model,
-        dirty: &BTreeSet<ObjectKey>,
-        hints: Option<&Hints<'_>>,
-        recorder: &mut Recorder,
-        outcome: &mut Outcome,
-    ) {
-        let plan_of = |key: &ObjectKey, family| {
-            let Some(service) = model.service(key) else { return ServicePlan::default() };
-            let plan = compile(service, || model.slices(key), family, settings);
-            if model.is_set_aside(key, family) { plan.withheld() } else { plan }
-        };
-        let mut plans: Vec<(ObjectKey, ServicePlan)> = Vec::with_capacity(dirty.len());
-        let mut affected = BTreeSet::new();
-        for key in dirty {
-            let plan = plan_of(key, self.family);
-            if let Some(elements) = plan.oversized {
-                let (service, family) = (key.clone(), self.family);
-                outcome.objections.push(Objection::Oversized { service, family, elements });
-            }
-            if plan.is_empty() && !self.services.contains_key(key) {
-                continue;
-            }
-            self.claim(key, model.service(key).and_then(|s| s.created), &plan, &mut affected);
-            plans.push((key.clone(), plan));
-        }
-        for key in affected.into_iter().filter(|key| !dirty.contains(key)) {
-            let plan = plan_of(&key, self.family);
-            plans.push((key, plan));
-        }
-        for (key, plan) in plans {
-            self.sync_service(key, plan, hints, recorder, outcome);
-        }
-    }
-
-    /// Replaces a Service's claims by those of its new plan.
-    fn claim(
-        &mut self,
-        service: &ObjectKey,
-        created: Option<i64>,
-        plan: &ServicePlan,
-        affected: &mut BTreeSet<ObjectKey>,
-    ) {
-        if let Some(state) = self.services.get(service) {
-            let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
-            for key in held {
-                affected.extend(self.claims.remove(key, service));
-            }
-        }
-        let in_force = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
-        for (key, class) in in_force.chain(plan.withheld.iter().copied()) {
-            let created = created.unwrap_or(i64::MAX);
-            let claim = Claim { class, created, service: service.clone() };
-            affected.extend(self.claims.add(key, claim));
-        }
-    }
-
-    fn sync_service(
-        &mut self,
-        key: ObjectKey,
-        plan: ServicePlan,
-        hints: Option<&Hints<'_>>,
-        recorder: &mut Recorder,
-        outcome: &mut Outcome,
-    ) {
-        let old = self.services.remove(&key).unwrap_or_default();
-        let mut old_frontends: HashMap<FrontendKey, &Frontend> =
-            old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
-        let shared = shared(&plan).collect();
-        let mut lost: Vec<FrontendKey> = plan.withheld.into_iter().map(|(key, _)| key).collect();
-        let mut frontends = plan.frontends;
-        frontends.retain(|frontend| match self.claims.check(frontend.key, &key) {
-            Ok(()) => true,
-            Err(conflict) => {
-                lost.push(frontend.key);
-                outcome.objections.push(Objection::Contested(conflict));
-                false
-            }
-        });
-        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), shared };
-        self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
-        for frontend in &mut state.frontends {
-            let previous = old_frontends.remove(&frontend.key);
-            place(frontend, previous, hints);
-            if previous != Some(frontend) {
-                self.replace_frontend(previous, Some(frontend), recorder);
-            }
-        }
-        for gone in old_frontends.values() {
-            self.replace_frontend(Some(gone), None, recorder);
-        }
-        outcome.stale.extend(affinity::stale(&old.frontends, &state.frontends));
-        for shared in &state.shared {
-            self.shared.add(*shared);
-        }
-        for shared in &old.shared {
-            self.shared.remove(*shared);
-        }
-        if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
-            self.services.insert(key, Arc::new(state));
-        }
-    }
-
-    fn replace_frontend(&mut self, old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
-        let old_members = old.map(Frontend::members).unwrap_or_default();
-        let new_members = new.map(Frontend::members).unwrap_or_default();
-        new_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.add(chain));
-        old_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.remove(chain));
-        replace_members(&old_members, &new_members, recorder);
-        replace_endpoints(old, new, recorder);
-    }
-}
-
-/// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
-fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hints<'_>>) {
-    let key = frontend.key.bytes();
-    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
-    let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
-        Action::Refuse | Action::Drop => Vec::new(),
-        Action::Balance(_, targets) => vec![targets],
-        Action::ExternalLocal { cluster, local } => vec![cluster, local],
-    };
-    for (map, list) in maps.into_iter().zip(lists) {
-        let old = match previous {
-            Some(previous) => {
-                let lists = previous.endpoint_lists();
-                lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| Cow::Borrowed(list))
-            }
-            None => hints.map(|hints| Cow::Owned(hints.slots.get(map, &key))),
-        };
-        if let Some(old) = old.filter(|old| !old.is_empty()) {
-            *list = slots::assign(&old, list);
-        }
-    }
-}
-
-fn replace_members(old: &[Member], new: &[Member], recorder: &mut Recorder) {
-    missing_in(new, old).for_each(|member| recorder.delete_member(member.clone()));
-    missing_in(old, new).for_each(|member| recorder.add_member(member.clone()));
-}
-
-/// Those of `members` that `others` lack. Mostly there are a handful, but source ranges can come in thousands.
-fn missing_in<'a>(others: &'a [Member], members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
-    let index: Option<HashSet<&Member>> = (others.len() > 16).then(|| others.iter().collect());
-    members.iter().filter(move |member| match &index {
-        Some(index) => !index.contains(member),
-        None => !others.contains(member),
-    })
-}
-
-fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
-    let Some(key) = new.or(old).map(|frontend| frontend.key.bytes()) else {
-        return;
-    };
-    let lists = |frontend: Option<&Frontend>, map| -> Vec<Target> {
-        let lists = frontend.map(Frontend::endpoint_lists).unwrap_or_default();
-        lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| list.to_vec()).unwrap_or_default()
-    };
-    for map in crate::ruleset::EndpointMap::ALL {
-        let (old, new) = (lists(old, map), lists(new, map));
-        for (slot, target) in old.iter().enumerate().filter(|(slot, target)| new.get(*slot) != Some(target)) {
-            recorder.delete(map.set(), endpoint_element(&key, slot, target));
-        }
-        for (slot, target) in new.iter().enumerate().filter(|(slot, target)| old.get(*slot) != Some(target)) {
-            recorder.add(map.set(), endpoint_element(&key, slot, target));
-        }
-    }
-}
-
-fn shared(plan: &ServicePlan) -> impl Iterator<Item = Shared> {
-    let cluster_ip = plan.cluster_ip.map(Shared::ClusterIp);
-    let hairpins = plan.hairpins.iter().copied().map(Shared::Hairpin);
-    let endpoints = plan.after_dnat_endpoints().into_iter().map(Shared::AfterDnatEndpoint);
-    cluster_ip.into_iter().chain(hairpins).chain(endpoints)
-}
-
-/// The chain a verdict leads to, when it is one that comes and goes.
-fn dynamic_chain(member: &Member) -> Option<ChainId> {
-    match member.element.value {
-        Value::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) if !FIXED_CHAINS.contains(&chain) => Some(chain),
-        _ => None,
+        used.into_iter().chain(ChainId::FIXED).collect()
     }
 }

@@ -7,8 +7,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::labels::{ByFamily, ByOp, ByResult, BySet};
-use super::sync::add;
 use crate::diff::Mirror;
+use crate::instruments::add;
 use crate::model::Family;
 use crate::ruleset::{Op, SetId, Transaction};
 

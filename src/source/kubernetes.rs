@@ -23,9 +23,9 @@ pub use self::client::Timing;
 use self::follow::{Follow, Selector, Shared};
 use super::api;
 use super::convert::{Converter, Origin};
-use super::problem::{Reporter, SourceStats};
+use super::problem::Reporter;
 use super::{EventSender, SourceError};
-use crate::metrics::RestClientLayer;
+use crate::instruments::{RestClientLayer, SourceStats};
 
 /// Selectors of specification 2.1.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";

@@ -15,8 +15,9 @@ use tracing::{info, warn};
 
 use self::folder::Folder;
 use self::watch::Watch;
-use super::problem::{Problem, Reporter, SourceStats};
+use super::problem::{Problem, Reporter};
 use super::{EventSender, SourceError};
+use crate::instruments::SourceStats;
 use crate::model::Event;
 
 /// How often the folder is looked at without being told, in case notifications are missed or unavailable.

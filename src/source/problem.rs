@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::warn;
+
+use crate::instruments::SourceStats;
 
 /// Something in an object or a file that cannot be used. The rest of the object stays in use unless the message says
 /// otherwise.
@@ -26,25 +27,6 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.field)?;
         }
         f.write_str(&self.message)
-    }
-}
-
-/// Counters of a source, for metrics. All only grow.
-#[derive(Debug, Default)]
-pub struct SourceStats {
-    /// Problems reported; one that stays is counted once.
-    pub problems: AtomicU64,
-    /// Objects, documents or files that were left out as a whole.
-    pub skipped: AtomicU64,
-    /// Failed requests, watches and reads.
-    pub errors: AtomicU64,
-    /// Complete lists and reloads delivered.
-    pub lists: AtomicU64,
-}
-
-impl SourceStats {
-    pub(super) fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -96,7 +78,7 @@ mod tests {
     #[test]
     fn a_problem_that_stays_is_counted_once() {
         let (mut reporter, stats) = (Reporter::default(), SourceStats::default());
-        let count = || stats.problems.load(Ordering::Relaxed);
+        let count = || stats.problems.load(std::sync::atomic::Ordering::Relaxed);
         reporter.report(&stats, "x", vec![problem("one")]);
         reporter.report(&stats, "x", vec![problem("one")]);
         assert_eq!(count(), 1);

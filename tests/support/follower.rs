@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use portway::config::Options;
 use portway::controller::Controller;
+use portway::instruments::SourceStats;
 use portway::model::{Event, Family, Kind, Model};
 use portway::render;
 use portway::ruleset::FakeKernel;
-use portway::source::{KubeOptions, KubeSource, SourceError, SourceStats, Timing};
+use portway::source::{KubeOptions, KubeSource, SourceError, Timing};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::client::{self, Timing};
 use super::proxy;
 use super::token::TokenFile;
-use crate::metrics::RestClientLayer;
+use crate::instruments::RestClientLayer;
 use crate::source::SourceError;
 
 /// How to reach the API server. With neither kubeconfig nor master: as a pod, by its service account.

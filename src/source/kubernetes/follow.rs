@@ -14,11 +14,12 @@ use super::access::Access;
 use super::backoff::{Backoff, Throttle, jitter};
 use super::client::WATCH_MARGIN;
 use super::fault::Fault;
+use crate::instruments::SourceStats;
 use crate::model::{Event, ObjectKey};
 use crate::source::EventSender;
 use crate::source::convert::{Convert, Converter};
 use crate::source::guard::Guarded;
-use crate::source::problem::{Problem, Reporter, SourceStats};
+use crate::source::problem::{Problem, Reporter};
 
 /// Changes sent together at most; lists are always one batch.
 const BATCH: usize = 512;
