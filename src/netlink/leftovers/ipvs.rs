@@ -49,8 +49,7 @@ pub(super) fn remove(found: &mut Leftovers) {
     if sets.is_empty() && !has_interface {
         return;
     }
-    // Asking for the family would load the module.
-    if Path::new("/proc/net/ip_vs").exists() {
+    if has_virtual_services() {
         match flush() {
             Ok(()) => found.virtual_services = true,
             Err(cause) => found.failed(format!("cannot flush IPVS: {cause}; run `ipvsadm --clear`")),
@@ -71,6 +70,13 @@ pub(super) fn remove(found: &mut Leftovers) {
             Err(cause) => found.failed(format!("cannot delete interface {INTERFACE}: {cause}")),
         }
     }
+}
+
+/// Whether there are any in this network namespace. A file tells: asking IPVS would load its module.
+fn has_virtual_services() -> bool {
+    let listed = std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
+    // A heading of three lines comes first; its second and third are the titles of the columns.
+    listed.lines().any(|line| ["TCP ", "UDP ", "SCTP ", "FWM "].iter().any(|kind| line.starts_with(kind)))
 }
 
 fn is_kube_proxys(set: &str) -> bool {
