@@ -180,9 +180,9 @@ pub fn any_options() -> impl Strategy<Value = Options> {
         Just(DetectLocal::InterfaceNamePrefix("cali".into())),
     ];
     let node_ports = prop_oneof![
-        Just(NodePortsOn::Primary),
-        Just(NodePortsOn::Ranges(vec!["10.51.0.0/16".parse().expect("valid")])),
-        Just(NodePortsOn::Ranges(vec!["0.0.0.0/0".parse().expect("valid")])),
+        Just(NodePortsOn::primary()),
+        Just(NodePortsOn::ranges(vec!["10.51.0.0/16".parse().expect("valid")])),
+        Just(NodePortsOn::ranges(vec!["0.0.0.0/0".parse().expect("valid")])),
     ];
     // Small enough that maps get a size, and grow.
     let sizing = (1_u32..8).prop_map(|floor| Sizing { floor, ..Sizing::default() });
