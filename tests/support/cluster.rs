@@ -137,7 +137,7 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
 
 fn any_node() -> impl Strategy<Value = Node> {
     (vec(addresses(51, 1..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]).prop_map(|(ips, zone)| {
-        Node { name: NODE.into(), ips, zone: zone.into(), pod_cidrs: Vec::new(), deleting: false }
+        Node { name: NODE.into(), ips, zone: zone.into(), pod_cidrs: Vec::new(), ..Node::default() }
     })
 }
 
