@@ -229,7 +229,7 @@ fn start_servers<K: Kernel>(
     let (sender, changes) = mpsc::unbounded_channel();
     controller.observe(HealthObserver::new(sources.health.clone()));
     controller.observe(MetricsObserver::new(sources.metrics.clone(), &options.families));
-    controller.observe(CheckObserver::new(sender));
+    controller.observe(CheckObserver::new(sender, options.node_ports.primary));
     runtime.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
     serve_commands(configuration, controller, &sources, recent);
     serve::serve(serve, sources)
