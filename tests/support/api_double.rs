@@ -61,6 +61,16 @@ impl Seen {
         self.param("sendInitialEvents") == "true"
     }
 
+    /// Whether it asks for all objects without watching on, or for a page of them.
+    pub fn is_plain_list(&self) -> bool {
+        self.param("watch") != "true" && !self.is_question()
+    }
+
+    /// Whether it only asks which version is the present one.
+    pub fn is_question(&self) -> bool {
+        self.param("limit") == "1"
+    }
+
     /// Whether it asks for a plain watch.
     pub fn is_watch(&self) -> bool {
         self.param("watch") == "true" && !self.is_streaming_list()
@@ -230,6 +240,17 @@ impl ApiDouble {
         let mut state = self.lock();
         state.log.retain(|change| change.version <= backup.version);
         (state.version, state.objects) = (backup.version, backup.objects);
+        state.epoch += 1;
+        drop(state);
+        self.wake();
+    }
+
+    /// Comes back from an older backup with what is there now: its versions are less by so many, and it has no history.
+    pub fn rewind(&self, by: u64) {
+        let mut state = self.lock();
+        state.version -= by;
+        state.oldest = 0;
+        state.log.clear();
         state.epoch += 1;
         drop(state);
         self.wake();

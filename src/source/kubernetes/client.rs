@@ -24,6 +24,7 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use tower_http::decompression::DecompressionLayer;
 use tower_http::timeout::TimeoutBody;
 
+use super::timing::Timing;
 use super::token::TokenFile;
 use crate::metrics::RestClientLayer;
 
@@ -33,47 +34,6 @@ pub(super) const WATCH_MARGIN: Duration = Duration::from_secs(5);
 const READ_BUFFER: usize = 64 * 1024;
 /// No server may send us away for longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// How long to wait for what. The defaults are the product's; tests shorten them.
-#[derive(Debug, Clone)]
-pub struct Timing {
-    /// For name resolution, TCP and TLS together (20 s).
-    pub connect: Duration,
-    /// A connection on which the other end's kernel acknowledges nothing, probes included, is dead after this time
-    /// (30 s; in steps of whole seconds, from 3).
-    pub silence: Duration,
-    /// From a request to the head of its answer (60 s, the server's own limit).
-    pub answer: Duration,
-    /// Between two pieces of a list; a streaming list gives way to paged lists then (30 s).
-    pub list: Duration,
-    /// After this time the server is asked to end a watch, which is then resumed (290 s, whole seconds).
-    pub watch: Duration,
-    /// A watch on which bookmarks have come, and then nothing for this time, is dead (130 s: the server's watch cache sends
-    /// one a minute). Behind a balancer or proxy that lives, TCP does not tell.
-    pub bookmarks: Duration,
-    /// Before the first retry; doubles with every failure (0.2 s).
-    pub first_retry: Duration,
-    /// Before any retry at most (30 s).
-    pub longest_retry: Duration,
-    /// Refused credentials are read again, but not more often than this: reading them may run a program (10 s).
-    pub renew: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(20),
-            silence: Duration::from_secs(30),
-            answer: Duration::from_secs(60),
-            list: Duration::from_secs(30),
-            watch: Duration::from_secs(290),
-            bookmarks: Duration::from_secs(130),
-            first_retry: Duration::from_millis(200),
-            longest_retry: Duration::from_secs(30),
-            renew: Duration::from_secs(10),
-        }
-    }
-}
 
 /// Makes a client; with a token file, its token goes with each request; with a layer, requests are measured.
 pub(super) fn build(
@@ -130,8 +90,8 @@ fn tcp(timing: &Timing) -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    // For all addresses of a name together: less than for all, so that the last of them has time for TLS.
-    tcp.set_connect_timeout(Some(timing.connect / 2));
+    // For all addresses of a name together.
+    tcp.set_connect_timeout(Some(timing.connect * 2 / 5));
     let probes = timing.silence / 6;
     tcp.set_keepalive(Some((probes * 3).max(Duration::from_secs(1))));
     tcp.set_keepalive_interval(Some(probes.max(Duration::from_secs(1))));
