@@ -42,6 +42,7 @@ fn service(n: u32, backend: u16) -> [Event; 2] {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: false,
         internal_policy_local: false,
         affinity_seconds: None,

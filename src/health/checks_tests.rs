@@ -21,6 +21,7 @@ fn service(name: &str, check: Option<u16>) -> Event {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: true,
         internal_policy_local: false,
         affinity_seconds: None,

@@ -26,6 +26,7 @@ fn service(n: u8, local: bool) -> Event {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: local,
         internal_policy_local: local,
         affinity_seconds: None,

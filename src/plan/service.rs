@@ -119,7 +119,7 @@ impl<'a> Frontends<'a> {
         Self {
             service,
             external_ips: if settings.external_ips { of_family(&service.external_ips) } else { Vec::new() },
-            sources: allowed_sources(&service.source_ranges, &load_balancer_ips, family, node_ip),
+            sources: allowed_sources(service, &load_balancer_ips, family, node_ip),
             load_balancer_ips,
         }
     }
@@ -196,15 +196,17 @@ impl<'a> Frontends<'a> {
     }
 }
 
-/// Who may use the load balancer addresses of a Service (specification 5.5); `None` for everybody.
+/// Who may use the load balancer addresses of a Service (specification 5.5); `None` for everybody. An entry that cannot be
+/// read may be of any family: then ranges of the other family alone close the addresses, too.
 fn allowed_sources(
-    ranges: &[IpNet],
+    service: &Service,
     load_balancer_ips: &[IpAddr],
     family: Family,
     node_ip: Option<IpAddr>,
 ) -> Option<Vec<IpNet>> {
-    let mut allowed: Vec<IpNet> = ranges.iter().filter(|net| Family::of_net(net) == family).copied().collect();
-    if allowed.is_empty() || allowed.iter().any(|net| net.prefix_len() == 0) {
+    let ranges = service.source_ranges.iter();
+    let mut allowed: Vec<IpNet> = ranges.filter(|net| Family::of_net(net) == family).copied().collect();
+    if (allowed.is_empty() && !service.bad_source_ranges) || allowed.iter().any(|net| net.prefix_len() == 0) {
         return None;
     }
     if node_ip.is_some_and(|ip| allowed.iter().any(|net| net.contains(&ip))) {

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 use super::api::{self, ApiObject, Metadata};
 use super::intern::Interner;
-use super::problem::Problem;
+use super::problem::{Problem, Subject};
 use crate::model::{Event, Family, Node, ObjectKey, Protocol, ServiceCidr, parse_cidr, parse_ip};
 
 /// Faults of one object that are told; it may have thousands.
@@ -185,7 +185,7 @@ fn name<'n>(kind: &str, field: &str, name: Option<&'n str>) -> Result<&'n str, C
     } else {
         return Ok(name);
     };
-    let problem = Problem { object: kind.to_owned(), field: field.to_owned(), message };
+    let problem = Problem::of(Subject::new(kind, "", ""), field, message);
     Err(Converted { event: None, problems: vec![problem] })
 }
 
@@ -213,11 +213,8 @@ impl<'a> Notes<'a> {
     }
 
     fn push(&mut self, field: String, message: String) {
-        let object = match self.namespace {
-            Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
-            None => format!("{} {}", self.kind, self.name),
-        };
-        self.problems.push(Problem { object, field, message });
+        let subject = Subject::new(self.kind, self.namespace.unwrap_or_default(), self.name);
+        self.problems.push(Problem::of(subject, field, message));
     }
 
     /// All that was noted.

@@ -95,7 +95,7 @@ impl KubeSource {
         let converter = Converter::new(Origin::Api, self.node_name).serving(self.proxy_name);
         let shared = Arc::new(Shared {
             converter: Mutex::new(converter),
-            reporter: Mutex::new(Reporter::default()),
+            reporter: Mutex::new(Reporter),
             stats: self.stats,
             sender: sender.clone(),
             server: Server::new(self.access.timing().pace.clone()),

@@ -89,6 +89,7 @@ pub fn any_service() -> impl Strategy<Value = Service> {
                     external_ips: external.0,
                     load_balancer_ips: external.1,
                     source_ranges: external.2,
+                    bad_source_ranges: false,
                     external_policy_local: external_local,
                     internal_policy_local: internal_local,
                     affinity_seconds: affinity,

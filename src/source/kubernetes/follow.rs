@@ -22,7 +22,7 @@ use crate::model::{Event, ObjectKey};
 use crate::source::EventSender;
 use crate::source::convert::{Convert, Converter};
 use crate::source::guard::Guarded;
-use crate::source::problem::{Problem, Reporter, SourceStats};
+use crate::source::problem::{Problem, Reporter, SourceStats, Subject};
 
 /// Changes sent together at most; lists are always one batch.
 const BATCH: usize = 512;
@@ -143,12 +143,14 @@ impl<T: Convert> Follow<T> {
         let stream = self.api().watch(&self.selector.watch(self.seconds(), true), &floor).await;
         let stream = stream.map_err(Fault::Request)?;
         self.note(Outcome::Served);
+        self.problems(Reporter::list_started);
         self.list = Some(vec![Event::ListStarted(T::KIND)]);
         self.read(stream, future::pending()).await
     }
 
     async fn plain_list(&mut self) -> Result<(), Stop> {
         let mut list = vec![Event::ListStarted(T::KIND)];
+        self.problems(Reporter::list_started);
         let mut params = self.selector.list(self.floor.as_deref());
         loop {
             let page = self.api().list(&params).await.map_err(Fault::Request)?;
@@ -275,6 +277,7 @@ impl<T: Convert> Follow<T> {
         let list = self.list.take().unwrap_or_default();
         debug!(kind = self.plural, events = list.len(), "list complete");
         SourceStats::add(&self.shared.stats.lists);
+        self.problems(Reporter::list_done);
         self.pending.extend(list);
         self.pending.push(Event::ListDone(T::KIND));
         self.version = Some(version);
@@ -355,12 +358,10 @@ impl<T: Convert> Follow<T> {
             Err(fault) => {
                 SourceStats::add(&self.shared.stats.skipped);
                 let key = key(object);
-                let name = key.as_ref().map_or("without a name".to_owned(), ToString::to_string);
-                let problem = Problem {
-                    object: format!("{} {name}", Guarded::<T>::kind(&())),
-                    field: fault.field.clone(),
-                    message: format!("{}; the object is skipped", fault.message),
-                };
+                let (namespace, name) = key.as_ref().map_or(("", ""), |key| (key.namespace(), key.name()));
+                let subject = Subject::new(&Guarded::<T>::kind(&()), namespace, name);
+                let message = format!("{}; the object is skipped", fault.message);
+                let problem = Problem::of(subject, fault.field.clone(), message);
                 let event = key.clone().map(|key| Event::Unreadable(T::KIND, key));
                 self.report(&key.unwrap_or_else(|| ObjectKey::new("", "")), vec![problem]);
                 return event;
@@ -374,9 +375,15 @@ impl<T: Convert> Follow<T> {
 
     fn report(&self, key: &ObjectKey, problems: Vec<Problem>) {
         let mut reporter = self.shared.reporter.lock().unwrap_or_else(PoisonError::into_inner);
-        if !(problems.is_empty() && reporter.is_clean()) {
+        if !(problems.is_empty() && reporter.is_clean(&self.shared.stats)) {
             reporter.report(&self.shared.stats, &format!("{} {key}", self.plural), problems);
         }
+    }
+
+    /// Tells the reporter of a list of this kind.
+    fn problems(&self, tell: fn(&mut Reporter, &SourceStats, &str)) {
+        let mut reporter = self.shared.reporter.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&mut reporter, &self.shared.stats, &format!("{} ", self.plural));
     }
 
     async fn flush(&mut self) -> Result<(), Stop> {
