@@ -28,7 +28,7 @@ pub(super) fn endpoints(
     set: SetName,
     count: Option<u32>,
 ) -> Option<ElementReader> {
-    let map = EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)?;
+    let map = endpoint_map(set)?;
     let count = count? as usize;
     if count < FEWEST {
         return None;
@@ -89,6 +89,15 @@ fn put_keys(buf: &mut Vec<u8>, table: &str, set: SetName, keys: &[Bytes]) {
     let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
     keys.iter().for_each(|key| elements::put_key(buf, key));
     attr::end_nest(buf, list);
+}
+
+/// The keys that a map of endpoints has according to the verdicts; none for others.
+pub(super) fn endpoint_keys(table: &Table, set: SetName) -> impl Iterator<Item = Bytes> {
+    endpoint_map(set).into_iter().flat_map(|map| keys(table, map))
+}
+
+fn endpoint_map(set: SetName) -> Option<EndpointMap> {
+    EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)
 }
 
 /// The keys that verdicts lead to.
