@@ -204,6 +204,20 @@ fn wait_for_commits(link: &mut Link, doing: &'static str) -> Result<(), KernelEr
     }
 }
 
+/// How many elements a set has, where the kernel says it.
+fn set_count(link: &mut Link, (family, table): (Family, &str), set: SetName) -> Result<Option<u32>, RequestError> {
+    let count = link.get(
+        abi::msg::GETSET,
+        expr::nfproto(family),
+        |buf| {
+            attr::put_str(buf, abi::set::TABLE, table);
+            attr::put_str(buf, abi::set::NAME, &set.to_string());
+        },
+        |message| Ok(message.attrs.u32_of(abi::set::COUNT)),
+    )?;
+    Ok(count.flatten())
+}
+
 type ElementDump = Result<ElementReader, ForeignElement>;
 
 /// Lists a set. `count` is the number of elements the kernel says it has.
@@ -446,7 +460,9 @@ impl Reader<'_> {
         let (set, spec) = (name.set, name.set.spec());
         // Elements of dynamic maps come and go; a range is two elements to the kernel.
         let count = count.filter(|_| !spec.interval && !spec.dynamic);
-        if let Some(reader) = lookup::endpoints(self.link, (self.family, self.name), &self.table, name, count) {
+        if !self.in_use
+            && let Some(reader) = lookup::endpoints(self.link, (self.family, self.name), &self.table, name, count)
+        {
             self.table.sets.insert(set, reader.finish());
             return Ok(());
         }
