@@ -10,20 +10,7 @@ use crate::model::Family;
 use crate::ruleset::{ChainId, EndpointMap, Field, Pick, Remember, Rule, SetId, Term, Verdict};
 
 /// The chains every table has, in the order they are listed.
-pub const FIXED_CHAINS: [ChainId; 12] = [
-    ChainId::Refuse,
-    ChainId::SourceRanges,
-    ChainId::ExternalLocal,
-    ChainId::NodeportExternalLocal,
-    ChainId::Dispatch,
-    ChainId::MasqueradeIt,
-    ChainId::MasqueradeOwn,
-    ChainId::AfterDnat,
-    ChainId::Prerouting,
-    ChainId::Output,
-    ChainId::Input,
-    ChainId::Postrouting,
-];
+pub const FIXED_CHAINS: [ChainId; 12] = ChainId::FIXED;
 
 /// Key of an address frontend, before translation.
 const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::DestinationPort];

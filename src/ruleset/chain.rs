@@ -129,6 +129,22 @@ pub struct BaseHook {
 }
 
 impl ChainId {
+    /// The chains that do not depend on the cluster's content; what leads to others comes after them.
+    pub const FIXED: [ChainId; 12] = [
+        ChainId::Refuse,
+        ChainId::SourceRanges,
+        ChainId::ExternalLocal,
+        ChainId::NodeportExternalLocal,
+        ChainId::Dispatch,
+        ChainId::MasqueradeIt,
+        ChainId::MasqueradeOwn,
+        ChainId::AfterDnat,
+        ChainId::Prerouting,
+        ChainId::Output,
+        ChainId::Input,
+        ChainId::Postrouting,
+    ];
+
     /// Whether packets enter the table here.
     pub fn is_base(self) -> bool {
         self.base().is_some()
@@ -197,21 +213,7 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        const FIXED: [ChainId; 12] = [
-            ChainId::Prerouting,
-            ChainId::Output,
-            ChainId::Input,
-            ChainId::Postrouting,
-            ChainId::Dispatch,
-            ChainId::Refuse,
-            ChainId::ExternalLocal,
-            ChainId::NodeportExternalLocal,
-            ChainId::SourceRanges,
-            ChainId::AfterDnat,
-            ChainId::MasqueradeIt,
-            ChainId::MasqueradeOwn,
-        ];
-        let fixed = FIXED.into_iter().find(|chain| chain.to_string() == name);
+        let fixed = ChainId::FIXED.into_iter().find(|chain| chain.to_string() == name);
         fixed
             .or_else(|| parse_pick(name))
             .or_else(|| parse_remember(name))

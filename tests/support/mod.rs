@@ -13,6 +13,7 @@ pub(crate) mod netns;
 pub mod nft;
 pub(crate) mod node;
 pub(crate) mod objects;
+pub(crate) mod others;
 pub(crate) mod packets;
 pub(crate) mod program;
 pub mod sample;
