@@ -7,6 +7,7 @@ mod check;
 mod diff;
 mod endpoints;
 mod explain;
+mod faults;
 mod node;
 mod render;
 mod run;
@@ -29,7 +30,7 @@ use crate::config::{Action, Configuration, Flags, LogSettings, normalise};
 use crate::logging;
 
 /// Commands that answer with their exit code.
-const QUESTIONS: [&str; 8] = ["status", "services", "endpoints", "explain", "diff", "top", "check", "bundle"];
+const QUESTIONS: [&str; 9] = ["status", "services", "endpoints", "faults", "explain", "diff", "top", "check", "bundle"];
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
@@ -72,6 +73,7 @@ fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&args),
         Command::Services(args) => services::run(&args),
         Command::Endpoints(args) => endpoints::run(&args),
+        Command::Faults(args) => faults::run(&args),
         Command::Explain(args) => explain::run(&args).map(done),
         Command::Diff(args) => diff::run(&args),
         Command::Top(args) => top::run(&args),

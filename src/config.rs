@@ -28,7 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::{Family, Model, Node};
-use crate::plan::{FamilySettings, PodDetection, Settings, Sizing};
+use crate::plan::{FamilySettings, Listener, PodDetection, Settings, Sizing};
 
 pub use consistency::Finding;
 pub use document::PortwayConfiguration;
@@ -88,6 +88,8 @@ pub struct Options {
     pub needs_addresses: bool,
     /// Room of the maps.
     pub sizing: Sizing,
+    /// Servers of this process, whose ports no Service gets.
+    pub listeners: Vec<Listener>,
 }
 
 impl Options {
@@ -107,6 +109,7 @@ impl Options {
             node_wait: Duration::ZERO,
             needs_addresses: false,
             sizing: Sizing::default(),
+            listeners: Vec::new(),
         }
     }
 
@@ -122,6 +125,7 @@ impl Options {
             // Who serves some Services only cannot say of the other addresses that nobody serves them.
             service_cidrs: if self.service_proxy_name.is_none() { model.service_cidrs() } else { Vec::new() },
             sizing: self.sizing,
+            listeners: self.listeners.clone(),
             ipv4: family(Family::Ipv4),
             ipv6: family(Family::Ipv6),
         }

@@ -32,6 +32,8 @@ pub enum Command {
     Services(super::services::ServicesArgs),
     /// List endpoints, and why each was taken or left
     Endpoints(super::endpoints::EndpointsArgs),
+    /// List what in objects is not as its author meant, at present
+    Faults(super::faults::FaultsArgs),
     /// Say what happens with a new connection, and why
     Explain(ExplainArgs),
     /// Show what would make the kernel's tables equal to the desired ones, as commands of nft

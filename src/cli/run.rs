@@ -14,7 +14,7 @@ use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Observer, Report, Synced};
-use crate::events::{self, EventQueue, EventSink, EventWanted, Rate, Recorder};
+use crate::events::{self, EventQueue, EventSink, EventWanted, FaultObserver, Rate, Recorder};
 use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::{Log, Recent};
@@ -59,6 +59,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     }
     let (events, queue) = events::queue();
     controller.observe(events.clone());
+    controller.observe(FaultObserver::new(events.clone()));
     let source = runtime.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, &runtime);
     let sources = serve::Sources {

@@ -15,6 +15,7 @@ use super::mode::Mode;
 use super::note::Note;
 use super::{DetectLocal, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
+use crate::plan::Listener;
 use crate::{host, yaml};
 
 /// What the process is to do.
@@ -260,6 +261,9 @@ impl Configuration {
         options.service_proxy_name = self.service_proxy_name.clone();
         options.external_ips = self.gate(gates::EXTERNAL_IPS, true);
         options.min_sync_period = self.min_sync_period;
+        let servers = [("health server", self.health_address), ("metrics server", self.metrics_address)];
+        options.listeners =
+            servers.into_iter().filter_map(|(name, address)| Some(Listener { name, address: address? })).collect();
         options
     }
 

@@ -20,6 +20,7 @@ fn settings() -> Settings {
         external_ips: true,
         service_cidrs: Vec::new(),
         sizing: Sizing::default(),
+        listeners: Vec::new(),
         ipv4: family("192.0.2.1"),
         ipv6: family("2001:db8::1"),
     }
