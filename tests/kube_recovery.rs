@@ -36,7 +36,12 @@ fn lists(double: &ApiDouble, plural: &str) -> usize {
 }
 
 /// How long after the server is back the change is in force.
-async fn recover(outage: Duration, fall: impl AsyncFn(&ApiDouble), rise: impl AsyncFn(&ApiDouble), wanted: usize) -> Duration {
+async fn recover(
+    outage: Duration,
+    fall: impl AsyncFn(&ApiDouble),
+    rise: impl AsyncFn(&ApiDouble),
+    wanted: usize,
+) -> Duration {
     let double = filled().await;
     let mut follower = Follower::start_with(&double, Timing::default()).await;
     follower.listed().await;
@@ -62,7 +67,13 @@ async fn recover(outage: Duration, fall: impl AsyncFn(&ApiDouble), rise: impl As
     took
 }
 
-async fn all(what: &str, outage: Duration, fall: impl AsyncFn(&ApiDouble), rise: impl AsyncFn(&ApiDouble), wanted: usize) {
+async fn all(
+    what: &str,
+    outage: Duration,
+    fall: impl AsyncFn(&ApiDouble),
+    rise: impl AsyncFn(&ApiDouble),
+    wanted: usize,
+) {
     let runs = stream::iter(0..runs()).map(|_| recover(outage, &fall, &rise, wanted));
     let mut times: Vec<Duration> = runs.buffer_unordered(SIDE_BY_SIDE).collect().await;
     times.sort();

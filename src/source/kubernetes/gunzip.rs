@@ -48,10 +48,7 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         loop {
             let Some(decoder) = &mut this.decoder else {
@@ -107,7 +104,10 @@ mod tests {
     }
 
     /// A body of these pieces.
-    fn answer(encoding: &str, pieces: Vec<Vec<u8>>) -> Response<Gunzip<impl Body<Data = Bytes, Error = Infallible> + Unpin>> {
+    fn answer(
+        encoding: &str,
+        pieces: Vec<Vec<u8>>,
+    ) -> Response<Gunzip<impl Body<Data = Bytes, Error = Infallible> + Unpin>> {
         let frames = pieces.into_iter().map(|piece| Ok(Frame::data(Bytes::from(piece))));
         let answer = Response::builder().header(header::CONTENT_ENCODING, encoding);
         plain(answer.body(StreamBody::new(stream::iter(frames))).expect("an answer"))
@@ -143,7 +143,10 @@ mod tests {
             assert_eq!(decode(decoder, &piece).expect("decoded"), event.as_bytes());
         }
         for event in ["one\n", "two\n"] {
-            assert_eq!(decode(&mut MultiGzDecoder::new(Vec::new()), &member(event)).expect("decoded"), event.as_bytes());
+            assert_eq!(
+                decode(&mut MultiGzDecoder::new(Vec::new()), &member(event)).expect("decoded"),
+                event.as_bytes()
+            );
         }
     }
 
