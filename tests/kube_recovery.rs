@@ -1,20 +1,24 @@
 //! How soon a new Service is in force once the API server is back, and what the server is asked for.
 //!
 //! `PORTWAY_RECOVERIES` is the number of runs of each case (default 3), `PORTWAY_OUTAGES` the seconds without a server, as
-//! `2,8,30,120` (default `2`). Runs of a case go on side by side. What the waits are is tested without waiting in
+//! `2,8,30,120` (default `2`). Ten runs of a case go on side by side. What the waits are is tested without waiting in
 //! `src/source/kubernetes/gate_tests.rs`.
 
 mod support;
 
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use portway::source::Timing;
 use support::api_double::ApiDouble;
 use support::follower::{Follower, filled, service};
 
-/// A run in which the new Service is in force later is a failure; half of them have to be sooner than half of it.
+/// What the worst run may take, and half of them twice.
 const WORST: Duration = Duration::from_secs(2);
+/// Among other tests on a loaded machine it may take so many times as long.
+const ROOM: u32 = 4;
+/// More of them would measure the machine.
+const SIDE_BY_SIDE: usize = 10;
 const KINDS: [&str; 4] = ["services", "endpointslices", "nodes", "servicecidrs"];
 
 fn number(name: &str, default: &str) -> Vec<u64> {
@@ -32,7 +36,12 @@ fn lists(double: &ApiDouble, plural: &str) -> usize {
 }
 
 /// How long after the server is back the change is in force.
-async fn recover(outage: Duration, fall: impl AsyncFn(&ApiDouble), rise: impl AsyncFn(&ApiDouble), wanted: usize) -> Duration {
+async fn recover(
+    outage: Duration,
+    fall: impl AsyncFn(&ApiDouble),
+    rise: impl AsyncFn(&ApiDouble),
+    wanted: usize,
+) -> Duration {
     let double = filled().await;
     let mut follower = Follower::start_with(&double, Timing::default()).await;
     follower.listed().await;
@@ -58,12 +67,20 @@ async fn recover(outage: Duration, fall: impl AsyncFn(&ApiDouble), rise: impl As
     took
 }
 
-async fn all(what: &str, outage: Duration, fall: impl AsyncFn(&ApiDouble), rise: impl AsyncFn(&ApiDouble), wanted: usize) {
-    let mut times = join_all((0..runs()).map(|_| recover(outage, &fall, &rise, wanted))).await;
+async fn all(
+    what: &str,
+    outage: Duration,
+    fall: impl AsyncFn(&ApiDouble),
+    rise: impl AsyncFn(&ApiDouble),
+    wanted: usize,
+) {
+    let runs = stream::iter(0..runs()).map(|_| recover(outage, &fall, &rise, wanted));
+    let mut times: Vec<Duration> = runs.buffer_unordered(SIDE_BY_SIDE).collect().await;
     times.sort();
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
     println!("{what}, {} s, {} runs: median {median:?}, worst {worst:?}", outage.as_secs(), times.len());
-    assert!(worst <= WORST && (times.len() < 10 || median <= WORST / 2), "{what}: {times:?}");
+    let worst_allowed = if std::env::var_os("PORTWAY_RECOVERIES").is_some() { WORST } else { WORST * ROOM };
+    assert!(worst <= worst_allowed && median <= worst_allowed / 2, "{what}: {times:?}");
 }
 
 fn outages() -> impl Iterator<Item = Duration> {

@@ -10,6 +10,7 @@ mod client;
 mod fault;
 mod follow;
 mod gate;
+mod gunzip;
 mod proxy;
 mod server;
 mod throttle;

@@ -8,9 +8,6 @@ use super::fault::Fault;
 use crate::source::convert::Convert;
 use crate::source::guard::Guarded;
 
-/// Objects in a page of a list, where the server makes pages.
-const PAGE: u32 = 500;
-
 /// Which objects of a kind are asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Selector {
@@ -40,15 +37,13 @@ impl Selector {
     }
 
     /// For a list out of the server's watch cache, which is not older than `floor`. Without a version the server would
-    /// have to ask a majority of etcd's members for all of it.
+    /// have to ask a majority of etcd's members for all of it, and so it would for pages.
     pub(super) fn list(&self, floor: Option<&str>) -> ListParams {
-        let params = ListParams {
+        ListParams {
             version_match: Some(VersionMatch::NotOlderThan),
             resource_version: Some(floor.unwrap_or("0").to_owned()),
             ..self.params()
-        };
-        // A limit makes servers pass the cache by, unless any version will do.
-        if floor.is_some() { params } else { params.limit(PAGE) }
+        }
     }
 
     fn params(&self) -> ListParams {

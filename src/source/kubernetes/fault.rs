@@ -26,7 +26,7 @@ pub(super) enum Fault {
     Event(Box<Status>),
     #[error("the list or the watch has no resourceVersion")]
     NoVersion,
-    #[error("the streaming list ended before it was complete")]
+    #[error("the list ended before it was complete")]
     Unfinished,
     #[error("the streaming list does not go on")]
     Silent,

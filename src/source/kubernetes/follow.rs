@@ -148,25 +148,20 @@ impl<T: Convert> Follow<T> {
         self.read(stream, future::pending()).await
     }
 
+    /// Lists at once, from servers that cannot stream.
     async fn plain_list(&mut self) -> Result<(), Stop> {
-        let mut list = vec![Event::ListStarted(T::KIND)];
+        let list = self.api().list(&self.selector.list(self.floor.as_deref())).await.map_err(Fault::Request)?;
+        self.note(Outcome::Served);
         self.problems(Reporter::list_started);
-        let mut params = self.selector.list(self.floor.as_deref());
-        loop {
-            let page = self.api().list(&params).await.map_err(Fault::Request)?;
-            self.note(Outcome::Served);
-            list.extend(page.items.iter().filter_map(|object| self.convert(object)));
-            let metadata = page.metadata;
-            params.continue_token = metadata.continue_.filter(|token| !token.is_empty());
-            if params.continue_token.is_none() {
-                let version = metadata.resource_version.and_then(known).ok_or(Fault::NoVersion)?;
-                self.list = Some(list);
-                self.complete(version);
-                return Ok(());
-            }
-            // The token stands for the version of the first page.
-            (params.resource_version, params.version_match) = (None, None);
+        if list.metadata.continue_.is_some_and(|token| !token.is_empty()) {
+            return Err(Fault::Unfinished.into());
         }
+        let version = list.metadata.resource_version.and_then(known).ok_or(Fault::NoVersion)?;
+        let mut events = vec![Event::ListStarted(T::KIND)];
+        events.extend(list.items.into_iter().filter_map(|object| self.convert(&object)));
+        self.list = Some(events);
+        self.complete(version);
+        Ok(())
     }
 
     /// Watches on.

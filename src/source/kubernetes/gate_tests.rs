@@ -199,15 +199,18 @@ fn recovery(seed: u64, outage: f64, start_up: f64) -> Duration {
     let (mut waiting, mut lost) = (vec![0, 1, 2, 3], [true; KINDS]);
     while !waiting.is_empty() {
         let (at, kind) = node.first(&waiting);
-        node.note(kind, match () {
-            () if at < back => Outcome::Unanswered,
-            () if at < back + seconds(start_up) => Outcome::Troubled,
-            () if std::mem::take(&mut lost[kind]) => Outcome::Expired,
-            () => {
-                waiting.retain(|waits| *waits != kind);
-                Outcome::Served
-            }
-        });
+        node.note(
+            kind,
+            match () {
+                () if at < back => Outcome::Unanswered,
+                () if at < back + seconds(start_up) => Outcome::Troubled,
+                () if std::mem::take(&mut lost[kind]) => Outcome::Expired,
+                () => {
+                    waiting.retain(|waits| *waits != kind);
+                    Outcome::Served
+                }
+            },
+        );
     }
     node.now - back - seconds(start_up)
 }

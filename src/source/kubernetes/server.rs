@@ -20,7 +20,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(pace: Pace) -> Self {
-        Self { gate: Mutex::new(Gate::random(pace)), opened: watch::Sender::new(()), present: tokio::sync::Mutex::default() }
+        Self {
+            gate: Mutex::new(Gate::random(pace)),
+            opened: watch::Sender::new(()),
+            present: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Waits until this kind may ask.
@@ -53,7 +57,8 @@ impl Server {
     ) -> Result<String, Fault> {
         // Whoever comes second waits for the answer to the first.
         let mut present = self.present.lock().await;
-        if let Some((_, version)) = present.as_ref().filter(|(asked, version)| *asked >= since && !is_older(version, known))
+        if let Some((_, version)) =
+            present.as_ref().filter(|(asked, version)| *asked >= since && !is_older(version, known))
         {
             return Ok(version.clone());
         }
