@@ -35,7 +35,7 @@ pub use document::PortwayConfiguration;
 pub use duration::GoDuration;
 pub use effective::{Action, ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings};
 pub use error::{ConfigError, Problem};
-pub use flags::{FLAGS, Flag, Flags, PlanFlags, normalise};
+pub use flags::{FLAGS, Flag, Flags, PlanFlags, SourceFlags, normalise};
 pub use gates::{FLAGZ, STATUSZ};
 pub use kube_proxy::{
     ClientConnection, Conntrack, DetectLocalNames, Iptables, Ipvs, KubeProxyConfiguration, Logging, LoggingOptions,

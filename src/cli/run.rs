@@ -303,13 +303,14 @@ async fn config_changed(configuration: &Configuration) -> String {
 }
 
 /// Where the objects come from.
-enum Source {
+pub(super) enum Source {
     Manifests(ManifestSource),
     Kubernetes(KubeSource),
 }
 
 impl Source {
-    async fn open(
+    /// Finds the way to the objects; the API server need not answer yet.
+    pub(super) async fn open(
         configuration: &Configuration,
         options: &Options,
         metrics: &Arc<Metrics>,
@@ -342,7 +343,8 @@ impl Source {
         }
     }
 
-    async fn run(self, sender: EventSender, events: EventSink) -> Result<(), SourceError> {
+    /// Sends what the source has to say until the receiver is gone.
+    pub(super) async fn run(self, sender: EventSender, events: EventSink) -> Result<(), SourceError> {
         events.wanted(EventWanted::Starting);
         match self {
             Self::Manifests(source) => source.run(sender).await,
