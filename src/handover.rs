@@ -154,6 +154,7 @@ mod tests {
             external_ips: Vec::new(),
             load_balancer_ips: Vec::new(),
             source_ranges: Vec::new(),
+            bad_source_ranges: false,
             external_policy_local: check.is_some(),
             internal_policy_local: false,
             affinity_seconds: None,
