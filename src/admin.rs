@@ -10,6 +10,7 @@ mod client;
 mod comparison;
 mod endpoints;
 mod explain;
+mod faults;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod kernel;
@@ -21,7 +22,7 @@ mod status;
 pub use activity::Activity;
 pub use client::{Client, ClientError};
 pub use kernel::KernelView;
-pub use rows::{DiffRow, EndpointRow, ExplainRows, Refusal, ServiceRow, State, StatusRow};
+pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusRow};
 pub use server::start;
 
 use std::sync::Arc;

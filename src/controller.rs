@@ -32,6 +32,8 @@ use snapshot::Question;
 const NODE_POLL: Duration = Duration::from_millis(200);
 /// Elements the kernel may refuse in one sync, with their Services set aside, before the loop waits and tries again.
 const REFUSALS_MAX: usize = 8;
+/// Lines that are logged at once of what Services do not get: a Service can claim thousands of ports of another one.
+const OBJECTIONS_TOLD: usize = 20;
 /// How often the kernel is compared with the mirror although nothing is in doubt.
 const VERIFY_EVERY: Duration = Duration::from_secs(3600);
 
@@ -279,7 +281,9 @@ impl<K: Kernel> Controller<K> {
         let mut sync = Sync { start, received, changes, succeeded: false, added: 0, deleted: 0 };
         if updates {
             let settings = self.options.settings(&self.model);
-            for (family, result) in self.programmer.update(&settings, &self.model, &sync.changes) {
+            let results = self.programmer.update(&settings, &self.model, &sync.changes);
+            self.report_objections();
+            for (family, result) in results {
                 self.conclude(family, result, false, &mut sync);
             }
         }
@@ -316,7 +320,22 @@ impl<K: Kernel> Controller<K> {
 
     fn rebuild(&mut self, family: Family) -> Result<Sent, Failure> {
         let settings = self.options.settings(&self.model);
-        self.programmer.rebuild(family, settings, &self.model)
+        let result = self.programmer.rebuild(family, settings, &self.model);
+        self.report_objections();
+        result
+    }
+
+    fn report_objections(&mut self) {
+        for (_, objections) in self.programmer.take_objections() {
+            for objection in objections.iter().take(OBJECTIONS_TOLD) {
+                warn!("{objection}");
+            }
+            let more = objections.len().saturating_sub(OBJECTIONS_TOLD);
+            if more > 0 {
+                warn!(more, "more of the kind; `portway faults` shows them");
+            }
+            self.tell(|observer| observer.objected(&objections));
+        }
     }
 
     /// Deals with what came of a family's sync. Where the kernel refused an element, goes on without its Service.

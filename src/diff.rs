@@ -10,6 +10,7 @@ mod change;
 mod claims;
 mod growth;
 mod hints;
+mod holders;
 mod load;
 mod mend;
 mod mirror;

@@ -32,10 +32,11 @@ use self::process::Process;
 use self::sources::Sources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
-use crate::instruments::{self, RestClientLayer, RestClientMetrics, SourceStats};
+use crate::instruments::{self, RestClientLayer, RestClientMetrics};
 use crate::model::Family;
 use crate::netlink::FrontendCount;
 use crate::ruleset::KernelError;
+use crate::source::SourceStats;
 
 /// The version of kube-proxy whose behaviour this is; what dashboards compare with the cluster's version.
 pub const KUBERNETES_VERSION: &str = "v1.36.2";
@@ -113,6 +114,11 @@ impl Metrics {
     /// Shows a source's counters from now on. `name` is `kubernetes` or `manifests`.
     pub fn watch_source(&self, name: &'static str, stats: Arc<SourceStats>) {
         self.sources.watch(name, stats);
+    }
+
+    /// What is wrong in objects at present, as far as sources can tell.
+    pub fn present_problems(&self) -> Vec<crate::source::Problem> {
+        self.watched_sources().iter().flat_map(|(_, stats)| stats.present()).collect()
     }
 
     /// The sources and their counters.

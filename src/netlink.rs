@@ -95,6 +95,8 @@ enum Mode {
 pub struct NftKernel {
     link: Link,
     options: Options,
+    /// Opened to look only.
+    looks_only: bool,
     /// Whether tables can be owned; found out when first needed.
     can_own: Option<bool>,
     /// Whether elements can be deleted without being there; found out when first needed.
@@ -114,12 +116,22 @@ impl NftKernel {
     pub fn open_with(options: Options) -> Result<Self, KernelError> {
         let link = Link::open()
             .map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
-        Ok(Self { link, options, can_own: None, can_destroy: None, lock: Lock::default(), scratch: None })
+        Ok(Self {
+            link,
+            options,
+            looks_only: false,
+            can_own: None,
+            can_destroy: None,
+            lock: Lock::default(),
+            scratch: None,
+        })
     }
 
-    /// Opens the door to look only: whose tables they are does not matter then.
+    /// Opens the door to look only: whose tables they are does not matter then, and a table that somebody keeps changing can
+    /// be read. What they leave alone meanwhile is right; of what they change comes what was there at some moment.
     pub fn open_to_read() -> Result<Self, KernelError> {
-        Self::open_with(Options { owned: false, ..Options::default() })
+        let kernel = Self::open_with(Options { owned: false, ..Options::default() })?;
+        Ok(Self { looks_only: true, ..kernel })
     }
 
     /// The number of the current generation: every committed transaction, of anybody in this network namespace, makes a
@@ -250,6 +262,21 @@ impl NftKernel {
     pub fn owner(&mut self, family: Family) -> Result<Option<String>, KernelError> {
         let info = read::table_info(&mut self.link, family, TABLE_NAME)?;
         Ok(info.map(|info| info.owner.map(owner_in_words).unwrap_or_default()))
+    }
+
+    /// Who of other Portways has the tables, in words; `None` when nobody has them.
+    pub fn other_portway(&mut self) -> Result<Option<String>, KernelError> {
+        for family in Family::ALL {
+            if let Some(owner) = self.owner(family)?.filter(|owner| !owner.is_empty()) {
+                return Ok(Some(owner));
+            }
+        }
+        // Taken and given back: nobody is to wait for who only asks.
+        match Lock::default().take() {
+            Ok(()) => Ok(None),
+            Err(KernelError::Locked { holder }) => Ok(Some(holder)),
+            Err(error) => Err(error),
+        }
     }
 
     fn wanted_flags(&mut self) -> Result<u32, KernelError> {
@@ -385,6 +412,9 @@ impl Kernel for NftKernel {
     }
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
+        if self.looks_only {
+            return read::table_in_use(&mut self.link, family, TABLE_NAME);
+        }
         // A table that could be protected but is not can only be replaced.
         let flags = self.wanted_flags()? & abi::table::F_PERSIST;
         read::table(&mut self.link, family, TABLE_NAME, flags)

@@ -9,7 +9,7 @@ mod slices;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::diff::{FamilyUpdate, Hints, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
 use crate::model::{Changes, Family, Model, ObjectKey};
@@ -17,9 +17,6 @@ use crate::plan::Settings;
 use crate::ruleset::{ChainId, Kernel, KernelError, Op, Part, SetId, Table, Transaction};
 use repair::repair_part;
 use slices::{Slices, halves};
-
-/// Lines that are logged at once of what Services do not get: a Service can claim thousands of ports of another one.
-const OBJECTIONS_TOLD: usize = 20;
 
 /// What was sent to the kernel for one family.
 #[derive(Debug, Default)]
@@ -72,12 +69,14 @@ pub struct Programmer<K> {
     /// The families whose table is what the mirror says, or rightly not there.
     known: BTreeSet<Family>,
     slices: Slices,
+    /// What Services do not get, since somebody last asked.
+    objections: Vec<(Family, Vec<Objection>)>,
 }
 
 impl<K: Kernel> Programmer<K> {
     /// One that knows nothing of the tables yet.
     pub fn new(kernel: K) -> Self {
-        Self { kernel, mirror: None, known: BTreeSet::new(), slices: Slices::default() }
+        Self { kernel, mirror: None, known: BTreeSet::new(), slices: Slices::default(), objections: Vec::new() }
     }
 
     /// The kernel.
@@ -120,7 +119,7 @@ impl<K: Kernel> Programmer<K> {
             let hints = table.as_ref().map(Hints::of);
             let objections = mirror.compile(family, model, hints.as_ref());
             drop(hints);
-            report(&objections);
+            self.objections.push((family, objections));
             self.make_equal(&mut mirror, family, table)
         });
         self.mirror = Some(mirror);
@@ -136,9 +135,9 @@ impl<K: Kernel> Programmer<K> {
     ) -> Vec<(Family, Result<Sent, Failure>)> {
         let Some(mut mirror) = self.mirror.take() else { return Vec::new() };
         let update = mirror.update(settings, model, changes);
-        report(&update.objections);
         let mut results = Vec::new();
-        for FamilyUpdate { family, steps, stale } in update.families {
+        for FamilyUpdate { family, steps, stale, objections } in update.families {
+            self.objections.push((family, objections));
             let result = self.commit(&mut mirror, family, steps);
             let result = result.and_then(|sent| {
                 self.forget_stale(family, &stale)?;
@@ -192,6 +191,11 @@ impl<K: Kernel> Programmer<K> {
             }
         }
         Ok(confirmed)
+    }
+
+    /// What Services did not get in rebuilds and updates since the last time, by family.
+    pub fn take_objections(&mut self) -> Vec<(Family, Vec<Objection>)> {
+        std::mem::take(&mut self.objections)
     }
 
     /// Whether nobody else can change the tables that are known.
@@ -334,16 +338,6 @@ fn deleted_chain(op: &Op) -> Option<ChainId> {
     match op {
         Op::DeleteChain(chain) => Some(*chain),
         _ => None,
-    }
-}
-
-fn report(objections: &[Objection]) {
-    for objection in objections.iter().take(OBJECTIONS_TOLD) {
-        warn!("{objection}");
-    }
-    let more = objections.len().saturating_sub(OBJECTIONS_TOLD);
-    if more > 0 {
-        warn!(more, "more of the kind; `portway services` shows them");
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn service(name: &str, cluster_ip: &str) -> Service {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: false,
         internal_policy_local: false,
         affinity_seconds: None,

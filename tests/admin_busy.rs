@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use portway::admin::{self, Activity, Admin};
 use portway::controller::{Controller, Report};
 use portway::health::{Health, HealthObserver};
-use portway::instruments::SourceStats;
 use portway::metrics::Metrics;
 use portway::model::{Event, Family, Kind};
 use portway::netlink::NftKernel;
+use portway::source::SourceStats;
 use serde_json::Value;
 use support::netns::in_netns;
 use tempfile::TempDir;
@@ -84,7 +84,8 @@ impl Node {
             });
             let before = self.reports.borrow().syncs;
             let start = Instant::now();
-            let asked = std::panic::catch_unwind(|| (0..ROUNDS).for_each(|_| self.ask_all(rate)));
+            let asked =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (0..ROUNDS).for_each(|_| self.ask_all(rate))));
             done.store(true, Ordering::Relaxed);
             let syncs = self.reports.borrow().syncs - before;
             if let Err(panic) = asked {

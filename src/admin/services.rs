@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ServiceRow;
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Service};
-use crate::plan::{Action, Class, Frontend, FrontendKey, Target};
+use crate::plan::{Action, Class, Frontend, FrontendKey, Holder, Target};
 use crate::ruleset::Bytes;
 
 /// Connections by family and frontend.
@@ -25,10 +25,13 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &Counters) -> Vec
         let in_force = mirror.frontends_of(family, &service.key).iter();
         rows.extend(in_force.map(|frontend| row(service, family, frontend, counters)));
         for key in mirror.lost_by(family, &service.key) {
-            let owner = mirror.owner(family, *key).filter(|owner| **owner != service.key);
+            let owner = mirror.holder(family, *key, &service.key).map(|holder| match holder {
+                Holder::Service(service) => service.to_string(),
+                other => other.to_string(),
+            });
             // Its own, and not in force all the same: the kernel refused it, or it is too large.
             let action = if owner.is_some() { "lost" } else { "set-aside" }.to_owned();
-            rows.push(ServiceRow { action, owner: owner.map(ToString::to_string), ..empty(service, family, *key) });
+            rows.push(ServiceRow { action, owner, ..empty(service, family, *key) });
         }
     }
     rows
@@ -82,6 +85,7 @@ fn empty(service: &Service, family: Family, key: FrontendKey) -> ServiceRow {
 fn class(class: Class) -> &'static str {
     match class {
         Class::ClusterIp => "ClusterIP",
+        Class::HealthCheck => "HealthCheck",
         Class::LoadBalancer => "LoadBalancer",
         Class::ExternalIp => "ExternalIP",
         Class::NodePort => "NodePort",

@@ -33,7 +33,7 @@ fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
         missing.iter().filter(|(kind, _)| !snapshot.model.has_listed(*kind)).map(|(_, name)| *name).collect();
     let sources = admin.metrics.watched_sources();
     let name = sources.first().map_or("not connected", |(name, _)| *name);
-    let sum = |field: fn(&crate::instruments::SourceStats) -> &std::sync::atomic::AtomicU64| {
+    let sum = |field: fn(&crate::source::SourceStats) -> &std::sync::atomic::AtomicU64| {
         sources.iter().map(|(_, stats)| field(stats).load(Ordering::Relaxed)).sum::<u64>()
     };
     if !missing.is_empty() {

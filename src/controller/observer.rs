@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::diff::Mirror;
+use crate::diff::{Mirror, Objection};
 use crate::model::{Changes, Event, Family, Model};
 use crate::ruleset::{KernelError, Transaction};
 
@@ -33,6 +33,8 @@ pub trait Observer: Send {
     fn requested(&mut self) {}
     /// The table of a family is equal to the mirror again; called after every successful sync, also one that sent nothing.
     fn synced(&mut self, _sync: &Synced<'_>) {}
+    /// This is what Services of a sync that is about to be made do not get, in one family.
+    fn objected(&mut self, _objections: &[Objection]) {}
     /// The kernel refused, or what somebody else changed could not be compared or repaired; it will be tried again.
     fn failed(&mut self, _family: Family, _cause: &KernelError, _duration: Duration) {}
     /// The rules of a family are right, but chains nobody uses any more could not be deleted.

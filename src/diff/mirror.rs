@@ -41,8 +41,10 @@ pub(super) struct FamilyMirror {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceState {
     pub(super) frontends: Box<[Frontend]>,
-    /// Frontends it claims that are not in force: other Services have them, or it is set aside or too large.
+    /// Frontends it claims that are not in force: others have them, or it is set aside or too large.
     pub(super) lost: Box<[FrontendKey]>,
+    /// Where its health check server answers.
+    pub(super) checks: Box<[FrontendKey]>,
     pub(super) shared: Box<[Shared]>,
 }
 
@@ -117,11 +119,6 @@ impl Mirror {
     pub fn lost_by(&self, family: Family, service: &ObjectKey) -> &[FrontendKey] {
         let mirror = self.families.iter().find(|mirror| mirror.family == family);
         mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.lost)
-    }
-
-    /// The Service that has a frontend.
-    pub fn owner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
-        self.families.iter().find(|mirror| mirror.family == family)?.claims.winner(frontend)
     }
 
     /// Frontends in force, as (family, Service, frontend), in no order.

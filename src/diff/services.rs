@@ -5,13 +5,15 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::affinity;
-use super::claims::Claim;
+use super::claims::{Claim, Conflict};
 use super::mirror::{FamilyMirror, ServiceState, Shared};
 use super::recorder::Recorder;
 use super::slots;
 use super::{Hints, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
-use crate::plan::{Action, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element};
+use crate::plan::{
+    Action, Class, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
+};
 use crate::ruleset::{ChainId, EndpointMap, Value, Verdict};
 
 /// What comes of bringing Services of a family up to date, besides elements.
@@ -70,14 +72,14 @@ impl FamilyMirror {
     ) {
         if let Some(state) = self.services.get(service) {
             let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
-            for key in held {
+            for key in held.chain(state.checks.iter().copied()) {
                 affected.extend(self.claims.remove(key, service));
             }
         }
         let in_force = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
-        for (key, class) in in_force.chain(plan.withheld.iter().copied()) {
-            let created = created.unwrap_or(i64::MAX);
-            let claim = Claim { class, created, service: service.clone() };
+        let checks = plan.checks.iter().map(|key| (*key, Class::HealthCheck));
+        for (key, class) in in_force.chain(plan.withheld.iter().copied()).chain(checks) {
+            let claim = Claim { class, created: created.unwrap_or(i64::MAX), service: service.clone() };
             affected.extend(self.claims.add(key, claim));
         }
     }
@@ -104,7 +106,16 @@ impl FamilyMirror {
                 false
             }
         });
-        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), shared };
+        for check in &plan.checks {
+            let conflict = self.claims.check(*check, &key).err();
+            outcome.objections.extend(conflict.map(Objection::Contested));
+        }
+        for (frontend, winner) in plan.refused {
+            lost.push(frontend);
+            outcome.objections.push(Objection::Contested(Conflict { frontend, winner, loser: key.clone() }));
+        }
+        let checks = plan.checks.into();
+        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), checks, shared };
         self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
         for frontend in &mut state.frontends {
             let previous = old_frontends.remove(&frontend.key);

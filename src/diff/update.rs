@@ -17,8 +17,6 @@ use crate::ruleset::ChainId;
 pub struct Update {
     /// What to do in each family whose table is known.
     pub families: Vec<FamilyUpdate>,
-    /// What Services of this update do not get.
-    pub objections: Vec<Objection>,
 }
 
 /// What a sync has to do in one family.
@@ -30,6 +28,8 @@ pub struct FamilyUpdate {
     pub steps: Steps,
     /// Affinity records to look for after the commit.
     pub stale: Vec<StaleAffinity>,
+    /// What Services of this update do not get.
+    pub objections: Vec<Objection>,
 }
 
 impl Mirror {
@@ -75,9 +75,7 @@ impl Mirror {
             changes.services.clone()
         };
         for mirror in &mut self.families {
-            let (change, objections) = mirror.update(&old, settings, model, &dirty);
-            update.families.push(change);
-            update.objections.extend(objections);
+            update.families.push(mirror.update(&old, settings, model, &dirty));
         }
         update
     }
@@ -87,19 +85,14 @@ impl Mirror {
 fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
     let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
     old.node_name != new.node_name
+        || old.listeners != new.listeners
         || old.zone != new.zone
         || old.external_ips != new.external_ips
         || node_ips(old) != node_ips(new)
 }
 
 impl FamilyMirror {
-    fn update(
-        &mut self,
-        old: &Settings,
-        new: &Settings,
-        model: &Model,
-        dirty: &BTreeSet<ObjectKey>,
-    ) -> (FamilyUpdate, Vec<Objection>) {
+    fn update(&mut self, old: &Settings, new: &Settings, model: &Model, dirty: &BTreeSet<ObjectKey>) -> FamilyUpdate {
         let (mut recorder, mut outcome) = (Recorder::default(), Outcome::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
@@ -119,7 +112,7 @@ impl FamilyMirror {
         let change = Change { came, changed, went, resized, elements: recorder };
         let mut steps = Steps::default();
         self.write(new, change, &mut steps);
-        (FamilyUpdate { family: self.family, steps, stale: outcome.stale }, outcome.objections)
+        FamilyUpdate { family: self.family, steps, stale: outcome.stale, objections: outcome.objections }
     }
 
     /// Records what came into force and what went out of it among the elements Services share.

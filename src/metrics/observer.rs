@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Metrics;
-use super::labels::ByFamily;
+use super::labels::{ByFamily, ByResult};
 use super::services::Shares;
 use crate::controller::{Observer, Repair, Synced};
 use crate::model::{Event, Family};
@@ -33,6 +33,12 @@ impl MetricsObserver {
             full: families.iter().copied().collect(),
         };
         this.queued();
+        // `increase()` sees a first failure only if there was a zero before it.
+        drop(this.metrics.table.transactions.get_or_create(&ByResult { result: "error" }));
+        this.for_each_family(|family| {
+            drop(this.metrics.sync.sync_failures.get_or_create(family));
+            drop(this.metrics.sync.cleanup_failures.get_or_create(family));
+        });
         this
     }
 

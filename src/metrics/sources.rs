@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Registry;
 
 use super::labels::BySource;
-use crate::instruments::SourceStats;
+use crate::source::SourceStats;
 
 /// A source's name and counters.
 pub(super) type Watched = (&'static str, Arc<SourceStats>);

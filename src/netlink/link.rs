@@ -11,7 +11,9 @@ use super::attr::Attrs;
 use super::batch::{self, Batch};
 use super::ffi::Socket;
 use super::message::{HEADER_LEN, Header, messages};
-use crate::ruleset::KernelError;
+use super::watch::Announcements;
+use crate::model::Family;
+use crate::ruleset::{KernelError, Keys, SetName, Touched};
 
 /// Wanted room for answers: errors of thousands of messages at once.
 const RECEIVE_ROOM: i32 = 4 << 20;
@@ -103,6 +105,8 @@ pub(super) struct Link {
     send_room: usize,
     buffer: Vec<u8>,
     next_seq: u32,
+    /// What others change meanwhile, while somebody wants to know.
+    announcements: Option<Announcements>,
 }
 
 impl Link {
@@ -116,7 +120,34 @@ impl Link {
         }
         raise(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_ROOM);
         raise(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_ROOM);
-        Ok(Self { socket, send_room: SEND_ROOM as usize, buffer: vec![0; RECEIVE_LEN], next_seq: 1 })
+        Ok(Self {
+            socket,
+            send_room: SEND_ROOM as usize,
+            buffer: vec![0; RECEIVE_LEN],
+            next_seq: 1,
+            announcements: None,
+        })
+    }
+
+    /// Begins to collect what others change.
+    pub(super) fn listen(&mut self) -> io::Result<()> {
+        self.announcements = Some(Announcements::open(self.port_id())?);
+        Ok(())
+    }
+
+    /// Ends what [`Link::listen`] began.
+    pub(super) fn end_listening(&mut self) -> Option<Announcements> {
+        self.announcements.take()
+    }
+
+    /// The keys of a set that others have touched since the last question; `None` when they have not.
+    pub(super) fn take_touched(&mut self, family: Family, set: SetName) -> Result<Option<Keys>, RequestError> {
+        let Some(announcements) = &mut self.announcements else { return Ok(None) };
+        announcements.collect().map_err(request_error)?;
+        Ok(match announcements.take().0 {
+            Touched::Everything => Some(Keys::All),
+            Touched::Parts(mut parts) => parts.remove(&family).and_then(|mut part| part.sets.remove(&set)),
+        })
     }
 
     /// What the kernel knows this socket by.
@@ -188,6 +219,26 @@ impl Link {
         Ok(())
     }
 
+    /// Asks for all objects, again when somebody changed nf_tables between two parts of the answer. Where that happens all
+    /// the time the last answer counts, so it must not depend on what others have: the kernel finds the place to go on at by
+    /// counting, and in a dump it cannot limit to our table it counts the objects of others too.
+    pub(super) fn dump_again<T>(
+        &mut self,
+        kind: u16,
+        family: u8,
+        attrs: impl Fn(&mut Vec<u8>),
+        mut read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+    ) -> Result<Vec<T>, RequestError> {
+        for _ in 1..DUMP_TRIES {
+            let (found, interrupted) = self.dump(kind, family, &attrs, &mut read)?;
+            if !interrupted {
+                return Ok(found);
+            }
+        }
+        let seq = self.request(kind, family, libc::NLM_F_DUMP as u16, attrs)?;
+        Ok(self.answers(seq, false, read)?.0)
+    }
+
     /// Asks for all objects; whether somebody changed nf_tables meanwhile.
     pub(super) fn dump<T>(
         &mut self,
@@ -197,7 +248,11 @@ impl Link {
         read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
     ) -> Result<(Vec<T>, bool), RequestError> {
         let seq = self.request(kind, family, libc::NLM_F_DUMP as u16, attrs)?;
-        self.answers(seq, false, read)
+        match self.answers(seq, false, read) {
+            // The kernel can end a dump this way when something changes under it.
+            Err(RequestError::Errno(libc::EINTR)) => Ok((Vec::new(), true)),
+            result => result,
+        }
     }
 
     /// The number of the current generation of nf_tables in this network namespace.
@@ -269,6 +324,10 @@ impl Link {
                     return Err(RequestError::Errno(errno as i32));
                 }
             };
+            if let Some(announcements) = &mut self.announcements {
+                // A long dump must not let them overflow.
+                announcements.collect().map_err(request_error)?;
+            }
             for (header, body) in messages(&self.buffer[..len]) {
                 if header.seq != seq {
                     continue;
@@ -293,8 +352,6 @@ impl Link {
                     (None, still) => failed = still,
                     (Some(0), None) => return Ok((found, interrupted)),
                     (Some(0), Some(error)) => return Err(RequestError::Other(error)),
-                    // The kernel ends a dump this way when the table changes under it.
-                    (Some(libc::EINTR), _) => return Ok((found, true)),
                     (Some(errno), _) => return Err(RequestError::Errno(errno)),
                 }
             }
@@ -302,7 +359,7 @@ impl Link {
     }
 }
 
-/// Runs `read` until nobody changes nf_tables meanwhile.
+/// Runs `read` until it gives a result: `None` means that somebody interfered.
 pub(super) fn retry_interrupted<T>(
     doing: &'static str,
     mut read: impl FnMut() -> Result<Option<T>, KernelError>,

@@ -15,6 +15,8 @@ use crate::ruleset::{Bytes, ChainId, Element, Elements, EndpointMap, SetName, Ta
 
 /// Maps with fewer elements are listed faster.
 const FEWEST: usize = 64 * 1024;
+/// The same where somebody changes them.
+const FEWEST_IN_USE: usize = 4 * 1024;
 /// Keys of one request: each answer is a message of its own, of less than 1 KiB, and all of them have to fit into the
 /// receive buffer a process without privileges gets.
 const KEYS: usize = 256;
@@ -28,7 +30,7 @@ pub(super) fn endpoints(
     set: SetName,
     count: Option<u32>,
 ) -> Option<ElementReader> {
-    let map = EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)?;
+    let map = endpoint_map(set)?;
     let count = count? as usize;
     if count < FEWEST {
         return None;
@@ -89,6 +91,52 @@ fn put_keys(buf: &mut Vec<u8>, table: &str, set: SetName, keys: &[Bytes]) {
     let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
     keys.iter().for_each(|key| elements::put_key(buf, key));
     attr::end_nest(buf, list);
+}
+
+/// Reads a large map of endpoints by the keys that the verdicts of the table say, as far as they are there. `None` when it is
+/// small or another map.
+pub(super) fn known_endpoints(
+    link: &mut Link,
+    (family, name): (Family, &str),
+    table: &Table,
+    set: SetName,
+) -> Result<Option<Elements>, RequestError> {
+    let keys: Vec<Bytes> = endpoint_keys(table, set).collect();
+    if keys.len() < FEWEST_IN_USE {
+        return Ok(None);
+    }
+    let mut all = Elements::default();
+    for keys in keys.chunks(KEYS) {
+        let mut reader = ElementReader::new(family, set.set);
+        let mut foreign = None;
+        let asked = link.get_many(
+            abi::msg::GETSETELEM,
+            expr::nfproto(family),
+            |buf| put_keys(buf, name, set, keys),
+            |message| foreign = foreign.take().or(reader.message(&message.attrs).err()),
+        );
+        let found = match (asked, foreign) {
+            (Ok(()), None) => reader.finish(),
+            // One of them has gone, or is strange.
+            (Ok(()), Some(_)) | (Err(RequestError::Errno(libc::ENOENT)), _) => {
+                some(link, (family, name), set, &keys.iter().copied().collect())?
+            }
+            (Err(error), _) => return Err(error),
+        };
+        for element in found.values() {
+            all.insert(element);
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The keys that a map of endpoints has according to the verdicts; none for others.
+pub(super) fn endpoint_keys(table: &Table, set: SetName) -> impl Iterator<Item = Bytes> {
+    endpoint_map(set).into_iter().flat_map(|map| keys(table, map))
+}
+
+fn endpoint_map(set: SetName) -> Option<EndpointMap> {
+    EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)
 }
 
 /// The keys that verdicts lead to.

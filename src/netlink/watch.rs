@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
 };
+use nix::sys::time::TimeVal;
 use socket2::{SockFilter, SockRef};
 
 use super::abi::{self, msg};
@@ -26,6 +27,8 @@ const GROUP: u32 = 1 << (7 - 1);
 const RECEIVE_ROOM: usize = 4 << 20;
 /// More than the kernel puts into one announcement.
 const RECEIVE_LEN: usize = 64 * 1024;
+/// How long a transaction that is in force may take to be announced.
+const PATIENCE: TimeVal = TimeVal::new(1, 0);
 /// Where a message says whose doing it announces: `nlmsg_pid`.
 const PORT_OFFSET: u32 = 12;
 
@@ -80,11 +83,76 @@ fn all_but(own_port: u32) -> [SockFilter; 4] {
     ]
 }
 
+/// Announcements of changes that come while something is read, collected without a thread.
+#[derive(Debug)]
+pub(super) struct Announcements {
+    socket: OwnedFd,
+    ear: Ear,
+    buffer: Vec<u8>,
+    /// What others have touched of our tables since the last question, and who it was.
+    touched: Touched,
+    by: Option<String>,
+}
+
+impl Announcements {
+    /// Begins to listen to all but one socket: what that one does is known to whoever reads.
+    pub(super) fn open(own_port: u32) -> io::Result<Self> {
+        let socket = open(own_port)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
+        let (touched, by) = Default::default();
+        Ok(Self { socket, ear: Ear::default(), buffer: vec![0; RECEIVE_LEN], touched, by })
+    }
+
+    /// Takes what is there. To be called often, so that nothing is lost.
+    pub(super) fn collect(&mut self) -> io::Result<()> {
+        while self.receive(MsgFlags::MSG_DONTWAIT)? {}
+        Ok(())
+    }
+
+    /// Waits until everything up to a generation is announced; whether that happened soon. The kernel counts a generation
+    /// before its changes are to be seen, and announces them afterwards.
+    pub(super) fn catch_up(&mut self, generation: u32) -> io::Result<bool> {
+        self.collect()?;
+        while self.ear.generation.is_none_or(|heard| (heard.wrapping_sub(generation) as i32) < 0) {
+            if !self.receive(MsgFlags::empty())? {
+                return Ok(false);
+            }
+        }
+        self.collect()?;
+        Ok(true)
+    }
+
+    /// What others have touched so far, and who it was, and forgets it.
+    pub(super) fn take(&mut self) -> (Touched, Option<String>) {
+        (std::mem::take(&mut self.touched), self.by.take())
+    }
+
+    /// Receives one message; false when there is none.
+    fn receive(&mut self, flags: MsgFlags) -> io::Result<bool> {
+        match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
+            Ok(len) => {
+                if let Some((by, touched)) = self.ear.hear(&self.buffer[..len]) {
+                    self.touched.merge(touched);
+                    self.by = Some(by);
+                }
+            }
+            Err(Errno::EINTR) => {}
+            // There was more to say than there was room for.
+            Err(Errno::ENOBUFS) => self.touched = Touched::Everything,
+            Err(Errno::EAGAIN) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(true)
+    }
+}
+
 /// Follows announcements, which may come in several pieces for one transaction.
 #[derive(Debug, Default)]
 pub(super) struct Ear {
     /// What the transaction that is being announced has touched.
     touched: Touched,
+    /// The last transaction that was announced to its end.
+    generation: Option<u32>,
 }
 
 impl Ear {
@@ -98,6 +166,7 @@ impl Ear {
             let attrs = Attrs::new(body.get(PREFIX_LEN - HEADER_LEN..).unwrap_or_default());
             let kind = header.kind & 0xff;
             if kind == msg::NEWGEN {
+                self.generation = attrs.u32_of(abi::GEN_ID).or(self.generation);
                 let mut touched = std::mem::take(&mut self.touched);
                 if !touched.is_empty() {
                     touched.merge(told.take().map(|(_, touched)| touched).unwrap_or_default());

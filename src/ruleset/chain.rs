@@ -129,7 +129,7 @@ pub struct BaseHook {
 }
 
 impl ChainId {
-    /// The chains every table has, in the order they are listed.
+    /// The chains that do not depend on the cluster's content; what leads to others comes after them.
     pub const FIXED: [ChainId; 12] = [
         ChainId::Refuse,
         ChainId::SourceRanges,

@@ -15,9 +15,8 @@ use tracing::{info, warn};
 
 use self::folder::Folder;
 use self::watch::Watch;
-use super::problem::{Problem, Reporter};
+use super::problem::{Problem, Reporter, SourceStats};
 use super::{EventSender, SourceError};
-use crate::instruments::SourceStats;
 use crate::model::Event;
 
 /// How often the folder is looked at without being told, in case notifications are missed or unavailable.
@@ -56,11 +55,7 @@ impl ManifestSource {
             }
             Err(error) => return Err(SourceError::Unreadable { path: path.to_owned(), error }),
         }
-        Ok(Self {
-            folder: Folder::new(path, node_name),
-            reporter: Reporter::default(),
-            stats: Arc::new(SourceStats::default()),
-        })
+        Ok(Self { folder: Folder::new(path, node_name), reporter: Reporter, stats: Arc::new(SourceStats::default()) })
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.
@@ -134,7 +129,7 @@ impl ManifestSource {
                     return None;
                 }
                 SourceStats::add(&self.stats.lists);
-                self.reporter.retain(|file| loaded.problems.iter().any(|(listed, _)| listed == file));
+                self.reporter.retain(&self.stats, |file| loaded.problems.iter().any(|(listed, _)| listed == file));
                 for (file, problems) in loaded.problems {
                     self.reporter.report(&self.stats, &file, problems);
                 }

@@ -29,7 +29,7 @@ impl Program {
     /// The same under another program, which must in the end become this one.
     pub(crate) fn start_under(under: &[&str], objects: &str, flags: &[&str]) -> Self {
         let addresses = ["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"];
-        ip_batch(&addresses.map(|address| format!("addr add {address} dev lo\n")).concat()).expect("addresses");
+        ip_batch(&addresses.map(|address| format!("addr replace {address} dev lo\n")).concat()).expect("addresses");
         let folder = TempDir::new().expect("a folder");
         // For a program that is not root.
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our own");
@@ -42,6 +42,11 @@ impl Program {
     pub(crate) fn connect_under(under: &[&str], kubeconfig: &Path) -> Self {
         let kubeconfig = ["--kubeconfig", kubeconfig.to_str().expect("a plain path")];
         Self::launch(under, &kubeconfig, TempDir::new().expect("a folder"))
+    }
+
+    /// The same with these flags.
+    pub(crate) fn connect_with(flags: &[&str]) -> Self {
+        Self::launch(&[], flags, TempDir::new().expect("a folder"))
     }
 
     fn launch(under: &[&str], flags: &[&str], folder: TempDir) -> Self {
