@@ -570,11 +570,7 @@ impl<K: Kernel> Controller<K> {
     fn load(&mut self, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
         let (mut slice, mut loaded) = (Slice::default(), 0);
         while let Some(part) = load.next(slice.size()) {
-            let start = Instant::now();
-            self.apply(mirror, &part)?;
-            let (added, _) = part.element_counts();
-            loaded += added;
-            slice.took(added, start.elapsed());
+            loaded += slice.send(part, |part| self.apply(mirror, part), |failure| failure.cause.is_too_big())?;
         }
         Ok(loaded)
     }

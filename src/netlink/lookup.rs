@@ -123,7 +123,9 @@ pub(super) fn known_endpoints(
             }
             (Err(error), _) => return Err(error),
         };
-        found.values().for_each(|element| drop(all.insert(element)));
+        for element in found.values() {
+            all.insert(element);
+        }
     }
     Ok(Some(all))
 }

@@ -87,6 +87,11 @@ impl KernelError {
         matches!(self, KernelError::Owned { .. } | KernelError::Locked { .. })
     }
 
+    /// Whether the transaction did not fit into the socket's buffer: a smaller one may.
+    pub fn is_too_big(&self) -> bool {
+        matches!(self, KernelError::Refused { errno: libc::EMSGSIZE, .. })
+    }
+
     /// Whether the transaction may have taken effect although this error was returned: read back before going on.
     pub fn is_uncertain(&self) -> bool {
         matches!(self, KernelError::Io { .. } | KernelError::Garbled { .. })
