@@ -21,7 +21,8 @@ pub trait Kernel: Send {
     /// touched keys come the elements with these keys; one that none of ours can be comes without a value.
     fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError>;
 
-    /// Reads the elements of one set or map of ours.
+    /// Reads the elements of one set or map of ours; what packets write not before all packets have left the rules of
+    /// earlier transactions.
     fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError>;
 
     /// Whether, as long as we live, nobody but us can change our table of a family.
