@@ -425,6 +425,10 @@ impl Kernel for NftKernel {
     }
 
     fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
+        if set.set.spec().dynamic && !self.looks_only {
+            // A packet that still walks what was replaced may be about to write one of its records.
+            self.wait_for_packets()?;
+        }
         read::elements(&mut self.link, family, TABLE_NAME, set)
     }
 

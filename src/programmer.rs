@@ -301,8 +301,8 @@ impl<K: Kernel> Programmer<K> {
                 self.slices.took(added, start.elapsed());
                 Ok(added)
             }
-            Err(Failure { cause: cause @ KernelError::Refused { errno: libc::EMSGSIZE, .. }, blamed }) => {
-                let Some([first, second]) = halves(part) else { return Err(Failure { cause, blamed }) };
+            Err(failure) if failure.cause.is_too_big() => {
+                let Some([first, second]) = halves(part) else { return Err(failure) };
                 self.slices.too_large(added);
                 debug!(elements = self.slices.size(), "slices were too large for a message");
                 Ok(self.send_slice(mirror, &first)? + self.send_slice(mirror, &second)?)

@@ -428,6 +428,17 @@ fn unrelated_flows_are_untouched() {
                 assert!(!said.contains("failed"), "{said}");
             }
         }
+        // Flows in the zones of others, that look just like those in question.
+        for zone in [&["--zone", "7"][..], &["--orig-zone", "8"]] {
+            let mut args = vec!["-I", "-p", "udp", "-s", "10.1.0.9", "-d", world.plan.cluster_ip, "--sport", "4002"];
+            args.extend(["--dport", "53", "-r", "10.1.0.77", "-q", "10.1.0.9", "--reply-port-src", "53"]);
+            args.extend(["--reply-port-dst", "4002", "-t", "600"]);
+            args.extend(zone);
+            let said = output_of("conntrack", &args);
+            assert!(!said.contains("failed"), "{said}");
+        }
+        let zoned = || output_of("conntrack", &["-L", "-p", "udp"]).matches("zone").count();
+        assert_eq!(zoned(), 2, "{}", output_of("conntrack", &["-L"]));
         let others = |protocol| output_of("conntrack", &["-L", "-p", protocol]).lines().count();
         let (tcp, sctp) = (others("tcp"), others("sctp"));
         assert_eq!((tcp, sctp), (2, 2), "{}", output_of("conntrack", &["-L"]));
@@ -438,6 +449,7 @@ fn unrelated_flows_are_untouched() {
             assert_eq!(world.entries(client), 1, "{to}");
         }
         assert_eq!((others("tcp"), others("sctp")), (tcp, sctp));
+        assert_eq!(zoned(), 2, "{}", output_of("conntrack", &["-L"]));
     });
 }
 

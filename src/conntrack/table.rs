@@ -122,7 +122,7 @@ impl KernelTable {
                     _ => {
                         counts.scanned += 1;
                         let Some(told) = read_entry(body) else { continue };
-                        if told.entry.protocol == filter.protocol.number() && stale(&told.entry) {
+                        if !told.foreign && told.entry.protocol == filter.protocol.number() && stale(&told.entry) {
                             let seq = self.remover.next_seq();
                             put_delete(&mut self.batch.requests, told.entry.family, &told.name, seq);
                             self.batch.ends.push(self.batch.requests.len());

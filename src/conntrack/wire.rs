@@ -28,6 +28,7 @@ const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
@@ -67,14 +68,15 @@ impl Filter {
 /// An entry as the kernel told it.
 pub(super) struct Told<'a> {
     pub(super) entry: Entry,
-    /// What names the entry: the original tuple's attributes, its zone, and the number that no later entry has.
+    /// What names the entry: the original tuple's attributes, and the number that no later entry has.
     pub(super) name: Name<'a>,
+    /// It is in a zone of somebody else (`ct zone`), who may know the same addresses as other hosts.
+    pub(super) foreign: bool,
 }
 
 /// What names an entry in a request to delete it.
 pub(super) struct Name<'a> {
     original: &'a [u8],
-    zone: Option<&'a [u8]>,
     id: Option<&'a [u8]>,
 }
 
@@ -109,15 +111,12 @@ pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32
     set_len(buf, start);
 }
 
-/// Appends a request to delete an entry. Not acknowledged; only failures are answered.
+/// Appends a request to delete an entry of the default zone. Not acknowledged; only failures are answered.
 pub(super) fn put_delete(buf: &mut Vec<u8>, family: Family, name: &Name<'_>, seq: u32) {
     let start = put_head(buf, DELETE, family, 0, seq);
     let nest = begin_nest(buf, CTA_TUPLE_ORIG);
     buf.extend_from_slice(name.original);
     end_nest(buf, nest);
-    if let Some(zone) = name.zone {
-        put(buf, CTA_ZONE, zone);
-    }
     if let Some(id) = name.id {
         put(buf, CTA_ID, id);
     }
@@ -131,22 +130,25 @@ pub(super) fn read_entry(body: &[u8]) -> Option<Told<'_>> {
         libc::AF_INET6 => Family::Ipv6,
         _ => return None,
     };
-    let (mut original, mut reply, mut zone, mut id) = (None, None, None, None);
+    // The kernel mentions a zone only where it is not the default one.
+    let (mut original, mut reply, mut foreign, mut id) = (None, None, false, None);
     for attr in Attrs::new(body.get(PREFIX_LEN - HEADER_LEN..)?) {
         match attr.kind {
             CTA_TUPLE_ORIG => original = Some(attr.value),
             CTA_TUPLE_REPLY => reply = Some(attr.value),
-            CTA_ZONE => zone = Some(attr.value),
+            CTA_ZONE => foreign = true,
             CTA_ID => id = Some(attr.value),
             _ => {}
         }
     }
-    let original = original?;
+    let (original, reply) = (original?, reply?);
+    // A zone of one direction only stands in that direction's tuple.
+    foreign |= [original, reply].iter().any(|tuple| Attrs::new(tuple).find_kind(CTA_TUPLE_ZONE).is_some());
     let sent = read_tuple(original)?;
-    let answer = read_tuple(reply?)?;
+    let answer = read_tuple(reply)?;
     let Tuple { protocol, source, destination } = sent;
     let entry = Entry { family, protocol, source, destination, answers_from: answer.source };
-    Some(Told { entry, name: Name { original, zone, id } })
+    Some(Told { entry, name: Name { original, id }, foreign })
 }
 
 struct Tuple {
@@ -235,7 +237,6 @@ mod tests {
             end_nest(&mut body, tuple);
         }
         put_u32(&mut body, CTA_ID, 0x1234_5678);
-        put(&mut body, CTA_ZONE, &7_u16.to_be_bytes());
         body
     }
 
@@ -253,13 +254,26 @@ mod tests {
         };
         assert_eq!(told.entry, expected);
         assert_eq!(told.name.id, Some(&0x1234_5678_u32.to_be_bytes()[..]));
-        assert_eq!(told.name.zone, Some(&[0, 7][..]));
+        assert!(!told.foreign);
+    }
+
+    #[test]
+    fn entries_in_the_zones_of_others_are_told_apart() {
+        let mut body = told(17);
+        put(&mut body, CTA_ZONE, &7_u16.to_be_bytes());
+        assert!(read_entry(&body).expect("well-formed").foreign);
+        let mut body = told(17);
+        // Behind the head is the original tuple, here with a zone of its own.
+        let len = u16::from_ne_bytes([body[4], body[5]]) + 8;
+        body[4..6].copy_from_slice(&len.to_ne_bytes());
+        body.splice(usize::from(len) - 4..usize::from(len) - 4, [6, 0, 3, 0, 0, 7, 0, 0]);
+        assert!(read_entry(&body).expect("well-formed").foreign);
     }
 
     #[test]
     fn garbled_entries_are_skipped() {
         let body = told(17);
-        for end in 0..body.len() - 24 {
+        for end in 0..body.len() - 16 {
             assert!(read_entry(&body[..end]).is_none() || end > 80, "{end}");
         }
         assert!(read_entry(&[libc::AF_UNIX as u8, 0, 0, 0]).is_none());
@@ -274,7 +288,7 @@ mod tests {
         let attrs = Attrs::new(&request[PREFIX_LEN..]);
         let kinds: Vec<u16> = attrs.clone().map(|attr| attr.kind).collect();
         // Without the first, the kernel would delete everything it knows.
-        assert_eq!(kinds, [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID]);
+        assert_eq!(kinds, [CTA_TUPLE_ORIG, CTA_ID]);
         assert_eq!(attrs.find_kind(CTA_TUPLE_ORIG).map(|attr| attr.value), Some(told.name.original));
         assert_eq!(request.len(), u32::from_ne_bytes(request[..4].try_into().expect("4 bytes")) as usize);
     }

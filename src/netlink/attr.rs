@@ -6,13 +6,26 @@ const NESTED: u16 = 1 << 15;
 /// Flags in the type field (`NLA_F_NESTED`, `NLA_F_NET_BYTEORDER`).
 const TYPE_MASK: u16 = 0x3fff;
 
-/// Appends an attribute.
+/// The longest value, with room for a terminating zero.
+const VALUE_MAX: usize = u16::MAX as usize - 5;
+
+/// Appends an attribute. Writers keep values shorter than a 16-bit length can say; a longer one is cut, so that what follows
+/// is read as what it is.
 pub(crate) fn put(buf: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let len = (value.len() + 4) as u16;
-    buf.extend_from_slice(&len.to_ne_bytes());
-    buf.extend_from_slice(&kind.to_ne_bytes());
+    let value = limited(value);
+    put_head(buf, kind, value.len());
     buf.extend_from_slice(value);
     pad(buf);
+}
+
+fn put_head(buf: &mut Vec<u8>, kind: u16, value_len: usize) {
+    buf.extend_from_slice(&((value_len + 4) as u16).to_ne_bytes());
+    buf.extend_from_slice(&kind.to_ne_bytes());
+}
+
+fn limited(value: &[u8]) -> &[u8] {
+    debug_assert!(value.len() <= VALUE_MAX, "value of {} bytes", value.len());
+    &value[..value.len().min(VALUE_MAX)]
 }
 
 /// Appends a 32-bit attribute in network order.
@@ -22,10 +35,9 @@ pub(crate) fn put_u32(buf: &mut Vec<u8>, kind: u16, value: u32) {
 
 /// Appends a zero-terminated string.
 pub(crate) fn put_str(buf: &mut Vec<u8>, kind: u16, value: &str) {
-    let len = (value.len() + 5) as u16;
-    buf.extend_from_slice(&len.to_ne_bytes());
-    buf.extend_from_slice(&kind.to_ne_bytes());
-    buf.extend_from_slice(value.as_bytes());
+    let value = limited(value.as_bytes());
+    put_head(buf, kind, value.len() + 1);
+    buf.extend_from_slice(value);
     buf.push(0);
     pad(buf);
 }
@@ -158,6 +170,15 @@ mod tests {
         assert_eq!(inner.find_kind(4).expect("written").value, [1, 2, 3, 4, 5]);
         assert_eq!(attrs.find_kind(5).expect("written").u8(), Some(9));
         assert_eq!(attrs.count(), 3);
+    }
+
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "value of 70000 bytes"))]
+    fn a_value_that_is_too_long_spoils_nothing_behind_it() {
+        let mut buf = Vec::new();
+        put(&mut buf, 1, &[7; 70_000]);
+        put_u32(&mut buf, 2, 5);
+        assert_eq!(Attrs::new(&buf).u32_of(2), Some(5));
     }
 
     #[test]

@@ -286,8 +286,10 @@ impl Link {
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
         if room > self.send_room {
-            raise(&self.socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, room as i32);
-            self.send_room = room;
+            // To the limit only, it may not be enough: then the kernel says so, and the next time it is tried again.
+            if raise(&self.socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, room as i32) {
+                self.send_room = room;
+            }
         }
         let slices: Vec<IoSlice<'_>> = pages.map(IoSlice::new).collect();
         let kernel = NetlinkAddr::new(0, 0);
@@ -377,12 +379,15 @@ fn request_error(error: io::Error) -> RequestError {
     RequestError::Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// Raises a buffer beyond the system's limit where we may, to the limit elsewhere.
-fn raise(socket: &Socket, force: i32, plain: i32, value: i32) {
-    let result = socket.set_option(libc::SOL_SOCKET, force, value);
-    if let Err(error) = result.or_else(|_| socket.set_option(libc::SOL_SOCKET, plain, value)) {
+/// Raises a buffer beyond the system's limit where we may, to the limit elsewhere; whether it has the size.
+fn raise(socket: &Socket, force: i32, plain: i32, value: i32) -> bool {
+    if socket.set_option(libc::SOL_SOCKET, force, value).is_ok() {
+        return true;
+    }
+    if let Err(error) = socket.set_option(libc::SOL_SOCKET, plain, value) {
         tracing::warn!(value, %error, "cannot raise the netlink buffer");
     }
+    false
 }
 
 /// Reads `struct nlmsgerr`; errno 0 is an acknowledgement.

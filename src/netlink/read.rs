@@ -269,6 +269,9 @@ fn dump_elements(
     Ok((foreign.map_or(Ok(reader), Err), interrupted))
 }
 
+/// The name of a rule's chain, and its instructions; `None` when it is none we would write.
+type ReadRule = (String, Option<Vec<Expr>>);
+
 /// Reads a table object by object.
 ///
 /// What others do to their own tables changes nothing of what is read. The kernel sends a dump in parts and goes on by
@@ -343,8 +346,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The rules of all chains, by the chain's name; `None` for one we would not write.
-    fn rules(&mut self) -> Result<Vec<(String, Option<Vec<Expr>>)>, RequestError> {
+    /// The rules of all chains.
+    fn rules(&mut self) -> Result<Vec<ReadRule>, RequestError> {
         let (family, name) = (self.family, self.name);
         let rules = self.link.dump_again(
             abi::msg::GETRULE,
@@ -501,7 +504,7 @@ fn read_chain(table: &str, attrs: &Attrs<'_>) -> Result<Option<Result<ChainId, F
     }))
 }
 
-pub(super) fn read_rule(family: Family, table: &str, message: &Message<'_>) -> Option<(String, Option<Vec<Expr>>)> {
+pub(super) fn read_rule(family: Family, table: &str, message: &Message<'_>) -> Option<ReadRule> {
     let attrs = &message.attrs;
     if attrs.str_of(abi::rule::TABLE) != Some(table) {
         return None;

@@ -15,8 +15,8 @@ use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, Servic
 /// and endpoints: without one, a single tenant could use up the memory of all nodes.
 const ELEMENTS_MAX: usize = 1 << 20;
 
-/// The most bytes of an element's comment (NFT_USERDATA_MAXLEN leaves 128 with the terminating zero).
-const COMMENT_MAX: usize = 127;
+/// The most bytes of a label: with the terminating zero, 128 are the most that libnftnl takes for a comment.
+const LABEL_MAX: usize = 127;
 
 /// What a Service contributes to the table of one family.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -270,7 +270,8 @@ fn allowed_sources(
     Some(IpNet::aggregate(&allowed))
 }
 
-/// `namespace/service:port`, safe to stand between quotes in nft text.
+/// `namespace/service:port`, safe to stand between quotes in nft text. The end of a long one is a hash of all of it: a
+/// restart knows by labels whose affinity numbers are whose.
 fn label(service: &Service, port: &ServicePort) -> Arc<str> {
     let text = match &*port.name {
         "" => service.key.to_string(),
@@ -279,9 +280,18 @@ fn label(service: &Service, port: &ServicePort) -> Arc<str> {
     let plain = |c: char| {
         if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '?' }
     };
-    let mut text: String = text.chars().map(plain).collect();
-    text.truncate(COMMENT_MAX);
-    text.into()
+    let mut label: String = text.chars().map(plain).collect();
+    if label.len() > LABEL_MAX {
+        let hash = format!("~{:08x}", fnv1a(text.as_bytes()));
+        label.truncate(LABEL_MAX - hash.len());
+        label += &hash;
+    }
+    label.into()
+}
+
+/// The FNV-1a hash, which stays the same in all versions of this program.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ pub trait Kernel: Send {
     /// touched keys come the elements with these keys; one that none of ours can be comes without a value.
     fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError>;
 
-    /// Reads the elements of one set or map of ours.
+    /// Reads the elements of one set or map of ours; what packets write not before all packets have left the rules of
+    /// earlier transactions.
     fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError>;
 
     /// Whether, as long as we live, nobody but us can change our table of a family.
@@ -85,6 +86,11 @@ impl KernelError {
     /// Whether somebody else has the tables, and all is well when they end.
     pub fn is_taken(&self) -> bool {
         matches!(self, KernelError::Owned { .. } | KernelError::Locked { .. })
+    }
+
+    /// Whether the transaction did not fit into the socket's buffer: a smaller one may.
+    pub fn is_too_big(&self) -> bool {
+        matches!(self, KernelError::Refused { errno: libc::EMSGSIZE, .. })
     }
 
     /// Whether the transaction may have taken effect although this error was returned: read back before going on.

@@ -15,8 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::super::ffi;
 use super::blob::{Blob, Info, Layout, NAME_LEN};
-use super::in_force::{SERVICES_CHAIN, SERVICES_TABLES};
-use super::{IPTABLES_TABLES, Leftovers, is_kube_proxys};
+use super::{IPTABLES_TABLES, Leftovers, SERVICES_CHAIN, SERVICES_TABLES, is_kube_proxys};
 use crate::model::Family;
 
 /// `IPT_SO_GET_INFO`.
