@@ -122,7 +122,6 @@ impl ControlPlane {
         let (folder, authority) = (TempDir::new()?, Authority::new());
         let file = |name: &str| folder.path().join(name);
         authority.write_server("127.0.0.1", &file("server.crt"), &file("server.key"));
-        Authority::write_key(&file("accounts.key"));
         let tokens = format!("{ADMIN},admin,1,system:masters\n{KUBE_PROXY},system:kube-proxy,2,\n");
         fs::write(file("tokens.csv"), tokens)?;
         let mut config = Config::new(URL.parse()?);
@@ -160,8 +159,8 @@ impl ControlPlane {
             "--service-cluster-ip-range=10.96.0.0/12".into(),
             "--endpoint-reconciler-type=none".into(),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
-            format!("--service-account-key-file={}", file("accounts.key")),
-            format!("--service-account-signing-key-file={}", file("accounts.key")),
+            format!("--service-account-key-file={}", file("server.crt")),
+            format!("--service-account-signing-key-file={}", file("server.key")),
             format!("--tls-cert-file={}", file("server.crt")),
             format!("--tls-private-key-file={}", file("server.key")),
             format!("--token-auth-file={}", file("tokens.csv")),

@@ -264,10 +264,11 @@ impl World {
         let runs = setting("PORTWAY_RECOVERIES", "2").parse()?;
         let (mut times, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            let before = self.nft.list();
+            let before = self.nft.run(&["list", "table", "ip", "portway"], "");
             self.plane.kill_server();
             sleep(outage).await;
-            ensure!(self.nft.list() == before, "rules stay in force");
+            let ours = || self.nft.run(&["list", "table", "ip", "portway"], "");
+            ensure!(before.is_ok() && ours() == before, "rules stay in force: {before:?}, {:?}", ours());
             let lists = self.portway()?.said(&["listing anew"]);
             self.plane.start_server()?;
             let (ours, kube_proxys) = self.until_back().await?;

@@ -58,11 +58,6 @@ impl Authority {
         std::fs::write(key, pair.serialize_pem()).expect("written");
     }
 
-    /// Writes a key that is only used to sign.
-    pub fn write_key(path: &Path) {
-        std::fs::write(path, KeyPair::generate().expect("a key").serialize_pem()).expect("written");
-    }
-
     /// Writes a client's certificate and key.
     pub fn write_client(&self, certificate: &Path, key: &Path) {
         let pair = KeyPair::generate().expect("a key");
