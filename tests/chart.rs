@@ -77,12 +77,37 @@ fn the_program_takes_what_is_rendered() {
 
 #[test]
 fn cleanup_is_a_command() {
-    let objects = rendered("cleanup");
-    let pod = &of_kind(&objects, "DaemonSet").expect("a DaemonSet")["spec"]["template"]["spec"];
-    for container in items(&pod["initContainers"]).iter().chain(items(&pod["containers"])) {
-        let words = ["portway".to_owned()].into_iter().chain(arguments(container, Path::new("unused")));
-        let parsed = <portway::cli::Cli as clap::Parser>::try_parse_from(words).expect("valid arguments");
-        assert!(matches!(parsed.command, Some(portway::cli::Command::Cleanup(_))));
+    use portway::cli::{Cli, Command};
+    use portway::config::Configuration;
+
+    for (name, waits, port) in
+        [("cleanup", false, 0), ("after-kube-proxy", true, 10256), ("after-kube-proxy-own", true, 10266)]
+    {
+        let objects = rendered(name);
+        let daemon_set = &of_kind(&objects, "DaemonSet").expect("a DaemonSet")["spec"];
+        let pod = &daemon_set["template"]["spec"];
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("config.conf");
+        let map = of_kind(&objects, "ConfigMap").map(|map| map["data"]["config.conf"].as_str().expect("the file"));
+        fs::write(&config, map.unwrap_or(include_str!("config/kubeadm.yaml"))).expect("written");
+        let [first, last] = [&pod["initContainers"][0], &pod["containers"][0]].map(|container| {
+            assert!(items(&container["ports"]).is_empty(), "{name}: kube-proxy wants them");
+            let words = ["portway".to_owned()].into_iter().chain(arguments(container, &config));
+            match <Cli as clap::Parser>::try_parse_from(words).expect("valid arguments").command {
+                Some(Command::Cleanup(args)) => args,
+                other => panic!("{name}: {other:?}"),
+            }
+        });
+        // A pod is ready when its first container has ended, and then stays.
+        assert_eq!((first.after_kube_proxy, first.stay), (waits, false), "{name}");
+        assert_eq!((last.after_kube_proxy, last.stay), (false, true), "{name}");
+        if waits {
+            let configuration = Configuration::load(first.source.0).expect("valid");
+            assert_eq!(configuration.health_address.expect("served").port(), port, "{name}");
+            let update = &daemon_set["updateStrategy"];
+            let all_at_once = update["rollingUpdate"]["maxUnavailable"] == "100%" || update["type"] == "OnDelete";
+            assert!(all_at_once, "{name}: pods that wait must not keep others from waiting");
+        }
     }
 }
 
