@@ -143,6 +143,31 @@ fn every_alert_says_what_to_do() {
     assert_eq!(page.matches("\n## ").count(), rules.len(), "no advice for alerts there are not");
 }
 
+/// Helm would refuse a value that is not there, but only after somebody has typed it.
+#[test]
+fn documents_set_values_there_are() {
+    let values: Value = serde_yaml::from_str(&text("values.yaml")).expect("YAML");
+    let schema: Value = serde_json::from_str(&text("values.schema.json")).expect("JSON");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = BTreeSet::new();
+    for file in ["README.md", "SECURITY.md", "charts/portway/README.md", "docs/install.md", "docs/migration.md"] {
+        let text = fs::read_to_string(root.join(file)).expect("text");
+        for (at, _) in text.match_indices("--set ") {
+            let (name, value) = text[at + 6..].trim_start().split_once('=').expect("a value");
+            let path: Vec<&str> = name.split('.').take_while(|word| !word.starts_with('"')).collect();
+            let has_default = path.iter().try_fold(&values, |value, word| value.get(word)).is_some();
+            let is_allowed = || path.iter().try_fold(&schema, |schema, word| schema["properties"].get(word)).is_some();
+            assert!(has_default || is_allowed(), "{file}: no value {name}");
+            if path == ["cleanup"] {
+                let value = value.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+                assert!(["true", "afterKubeProxy"].contains(&value), "{file}: {value}");
+            }
+            found.insert(path.join("."));
+        }
+    }
+    assert!(found.len() >= 8, "{found:?}");
+}
+
 /// Fields a user may set by `config`: all there are, but those the chart sets and those of Windows.
 #[test]
 fn the_schema_has_the_fields_of_the_configuration() {
