@@ -13,6 +13,7 @@ mod faults;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod kernel;
+mod present;
 mod rows;
 mod server;
 mod services;
@@ -20,6 +21,7 @@ mod status;
 
 pub use activity::Activity;
 pub use client::{Client, ClientError};
+pub use explain::rows as explain_rows;
 pub use kernel::KernelView;
 pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusRow};
 pub use server::{Admin, start};

@@ -17,6 +17,7 @@ mod mode;
 mod note;
 mod notes;
 mod overlay;
+mod shortfalls;
 mod validate;
 mod watch;
 
@@ -43,6 +44,7 @@ pub use kube_proxy::{
 };
 pub use mode::Mode;
 pub use note::Note;
+pub use shortfalls::Shortfall;
 pub use watch::changed;
 
 /// How pods are told from others: kube-proxy's `detectLocalMode` (specification 6.2).
@@ -179,7 +181,11 @@ impl Options {
         local: &BTreeSet<IpAddr>,
     ) -> NodePortAddresses {
         let ranges: Vec<IpNet> = match &self.node_ports {
-            NodePortsOn::Primary => node_ip.filter(|ip| !ip.is_loopback()).map(IpNet::from).into_iter().collect(),
+            // Without a node IP of the family there is none to answer: never all addresses in its place.
+            NodePortsOn::Primary => match node_ip.filter(|ip| !ip.is_loopback()) {
+                Some(ip) => vec![ip.into()],
+                None => return NodePortAddresses::Listed(Vec::new()),
+            },
             NodePortsOn::Ranges(nets) => nets.iter().filter(|net| Family::of_net(net) == family).copied().collect(),
         };
         if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
@@ -200,6 +206,22 @@ mod tests {
         let mut model = Model::default();
         model.apply(Event::Node(Box::new(Node { name: "n".into(), ips, ..Node::default() })));
         model
+    }
+
+    #[test]
+    fn without_a_node_ip_of_the_family_no_address_answers_node_ports() {
+        let mut model = with_node(&["10.0.0.1"]);
+        let all = ["10.0.0.1", "10.9.0.1", "fd00::1", "fd00::2"].map(|ip| ip.parse().expect("IP"));
+        model.apply(Event::LocalAddresses(all.into()));
+        let on = |model: &Model| {
+            let settings = Options::new("n").settings(model);
+            [settings.ipv4, settings.ipv6].map(|family| family.expect("served").node_ports)
+        };
+        let listed = |ips: &[&str]| NodePortAddresses::Listed(ips.iter().map(|ip| ip.parse().expect("IP")).collect());
+        assert_eq!(on(&model), [listed(&["10.0.0.1"]), listed(&[])]);
+        let mut nobody = Model::default();
+        nobody.apply(Event::LocalAddresses(all.into()));
+        assert_eq!(on(&nobody), [listed(&[]), listed(&[])]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::plan::{Mismatch, mismatches};
 use crate::source::Problem;
 
 /// All present faults, in the order of their objects.
-pub fn present(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<FaultRow> {
+pub(super) fn present(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<FaultRow> {
     let mut rows: Vec<FaultRow> = problems.iter().map(of_problem).collect();
     let families: Vec<Family> = mirror.families().collect();
     for service in model.services() {
@@ -26,7 +26,7 @@ pub fn present(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<Faul
 }
 
 /// The faults of what a Service is made of: itself, its slices, and Endpoints nobody reads.
-pub fn of_service(model: &Model, mirror: &Mirror, problems: &[Problem], key: &ObjectKey) -> Vec<FaultRow> {
+pub(super) fn of_service(model: &Model, mirror: &Mirror, problems: &[Problem], key: &ObjectKey) -> Vec<FaultRow> {
     let slices: BTreeSet<&ObjectKey> = model.slices(key).map(|slice| &slice.key).collect();
     let concerns = |problem: &&Problem| {
         problem.subject.as_ref().is_some_and(|subject| {

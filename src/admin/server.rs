@@ -11,13 +11,15 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::services::{self, Counters};
-use super::{Activity, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, status};
+use super::{Activity, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, present, status};
+use crate::config::Options;
 use crate::controller::{Snapshot, Snapshots};
 use crate::diff::Mirror;
 use crate::health::Health;
+use crate::host::sysctl::Maker;
 use crate::logging::Recent;
 use crate::metrics::{Format, Metrics};
-use crate::model::Protocol;
+use crate::model::{Family, Protocol};
 use crate::netlink::NftKernel;
 use crate::plan::Target;
 use crate::serve::accept::{self, Places};
@@ -36,6 +38,10 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The last warnings and errors of the log.
     pub recent: Recent,
+    /// What the sync loop goes by.
+    pub options: Options,
+    /// Kernel settings, made or not.
+    pub settings: Arc<Maker>,
     /// The configuration in force, as `/configz` shows it.
     pub configuration: serde_json::Value,
 }
@@ -120,7 +126,10 @@ impl Site {
         let (at, protocol) = request.query("to").and_then(destination).ok_or(AdminError::Destination)?;
         let (snapshot, mirror) = self.snapshot()?;
         let problems = self.admin.metrics.present_problems();
-        Ok(rows(&explain::rows(&snapshot.model, &mirror, &problems, &self.counters(&mirror)?, at, protocol)))
+        let mut found = explain::rows(&snapshot.model, &mirror, &problems, &self.counters(&mirror)?, at, protocol);
+        let lacks = self.admin.options.shortfalls(&snapshot.model).into_iter();
+        found.notes.extend(lacks.filter(|lack| lack.family == Family::of(at.ip)).map(|lack| lack.text));
+        Ok(rows(&found))
     }
 
     fn route(&self, request: &Request) -> Result<Response, AdminError> {
@@ -134,7 +143,9 @@ impl Site {
             }
             "/faults" => {
                 let (snapshot, mirror) = self.snapshot()?;
-                rows(&faults::present(&snapshot.model, &mirror, &self.admin.metrics.present_problems()))
+                let mut found = present::of_node(&self.admin, &snapshot.model);
+                found.extend(faults::present(&snapshot.model, &mirror, &self.admin.metrics.present_problems()));
+                rows(&found)
             }
             "/diff" => {
                 let found = self.with_kernel(|kernel| comparison::differences(kernel, &self.admin.snapshots))?;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::server::Admin;
-use super::{AdminError, State, StatusRow, comparison};
+use super::{AdminError, State, StatusRow, comparison, present};
 use crate::controller::Snapshot;
 use crate::host::Flows;
 use crate::host::sysctl::Roots;
@@ -14,7 +14,10 @@ use crate::netlink::NftKernel;
 pub(super) fn rows(admin: &Admin, kernel: &mut NftKernel) -> Vec<StatusRow> {
     let mut rows = vec![daemon(admin)];
     match admin.snapshots.take(comparison::PATIENCE) {
-        Ok(snapshot) => rows.extend([source(admin, &snapshot), model(&snapshot), sync(admin, &snapshot)]),
+        Ok(snapshot) => {
+            rows.extend([source(admin, &snapshot), model(&snapshot), sync(admin, &snapshot)]);
+            rows.extend(present::status(admin, &snapshot));
+        }
         Err(cause) => rows.push(StatusRow::new("sync", State::Fail, cause.to_string())),
     }
     rows.extend([tables(admin, kernel), conntrack(), health(admin)]);
@@ -46,7 +49,7 @@ fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
     if let Some(latency) = seen.latency {
         detail += &format!(", in the kernel {latency:.1?} after its cause");
     }
-    detail += &format!("; {} errors, {} faults in objects", sum(|stats| &stats.errors), sum(|stats| &stats.problems));
+    detail += &format!("; {} errors", sum(|stats| &stats.errors));
     row(State::Ok, detail)
 }
 

@@ -30,7 +30,7 @@ impl Configuration {
             NodePortsOn::Primary => {
                 let ip = |family: &Family| options.node_ip(node, *family).filter(|ip| !ip.is_loopback());
                 if families.iter().all(|family| ip(family).is_none()) {
-                    add(false, "this node has no IP: NodePorts answer on all its addresses".into());
+                    add(false, "this node has no IP: no address answers NodePorts until it has one".into());
                 }
             }
             NodePortsOn::Ranges(nets) => {

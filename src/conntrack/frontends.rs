@@ -9,6 +9,7 @@ use crate::controller::Synced;
 use crate::diff::Mirror;
 use crate::model::{Changes, Family, Model, ObjectKey, Protocol, Service, ServicePort};
 use crate::plan::{FrontendKey, NodePortAddresses, Target, candidates};
+use crate::ruleset::{Op, SetId, Transaction};
 
 /// The UDP frontends of the last sync.
 #[derive(Debug, Default)]
@@ -29,21 +30,68 @@ impl Frontends {
     /// What has to be cleaned after a sync. Work is in proportion to the changed Services; after a full sync all UDP
     /// frontends are asked for.
     pub fn follow(&mut self, sync: &Synced<'_>) -> Sweep {
-        self.update(sync.model, sync.mirror, sync.changes, sync.full)
+        let gone = if sync.full { Gone::of(sync.transaction) } else { HashMap::new() };
+        self.update(sync.model, sync.mirror, sync.changes, sync.full, &gone)
     }
 
-    fn update(&mut self, model: &Model, mirror: &Mirror, changes: &Changes, full: bool) -> Sweep {
+    fn update(
+        &mut self,
+        model: &Model,
+        mirror: &Mirror,
+        changes: &Changes,
+        full: bool,
+        gone: &HashMap<Family, Gone>,
+    ) -> Sweep {
         let mut sweep = Sweep::default();
         for family in mirror.families() {
             let now = Now { model, mirror, family, endpoints: HashMap::new() };
             let known = self.families.entry(family).or_default();
+            known.recall(gone.get(&family));
             known.update(now, changes, full, sweep.family_mut(family));
         }
         sweep
     }
 }
 
+/// What a full sync took out of the table of a family: frontends of an earlier process, which we never knew.
+#[derive(Debug, Default)]
+struct Gone {
+    frontends: Vec<FrontendKey>,
+    node_addresses: Vec<IpAddr>,
+}
+
+impl Gone {
+    fn of(transaction: &Transaction) -> HashMap<Family, Self> {
+        let mut all: HashMap<Family, Self> = HashMap::new();
+        for (family, op) in &transaction.ops {
+            let Op::DeleteElements(set, elements) = op else { continue };
+            let gone = all.entry(*family).or_default();
+            match set.set {
+                SetId::Services | SetId::Nodeports => {
+                    let keys = elements.iter().filter_map(|element| FrontendKey::from_bytes(&element.key));
+                    gone.frontends.extend(keys.filter(|key| protocol(key) == Protocol::Udp));
+                }
+                SetId::NodeIps => gone.node_addresses.extend(elements.iter().filter_map(|element| match family {
+                    Family::Ipv4 => element.key.ipv4_at(0),
+                    Family::Ipv6 => element.key.ipv6_at(0),
+                })),
+                _ => {}
+            }
+        }
+        all
+    }
+}
+
 impl Known {
+    /// Makes what an earlier process had ours, so that the update that follows finds it gone.
+    fn recall(&mut self, gone: Option<&Gone>) {
+        let Some(gone) = gone else { return };
+        for key in &gone.frontends {
+            self.valid.entry(*key).or_insert_with(|| [].into());
+        }
+        self.node_addresses.extend(&gone.node_addresses);
+    }
+
     fn update(&mut self, mut now: Now<'_>, changes: &Changes, full: bool, sweep: &mut FamilySweep) {
         let touched = self.touched(&now, changes, full);
         for key in touched {
