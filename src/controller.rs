@@ -656,4 +656,3 @@ impl<K: Kernel> Controller<K> {
         }
     }
 }
-

@@ -179,7 +179,12 @@ async fn kernel_fails(mut reports: watch::Receiver<Report>) -> anyhow::Error {
 /// Removes kube-proxy's rules as soon as ours are in force; comes back only when that fails.
 async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow::Error {
     if wanted && reports.wait_for(|report| report.syncs > 0).await.is_ok() {
-        let removal = || NftKernel::open().and_then(|mut kernel| kernel.remove_kube_proxy());
+        let removal = || {
+            NftKernel::open().and_then(|mut kernel| {
+                warn_of_filters(&mut kernel);
+                kernel.remove_kube_proxy()
+            })
+        };
         match tokio::task::spawn_blocking(removal).await {
             Ok(Ok(found)) => {
                 found.to_string().lines().for_each(|line| info!("{line}"));
@@ -190,6 +195,20 @@ async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow
         }
     }
     std::future::pending().await
+}
+
+/// What kube-proxy's mark let pass is dropped from now on.
+fn warn_of_filters(kernel: &mut NftKernel) {
+    match kernel.forward_filters() {
+        Ok(filters) => filters.iter().for_each(|filter| {
+            warn!(
+                "{filter} drops forwarded packets that none of its rules accepts, and without kube-proxy nobody sets the \
+                 mark 0x4000: if connections to Services end there, {}",
+                filter.remedy()
+            );
+        }),
+        Err(cause) => warn!(%cause, "cannot see whether filters drop forwarded packets"),
+    }
 }
 
 /// Lets health and metrics follow the sync loop and serves them. The future ends only when a server has failed for good.

@@ -33,6 +33,14 @@ impl Options {
         found
     }
 
+    /// Why nobody counts as a pod, as far as that can be told without the cluster.
+    pub fn pod_detection_lacks(&self, family: Family) -> Option<String> {
+        match self.detect_local {
+            DetectLocal::ClusterCidr(ref nets) if nets.is_empty() => self.without_pods(family, &Model::default()),
+            _ => None,
+        }
+    }
+
     /// Why nobody counts as a pod.
     fn without_pods(&self, family: Family, model: &Model) -> Option<String> {
         let of_family = |net: &ipnet::IpNet| Family::of_net(net) == family;
@@ -41,14 +49,10 @@ impl Options {
                 format!("detectLocalMode is ClusterCIDR, and clusterCIDR has no {family} range"),
                 "give the pods' range as --cluster-cidr (clusterCIDR), or choose another --detect-local-mode",
             ),
-            DetectLocal::NodeCidr
-                if !model.node().is_some_and(|node| node.pod_cidrs.iter().any(of_family)) =>
-            {
-                (
-                    format!("detectLocalMode is NodeCIDR, and the Node has no {family} podCIDR"),
-                    "have one allocated, or choose another --detect-local-mode",
-                )
-            }
+            DetectLocal::NodeCidr if !model.node().is_some_and(|node| node.pod_cidrs.iter().any(of_family)) => (
+                format!("detectLocalMode is NodeCIDR, and the Node has no {family} podCIDR"),
+                "have one allocated, or choose another --detect-local-mode",
+            ),
             _ => return None,
         };
         // What is masqueraded anyway needs no detection.

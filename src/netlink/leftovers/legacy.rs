@@ -63,14 +63,28 @@ fn tables(family: Family) -> io::Result<Vec<&'static str>> {
     Ok(IPTABLES_TABLES.into_iter().filter(|table| names.lines().any(|name| name == *table)).collect())
 }
 
+/// Whether the policy of chain FORWARD of legacy iptables is DROP.
+pub(in crate::netlink) fn forward_drops(family: Family) -> io::Result<bool> {
+    if usize::BITS != 64 || !tables(family)?.contains(&"filter") {
+        return Ok(false);
+    }
+    let (address, layout) = of(family);
+    let socket = socket(address, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(read(socket.as_fd(), "filter", &layout)?.drops_forwarded())
+}
+
+fn of(family: Family) -> (AddressFamily, Layout) {
+    match family {
+        Family::Ipv4 => (AddressFamily::Inet, Layout::IPV4),
+        Family::Ipv6 => (AddressFamily::Inet6, Layout::IPV6),
+    }
+}
+
 fn remove_from(family: Family, table: &str) -> io::Result<usize> {
     if usize::BITS != 64 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "not done on 32-bit systems"));
     }
-    let (address, layout) = match family {
-        Family::Ipv4 => (AddressFamily::Inet, Layout::IPV4),
-        Family::Ipv6 => (AddressFamily::Inet6, Layout::IPV6),
-    };
+    let (address, layout) = of(family);
     // Any socket of the family will do.
     let socket = socket(address, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let _lock = lock()?;
@@ -98,9 +112,14 @@ fn lock() -> io::Result<Option<Flock<File>>> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "another program holds /run/xtables.lock"))
 }
 
-fn attempt(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<usize> {
+fn padded(table: &str) -> [u8; NAME_LEN] {
     let mut name = [0; NAME_LEN];
     name[..table.len()].copy_from_slice(table.as_bytes());
+    name
+}
+
+fn read(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<Blob> {
+    let name = padded(table);
     let mut info = [name.as_slice(), &[0; Info::LEN - NAME_LEN]].concat();
     ffi::read_iptables(socket, layout.level, GET_INFO, &mut info)?;
     let garbled = || io::Error::new(io::ErrorKind::InvalidData, "what the kernel holds makes no sense");
@@ -109,7 +128,11 @@ fn attempt(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<u
     // `struct ipt_get_entries`: the name, the size, padding, the entries.
     let mut answer = [name.as_slice(), &info.size.to_ne_bytes(), &[0; 4], &vec![0; info.size as usize]].concat();
     ffi::read_iptables(socket, layout.level, GET_ENTRIES, &mut answer)?;
-    let blob = Blob::read(info, answer.split_off(NAME_LEN + 8), layout).ok_or_else(garbled)?;
+    Blob::read(info, answer.split_off(NAME_LEN + 8), layout).ok_or_else(garbled)
+}
+
+fn attempt(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<usize> {
+    let (name, blob) = (padded(table), read(socket, table, layout)?);
     let Some(smaller) = blob.without(is_kube_proxys) else { return Ok(0) };
 
     let mut counters = vec![0; blob.info.num_entries as usize * 2];

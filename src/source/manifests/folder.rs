@@ -1,7 +1,7 @@
 //! The folder as last read: which objects are in force, from which file.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
@@ -319,13 +319,7 @@ impl Folder {
 }
 
 /// Converts one object; false if it cannot be named.
-fn convert(
-    converter: &mut Converter,
-    name: &str,
-    line: usize,
-    object: &Object,
-    file: &mut File,
-) -> bool {
+fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, file: &mut File) -> bool {
     let converted = match object {
         Object::Service(service) => converter.service(service),
         Object::Slice(slice) => converter.slice(slice),

@@ -69,12 +69,14 @@ mod tests {
 
     #[test]
     fn misspelt_fields_are_found_and_all_others_are_known() {
-        let service = "{apiVersion: v1, kind: Service, metadata: {name: a, labels: {x: y}, annotations: {}, lables: {}},
+        let service =
+            "{apiVersion: v1, kind: Service, metadata: {name: a, labels: {x: y}, annotations: {}, lables: {}},
             spec: {clusterIp: 10.0.0.1, clusterIP: 10.0.0.1, selector: {app: a}, trafficDistribution: PreferClose,
                    ports: [{port: 80, targetPort: web, node_port: 30000}, {port: 81, appProtocol: http}]},
             status: {loadBalancer: {}}}";
         assert_eq!(unknown("Service", service), ["metadata.lables", "spec.clusterIp", "spec.ports[0].node_port"]);
-        let slice = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a, creationTimestamp: null},
+        let slice =
+            "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a, creationTimestamp: null},
             addressType: IPv4, ports: [{port: 80, name: '', protocol: TCP}],
             endpoints: [{addresses: [10.1.0.1], conditions: {ready: true, serving: true, terminating: false}, zone: za,
                          nodename: n1, hints: {forZones: [{name: za}], forNodes: [{name: n1}]},
