@@ -59,7 +59,7 @@ pub(super) struct ServiceState {
     /// Frontends that others have.
     pub(super) lost: Box<[FrontendKey]>,
     /// Where its health check server answers.
-    checks: Box<[FrontendKey]>,
+    pub(super) checks: Box<[FrontendKey]>,
     pub(super) shared: Box<[Shared]>,
 }
 
