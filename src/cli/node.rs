@@ -69,7 +69,12 @@ async fn check(
     if from_api {
         let waited = timeout(node_wait, states.wait_for(has_ips)).await.is_ok();
         if !waited {
-            error!(node = &*configuration.node_name, "the Node is not there or has no IP; going on without");
+            let name = &*configuration.node_name;
+            error!(
+                node = name,
+                "there is no Node {name}, or it has no IP; going on without: if the Node has another name, give it with \
+                 --hostname-override"
+            );
         }
     }
     if from_api && configuration.options().detect_local == DetectLocal::NodeCidr {

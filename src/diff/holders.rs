@@ -26,13 +26,22 @@ impl Mirror {
     pub fn conflicts(&self) -> impl Iterator<Item = (Family, Conflict)> {
         self.families.iter().flat_map(move |mirror| {
             let family = mirror.family;
-            let lost =
-                mirror.services.iter().flat_map(|(loser, state)| state.lost.iter().map(move |key| (loser, *key)));
+            let in_vain = |loser: &ObjectKey, key: &FrontendKey| mirror.claims.check(*key, loser).is_err();
+            let lost = mirror.services.iter().flat_map(move |(loser, state)| {
+                let checks = state.checks.iter().filter(move |key| in_vain(loser, key));
+                state.lost.iter().chain(checks).map(move |key| (loser, *key))
+            });
             lost.filter_map(move |(loser, frontend)| {
                 let winner = self.holder(family, frontend, loser)?;
                 Some((family, Conflict { frontend, winner, loser: loser.clone() }))
             })
         })
+    }
+
+    /// Where the health check server of a Service answers, unless others have that.
+    pub fn checks_of(&self, family: Family, service: &ObjectKey) -> &[FrontendKey] {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family);
+        mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.checks)
     }
 
     fn claim(&self, family: Family, frontend: FrontendKey) -> Option<&Claim> {

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{EventSink, EventWanted};
 use crate::controller::{Observer, Synced};
-use crate::diff::{Conflict, Objection};
+use crate::diff::{Conflict, Mirror, Objection};
 use crate::model::{Family, ObjectKey};
 use crate::plan::{FrontendKey, Mismatch, mismatches};
 
@@ -58,6 +58,12 @@ impl FaultObserver {
     }
 }
 
+/// A frontend, or the port of a health check, is claimed in vain.
+fn is_lost(mirror: &Mirror, family: Family, key: FrontendKey, service: &ObjectKey) -> bool {
+    mirror.lost_by(family, service).contains(&key)
+        || (mirror.checks_of(family, service).contains(&key) && mirror.owner(family, key) != Some(service))
+}
+
 impl Observer for FaultObserver {
     fn objected(&mut self, objections: &[Objection]) {
         let mut new: HashMap<&ObjectKey, Vec<&Conflict>> = HashMap::new();
@@ -77,8 +83,8 @@ impl Observer for FaultObserver {
     fn synced(&mut self, sync: &Synced<'_>) {
         let families: Vec<Family> = sync.mirror.settings().families().map(|(family, _)| family).collect();
         self.lost.retain(|service, lost| {
-            lost.retain(|key| families.iter().any(|family| sync.mirror.holder(*family, *key, service).is_some()));
-            !lost.is_empty() && sync.model.service(service).is_some()
+            lost.retain(|key| families.iter().any(|family| is_lost(sync.mirror, *family, *key, service)));
+            !lost.is_empty()
         });
         let keys: HashSet<ObjectKey> = if sync.full {
             let gone = self.mismatches.keys().chain(&self.closed).cloned();
@@ -99,5 +105,84 @@ impl Observer for FaultObserver {
         if told > MISMATCHES_TOLD {
             warn!(more = told - MISMATCHES_TOLD, "more of the kind; `portway faults` shows them");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::Options;
+    use crate::controller::Controller;
+    use crate::model::{Event, Kind, Node, Protocol, Service, ServicePort, ServiceType};
+    use crate::ruleset::FakeKernel;
+
+    fn service(name: &str, last: u8, node_port: u16) -> Service {
+        Service {
+            key: ObjectKey::new("ns", name),
+            created: None,
+            service_type: ServiceType::LoadBalancer,
+            cluster_ips: vec![[10, 96, 0, last].into()],
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            bad_source_ranges: false,
+            external_policy_local: false,
+            internal_policy_local: false,
+            affinity_seconds: None,
+            health_check_node_port: None,
+            ports: vec![ServicePort {
+                name: "web".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                node_port: Some(node_port),
+            }],
+        }
+    }
+
+    #[test]
+    fn each_fault_is_wanted_as_an_event_once_until_it_is_mended() {
+        let (sink, mut queue) = crate::events::queue();
+        let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n"));
+        controller.observe(FaultObserver::new(sink));
+        let put = |service: &Service| Event::Service(service.clone().into());
+        let first =
+            Service { health_check_node_port: Some(30_073), external_policy_local: true, ..service("first", 1, 0) };
+        let second = service("second", 2, 30_073);
+        let shut = Service { bad_source_ranges: true, ..service("shut", 3, 30_003) };
+        let mut events = vec![Event::Node(Box::new(Node { name: "n".into(), ..Node::default() }))];
+        events.extend([put(&first), put(&second), put(&shut)]);
+        events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
+        controller.handle(events, Instant::now());
+        let mut wanted = || {
+            let named = |event| match event {
+                EventWanted::ServiceFault { service, reason, note } => (service.name().to_owned(), reason, note),
+                other => panic!("{other:?}"),
+            };
+            let mut all: Vec<_> = queue.take().into_iter().map(named).collect();
+            all.sort();
+            all.into_iter().map(|(name, reason, note)| (format!("{name} {reason}"), note)).collect::<Vec<_>>()
+        };
+        let said = wanted();
+        let reasons: Vec<&str> = said.iter().map(|(reason, _)| reason.as_str()).collect();
+        assert_eq!(reasons, ["second PortConflict", "shut UnreadableSourceRange"]);
+        assert!(said[0].1.contains("healthCheckNodePort of Service ns/first"), "{said:?}");
+
+        // Another change of the same Services is no news.
+        let changed = |service: &Service| put(&Service { affinity_seconds: Some(5), ..service.clone() });
+        controller.handle([changed(&second), changed(&shut)], Instant::now());
+        assert_eq!(wanted(), []);
+        // Mended, and broken again.
+        let mended = [put(&service("second", 2, 30_075)), put(&service("shut", 3, 30_003))];
+        controller.handle(mended, Instant::now());
+        assert_eq!(wanted(), []);
+        controller.handle([put(&second), put(&shut)], Instant::now());
+        assert_eq!(wanted().len(), 2);
+        // An older one comes: who had the port loses it without a change of its own.
+        let older = Service { created: Some(1), ..service("older", 4, 30_003) };
+        controller.handle([put(&older)], Instant::now());
+        let said = wanted();
+        assert!(said.len() == 1 && said[0].0 == "shut PortConflict", "{said:?}");
     }
 }

@@ -1,8 +1,12 @@
 //! What the kernel can do, and whose rules it has.
 
+use std::net::Ipv4Addr;
+
 use super::CheckRow;
-use crate::model::Family;
+use crate::conntrack::KernelTable;
+use crate::model::{Family, Protocol};
 use crate::netlink::{BaseChain, Feature, ForwardFilter, Leftovers, NftKernel};
+use crate::plan::Target;
 use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
 
 pub(super) fn rows() -> Vec<CheckRow> {
@@ -22,7 +26,23 @@ pub(super) fn rows() -> Vec<CheckRow> {
         Err(cause) => rows.push(CheckRow::fail("nf_tables", cause.to_string(), "load the kernel module nf_tables")),
     }
     rows.push(legacy_iptables());
+    rows.push(flows());
     rows
+}
+
+/// Tried by asking for flows nobody has.
+fn flows() -> CheckRow {
+    let what = "deletion of stale UDP flows (ctnetlink)";
+    let nobody = Target { ip: Ipv4Addr::UNSPECIFIED.into(), port: 9 };
+    match KernelTable::open().and_then(|mut table| table.flows_to(Protocol::Udp, nobody)) {
+        Ok(_) => CheckRow::ok(what, "there"),
+        Err(cause) => CheckRow::warn(
+            what,
+            cause.to_string(),
+            "load the kernel module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK), or UDP flows keep going to endpoints that \
+             are gone",
+        ),
+    }
 }
 
 /// A line for each feature, both families together when nothing is missing.
