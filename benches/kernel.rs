@@ -221,7 +221,7 @@ fn repairs(services: usize) -> [Vec<Duration>; 8] {
                     stranger.apply(&change).expect("nobody owns it");
                     let (by, touched) = heard.recv().expect("it listens");
                     controller.doubts().raise(by, if everything { Touched::Everything } else { touched });
-                    controller.settle();
+                    controller.check_doubts();
                 });
                 for family in Family::ALL {
                     let table = stranger.read(family).expect("readable");

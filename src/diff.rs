@@ -2,7 +2,7 @@
 //!
 //! [`Mirror`] is the one copy of the desired table. [`Mirror::update`] costs work in proportion to the changed Services;
 //! [`Mirror::rebase`] compares everything with a table read back from the kernel (at start, after a failure, on doubt),
-//! [`Mirror::mend`] only what others are known to have touched;
+//! [`Mirror::repair_part`] only what others are known to have touched;
 //! [`Mirror::load`] makes one where there is none.
 
 mod affinity;
@@ -12,10 +12,10 @@ mod growth;
 mod hints;
 mod holders;
 mod load;
-mod mend;
 mod mirror;
 mod numbers;
 mod owners;
+mod part;
 mod rebase;
 mod recorder;
 mod references;

@@ -185,7 +185,7 @@ impl<K: Kernel> Programmer<K> {
                 continue;
             }
             let table = self.kernel.read_part(family, &part)?;
-            match table.and_then(|table| mirror.mend(family, &part, table)) {
+            match table.and_then(|table| mirror.repair_part(family, &part, table)) {
                 Some(steps) => steps.transactions().into_iter().for_each(|part| confirmed.extend(part.clone())),
                 None => confirmed.ops.extend(changes.ops.iter().filter(|(of, _)| *of == family).cloned()),
             }

@@ -125,7 +125,7 @@ proptest! {
                     *elements = elements.values().filter(|element| keys.contains(&element.key)).collect();
                 }
             }
-            let mended = mirror.mend(family, &part, table);
+            let mended = mirror.repair_part(family, &part, table);
             let changes = |steps: Steps| steps.transactions().map(changes);
             prop_assert_eq!(mended.map(changes), Some(changes(whole)));
         }

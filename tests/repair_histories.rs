@@ -196,12 +196,12 @@ impl World {
     }
 
     /// Follows what is heard until the kernel is as desired.
-    fn settle(&mut self) -> Result<()> {
+    fn check_doubts(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
             while let Ok((by, touched)) = self.heard.try_recv() {
                 self.controller.doubts().raise(by, touched);
-                self.controller.settle();
+                self.controller.check_doubts();
             }
             let Err(difference) = self.compare() else { return Ok(()) };
             ensure!(Instant::now() < deadline, "{difference:#}");
@@ -254,10 +254,10 @@ fn play(options: &Options, history: &[Vec<Event>], deeds: &[(Vec<(Family, Deed)>
             act(&mut world.stranger, *family, deed)?;
         }
         if !deaf {
-            world.settle().with_context(|| format!("after batch {number}"))?;
+            world.check_doubts().with_context(|| format!("after batch {number}"))?;
         }
     }
-    world.settle().context("in the end")?;
+    world.check_doubts().context("in the end")?;
     // Objects are harmless, and only looked for where somebody is said to have made them.
     let listing = Nft::all()[0].run(&["list", "table", "ip", "portway"], "").unwrap_or_default();
     ensure!(!listing.contains("theirs"), "something is left: {listing}");

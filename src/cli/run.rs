@@ -325,8 +325,8 @@ async fn config_changed(configuration: &Configuration) -> String {
 
 /// Where the objects come from.
 pub(super) enum Source {
-    Manifests(ManifestSource),
-    Kubernetes(KubeSource),
+    Manifests(Box<ManifestSource>),
+    Kubernetes(Box<KubeSource>),
 }
 
 impl Source {
@@ -340,7 +340,7 @@ impl Source {
         if let Some(folder) = &configuration.manifests {
             let source = ManifestSource::open(folder, &options.node_name)?.serving(proxy_name);
             metrics.watch_source("manifests", source.stats());
-            return Ok(Self::Manifests(source));
+            return Ok(Self::Manifests(Box::new(source)));
         }
         let client = &configuration.client;
         let access = KubeOptions {
@@ -351,7 +351,7 @@ impl Source {
         let source = KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
         let source = source.serving(proxy_name);
         metrics.watch_source("kubernetes", source.stats());
-        Ok(Self::Kubernetes(source))
+        Ok(Self::Kubernetes(Box::new(source)))
     }
 
     /// Has Events created where there is an API server.

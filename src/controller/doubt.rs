@@ -62,12 +62,12 @@ impl Doubts {
 
 /// Keeps somebody who never stops changing our tables from keeping us busy. A few repairs are immediate, more have to wait.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct ComparisonLimiter {
     /// When the time that was spent will have been granted.
     paid: Option<Instant>,
 }
 
-impl Pace {
+impl ComparisonLimiter {
     /// When the next comparison may be made.
     pub(super) fn next(&self, now: Instant) -> Instant {
         self.paid.and_then(|paid| paid.checked_sub(CREDIT)).map_or(now, |due| due.max(now))
@@ -91,27 +91,27 @@ mod tests {
 
     #[test]
     fn a_few_comparisons_are_immediate_and_more_wait() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
+        let (mut limiter, now) = (ComparisonLimiter::default(), Instant::now());
         for _ in 0..=CREDIT.as_secs() {
-            assert_eq!(pace.next(now), now);
-            pace.ran(now, now);
+            assert_eq!(limiter.next(now), now);
+            limiter.ran(now, now);
         }
-        let next = pace.next(now);
+        let next = limiter.next(now);
         assert_eq!(next, now + PRICE);
-        pace.ran(next, next);
-        assert_eq!(pace.next(next), next + PRICE, "and so on");
+        limiter.ran(next, next);
+        assert_eq!(limiter.next(next), next + PRICE, "and so on");
         let calm = next + CREDIT + PRICE;
-        pace.ran(calm, calm);
-        assert_eq!(pace.next(calm), calm, "after some calm");
+        limiter.ran(calm, calm);
+        assert_eq!(limiter.next(calm), calm, "after some calm");
     }
 
     #[test]
     fn long_comparisons_leave_time_for_other_things() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
+        let (mut limiter, start) = (ComparisonLimiter::default(), Instant::now());
         let mut now = start;
         for _ in 0..10 {
-            now = pace.next(now);
-            pace.ran(now, now + millis(2_000));
+            now = limiter.next(now);
+            limiter.ran(now, now + millis(2_000));
             now += millis(2_000);
         }
         assert!(now - start >= millis(2_000) * 10 * (SHARE - 2), "{:?}", now - start);

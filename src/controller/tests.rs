@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 
 use super::*;
-use crate::ruleset::{FakeKernel, Gate, Gated, SetId, Table, Transaction};
+use crate::model::ObjectKey;
+use crate::ruleset::{FakeKernel, Gate, Gated, KernelError, SetId, Table, Touched, Transaction};
 use crate::testing::{added, added_slice, listed, service, slice};
 
 /// Longer than anything here takes.

@@ -18,7 +18,7 @@ use crate::ruleset::{ChainId, EndpointMap, Value, Verdict};
 
 /// What comes of bringing Services of a family up to date, besides elements.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct Effects {
     pub(super) stale: Vec<StaleAffinity>,
     pub(super) objections: Vec<Objection>,
 }
@@ -32,7 +32,7 @@ impl FamilyMirror {
         dirty: &BTreeSet<ObjectKey>,
         hints: Option<&Hints<'_>>,
         recorder: &mut Recorder,
-        outcome: &mut Outcome,
+        effects: &mut Effects,
     ) {
         let plan_of = |key: &ObjectKey, family| {
             let Some(service) = model.service(key) else { return ServicePlan::default() };
@@ -45,7 +45,7 @@ impl FamilyMirror {
             let plan = plan_of(key, self.family);
             if let Some(elements) = plan.oversized {
                 let (service, family) = (key.clone(), self.family);
-                outcome.objections.push(Objection::Oversized { service, family, elements });
+                effects.objections.push(Objection::Oversized { service, family, elements });
             }
             if plan.is_empty() && !self.services.contains_key(key) {
                 continue;
@@ -58,7 +58,7 @@ impl FamilyMirror {
             plans.push((key, plan));
         }
         for (key, plan) in plans {
-            self.sync_service(key, plan, hints, recorder, outcome);
+            self.sync_service(key, plan, hints, recorder, effects);
         }
     }
 
@@ -90,7 +90,7 @@ impl FamilyMirror {
         plan: ServicePlan,
         hints: Option<&Hints<'_>>,
         recorder: &mut Recorder,
-        outcome: &mut Outcome,
+        effects: &mut Effects,
     ) {
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
@@ -102,17 +102,17 @@ impl FamilyMirror {
             Ok(()) => true,
             Err(conflict) => {
                 lost.push(frontend.key);
-                outcome.objections.push(Objection::Contested(conflict));
+                effects.objections.push(Objection::Contested(conflict));
                 false
             }
         });
         for check in &plan.checks {
             let conflict = self.claims.check(*check, &key).err();
-            outcome.objections.extend(conflict.map(Objection::Contested));
+            effects.objections.extend(conflict.map(Objection::Contested));
         }
         for (frontend, winner) in plan.refused {
             lost.push(frontend);
-            outcome.objections.push(Objection::Contested(Conflict { frontend, winner, loser: key.clone() }));
+            effects.objections.push(Objection::Contested(Conflict { frontend, winner, loser: key.clone() }));
         }
         let checks = plan.checks.into();
         let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), checks, shared };
@@ -127,7 +127,7 @@ impl FamilyMirror {
         for gone in old_frontends.values() {
             self.replace_frontend(Some(gone), None, recorder);
         }
-        outcome.stale.extend(affinity::stale(&old.frontends, &state.frontends));
+        effects.stale.extend(affinity::stale(&old.frontends, &state.frontends));
         for shared in &state.shared {
             self.shared.add(*shared);
         }

@@ -6,7 +6,7 @@ use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror};
 use super::numbers::Numbers;
 use super::recorder::Recorder;
-use super::services::{Outcome, replace_members};
+use super::services::{Effects, replace_members};
 use super::{Hints, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{Settings, globals};
@@ -50,17 +50,17 @@ impl Mirror {
         }
         let mut mirror = FamilyMirror::new(family, &self.settings);
         let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
-        let (mut recorder, mut outcome) = (Recorder::counting(), Outcome::default());
+        let (mut recorder, mut effects) = (Recorder::counting(), Effects::default());
         mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
         replace_members(&[], &mirror.globals, &mut recorder);
-        mirror.sync_services(&self.settings, model, &all, hints, &mut recorder, &mut outcome);
+        mirror.sync_services(&self.settings, model, &all, hints, &mut recorder, &mut effects);
         mirror.record_shared(&mut recorder);
         mirror.chains.take_changes();
         mirror.sizes.count(recorder.counts());
         mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
         self.families.push(mirror);
         self.families.sort_unstable_by_key(|mirror| mirror.family);
-        outcome.objections
+        effects.objections
     }
 
     /// Takes over changes. `settings` are those in force from now on.
@@ -93,10 +93,10 @@ fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
 
 impl FamilyMirror {
     fn update(&mut self, old: &Settings, new: &Settings, model: &Model, dirty: &BTreeSet<ObjectKey>) -> FamilyUpdate {
-        let (mut recorder, mut outcome) = (Recorder::default(), Outcome::default());
+        let (mut recorder, mut effects) = (Recorder::default(), Effects::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
-        self.sync_services(new, model, dirty, None, &mut recorder, &mut outcome);
+        self.sync_services(new, model, dirty, None, &mut recorder, &mut effects);
         self.record_shared(&mut recorder);
         let (mut came, mut went) = self.chains.take_changes();
         self.sizes.count(recorder.counts());
@@ -112,7 +112,7 @@ impl FamilyMirror {
         let change = Change { came, changed, went, resized, elements: recorder };
         let mut steps = Steps::default();
         self.write(new, change, &mut steps);
-        FamilyUpdate { family: self.family, steps, stale: outcome.stale, objections: outcome.objections }
+        FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
     }
 
     /// Records what came into force and what went out of it among the elements Services share.

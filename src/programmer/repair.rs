@@ -13,7 +13,7 @@ pub(super) fn repair_part<K: Kernel>(
     part: &Part,
 ) -> Result<Option<Transaction>, KernelError> {
     let table = kernel.read_part(family, part)?;
-    let Some(steps) = table.and_then(|table| mirror.mend(family, part, table)) else { return Ok(None) };
+    let Some(steps) = table.and_then(|table| mirror.repair_part(family, part, table)) else { return Ok(None) };
     for transaction in steps.transactions() {
         if !transaction.is_empty() {
             kernel.apply(transaction)?;

@@ -70,7 +70,7 @@ impl Churn {
             city.double.put(service.slice(pods));
         }
         city.start();
-        city.settle();
+        city.wait_until_settled();
         let probes = Probes::start(&city.client, &services);
         let (touched, passing) = (BTreeSet::new(), BTreeSet::new());
         Self { chance: Chance::new(), probes, endpoints: services.into_iter().collect(), touched, passing, changes: 0 }
@@ -135,7 +135,7 @@ impl Churn {
     /// Waits until the kernel is as desired; from then on only who is an endpoint now may answer.
     pub(crate) fn settle(&mut self, city: &mut City) -> Duration {
         let start = Instant::now();
-        city.settle();
+        city.wait_until_settled();
         let touched = std::mem::take(&mut self.touched);
         let udp: Vec<Service> = touched.iter().copied().filter(|service| service.kind.is_udp()).collect();
         if !udp.is_empty() {

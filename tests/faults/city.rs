@@ -147,7 +147,7 @@ impl City {
 
     /// Waits until the kernel holds what the API server's objects mean, and the program finds nothing to repair and owns the
     /// tables; how long that took.
-    pub(crate) fn settle(&mut self) -> Duration {
+    pub(crate) fn wait_until_settled(&mut self) -> Duration {
         let (start, desired) = (Instant::now(), self.desired());
         self.wait("the kernel is as desired", |city| {
             let held = city.held();

@@ -26,7 +26,7 @@ fn one_service(city: &mut City, kind: Kind) -> Service {
     city.double.put(service.object());
     city.double.put(service.slice(&PODS));
     city.start();
-    city.settle();
+    city.wait_until_settled();
     service
 }
 
@@ -48,7 +48,7 @@ fn nobody_else_changes_owned_tables() {
     for command in ["delete table ip portway", "flush table ip6 portway", "flush map ip portway services"] {
         assert!(nft(command).is_err(), "{command}");
     }
-    city.settle();
+    city.wait_until_settled();
     churn.change(&city);
     churn.settle(&mut city);
     churn.probes.wait(200);
@@ -67,7 +67,7 @@ fn what_others_change_in_tables_nobody_owns_is_put_right() {
         "add element ip6 portway cluster-ips { 2001:db8::1 }",
     ] {
         nft(damage).unwrap_or_else(|error| panic!("{damage}: {error}"));
-        city.settle();
+        city.wait_until_settled();
     }
     churn.probes.wait(200);
     churn.probes.finish().assert_good();
@@ -84,7 +84,7 @@ fn what_others_change_in_tables_nobody_owns_is_put_right() {
         "add chain ip portway wall { type filter hook input priority 0; policy drop; }".to_owned(),
     ] {
         nft(&damage).unwrap_or_else(|error| panic!("{damage}: {error}"));
-        city.settle();
+        city.wait_until_settled();
         from_client(&city, service.address()).unwrap_or_else(|error| panic!("after {damage}: {error}"));
     }
 }
@@ -110,7 +110,7 @@ fn tables_that_go_while_the_program_is_dead_are_made_anew() {
             assert!(damage.starts_with("delete map"), "{error}");
         }
         city.start();
-        city.settle();
+        city.wait_until_settled();
         from_client(&city, service.address()).unwrap_or_else(|error| panic!("after {damage}: {error}"));
     }
 }
@@ -124,10 +124,10 @@ fn a_table_that_drops_everything_is_left_alone() {
     let before = wall();
     assert!(from_client(&city, service.address()).is_err(), "there is a wall");
     city.double.put(service.slice(&PODS[1..]));
-    city.settle();
+    city.wait_until_settled();
     city.kill();
     city.start();
-    city.settle();
+    city.wait_until_settled();
     assert_eq!(wall(), before);
     nft("delete table inet wall").expect("away");
     from_client(&city, service.address()).expect("an answer without the wall");
@@ -142,18 +142,18 @@ fn addresses_come_and_go_with_their_interfaces() {
     let added = SocketAddr::new([10, 51, 7, 7].into(), service.address().port());
     for _ in 0..3 {
         ip_batch("link add added type veth peer name end\nlink set end up\nlink set added up\naddr add 10.51.7.7/32 dev added\n").expect("added");
-        city.settle();
+        city.wait_until_settled();
         from_client(&city, added).expect("an answer at the new address");
         ip_batch("link del added").expect("removed");
-        city.settle();
+        city.wait_until_settled();
         assert!(from_client(&city, added).is_err(), "the address is gone");
     }
     // IPv6 addresses go with the carrier.
     ip_batch("link set uplink0 down").expect("down");
-    city.settle();
+    city.wait_until_settled();
     ip_batch("link set uplink0 up\nlink del pods0\n").expect("another is gone");
     city.double.put(service.slice(&PODS[..2]));
-    city.settle();
+    city.wait_until_settled();
 }
 
 /// Fills the node's table of flows with flows that the kernel gives up for no other. The limit is one for all namespaces,
@@ -183,12 +183,12 @@ fn a_full_table_of_flows_keeps_nothing_from_the_rules() {
     // Flows are followed since there are rules: what has passed by then is known.
     for pods in [&PODS[2..], &PODS] {
         city.double.put(service.slice(pods));
-        city.settle();
+        city.wait_until_settled();
     }
     fill_flows();
     from_client(&city, service.address()).expect_err("the kernel drops what is new");
     city.double.put(service.slice(&PODS[1..]));
-    city.settle();
+    city.wait_until_settled();
     let (status, _) = city.ask(&["status"]);
     let row = status.lines().find(|line| line.starts_with("conntrack")).unwrap_or_default();
     assert!(row.contains("WARN"), "{status}");
@@ -199,7 +199,7 @@ fn a_full_table_of_flows_keeps_nothing_from_the_rules() {
     std::thread::sleep(Duration::from_secs(1));
     assert!(city.held() == held, "rules stay as they are");
     output_of("conntrack", &["-F"]);
-    city.settle();
+    city.wait_until_settled();
     from_client(&city, service.address()).expect("an answer");
 }
 
@@ -225,7 +225,7 @@ fn whatever_memory_there_is_the_rules_are_right_afterwards() {
             city.kill();
         }
         city.start();
-        city.settle();
+        city.wait_until_settled();
         from_client(&city, service.address()).expect("an answer");
     }
     println!("memory limits in MiB, and how the program ended: {ends:?}");
@@ -265,12 +265,12 @@ fn the_clock_jumps_and_nothing_happens() {
     city.kill();
     std::fs::write(&shift, "0").expect("written");
     city.start_under(&["env", &format!("LD_PRELOAD={library}"), &format!("SHIFT={shift}")]);
-    city.settle();
+    city.wait_until_settled();
     for (round, years) in [0, 10, -20, 0, -10].into_iter().enumerate() {
         std::fs::write(&shift, format!("{}", years * 365 * 86_400)).expect("written");
         city.double.drop_connections();
         city.double.put(service.slice(&PODS[round..]));
-        city.settle();
+        city.wait_until_settled();
         from_client(&city, service.address()).expect("an answer");
     }
     let years: BTreeSet<String> = city.log().lines().filter_map(|line| Some(line.get(..4)?.to_owned())).collect();

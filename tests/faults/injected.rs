@@ -50,7 +50,7 @@ impl Script {
             // Nothing was changed, but that is not known before.
             let all = controller.mirror().map_or(Touched::Everything, all_parts);
             controller.doubts().raise(None, all);
-            controller.settle();
+            controller.check_doubts();
             self.judge(&mut reached, controller.kernel(), number)?;
         }
         let deadline = Instant::now() + PATIENCE;

@@ -129,7 +129,7 @@ impl Done {
             0 => {
                 self.flushes += 1;
                 // Neither does anything to tables that are owned, as they are by now.
-                city.settle();
+                city.wait_until_settled();
                 output_of("nft", &["flush", "ruleset"]);
                 output_of("nft", &["delete", "table", "ip", "portway"]);
             }

@@ -13,7 +13,7 @@ impl Mirror {
     /// The transactions that put a part of the kernel's table of a family right: as [`Mirror::rebase`], from a table of which
     /// only this part has been read. Objects that are not ours are deleted last, once nothing leads to them. `None` when it
     /// takes more than that.
-    pub fn mend(&self, family: Family, part: &Part, table: Table) -> Option<Steps> {
+    pub fn repair_part(&self, family: Family, part: &Part, table: Table) -> Option<Steps> {
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
         let mut steps = Steps::default();
         delete_foreign(family, &table.foreign, &mut steps)?;
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_is_foreign_is_disarmed_and_then_deleted() {
         let (mirror, mut table) = mirror();
-        assert!(mirror.mend(Family::Ipv4, &structure(), table.clone()).expect("nothing strange").is_empty());
+        assert!(mirror.repair_part(Family::Ipv4, &structure(), table.clone()).expect("nothing strange").is_empty());
         let object = |kind| Foreign::Object(kind, "theirs".to_owned());
         table.foreign = vec![
             object(ForeignKind::Stateful(1)),
@@ -143,7 +143,7 @@ mod tests {
             Foreign::Rule { chain: ChainId::Refuse, number: 2 },
             object(ForeignKind::Set),
         ];
-        let steps = mirror.mend(Family::Ipv4, &structure(), table).expect("objects and a rule");
+        let steps = mirror.repair_part(Family::Ipv4, &structure(), table).expect("objects and a rule");
         let (flush, rest) = steps.main.ops.split_first().expect("something");
         assert_eq!(*flush, (Family::Ipv4, Op::FlushForeign("theirs".to_owned())));
         assert_eq!(rest[0], (Family::Ipv4, Op::FlushChain(ChainId::Refuse)));
@@ -157,6 +157,6 @@ mod tests {
     fn what_is_unclear_takes_a_whole_comparison() {
         let (mirror, mut table) = mirror();
         table.foreign = vec![Foreign::Other("chain output".to_owned())];
-        assert!(mirror.mend(Family::Ipv4, &structure(), table).is_none());
+        assert!(mirror.repair_part(Family::Ipv4, &structure(), table).is_none());
     }
 }
