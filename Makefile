@@ -115,6 +115,17 @@ install: ## build with link-time optimisation and install into PREFIX/sbin (DEST
 	cargo build --profile dist --locked
 	install -D -m 755 target/dist/portway $(DESTDIR)$(PREFIX)/sbin/portway
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null)
+
+.PHONY: image
+image: ## build the image portway:VERSION with docker; docs/install.md says how it gets onto nodes
+	docker build --build-arg REVISION=$(REVISION) -t portway:$(VERSION) .
+
+.PHONY: image-debug
+image-debug: ## build the image portway-debug:VERSION, with a shell, nft and conntrack
+	docker build --build-arg REVISION=$(REVISION) --target debug -t portway-debug:$(VERSION) .
+
 .PHONY: setup
 setup: ## install what the build needs and is missing
 	scripts/setup

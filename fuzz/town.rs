@@ -37,7 +37,7 @@ impl Town {
     pub fn new() -> Self {
         let options = Options {
             detect_local: DetectLocal::ClusterCidr(vec!["10.1.0.0/16".parse().expect("a network")]),
-            node_ports: NodePortsOn::Primary,
+            node_ports: NodePortsOn::primary(),
             ..Options::new(NODE)
         };
         let (controller, reports) = Controller::new(FakeKernel::new(), options);

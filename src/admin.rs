@@ -9,6 +9,7 @@ mod client;
 mod comparison;
 mod endpoints;
 mod explain;
+mod faults;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod kernel;
@@ -20,7 +21,7 @@ mod status;
 pub use activity::Activity;
 pub use client::{Client, ClientError};
 pub use kernel::KernelView;
-pub use rows::{DiffRow, EndpointRow, ExplainRows, Refusal, ServiceRow, State, StatusRow};
+pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusRow};
 pub use server::{Admin, start};
 
 use crate::controller::SnapshotError;

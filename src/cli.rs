@@ -7,6 +7,8 @@ mod check;
 mod diff;
 mod endpoints;
 mod explain;
+mod faults;
+mod handover;
 mod node;
 mod render;
 mod run;
@@ -27,9 +29,10 @@ pub use args::{Cli, Command, PlanArgs};
 
 use crate::config::{Action, Configuration, Flags, LogSettings, normalise};
 use crate::logging;
+use crate::model::Family;
 
 /// Commands that answer with their exit code.
-const QUESTIONS: [&str; 8] = ["status", "services", "endpoints", "explain", "diff", "top", "check", "bundle"];
+const QUESTIONS: [&str; 9] = ["status", "services", "endpoints", "faults", "explain", "diff", "top", "check", "bundle"];
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
@@ -65,13 +68,21 @@ fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
         Command::Run(flags) => configured(flags, as_kube_proxy).map(done),
         Command::Render(args) => render::run(&args).map(done),
         Command::Cleanup(args) => {
-            cleanup(args.kube_proxy)?;
+            let given = args.source.0.names().next();
+            if let Some(flag) = given.filter(|_| !args.after_kube_proxy) {
+                anyhow::bail!("--{} is for --after-kube-proxy only: without it the tables go at once", flag.name);
+            }
+            match args.after_kube_proxy {
+                true => handover::run(&Configuration::load(args.source.0.clone())?)?,
+                false => cleanup(args.kube_proxy)?,
+            }
             if args.stay { until_told_to_stop().map(done) } else { Ok(ExitCode::SUCCESS) }
         }
         Command::Demo(args) => crate::demo::run(args).map(done),
         Command::Status(args) => status::run(&args),
         Command::Services(args) => services::run(&args),
         Command::Endpoints(args) => endpoints::run(&args),
+        Command::Faults(args) => faults::run(&args),
         Command::Explain(args) => explain::run(&args).map(done),
         Command::Diff(args) => diff::run(&args),
         Command::Top(args) => top::run(&args),
@@ -137,15 +148,18 @@ fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
     } else {
         Vec::new()
     };
-    let removed = kernel.cleanup()?;
+    report_removed(&kernel.cleanup()?);
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("\nportway: "));
+    Ok(())
+}
+
+fn report_removed(removed: &[Family]) {
     if removed.is_empty() {
         println!("there was no table of Portway");
     }
     for family in removed {
         println!("deleted table {} {}", family.nft(), crate::ruleset::TABLE_NAME);
     }
-    anyhow::ensure!(failures.is_empty(), "{}", failures.join("\nportway: "));
-    Ok(())
 }
 
 fn until_told_to_stop() -> anyhow::Result<()> {

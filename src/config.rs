@@ -14,13 +14,13 @@ mod gates;
 mod kube_proxy;
 mod listen;
 mod mode;
+mod node_ports;
 mod note;
 mod notes;
 mod overlay;
 mod validate;
 mod watch;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,20 +28,21 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::{Family, Model, Node};
-use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};
+use crate::plan::{FamilySettings, Listener, PodDetection, Settings, Sizing};
 
 pub use consistency::Finding;
 pub use document::PortwayConfiguration;
 pub use duration::GoDuration;
 pub use effective::{Action, ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings};
 pub use error::{ConfigError, Problem};
-pub use flags::{FLAGS, Flag, Flags, PlanFlags, normalise};
+pub use flags::{FLAGS, Flag, Flags, PlanFlags, SourceFlags, normalise};
 pub use gates::{FLAGZ, STATUSZ};
 pub use kube_proxy::{
     ClientConnection, Conntrack, DetectLocalNames, Iptables, Ipvs, KubeProxyConfiguration, Logging, LoggingOptions,
     Nftables, Quantity, StreamOptions, VmoduleItem, Winkernel,
 };
 pub use mode::Mode;
+pub use node_ports::NodePortsOn;
 pub use note::Note;
 pub use watch::changed;
 
@@ -58,15 +59,6 @@ pub enum DetectLocal {
     InterfaceNamePrefix(String),
 }
 
-/// kube-proxy's `nodePortAddresses` (specification 5.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodePortsOn {
-    /// `primary`: the node IP of each family.
-    Primary,
-    /// Addresses of this host in these ranges; a family without a range uses all its local addresses.
-    Ranges(Vec<IpNet>),
-}
-
 /// The configuration of a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -80,6 +72,8 @@ pub struct Options {
     pub masquerade_all: bool,
     /// Where NodePorts answer.
     pub node_ports: NodePortsOn,
+    /// Relay NodePorts on localhost where `node_ports` names it.
+    pub localhost_node_ports: bool,
     /// The primary node IP in the place of the Node's one of that family (specification 2.3).
     pub bind_address: Option<IpAddr>,
     /// Program externalIPs.
@@ -94,6 +88,8 @@ pub struct Options {
     pub needs_addresses: bool,
     /// Room of the maps.
     pub sizing: Sizing,
+    /// Servers of this process, whose ports no Service gets.
+    pub listeners: Vec<Listener>,
 }
 
 impl Options {
@@ -104,7 +100,8 @@ impl Options {
             families: Family::ALL.to_vec(),
             detect_local: DetectLocal::ClusterCidr(Vec::new()),
             masquerade_all: false,
-            node_ports: NodePortsOn::Primary,
+            node_ports: NodePortsOn::primary(),
+            localhost_node_ports: true,
             bind_address: None,
             external_ips: true,
             service_proxy_name: None,
@@ -112,6 +109,7 @@ impl Options {
             node_wait: Duration::ZERO,
             needs_addresses: false,
             sizing: Sizing::default(),
+            listeners: Vec::new(),
         }
     }
 
@@ -127,6 +125,7 @@ impl Options {
             // Who serves some Services only cannot say of the other addresses that nobody serves them.
             service_cidrs: if self.service_proxy_name.is_none() { model.service_cidrs() } else { Vec::new() },
             sizing: self.sizing,
+            listeners: self.listeners.clone(),
             ipv4: family(Family::Ipv4),
             ipv6: family(Family::Ipv6),
         }
@@ -136,6 +135,12 @@ impl Options {
     pub fn node_ip(&self, node: Option<&Node>, family: Family) -> Option<IpAddr> {
         let of_family = |ip: &IpAddr| Family::of(*ip) == family;
         self.bind_address.filter(of_family).or_else(|| node?.ips.iter().copied().find(|ip| of_family(ip)))
+    }
+
+    /// The families whose NodePorts are relayed on localhost.
+    pub fn localhost_families(&self) -> Vec<Family> {
+        let wanted = |family: &Family| self.localhost_node_ports && self.node_ports.names_localhost(*family);
+        self.families.iter().copied().filter(wanted).collect()
     }
 
     /// The family that single-stack settings are expected to be of (specification 2.3).
@@ -152,7 +157,7 @@ impl Options {
         let local = model.local_addresses().cloned().unwrap_or_else(node_addresses);
         FamilySettings {
             pods: self.pod_detection(family, model.node()),
-            node_ports: self.node_port_addresses(family, node_ip, &local),
+            node_ports: self.node_ports.addresses(family, node_ip, &local),
             node_ip,
         }
     }
@@ -167,29 +172,13 @@ impl Options {
             DetectLocal::InterfaceNamePrefix(prefix) => PodDetection::InterfacePrefix(prefix.clone()),
         }
     }
-
-    fn node_port_addresses(
-        &self,
-        family: Family,
-        node_ip: Option<IpAddr>,
-        local: &BTreeSet<IpAddr>,
-    ) -> NodePortAddresses {
-        let ranges: Vec<IpNet> = match &self.node_ports {
-            NodePortsOn::Primary => node_ip.filter(|ip| !ip.is_loopback()).map(IpNet::from).into_iter().collect(),
-            NodePortsOn::Ranges(nets) => nets.iter().filter(|net| Family::of_net(net) == family).copied().collect(),
-        };
-        if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
-            return NodePortAddresses::AllLocal;
-        }
-        let listed = |ip: &&IpAddr| !ip.is_loopback() && ranges.iter().any(|net| net.contains(*ip));
-        NodePortAddresses::Listed(local.iter().filter(listed).copied().collect())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Event;
+    use crate::plan::NodePortAddresses;
 
     fn with_node(ips: &[&str]) -> Model {
         let ips = ips.iter().map(|ip| ip.parse().expect("IP")).collect();

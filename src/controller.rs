@@ -62,6 +62,8 @@ pub trait Observer: Send {
     fn requested(&mut self) {}
     /// The kernel is equal to the mirror again; called after every successful sync, also one that sent nothing.
     fn synced(&mut self, _sync: &Synced<'_>) {}
+    /// This is what Services of a sync that is about to be made do not get.
+    fn objected(&mut self, _objections: &[Objection]) {}
     /// The kernel refused, or what somebody else changed could not be compared or repaired; it will be tried again.
     fn failed(&mut self, _cause: &KernelError, _duration: Duration) {}
     /// The rules are right, but chains nobody uses any more could not be deleted.
@@ -475,7 +477,7 @@ impl<K: Kernel> Controller<K> {
         let hints = tables.iter().map(|(family, table)| (*family, Hints::of(table))).collect();
         let (mirror, objections) = Mirror::build(settings, &self.model, &hints);
         drop(hints);
-        report(&objections);
+        self.report(&objections);
         self.rebase_onto(mirror, tables)
     }
 
@@ -527,7 +529,7 @@ impl<K: Kernel> Controller<K> {
     fn next_sync(&mut self, mut mirror: Mirror, changes: &Changes) -> Result<Sent, Failure> {
         let settings = self.options.settings(&self.model);
         let Update { steps, stale, objections } = mirror.update(&settings, &self.model, changes);
-        report(&objections);
+        self.report(&objections);
         let sent = self.commit(&mirror, steps)?;
         self.forget_stale(stale)?;
         self.mirror = Some(mirror);
@@ -629,6 +631,17 @@ impl<K: Kernel> Controller<K> {
         error!(%cause, retry_in = ?wait, "sync failed; the rules in the kernel stay as they are");
     }
 
+    fn report(&mut self, objections: &[Objection]) {
+        for objection in objections.iter().take(OBJECTIONS_TOLD) {
+            warn!("{objection}");
+        }
+        let more = objections.len().saturating_sub(OBJECTIONS_TOLD);
+        if more > 0 {
+            warn!(more, "more of the kind; `portway faults` shows them");
+        }
+        self.observers.iter_mut().for_each(|observer| observer.objected(objections));
+    }
+
     fn wait_for_others(&mut self, cause: &KernelError) {
         self.retry = Some((Instant::now() + TAKEN_RETRY, Duration::ZERO));
         let words = cause.to_string();
@@ -640,12 +653,3 @@ impl<K: Kernel> Controller<K> {
     }
 }
 
-fn report(objections: &[Objection]) {
-    for objection in objections.iter().take(OBJECTIONS_TOLD) {
-        warn!("{objection}");
-    }
-    let more = objections.len().saturating_sub(OBJECTIONS_TOLD);
-    if more > 0 {
-        warn!(more, "more of the kind; `portway services` shows them");
-    }
-}

@@ -3,6 +3,7 @@
 //! They go through a queue to [`Recorder`], which needs an API server. Without one the queue is dropped and the log says
 //! it all. An Event that is lost does no harm, so nobody waits for one.
 
+mod faults;
 mod rate;
 mod recorder;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+pub use faults::FaultObserver;
 pub use rate::Rate;
 pub use recorder::Recorder;
 
@@ -48,6 +50,15 @@ pub enum EventWanted {
         port: u16,
         /// What the system said.
         cause: String,
+    },
+    /// Regarding a Service: PortConflict or UnreadableSourceRange, which kube-proxy does not know.
+    ServiceFault {
+        /// The Service.
+        service: ObjectKey,
+        /// The Event's reason.
+        reason: &'static str,
+        /// What is wrong, and what to do.
+        note: String,
     },
 }
 

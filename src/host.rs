@@ -1,6 +1,7 @@
 //! What this host says of itself: its name, its IP families, and the addresses of its interfaces. [`sysctl`] is what it is
-//! told.
+//! told; [`listening`] who listens.
 
+pub mod listening;
 pub mod sysctl;
 
 use std::collections::BTreeSet;

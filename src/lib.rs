@@ -13,6 +13,7 @@ pub mod diff;
 pub mod events;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod handover;
 pub mod health;
 pub mod host;
 pub mod logging;

@@ -114,6 +114,11 @@ impl Metrics {
         self.sources.watch(name, stats);
     }
 
+    /// What is wrong in objects at present, as far as sources can tell.
+    pub fn present_problems(&self) -> Vec<crate::source::Problem> {
+        self.watched_sources().iter().flat_map(|(_, stats)| stats.present()).collect()
+    }
+
     /// The sources and their counters.
     pub fn watched_sources(&self) -> Vec<(&'static str, Arc<SourceStats>)> {
         self.sources.watched()

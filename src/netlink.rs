@@ -264,6 +264,21 @@ impl NftKernel {
         Ok(info.map(|info| info.owner.map(owner_in_words).unwrap_or_default()))
     }
 
+    /// Who of other Portways has the tables, in words; `None` when nobody has them.
+    pub fn other_portway(&mut self) -> Result<Option<String>, KernelError> {
+        for family in Family::ALL {
+            if let Some(owner) = self.owner(family)?.filter(|owner| !owner.is_empty()) {
+                return Ok(Some(owner));
+            }
+        }
+        // Taken and given back: nobody is to wait for who only asks.
+        match Lock::default().take() {
+            Ok(()) => Ok(None),
+            Err(KernelError::Locked { holder }) => Ok(Some(holder)),
+            Err(error) => Err(error),
+        }
+    }
+
     fn wanted_flags(&mut self) -> Result<u32, KernelError> {
         if !(self.options.owned && self.options.modern) {
             return Ok(0);

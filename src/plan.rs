@@ -6,14 +6,16 @@
 
 mod elements;
 mod frontend;
+mod mismatch;
 mod select;
 mod service;
 mod settings;
 mod skeleton;
 
 pub use elements::{Member, endpoint_element, globals};
-pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, PortKey, Target};
+pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, PortKey, Target};
+pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, Fit, Judge, Selection, Topology, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
-pub use settings::{FamilySettings, NodePortAddresses, PodDetection, Settings, Sizing};
+pub use settings::{FamilySettings, Listener, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::{FIXED_CHAINS, rules};

@@ -6,10 +6,13 @@
 
 pub(crate) mod accept;
 mod check_ports;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod health_port;
 pub(crate) mod http;
 mod listen;
 mod metrics_port;
+mod proxy_header;
 mod zpages;
 
 use std::future::Future;

@@ -18,9 +18,9 @@ use std::path::PathBuf;
 
 pub use convert::{Converted, Converter, Origin};
 pub use guard::{Fault, Guarded};
-pub use kubernetes::{KubeOptions, KubeSource, Timing};
+pub use kubernetes::{Gate, KubeOptions, KubeSource, Outcome, Pace, Timing, Turn};
 pub use manifests::{ManifestSource, load_dir};
-pub use problem::{Problem, SourceStats};
+pub use problem::{Problem, SourceStats, Subject};
 
 use crate::model::Event;
 

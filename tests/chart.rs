@@ -48,7 +48,7 @@ fn arguments(container: &Value, config: &Path) -> Vec<String> {
 #[test]
 fn the_program_takes_what_is_rendered() {
     let kubeadm = include_str!("config/kubeadm.yaml");
-    for name in ["minimal", "kubeadm", "full", "side-by-side", "monitoring", "service-monitor"] {
+    for name in ["minimal", "kubeadm", "full", "side-by-side", "monitoring", "service-monitor", "openshift", "pool"] {
         let objects = rendered(name);
         let pod = &of_kind(&objects, "DaemonSet").expect("a DaemonSet")["spec"]["template"]["spec"];
         let folder = tempfile::tempdir().expect("a folder");
@@ -84,6 +84,38 @@ fn cleanup_is_a_command() {
         let parsed = <portway::cli::Cli as clap::Parser>::try_parse_from(words).expect("valid arguments");
         assert!(matches!(parsed.command, Some(portway::cli::Command::Cleanup(_))));
     }
+}
+
+/// What the Dockerfile says of itself.
+#[test]
+fn the_image_has_the_version_of_the_program() {
+    let dockerfile = include_str!("../Dockerfile");
+    let version = dockerfile.lines().find_map(|line| line.strip_prefix("ARG VERSION="));
+    assert_eq!(version, Some(env!("CARGO_PKG_VERSION")));
+    let bases = dockerfile.lines().filter_map(|line| line.strip_prefix("ARG ")?.split_once("_BASE="));
+    for (_, base) in bases {
+        assert!(base == "scratch" || base.starts_with("docker.io/library/"), "a whole name: {base}");
+    }
+    for file in ["Chart.yaml", "values.yaml"] {
+        assert!(!text(file).contains(concat!("ghcr", ".io")), "{file}");
+    }
+    let chart: Value = serde_yaml::from_str(&text("Chart.yaml")).expect("YAML");
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn every_alert_says_what_to_do() {
+    let alerts: Value = serde_yaml::from_str(&text("files/alerts.yaml")).expect("YAML");
+    let page = include_str!("../docs/alerts.md");
+    let rules = items(&alerts["groups"][0]["rules"]);
+    assert!(rules.len() >= 7);
+    for rule in rules {
+        let name = rule["alert"].as_str().expect("a name");
+        let runbook = format!("docs/alerts.md#{}", name.to_lowercase());
+        assert_eq!(rule["annotations"]["runbook_url"], runbook, "{name}");
+        assert!(page.contains(&format!("\n## {name}\n")), "{name}");
+    }
+    assert_eq!(page.matches("\n## ").count(), rules.len(), "no advice for alerts there are not");
 }
 
 /// Fields a user may set by `config`: all there are, but those the chart sets and those of Windows.

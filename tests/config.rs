@@ -82,6 +82,65 @@ fn the_effective_configuration_is_written() {
     assert_eq!(fs::read_to_string(&second).expect("written"), text);
 }
 
+/// The configurations of clusters of 1.30 to 1.37 in `tests/config`, written after the platforms' documentation: a field of the effective one for each, as JSON.
+const CORPUS: [(&str, &str, &str); 23] = [
+    ("aks-1.34.flags", "/metricsBindAddress", r#""0.0.0.0:10249""#),
+    ("eks-1.30.yaml", "/oomScoreAdj", "-998"),
+    ("eks-1.35-ipvs.yaml", "/nftables/syncPeriod", r#""30s""#),
+    ("flags-1.37-localhost.flags", "/nodePortAddresses", r#"["primary","localhost","192.168.0.0/16"]"#),
+    ("gke-1.32.flags", "/nftables/minSyncPeriod", r#""10s""#),
+    ("k0s-1.34.yaml", "/conntrack/maxPerCore", "0"),
+    ("k3s-1.31.flags", "/healthzBindAddress", r#""127.0.0.1:10256""#),
+    ("kind-1.32.yaml", "/conntrack/tcpEstablishedTimeout", r#""0s""#),
+    ("kind-1.36-nftables.yaml", "/clusterCIDR", r#""10.244.0.0/16,fd00:10:244::/56""#),
+    ("kind.yaml", "/conntrack/maxPerCore", "0"),
+    ("kops-1.33.flags", "/hostnameOverride", r#""i-0123456789abcdef0""#),
+    ("kubeadm-1.30.yaml", "/nodePortAddresses", r#"["primary"]"#),
+    ("kubeadm-1.31-dual-stack.yaml", "/ipvs/strictARP", "true"),
+    ("kubeadm-1.33-ipv6.yaml", "/metricsBindAddress", r#""[::1]:10249""#),
+    ("kubeadm-1.35.yaml", "/nodePortAddresses", r#"["192.168.0.0/16"]"#),
+    ("kubeadm-1.37-all.yaml", "/nodePortAddresses", r#"["all","localhost"]"#),
+    ("kubeadm-1.37-localhost.yaml", "/nodePortAddresses", r#"["primary","localhost"]"#),
+    ("kubeadm.yaml", "/clusterCIDR", r#""10.244.0.0/16""#),
+    ("kubespray-1.31.yaml", "/hostnameOverride", r#""node1""#),
+    ("microk8s-1.32.flags", "/clusterCIDR", r#""10.1.0.0/16""#),
+    ("rke2-1.33-ipv6.flags", "/clusterCIDR", r#""fd00:42::/56,10.42.0.0/16""#),
+    ("talos-1.36.flags", "/nodePortAddresses", r#"["primary"]"#),
+    ("k3s-1.31.flags", "/conntrack/tcpCloseWaitTimeout", r#""0s""#),
+];
+
+#[test]
+fn configurations_of_other_platforms_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+    for (name, pointer, expected) in CORPUS {
+        let (path, out) = (corpus.join(name), folder.path().join("out"));
+        let words: Vec<String> = match name.ends_with(".flags") {
+            true => {
+                let text = fs::read_to_string(&path).expect("readable");
+                text.lines().filter(|line| line.starts_with("--")).map(str::to_owned).collect()
+            }
+            false => vec![format!("--config={}", path.display())],
+        };
+        let write = format!("--write-config-to={}", out.display());
+        let output = portway(&words.iter().map(String::as_str).chain([write.as_str()]).collect::<Vec<_>>());
+        let said = stderr(&output);
+        assert!(output.status.success(), "{name}: {said}");
+        // What kube-proxy has given up since is named; nothing else is strange.
+        for line in said.lines().filter(|line| line.contains("unknown field") || line.contains("not known here")) {
+            assert!(line.contains("udpIdleTimeout"), "{name}: {line}");
+        }
+        let effective: serde_json::Value =
+            serde_yaml::from_str(&fs::read_to_string(&out).expect("written")).expect("YAML");
+        let found = effective.pointer(pointer).map(ToString::to_string);
+        assert_eq!(found.as_deref(), Some(expected), "{name}: {pointer}");
+    }
+    let files = fs::read_dir(corpus).expect("a folder").filter_map(Result::ok);
+    for file in files.map(|file| file.file_name().to_string_lossy().into_owned()) {
+        assert!(CORPUS.iter().any(|(name, ..)| *name == file), "nobody reads tests/config/{file}");
+    }
+}
+
 #[test]
 fn under_the_name_of_kube_proxy() {
     let folder = tempfile::tempdir().expect("a folder");

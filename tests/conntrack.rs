@@ -200,6 +200,7 @@ impl World {
             external_ips: vec![ip(self.plan.external_ip)],
             load_balancer_ips: Vec::new(),
             source_ranges: Vec::new(),
+            bad_source_ranges: false,
             external_policy_local: false,
             internal_policy_local: false,
             affinity_seconds: None,

@@ -92,12 +92,12 @@ async fn a_stream_that_stalls_in_the_middle_of_a_line() {
 }
 
 #[tokio::test]
-async fn lists_that_stall_streaming_and_paged() {
+async fn lists_that_stall_streaming_and_plain() {
     let double = filled().await;
     double.deliver(Delivery::Stalled);
     let mut follower = Follower::start(&double).await;
-    let pages = |double: &ApiDouble| double.requests("services").iter().filter(|r| r.param("limit") == "500").count();
-    follower.follow_until("pages are tried, too", |_| pages(&double) >= 2).await;
+    let plain = |double: &ApiDouble| double.requests("services").iter().filter(|r| r.is_plain_list()).count();
+    follower.follow_until("plain lists are tried, too", |_| plain(&double) >= 2).await;
     assert!(follower.batches.is_empty());
     double.deliver(Delivery::Good);
     follower.listed().await;
@@ -113,10 +113,10 @@ async fn one_byte_at_a_time() {
     double.put(service("b", "10.96.0.2"));
     follower.services(&["a", "b"]).await;
     double.refuse_streaming();
-    let mut paged = Follower::start_with(&double, Timing::default()).await;
-    paged.listed().await;
-    assert_eq!(names(&paged.model), ["a", "b"]);
-    assert_eq!((follower.errors(), paged.errors()), (0, 0));
+    let mut plain = Follower::start_with(&double, Timing::default()).await;
+    plain.listed().await;
+    assert_eq!(names(&plain.model), ["a", "b"]);
+    assert_eq!((follower.errors(), plain.errors()), (0, 0));
 }
 
 #[tokio::test]
@@ -205,23 +205,6 @@ async fn a_watch_without_the_bookmarks_it_used_to_bring_is_dead() {
     assert_eq!((watches(), follower.lists()), (2, lists), "it begins where the last one ended");
     double.put(service("b", "10.96.0.2"));
     follower.services(&["a", "b"]).await;
-}
-
-#[tokio::test]
-async fn a_continue_token_that_expires() {
-    let double = filled().await;
-    double.refuse_streaming();
-    for number in 0..600 {
-        double.put(service(&format!("s{number:04}"), &format!("10.97.{}.{}", number / 250, 1 + number % 250)));
-    }
-    double.expire_tokens(2);
-    let mut follower = Follower::start(&double).await;
-    follower.listed().await;
-    assert_eq!(names(&follower.model).len(), 601);
-    let pages = double.requests("services").into_iter().filter(|request| request.param("limit") == "500");
-    let tokens: Vec<String> = pages.map(|request| request.param("continue").to_owned()).collect();
-    assert_eq!(tokens, ["", "500", "", "500", "", "500"]);
-    assert_eq!(follower.count(&Event::ListStarted(Kind::Service)), 1, "half a list is not sent");
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn streaming_lists_then_changes() {
 }
 
 #[tokio::test]
-async fn every_field_arrives_by_watches_and_by_pages() {
+async fn every_field_arrives_by_watches_and_by_lists() {
     let mut full = slice("a-2", "a", "10.244.0.2");
     full["metadata"]["annotations"] =
         json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z", "other": "x"});
@@ -139,7 +139,7 @@ async fn objects_that_leave_the_selector_are_deleted() {
 }
 
 #[tokio::test]
-async fn a_server_without_streaming_lists_is_asked_for_pages() {
+async fn a_server_without_streaming_lists_is_asked_for_plain_ones() {
     let double = filled().await;
     double.refuse_streaming();
     for number in 0..1200 {
@@ -149,8 +149,10 @@ async fn a_server_without_streaming_lists_is_asked_for_pages() {
     running.listed().await;
     assert_eq!(names(&running.model).len(), 1201);
     let requests = double.requests("services");
-    let pages: Vec<&str> = requests.iter().filter(|r| r.param("limit") == "500").map(|r| r.param("continue")).collect();
-    assert_eq!(pages, ["", "500", "1000"]);
+    let lists: Vec<_> = requests.iter().filter(|request| request.is_plain_list()).collect();
+    assert_eq!(lists.len(), 1);
+    let asked = ["limit", "resourceVersion", "resourceVersionMatch"].map(|name| lists[0].param(name));
+    assert_eq!(asked, ["", "0", "NotOlderThan"], "out of the watch cache, and not of etcd");
     assert!(
         requests.iter().all(|request| request.param("labelSelector") == "!service.kubernetes.io/service-proxy-name")
     );
@@ -167,7 +169,7 @@ async fn a_streaming_list_that_never_ends_is_given_up() {
     let mut running = Follower::start(&double).await;
     running.listed().await;
     assert_eq!(names(&running.model), ["a"]);
-    assert!(double.requests("services").iter().any(|request| request.param("limit") == "500"));
+    assert!(double.requests("services").iter().any(|request| request.is_plain_list()));
 }
 
 #[tokio::test]
@@ -215,7 +217,7 @@ async fn a_version_refused_at_once_leads_to_a_new_list() {
 }
 
 #[tokio::test]
-async fn a_server_that_loses_streaming_lists_is_asked_for_pages_from_then_on() {
+async fn a_server_that_loses_streaming_lists_is_asked_for_plain_ones_from_then_on() {
     let double = filled().await;
     let mut running = Follower::start(&double).await;
     running.listed().await;
@@ -224,11 +226,11 @@ async fn a_server_that_loses_streaming_lists_is_asked_for_pages_from_then_on() {
     double.drop_connections();
     double.put(service("b", "10.96.0.2"));
     running.services(&["a", "b"]).await;
-    assert!(double.requests("services").iter().any(|request| request.param("limit") == "500"));
+    assert!(double.requests("services").iter().any(|request| request.is_plain_list()));
 }
 
 #[tokio::test]
-async fn a_version_refused_in_pages_leads_to_new_pages() {
+async fn a_version_refused_after_a_plain_list_leads_to_a_new_one() {
     let double = filled().await;
     double.refuse_streaming();
     let mut running = Follower::start(&double).await;

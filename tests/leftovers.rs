@@ -214,3 +214,89 @@ fn sets_and_interface_of_its_ipvs_mode() {
         assert!(!run("ip", &["link"]).contains("kube-ipvs0"));
     });
 }
+
+/// Whether kube-proxy serves is seen by the addresses its rules answer for, whichever mode made them.
+#[test]
+fn addresses_of_every_mode_are_found() {
+    let found = |kernel: &mut NftKernel| -> Vec<String> {
+        let found = kernel.kube_proxy_addresses().expect("readable");
+        found.iter().map(ToString::to_string).filter(|ip| !ip.starts_with("fe80")).collect()
+    };
+    in_netns(|| {
+        let mut kernel = NftKernel::open().expect("nf_tables");
+        assert!(found(&mut kernel).is_empty());
+        nft("table ip kube-proxy {
+                map service-ips {
+                    type ipv4_addr . inet_proto . inet_service : verdict
+                    elements = { 10.96.0.1 . tcp . 443 : drop, 10.96.0.10 . udp . 53 : drop }
+                }
+                map no-endpoint-services {
+                    type ipv4_addr . inet_proto . inet_service : verdict
+                    elements = { 10.96.0.2 . tcp . 80 : drop }
+                }
+                map service-nodeports {
+                    type inet_proto . inet_service : verdict
+                    elements = { tcp . 30080 : drop }
+                }
+            }
+            table ip6 kube-proxy {
+                map service-ips {
+                    type ipv6_addr . inet_proto . inet_service : verdict
+                    elements = { fd00::1 . tcp . 443 : drop }
+                }
+            }
+            table ip mine {
+                map service-ips {
+                    type ipv4_addr . inet_proto . inet_service : verdict
+                    elements = { 10.96.0.99 . tcp . 443 : drop }
+                }
+            }");
+        assert_eq!(found(&mut kernel), ["10.96.0.1", "10.96.0.2", "10.96.0.10", "fd00::1"]);
+    });
+    for (kind, v6) in [("nft", "ip6tables-nft"), ("legacy", "ip6tables-legacy")] {
+        in_netns(|| {
+            let v4 = format!("iptables-{kind}");
+            for (iptables, ip, other, range) in [
+                (v4.as_str(), "10.96.0.1/32", "10.96.0.2", "10.96.0.0/16"),
+                (v6, "fd00::1/128", "fd00::2", "fd00::/64"),
+            ] {
+                for command in [
+                    "-t nat -N KUBE-SERVICES".to_owned(),
+                    "-t nat -N OTHER".to_owned(),
+                    format!(
+                        "-t nat -A KUBE-SERVICES -d {ip} -p tcp -m comment --comment a -m tcp --dport 443 -j RETURN"
+                    ),
+                    // A source, a range, and another chain's.
+                    format!("-t nat -A KUBE-SERVICES -s {other} -p tcp -j RETURN"),
+                    format!("-t nat -A KUBE-SERVICES -d {range} -j RETURN"),
+                    format!("-t nat -A OTHER -d {other} -j RETURN"),
+                    "-t nat -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j RETURN".to_owned(),
+                    "-t filter -N KUBE-SERVICES".to_owned(),
+                ] {
+                    run(iptables, &command.split(' ').collect::<Vec<_>>());
+                }
+            }
+            let mut kernel = NftKernel::open().expect("nf_tables");
+            assert_eq!(found(&mut kernel), ["10.96.0.1", "fd00::1"], "{kind}");
+            for (iptables, ip) in [(v4.as_str(), "10.96.0.3"), (v6, "fd00::3")] {
+                let command = format!("-t filter -A KUBE-SERVICES -d {ip} -p tcp --dport 80 -j REJECT");
+                run(iptables, &command.split(' ').collect::<Vec<_>>());
+            }
+            assert_eq!(
+                found(&mut kernel),
+                ["10.96.0.1", "10.96.0.3", "fd00::1", "fd00::3"],
+                "{kind}: without endpoints"
+            );
+        });
+    }
+    in_netns(|| {
+        // The name counts; the kernel's dummy driver may be missing.
+        run("ip", &["link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other"]);
+        for ip in ["10.96.0.1/32", "fd00::1/128"] {
+            run("ip", &["addr", "add", ip, "dev", "kube-ipvs0"]);
+        }
+        run("ip", &["addr", "add", "10.96.0.9/32", "dev", "other"]);
+        let mut kernel = NftKernel::open().expect("nf_tables");
+        assert_eq!(found(&mut kernel), ["10.96.0.1", "fd00::1"]);
+    });
+}

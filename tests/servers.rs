@@ -253,6 +253,39 @@ fn health_check_ports_follow_services() {
     });
 }
 
+/// As the end-to-end test "should only target nodes with endpoints" asks on nodes of both families, and a load balancer that
+/// speaks the PROXY protocol.
+#[test]
+fn health_check_ports_of_a_service_of_one_family() {
+    in_netns(|| {
+        let single = SERVICE.replace(", 'fd00:96::5'", "").replace(", IPv6]", "]");
+        let another = NODE
+            .replace("[{type", "[{type: InternalIP, address: 10.0.0.1}, {type: InternalIP, address: 10.0.0.2}, {type");
+        let program = Program::start(&format!("{another}{single}{}", slice(&["10.1.0.5"], "")), &[]);
+        let internal = ["10.0.0.1:30160", "10.0.0.2:30160", "[fd00::1]:30160"];
+        for address in internal {
+            eventually(address, || local_endpoints(address) == Some((200, 1)));
+        }
+        assert_eq!(local_endpoints("127.0.0.1:30160"), None);
+        let line = "PROXY TCP4 192.0.2.1 10.0.0.1 56324 30160\r\n";
+        let binary = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0caaaabbbbccdd";
+        for header in [line, binary, "PROXY UNKNOWN\r\n"] {
+            for (address, path) in [(internal[0], "/"), (internal[2], "/"), ("10.0.0.1:10256", "/healthz")] {
+                let answer =
+                    ask(address, &format!("{header}GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+                assert_eq!(answer.expect("an answer").status, 200, "{header:?} before {address}{path}");
+            }
+            let metrics =
+                ask(METRICS, &format!("{header}GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+            assert!(metrics.is_none_or(|answer| answer.status >= 400), "nothing comes before a request for metrics");
+        }
+        program.replace(&format!("{another}{single}{}", slice(&[], "")));
+        for address in internal {
+            eventually(address, || local_endpoints(address) == Some((503, 0)));
+        }
+    });
+}
+
 #[test]
 fn health_check_ports_on_all_addresses() {
     in_netns(|| {
@@ -275,8 +308,9 @@ fn silent_clients_are_in_nobodys_way() {
         for (address, path) in [("10.0.0.1:10256", "/healthz"), (METRICS, "/metrics"), ("10.0.0.1:30160", "/")] {
             let connect = |n: usize| {
                 let mut stream = TcpStream::connect(address).expect("a connection");
-                // Half of them begin a request.
-                stream.write_all(if n.is_multiple_of(2) { b"GET / HTTP/1.1\r\nHost:" } else { b"" }).expect("written");
+                // Some begin a request, others what may come before it.
+                let beginnings: [&[u8]; 3] = [b"GET / HTTP/1.1\r\nHost:", b"PROXY TCP4 192.", b""];
+                stream.write_all(beginnings[n % 3]).expect("written");
                 stream
             };
             let mut silent: Vec<TcpStream> = (0..150).map(connect).collect();

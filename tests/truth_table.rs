@@ -59,6 +59,7 @@ impl Case {
             external_ips: vec![ip("10.77.0.1")],
             load_balancer_ips: vec![ip(VIP)],
             source_ranges: self.source_ranges.iter().map(|net| net.parse().expect("a range")).collect(),
+            bad_source_ranges: false,
             external_policy_local: self.external_local,
             internal_policy_local: self.internal_local,
             affinity_seconds: None,

@@ -29,6 +29,7 @@ pub fn service(n: usize) -> Service {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: false,
         internal_policy_local: false,
         affinity_seconds: None,

@@ -3,14 +3,16 @@
 use super::EndpointRow;
 use crate::model::{Family, Model, Service, ServicePort, ServiceType};
 use crate::plan::{Candidate, Judge, Needs, Settings, candidates};
+use crate::source::{Problem, Subject};
 
-/// The endpoints of all Services.
-pub(super) fn rows(model: &Model, settings: &Settings) -> Vec<EndpointRow> {
+/// The endpoints of all Services, and what of their slices is left out.
+pub(super) fn rows(model: &Model, settings: &Settings, problems: &[Problem]) -> Vec<EndpointRow> {
     let mut rows = Vec::new();
     for service in model.services() {
         for (family, _) in settings.families() {
             rows.extend(service.ports.iter().flat_map(|port| of(model, service, port, family, settings)));
         }
+        rows.extend(left_out(model, service, problems));
     }
     rows.sort_by(|a, b| (&a.namespace, &a.name, &a.port).cmp(&(&b.namespace, &b.name, &b.port)));
     rows
@@ -30,7 +32,54 @@ pub(super) fn of(
     let found = candidates(model.slices(&service.key), family, port, &settings.node_name);
     let judge = Judge::new(&found, &settings.node_name, &settings.zone);
     let needs = Needs::of(service, port, family, settings);
-    found.iter().map(|candidate| row(service, port, candidate, &judge, needs)).collect()
+    let mut rows: Vec<EndpointRow> =
+        found.iter().map(|candidate| row(service, port, candidate, &judge, needs)).collect();
+    for slice in model.slices(&service.key).filter(|slice| slice.family == family) {
+        let Some(reason) = slice.refuses(port) else { continue };
+        rows.extend(slice.endpoints.iter().map(|endpoint| EndpointRow {
+            endpoint: format!("{}/{}", endpoint.address, port.protocol),
+            reason: reason.clone(),
+            local: Some(endpoint.placement.node.as_deref() == Some(&*settings.node_name)),
+            ..empty(service, &port.name)
+        }));
+    }
+    rows
+}
+
+/// What the slices of a Service have in vain, and Endpoints that nobody reads.
+fn left_out(model: &Model, service: &Service, problems: &[Problem]) -> Vec<EndpointRow> {
+    if problems.is_empty() {
+        return Vec::new();
+    }
+    let is_its = |subject: &Subject| {
+        subject.is("Endpoints", &service.key)
+            || model.slices(&service.key).any(|slice| subject.is("EndpointSlice", &slice.key))
+    };
+    let its = problems.iter().filter(|problem| problem.subject.as_ref().is_some_and(is_its));
+    let reason = |problem: &Problem| {
+        let object = problem.subject.as_ref().map(Subject::to_string).unwrap_or_default();
+        if problem.field.is_empty() {
+            format!("{object} {}", problem.message)
+        } else {
+            format!("{object}: {}: {}", problem.field, problem.message)
+        }
+    };
+    its.map(|problem| EndpointRow { reason: reason(problem), ..empty(service, "") }).collect()
+}
+
+fn empty(service: &Service, port: &str) -> EndpointRow {
+    EndpointRow {
+        namespace: service.key.namespace().to_owned(),
+        name: service.key.name().to_owned(),
+        port: port.to_owned(),
+        endpoint: String::new(),
+        conditions: Vec::new(),
+        local: None,
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
+        used: Vec::new(),
+        reason: String::new(),
+    }
 }
 
 fn row(service: &Service, port: &ServicePort, candidate: &Candidate, judge: &Judge<'_>, needs: Needs) -> EndpointRow {

@@ -1,13 +1,21 @@
 //! The daemon's part of `portway explain`: who has a frontend, and which endpoints it could use.
 
 use super::services::{self, Counters};
-use super::{ExplainRows, endpoints};
+use super::{ExplainRows, endpoints, faults};
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Protocol};
-use crate::plan::{FrontendKey, NodePortAddresses, Target};
+use crate::plan::{FrontendKey, Holder, NodePortAddresses, Target};
+use crate::source::Problem;
 
 /// What is known of a destination; empty when no Service has it.
-pub(super) fn rows(model: &Model, mirror: &Mirror, counters: &Counters, at: Target, protocol: Protocol) -> ExplainRows {
+pub fn rows(
+    model: &Model,
+    mirror: &Mirror,
+    problems: &[Problem],
+    counters: &Counters,
+    at: Target,
+    protocol: Protocol,
+) -> ExplainRows {
     let family = Family::of(at.ip);
     let address = FrontendKey::Address { ip: at.ip, protocol, port: at.port };
     let mut keys = vec![address];
@@ -36,7 +44,12 @@ pub(super) fn rows(model: &Model, mirror: &Mirror, counters: &Counters, at: Targ
         .filter(|(_, port)| asked(port))
         .flat_map(|(service, port)| endpoints::of(model, service, port, family, mirror.settings()))
         .collect();
-    ExplainRows { services: claims, candidates }
+    let faults = faults::of_service(model, mirror, problems, owner);
+    let mut notes: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+    if let Some(Holder::HealthCheck(service)) = mirror.holder(family, key, owner) {
+        notes.insert(0, format!("the health check of Service {service} answers there, no endpoint"));
+    }
+    ExplainRows { services: claims, candidates, notes }
 }
 
 fn answers_node_ports(model: &Model, mirror: &Mirror, family: Family, at: Target) -> bool {

@@ -125,6 +125,31 @@ pub struct ExplainRows {
     pub services: Vec<ServiceRow>,
     /// The endpoints the one that has it could use, and why each was taken or left.
     pub candidates: Vec<EndpointRow>,
+    /// What is wrong with them, a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// A line of `portway faults`: something in an object or file that is not as its author meant. It goes when that is mended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultRow {
+    /// The kind of the object: `Service`, `EndpointSlice`, `Node`, ...; empty where a file has no object that can be read.
+    pub kind: String,
+    /// Empty for kinds that have none.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+    /// What sort of fault it is: `InvalidField`, `Unusable`, `PortMismatch`, `FamilyMismatch`, `PortConflict`, `Oversized`,
+    /// `SetAside`.
+    pub reason: String,
+    /// The path of the field, as `spec.externalIPs[1]`; empty when the whole object is meant.
+    pub field: String,
+    /// What is wrong, what becomes of it, and what to do; for people.
+    pub message: String,
+    /// The file and line, for manifests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 /// An answer that is not a view: what went wrong, for people.

@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::services::{self, Counters};
-use super::{Activity, AdminError, DiffRow, Refusal, comparison, endpoints, explain, kernel, status};
+use super::{Activity, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, status};
 use crate::controller::{Snapshot, Snapshots};
 use crate::diff::Mirror;
 use crate::health::Health;
@@ -119,7 +119,8 @@ impl Site {
     fn explain(&self, request: &Request) -> Result<Response, AdminError> {
         let (at, protocol) = request.query("to").and_then(destination).ok_or(AdminError::Destination)?;
         let (snapshot, mirror) = self.snapshot()?;
-        Ok(rows(&explain::rows(&snapshot.model, &mirror, &self.counters(&mirror)?, at, protocol)))
+        let problems = self.admin.metrics.present_problems();
+        Ok(rows(&explain::rows(&snapshot.model, &mirror, &problems, &self.counters(&mirror)?, at, protocol)))
     }
 
     fn route(&self, request: &Request) -> Result<Response, AdminError> {
@@ -128,7 +129,12 @@ impl Site {
             "/services" => self.services()?,
             "/endpoints" => {
                 let (snapshot, mirror) = self.snapshot()?;
-                rows(&endpoints::rows(&snapshot.model, mirror.settings()))
+                let problems = self.admin.metrics.present_problems();
+                rows(&endpoints::rows(&snapshot.model, mirror.settings(), &problems))
+            }
+            "/faults" => {
+                let (snapshot, mirror) = self.snapshot()?;
+                rows(&faults::present(&snapshot.model, &mirror, &self.admin.metrics.present_problems()))
             }
             "/diff" => {
                 let found = self.with_kernel(|kernel| comparison::differences(kernel, &self.admin.snapshots))?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ServiceRow;
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Service};
-use crate::plan::{Action, Class, Frontend, FrontendKey, Target};
+use crate::plan::{Action, Class, Frontend, FrontendKey, Holder, Target};
 use crate::ruleset::Bytes;
 
 /// Connections by family and frontend.
@@ -25,7 +25,10 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &Counters) -> Vec
         let in_force = mirror.frontends_of(family, &service.key).iter();
         rows.extend(in_force.map(|frontend| row(service, family, frontend, counters)));
         for key in mirror.lost_by(family, &service.key) {
-            let owner = mirror.owner(family, *key).map(ToString::to_string);
+            let owner = mirror.holder(family, *key, &service.key).map(|holder| match holder {
+                Holder::Service(service) => service.to_string(),
+                other => other.to_string(),
+            });
             rows.push(ServiceRow { action: "lost".into(), owner, ..empty(service, family, *key) });
         }
     }
@@ -80,6 +83,7 @@ fn empty(service: &Service, family: Family, key: FrontendKey) -> ServiceRow {
 fn class(class: Class) -> &'static str {
     match class {
         Class::ClusterIp => "ClusterIP",
+        Class::HealthCheck => "HealthCheck",
         Class::LoadBalancer => "LoadBalancer",
         Class::ExternalIp => "ExternalIP",
         Class::NodePort => "NodePort",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{ConfigError, Configuration, Flags, Options, PlanFlags};
+use crate::config::{ConfigError, Configuration, Flags, Options, PlanFlags, SourceFlags};
 
 /// Programs nftables for Kubernetes Services.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ pub enum Command {
     Services(super::services::ServicesArgs),
     /// List endpoints, and why each was taken or left
     Endpoints(super::endpoints::EndpointsArgs),
+    /// List what in objects is not as its author meant, at present
+    Faults(super::faults::FaultsArgs),
     /// Say what happens with a new connection, and why
     Explain(ExplainArgs),
     /// Show what would make the kernel's tables equal to the desired ones, as commands of nft
@@ -78,9 +80,15 @@ pub struct CleanupArgs {
     /// Delete what kube-proxy left as well: nftables tables, iptables chains, and what its IPVS mode made
     #[arg(long)]
     pub kube_proxy: bool,
+    /// Wait until kube-proxy serves this node: its rules answer for all Services and its ports are open. Then delete
+    #[arg(long, conflicts_with = "kube_proxy")]
+    pub after_kube_proxy: bool,
     /// Stay afterwards until told to stop, doing nothing: a pod of a DaemonSet must not end
     #[arg(long)]
     pub stay: bool,
+    /// Where Services are read; only with --after-kube-proxy.
+    #[command(flatten)]
+    pub source: SourceFlags,
 }
 
 /// Flags of `render`.

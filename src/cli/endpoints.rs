@@ -48,7 +48,7 @@ impl Row for EndpointRow {
         };
         let mut cells = vec![
             service(&self.namespace, &self.name, &self.port),
-            self.endpoint.clone(),
+            cell(&self.endpoint),
             cell(local),
             table::list(&self.used, true),
             self.reason.clone(),

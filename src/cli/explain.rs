@@ -125,6 +125,7 @@ fn as_json(packet: &Packet, trace: &Trace, live: &Live) -> serde_json::Value {
         "path": steps.collect::<Vec<_>>(),
         "services": live.rows.services,
         "candidates": live.rows.candidates,
+        "notes": live.rows.notes,
         "flows": live.flows,
     })
 }

@@ -14,7 +14,7 @@ use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Observer, Report, Synced};
-use crate::events::{self, EventQueue, EventSink, EventWanted, Rate, Recorder};
+use crate::events::{self, EventQueue, EventSink, EventWanted, FaultObserver, Rate, Recorder};
 use crate::health::{CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::{Log, Recent};
@@ -59,6 +59,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     }
     let (events, queue) = events::queue();
     controller.observe(events.clone());
+    controller.observe(FaultObserver::new(events.clone()));
     let source = runtime.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, &runtime);
     let sources = serve::Sources {
@@ -229,7 +230,7 @@ fn start_servers<K: Kernel>(
     let (sender, changes) = mpsc::unbounded_channel();
     controller.observe(HealthObserver::new(sources.health.clone()));
     controller.observe(MetricsObserver::new(sources.metrics.clone(), &options.families));
-    controller.observe(CheckObserver::new(sender));
+    controller.observe(CheckObserver::new(sender, options.node_ports.primary));
     runtime.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
     serve_commands(configuration, controller, &sources, recent);
     serve::serve(serve, sources)
@@ -302,13 +303,14 @@ async fn config_changed(configuration: &Configuration) -> String {
 }
 
 /// Where the objects come from.
-enum Source {
+pub(super) enum Source {
     Manifests(ManifestSource),
     Kubernetes(KubeSource),
 }
 
 impl Source {
-    async fn open(
+    /// Finds the way to the objects; the API server need not answer yet.
+    pub(super) async fn open(
         configuration: &Configuration,
         options: &Options,
         metrics: &Arc<Metrics>,
@@ -341,7 +343,8 @@ impl Source {
         }
     }
 
-    async fn run(self, sender: EventSender, events: EventSink) -> Result<(), SourceError> {
+    /// Sends what the source has to say until the receiver is gone.
+    pub(super) async fn run(self, sender: EventSender, events: EventSink) -> Result<(), SourceError> {
         events.wanted(EventWanted::Starting);
         match self {
             Self::Manifests(source) => source.run(sender).await,

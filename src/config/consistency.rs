@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Configuration, DetectLocal, NodePortsOn};
+use super::{Configuration, DetectLocal};
 use crate::model::{Family, Node};
 
 /// Something that does not fit.
@@ -25,19 +25,27 @@ impl Configuration {
         if !families.contains(&primary) {
             add(true, format!("the node's primary family is {primary}, which this host does not have"));
         }
-        let has = |families: &[Family], family| families.contains(&family);
-        match &options.node_ports {
-            NodePortsOn::Primary => {
-                let ip = |family: &Family| options.node_ip(node, *family).filter(|ip| !ip.is_loopback());
-                if families.iter().all(|family| ip(family).is_none()) {
-                    add(false, "this node has no IP: NodePorts answer on all its addresses".into());
-                }
+        let node_ports = &options.node_ports;
+        let ip = |family: Family| options.node_ip(node, family).filter(|ip| node_ports.primary && !ip.is_loopback());
+        // A restriction that has nothing to say about a family does not restrict it, in kube-proxy neither.
+        let open: Vec<Family> = families
+            .iter()
+            .copied()
+            .filter(|f| ip(*f).is_none() && node_ports.of_family(*f).next().is_none())
+            .collect();
+        match node_ports.primary {
+            true if open.len() == families.len() => {
+                add(false, "this node has no IP: NodePorts answer on all its addresses".into());
             }
-            NodePortsOn::Ranges(nets) => {
-                let listed: Vec<Family> = nets.iter().map(Family::of_net).collect();
-                for family in families.iter().filter(|family| !has(&listed, **family)) {
-                    let text = format!("nodePortAddresses has no {family} range: all {family} addresses answer");
-                    add(false, text);
+            is_primary => {
+                for family in open {
+                    let why = if is_primary { "this node has no IP of" } else { "nodePortAddresses has no range of" };
+                    add(
+                        false,
+                        format!(
+                            "{why} {family}: NodePorts answer on all its {family} addresses; name a range to restrict them"
+                        ),
+                    );
                 }
             }
         }
@@ -99,10 +107,17 @@ mod tests {
     #[test]
     fn families_that_do_not_fit() {
         let four = node(&["10.0.0.1"], &[]);
+        let all = "--nodeport-addresses=all";
         assert_one(&findings(&["--cluster-cidr=fd01::/48"], &four, V4), true, "clusterCIDR");
-        assert_one(&findings(&["--cluster-cidr=fd01::/48"], &four, BOTH), false, "clusterCIDR");
+        assert_one(&findings(&["--cluster-cidr=fd01::/48", all], &four, BOTH), false, "clusterCIDR");
         assert_eq!(findings(&["--cluster-cidr=fd01::/48", "--detect-local-mode=NodeCIDR"], &four, V4), []);
-        assert_one(&findings(&["--nodeport-addresses=10.0.0.0/8"], &four, BOTH), false, "IPv6 addresses answer");
+        for open in ["10.0.0.0/8", "primary", "primary,10.0.0.0/8"] {
+            let found = findings(&[&format!("--nodeport-addresses={open}")], &four, BOTH);
+            assert_one(&found, false, "NodePorts answer on all its IPv6 addresses");
+        }
+        for closed in ["primary,localhost", "primary,fd00::/8", "all"] {
+            assert_eq!(findings(&[&format!("--nodeport-addresses={closed}")], &four, BOTH), [], "{closed}");
+        }
         assert_one(
             &findings(&["--bind-address=fd00::1", "--metrics-bind-address=::1"], &four, V4),
             true,
@@ -111,8 +126,8 @@ mod tests {
         assert_one(&findings(&["--metrics-bind-address=::1"], &four, V4), false, "metrics");
         assert_eq!(findings(&["--metrics-bind-address=::"], &four, V4), []);
         let odd = node(&["10.0.0.1"], &["fd01::/64"]);
-        assert_one(&findings(&[], &odd, BOTH), false, "podCIDRs");
-        assert_one(&findings(&["--detect-local-mode=NodeCIDR"], &odd, BOTH), true, "podCIDRs");
+        assert_one(&findings(&[all], &odd, BOTH), false, "podCIDRs");
+        assert_one(&findings(&["--detect-local-mode=NodeCIDR", all], &odd, BOTH), true, "podCIDRs");
         assert_one(&findings(&[], &node(&[], &[]), BOTH), false, "no IP");
     }
 }

@@ -15,6 +15,7 @@ use super::mode::Mode;
 use super::note::Note;
 use super::{DetectLocal, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
+use crate::plan::Listener;
 use crate::{host, yaml};
 
 /// What the process is to do.
@@ -241,7 +242,7 @@ impl Configuration {
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
-            node_ports: node_ports(&config.node_port_addresses),
+            node_ports: NodePortsOn::parse(&config.node_port_addresses).unwrap_or_default(),
             kube_proxy: config,
             file,
             notes,
@@ -256,9 +257,13 @@ impl Configuration {
         options.detect_local = self.detect_local.clone();
         options.masquerade_all = self.kube_proxy.nftables.masquerade_all;
         options.node_ports = self.node_ports.clone();
+        options.localhost_node_ports = self.gate(gates::LOCALHOST_NODE_PORTS, true);
         options.service_proxy_name = self.service_proxy_name.clone();
         options.external_ips = self.gate(gates::EXTERNAL_IPS, true);
         options.min_sync_period = self.min_sync_period;
+        let servers = [("health server", self.health_address), ("metrics server", self.metrics_address)];
+        options.listeners =
+            servers.into_iter().filter_map(|(name, address)| Some(Listener { name, address: address? })).collect();
         options
     }
 
@@ -369,13 +374,6 @@ fn detect_local(config: &KubeProxyConfiguration) -> DetectLocal {
         "InterfaceNamePrefix" => DetectLocal::InterfaceNamePrefix(names.interface_name_prefix.clone()),
         _ => DetectLocal::ClusterCidr(config.cluster_cidr.split(',').filter_map(|net| parse_cidr(net).ok()).collect()),
     }
-}
-
-fn node_ports(listed: &[String]) -> NodePortsOn {
-    if listed == ["primary"] {
-        return NodePortsOn::Primary;
-    }
-    NodePortsOn::Ranges(listed.iter().filter_map(|net| parse_cidr(net).ok()).collect())
 }
 
 #[cfg(test)]

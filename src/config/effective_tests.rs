@@ -2,6 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::config::flags::normalise;
+use crate::model::Family;
 
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
@@ -69,6 +70,7 @@ fn kinds_file_leaves_the_kernel_alone() {
 #[test]
 fn cluster_up_flags() {
     let config = by_flags(&[
+        "--proxy-mode=nftables",
         "--master=https://10.0.0.1:443",
         "--kubeconfig=/var/lib/kube-proxy/kubeconfig",
         "--cluster-cidr=10.64.0.0/14",
@@ -204,7 +206,7 @@ fn gates_are_honoured_or_named() {
     assert!(by_flags(&[]).options().external_ips);
     let config = by_flags(&["--feature-gates=AllowServiceExternalIPs=false,Strange=true"]);
     assert!(!config.options().external_ips);
-    assert_eq!(notes(&config), ["feature gate Strange is not known here; it has no effect"]);
+    assert_eq!(notes(&config)[0], "feature gate Strange is not known here; it has no effect");
     assert!(load(&["--feature-gates=Strange"]).expect_err("no value").contains("feature-gates"));
 }
 
@@ -269,9 +271,34 @@ fn a_proxy_beside_another_serves_its_share_and_takes_nothing_over() {
     assert_eq!(by_flags(&["--service-proxy-name=ours", "--takeover=false"]).takeover, Some(false));
 }
 
+/// Where nothing is said about the mode the NodePorts of kube-proxy's default are expected.
 #[test]
-fn loopback_node_ports_are_named() {
-    let config = by_flags(&["--nodeport-addresses=127.0.0.0/8,10.0.0.0/8"]);
-    assert!(notes(&config)[0].contains("loopback"));
-    assert_eq!(notes(&by_flags(&["--nodeport-addresses=0.0.0.0/0"])), Vec::<&str>::new());
+fn narrowed_node_ports_are_never_silent() {
+    let narrowed = |config: &Configuration| notes(config).iter().any(|note| note.contains("primary IP only"));
+    assert!(narrowed(&by_flags(&[])));
+    assert!(narrowed(&by_flags(&["--proxy-mode=ipvs"])));
+    assert!(narrowed(&by_file(HEAD, &["--hostname-override=n"])));
+    for said in ["--proxy-mode=nftables", "--nodeport-addresses=primary", "--nodeport-addresses=all"] {
+        assert!(!narrowed(&by_flags(&[said])), "{said}");
+    }
+    let file = format!("{HEAD}nodePortAddresses: [all]\n");
+    let config = by_file(&file, &["--hostname-override=n"]);
+    assert!(!narrowed(&config) && notes(&config)[0].contains("runs as nftables"), "{:?}", notes(&config));
+}
+
+#[test]
+fn node_ports_on_localhost() {
+    let families = |words: &[&str]| by_flags(words).options().localhost_families();
+    let (v4, v6) = (Family::Ipv4, Family::Ipv6);
+    assert_eq!(families(&["--nodeport-addresses=primary,localhost"]), [v4, v6]);
+    assert_eq!(families(&["--nodeport-addresses=primary", "--nodeport-addresses=::1/128"]), [v6]);
+    assert_eq!(families(&["--nodeport-addresses=all"]), []);
+    let gate = "--feature-gates=KubeProxyNFTablesLocalhostNodePorts=";
+    assert_eq!(families(&["--nodeport-addresses=localhost", &format!("{gate}true")]), [v4, v6]);
+    let off = ["--nodeport-addresses=localhost", &format!("{gate}false")];
+    assert_eq!(families(&off), []);
+    assert!(notes(&by_flags(&off))[0].contains("names localhost, but"));
+    assert!(notes(&by_flags(&["--nodeport-addresses=127.0.0.2/32"]))[0].contains("not in 127.0.0.2/32"));
+    let shown = &by_flags(&["--nodeport-addresses=primary,localhost"]).configz()["kubeproxy.config.k8s.io"];
+    assert_eq!(shown["nodePortAddresses"], json!(["primary", "localhost"]));
 }

@@ -192,40 +192,67 @@ impl Args for Flags {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlanFlags(pub Flags);
 
-/// Names of [`PlanFlags`].
-const PLAN: [&str; 10] = [
-    "hostname-override",
-    "bind-address",
-    "detect-local-mode",
-    "cluster-cidr",
-    "pod-bridge-interface",
-    "pod-interface-name-prefix",
-    "masquerade-all",
-    "nodeport-addresses",
-    "feature-gates",
-    "service-proxy-name",
-];
+/// Those flags that say where Services come from, and on which ports kube-proxy listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceFlags(pub Flags);
 
-impl Args for PlanFlags {
-    fn augment_args(command: Command) -> Command {
-        let flags = FLAGS.iter().filter(|flag| PLAN.contains(&flag.name));
-        flags.fold(command, |command, flag| command.arg(argument(flag)))
-    }
+/// Makes a type stand for some of the flags.
+macro_rules! stands_for {
+    ($type:ident, $names:expr) => {
+        impl Args for $type {
+            fn augment_args(command: Command) -> Command {
+                let flags = FLAGS.iter().filter(|flag| $names.contains(&flag.name));
+                flags.fold(command, |command, flag| command.arg(argument(flag)))
+            }
 
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
+            fn augment_args_for_update(command: Command) -> Command {
+                Self::augment_args(command)
+            }
+        }
+
+        impl FromArgMatches for $type {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Flags::from_arg_matches(matches).map(Self)
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                self.0.update_from_arg_matches(matches)
+            }
+        }
+    };
 }
 
-impl FromArgMatches for PlanFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Flags::from_arg_matches(matches).map(Self)
-    }
+stands_for!(
+    PlanFlags,
+    [
+        "hostname-override",
+        "bind-address",
+        "detect-local-mode",
+        "cluster-cidr",
+        "pod-bridge-interface",
+        "pod-interface-name-prefix",
+        "masquerade-all",
+        "nodeport-addresses",
+        "feature-gates",
+        "service-proxy-name",
+    ]
+);
 
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
-    }
-}
+stands_for!(
+    SourceFlags,
+    [
+        "config",
+        "manifests",
+        "kubeconfig",
+        "master",
+        "hostname-override",
+        "service-proxy-name",
+        "healthz-bind-address",
+        "metrics-bind-address",
+        "healthz-port",
+        "metrics-port",
+    ]
+);
 
 fn argument(flag: &'static Flag) -> Arg {
     let arg = Arg::new(flag.name).long(flag.name).action(ArgAction::Append).help(flag.help);

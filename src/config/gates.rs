@@ -8,6 +8,9 @@ use super::note::Note;
 
 /// The one gate that changes what is programmed: off, externalIPs are not.
 pub(super) const EXTERNAL_IPS: &str = "AllowServiceExternalIPs";
+/// Off, NodePorts are not relayed on localhost, whatever nodePortAddresses says. On by default here: kube-proxy 1.37 wants
+/// both this gate and the address.
+pub(super) const LOCALHOST_NODE_PORTS: &str = "KubeProxyNFTablesLocalhostNodePorts";
 /// Serve /statusz.
 pub const STATUSZ: &str = "ComponentStatusz";
 /// Serve /flagz.
@@ -29,12 +32,12 @@ const fn gate(name: &'static str, stage: &'static str, default: bool) -> Gate {
     Gate { name, stage, default, locked: false }
 }
 
-const fn locked(name: &'static str) -> Gate {
-    Gate { name, stage: "", default: true, locked: true }
+const fn locked(name: &'static str, stage: &'static str) -> Gate {
+    Gate { name, stage, default: true, locked: true }
 }
 
-/// kube-proxy's gates that mean something to it.
-const KNOWN: [Gate; 13] = [
+/// kube-proxy's gates, of 1.37, that mean something to it.
+const KNOWN: [Gate; 16] = [
     gate(EXTERNAL_IPS, "", true),
     gate(STATUSZ, "BETA", true),
     gate(FLAGZ, "BETA", true),
@@ -42,13 +45,21 @@ const KNOWN: [Gate; 13] = [
     gate("LoggingBetaOptions", "BETA", true),
     gate("ContextualLogging", "BETA", true),
     gate("NativeHistograms", "ALPHA", false),
+    gate(LOCALHOST_NODE_PORTS, "ALPHA", true),
     gate("AllAlpha", "ALPHA", false),
     gate("AllBeta", "BETA", false),
-    locked("MultiCIDRServiceAllocator"),
-    locked("PreferSameTrafficDistribution"),
-    locked("NFTablesProxyMode"),
-    locked("TopologyAwareHints"),
+    // Says whether mode ipvs may be asked for: it may, and runs as nftables.
+    gate("KubeProxyIPVS", "DEPRECATED", true),
+    // There is no other way here.
+    locked("NFTablesNetlink", "BETA"),
+    locked("MultiCIDRServiceAllocator", ""),
+    locked("PreferSameTrafficDistribution", ""),
+    locked("NFTablesProxyMode", ""),
+    locked("TopologyAwareHints", ""),
 ];
+
+/// Gates that kube-proxy had since 1.30 and has no more: what they did is always done.
+const GONE: [&str; 3] = ["KubeProxyDrainingTerminatingNodes", "LoadBalancerIPMode", "ServiceTrafficDistribution"];
 
 /// The gates known here: name, stage, and whether they are on.
 pub(super) fn values(gates: &BTreeMap<String, bool>) -> Vec<(&'static str, &'static str, bool)> {
@@ -75,11 +86,13 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// What is said about gates that do not act.
 pub(super) fn notes(gates: &BTreeMap<String, bool>) -> Vec<Note> {
+    let always = |name: &str, value: bool| {
+        Note::warn(format!("feature gate {name}={value} has no effect: it is always {}", !value))
+    };
     let note = |(name, value): (&String, &bool)| match KNOWN.iter().find(|gate| gate.name == name) {
+        None if GONE.contains(&name.as_str()) => Some(always(name, *value)).filter(|_| !value),
         None => Some(Note::warn(format!("feature gate {name} is not known here; it has no effect"))),
-        Some(gate) if gate.locked && *value != gate.default => {
-            Some(Note::warn(format!("feature gate {name}={value} has no effect: it is always {}", gate.default)))
-        }
+        Some(gate) if gate.locked && *value != gate.default => Some(always(name, *value)),
         Some(_) => None,
     };
     gates.iter().filter_map(note).collect()
@@ -99,17 +112,42 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_named() {
-        let gates =
-            [(EXTERNAL_IPS, false), ("Whatever", true), ("MultiCIDRServiceAllocator", false), ("AllBeta", true)];
+        let gates = [
+            (EXTERNAL_IPS, false),
+            ("Whatever", true),
+            ("MultiCIDRServiceAllocator", false),
+            ("AllBeta", true),
+            ("LoadBalancerIPMode", true),
+            ("ServiceTrafficDistribution", false),
+        ];
         let notes = notes(&gates.map(|(name, value)| (name.to_owned(), value)).into());
         let texts: Vec<_> = notes.iter().map(|note| note.text.as_str()).collect();
         assert_eq!(
             texts,
             [
                 "feature gate MultiCIDRServiceAllocator=false has no effect: it is always true",
+                "feature gate ServiceTrafficDistribution=false has no effect: it is always true",
                 "feature gate Whatever is not known here; it has no effect",
             ]
         );
+    }
+
+    /// Names and defaults of kube-proxy 1.37; the one for localhost is on here, as the address alone decides.
+    #[test]
+    fn gates_of_1_37() {
+        let values = values(&BTreeMap::new());
+        for gate in [
+            ("NFTablesNetlink", "BETA", true),
+            ("KubeProxyIPVS", "DEPRECATED", true),
+            (LOCALHOST_NODE_PORTS, "ALPHA", true),
+            ("NativeHistograms", "ALPHA", false),
+        ] {
+            assert!(values.contains(&gate), "{gate:?}");
+            assert_eq!(notes(&[(gate.0.to_owned(), true)].into()), [], "{gate:?}");
+        }
+        let off = notes(&[("NFTablesNetlink".to_owned(), false), ("KubeProxyIPVS".to_owned(), false)].into());
+        assert_eq!(off.len(), 1, "{off:?}");
+        assert!(off[0].text.contains("NFTablesNetlink=false has no effect"), "{off:?}");
     }
 
     #[test]

@@ -5,8 +5,13 @@ use super::flags::{Flag, Flags, Use};
 use super::gates;
 use super::kube_proxy::KubeProxyConfiguration;
 use super::mode::Mode;
+use super::node_ports::NodePortsOn;
 use super::note::Note;
-use crate::model::parse_cidr;
+use crate::model::Family;
+
+/// What happens where nobody says which addresses answer NodePorts.
+const NARROWED: &str = "NodePorts answer on the node's primary IP only, where kube-proxy's other modes answer on all addresses \
+                        (nodePortAddresses: all); ";
 
 /// Flags given beside a configuration file that do not count then.
 pub(super) fn ignored_beside_file(flags: &Flags) -> Option<Note> {
@@ -32,22 +37,33 @@ fn naming(flags: impl Iterator<Item = &'static Flag>) -> Option<String> {
 pub(super) fn about(config: &KubeProxyConfiguration, from_file: bool) -> Vec<Note> {
     let mut notes = gates::notes(&config.feature_gates);
     let mode = Mode::parse(&config.mode).unwrap_or(Mode::Iptables);
-    // Without a word from kube-proxy's world nobody expects its default.
+    let narrowed = config.node_port_addresses.is_empty();
+    // Without a word from kube-proxy's world nobody expects its periods, but still its NodePorts.
     if mode != Mode::Nftables && (from_file || !config.mode.is_empty()) {
         let name = if config.mode.is_empty() { "\"\" (iptables)" } else { &config.mode };
+        let node_ports = if narrowed { NARROWED } else { "" };
         notes.push(Note::warn(format!(
-            "mode {name} runs as nftables: without nodePortAddresses, NodePorts answer on the node's primary IP only, and \
-             never on localhost; periods and masqueradeAll are taken from the section of that mode"
+            "mode {name} runs as nftables: {node_ports}periods and masqueradeAll are taken from the section of that mode"
         )));
+    } else if mode != Mode::Nftables && narrowed {
+        notes.push(Note::warn(format!("{NARROWED}--proxy-mode=nftables confirms that")));
     }
     // Flags have been named already.
     for (field, value) in if from_file { ignored(config, mode) } else { Vec::new() } {
         notes.push(Note::warn(format!("{field}: {value} does nothing here")));
     }
-    if config.node_port_addresses.iter().filter_map(|net| parse_cidr(net).ok()).any(|net| {
-        net.prefix_len() > 0 && (net.addr().is_loopback() || net.contains(&std::net::IpAddr::from([127, 0, 0, 1])))
-    }) {
-        notes.push(Note::warn("nodePortAddresses contains loopback addresses: NodePorts never answer on those"));
+    let node_ports = NodePortsOn::parse(&config.node_port_addresses).unwrap_or_default();
+    for net in node_ports.useless_loopback() {
+        notes.push(Note::warn(format!(
+            "nodePortAddresses: on loopback NodePorts answer at 127.0.0.1 and ::1 only, not in {net}"
+        )));
+    }
+    let gate = gates::LOCALHOST_NODE_PORTS;
+    let localhost = Family::ALL.into_iter().any(|family| node_ports.names_localhost(family));
+    if localhost && config.feature_gates.get(gate) == Some(&false) {
+        notes.push(Note::warn(format!(
+            "nodePortAddresses names localhost, but NodePorts do not answer there: {gate}=false"
+        )));
     }
     notes
 }

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::error::{ConfigError, Problem};
 use super::kube_proxy::KubeProxyConfiguration;
 use super::mode::Mode;
+use super::node_ports::NodePortsOn;
 use super::{gates, listen};
 use crate::model::{Family, parse_cidr, parse_ip};
 
@@ -23,6 +24,11 @@ pub(super) fn check(config: &KubeProxyConfiguration) -> Result<(), ConfigError> 
         problems.add("FeatureGates", name, "is not the name of a gate");
     }
     if problems.0.is_empty() { Ok(()) } else { Err(ConfigError::Invalid { problems: problems.0 }) }
+}
+
+/// `1.36`.
+fn is_minor_version(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(major, minor)| [major, minor].iter().all(|part| part.parse::<u16>().is_ok()))
 }
 
 #[derive(Default)]
@@ -52,9 +58,10 @@ impl Problems {
         self.range("NFTables.MasqueradeBit", config.nftables.masquerade_bit.unwrap_or(0), 0, 31);
         self.range("IPTables.MasqueradeBit", config.iptables.masquerade_bit.unwrap_or(0), 0, 31);
         self.range("OOMScoreAdj", config.oom_score_adj.unwrap_or(0), -1000, 1000);
-        if !config.show_hidden_metrics_for_version.is_empty() && config.show_hidden_metrics_for_version != "1.35" {
-            let want = "only the previous minor version, 1.35, can be shown";
-            self.add("ShowHiddenMetricsForVersion", &config.show_hidden_metrics_for_version, want);
+        // kube-proxy allows its previous minor version only. Nothing is hidden here, and the files are of many versions.
+        let version = &config.show_hidden_metrics_for_version;
+        if !version.is_empty() && !is_minor_version(version) {
+            self.add("ShowHiddenMetricsForVersion", version, "must be a minor version, as in 1.36");
         }
         self.range("ClientConnection.Burst", config.client_connection.burst, 0, i32::MAX);
         self.range("Conntrack.MaxPerCore", config.conntrack.max_per_core.unwrap_or(0), 0, i32::MAX);
@@ -107,18 +114,9 @@ impl Problems {
                 self.add(field, address, &want);
             }
         }
-        let listed = &config.node_port_addresses;
-        if listed.iter().any(|item| item == "primary") {
-            if listed.len() > 1 {
-                self.add("NodePortAddresses", &listed.join(","), "can't use both 'primary' and CIDRs");
-            }
-            return;
-        }
-        for (index, item) in listed.iter().enumerate() {
-            if parse_cidr(item).is_err() {
-                let want = "must be a CIDR (as in 10.0.0.0/8), or the only item 'primary'";
-                self.add(&format!("NodePortAddresses[{index}]"), item, want);
-            }
+        if let Err(index) = NodePortsOn::parse(&config.node_port_addresses) {
+            let want = "must be a CIDR (as in 10.0.0.0/8) or one of the keywords primary, localhost, all";
+            self.add(&format!("NodePortAddresses[{index}]"), &config.node_port_addresses[index], want);
         }
     }
 

@@ -58,7 +58,8 @@ fn every_rule() {
         ("metricsBindAddress: localhost:1", "MetricsBindAddress"),
         ("nodePortAddresses: [10.0.0.1]", "NodePortAddresses[0]"),
         ("nodePortAddresses: [10.0.0.0/8, x]", "NodePortAddresses[1]"),
-        ("nodePortAddresses: [primary, 10.0.0.0/8]", "NodePortAddresses"),
+        ("nodePortAddresses: [primary, localhost, loopback]", "NodePortAddresses[2]"),
+        ("nodePortAddresses: ['']", "NodePortAddresses[0]"),
         ("detectLocalMode: Magic", "DetectLocalMode"),
         ("detectLocalMode: BridgeInterface", "DetectLocal.BridgeInterface"),
         ("detectLocalMode: InterfaceNamePrefix", "DetectLocal.InterfaceNamePrefix"),
@@ -73,7 +74,7 @@ fn every_rule() {
         ("logging: {format: xml}", "Logging.Format"),
         ("logging: {options: {json: {splitStream: true}}}", "Logging.Options.JSON.SplitStream"),
         ("logging: {options: {text: {infoBufferSize: 64Ki}}}", "Logging.Options.Text.InfoBufferSize"),
-        ("showHiddenMetricsForVersion: '1.30'", "ShowHiddenMetricsForVersion"),
+        ("showHiddenMetricsForVersion: 'v1'", "ShowHiddenMetricsForVersion"),
         ("featureGates: {\"a b\": true}", "FeatureGates"),
     ] {
         let found = problems(yaml);
@@ -94,6 +95,8 @@ fn what_is_allowed() {
         "healthzBindAddress: ::1",
         "metricsBindAddress: '[::1]:9'",
         "nodePortAddresses: [primary]",
+        "nodePortAddresses: [primary, 10.0.0.0/8]",
+        "nodePortAddresses: [localhost, all, primary, fd00::/8, primary]",
         "nodePortAddresses: [10.0.0.0/8, 0.0.0.0/0, fd00::/8]",
         "clusterCIDR: 10.0.0.0/8,fd00::/8",
         "clusterCIDR: nonsense\ndetectLocalMode: NodeCIDR",
@@ -102,6 +105,7 @@ fn what_is_allowed() {
         "clientConnection: {qps: -1}",
         "featureGates: {LoggingAlphaOptions: true}\nlogging: {options: {json: {splitStream: true}}}",
         "showHiddenMetricsForVersion: '1.35'",
+        "showHiddenMetricsForVersion: '1.29'",
         "logging: {options: {text: {infoBufferSize: 0}}}",
     ] {
         assert_eq!(problems(yaml), Vec::<String>::new(), "{yaml}");

@@ -65,6 +65,7 @@ fn service(name: &str, n: u8) -> Service {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: false,
         internal_policy_local: false,
         affinity_seconds: None,

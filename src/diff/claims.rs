@@ -1,13 +1,14 @@
 //! Which Service has a frontend that several claim.
 //!
 //! The original leaves this undefined and may flip at each sync (specification 3.5). Here: a ClusterIP beats every other
-//! kind of claim; then load balancer IPs, external IPs; then the oldest Service, then namespace and name.
+//! kind of claim; then health check servers, load balancer IPs, external IPs; then the oldest Service, then namespace and name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use crate::model::{Family, ObjectKey};
-use crate::plan::{Class, FrontendKey};
+use super::Mirror;
+use crate::plan::{Class, FrontendKey, Holder};
 
 /// A Service's claim to a frontend. The smallest wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,27 +19,37 @@ pub(super) struct Claim {
     pub(super) service: ObjectKey,
 }
 
+impl Claim {
+    fn holder(&self) -> Holder {
+        match self.class {
+            Class::HealthCheck => Holder::HealthCheck(self.service.clone()),
+            _ => Holder::Service(self.service.clone()),
+        }
+    }
+}
+
 /// A frontend that one Service has and another does not get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// What both claim.
     pub frontend: FrontendKey,
     /// Who has it.
-    pub winner: ObjectKey,
+    pub winner: Holder,
     /// Who does not.
     pub loser: ObjectKey,
 }
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} belongs to Service {}; Service {} does not get it", self.frontend, self.winner, self.loser)
+        let Self { frontend, winner, loser } = self;
+        write!(f, "{frontend} belongs to {winner}; Service {loser} does not get it: give it another port or address")
     }
 }
 
 /// What a Service does not get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Objection {
-    /// Another Service has it.
+    /// Somebody else has it.
     Contested(Conflict),
     /// It has so many ports, addresses, source ranges and endpoints that none of them is in force.
     Oversized {
@@ -61,6 +72,40 @@ impl fmt::Display for Objection {
                  and endpoints; none of it is in force"
             ),
         }
+    }
+}
+
+impl Mirror {
+    /// The Service that has a frontend, or whose health check server has it.
+    pub fn owner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
+        Some(&self.claim(family, frontend)?.service)
+    }
+
+    /// Who has a frontend instead of a Service that claims it in vain.
+    pub fn holder(&self, family: Family, frontend: FrontendKey, loser: &ObjectKey) -> Option<Holder> {
+        let node_ip = self.settings().family(family).and_then(|settings| settings.node_ip);
+        let claim = self.claim(family, frontend);
+        let others = claim.filter(|claim| claim.class == Class::HealthCheck || claim.service != *loser);
+        others.map(Claim::holder).or_else(|| {
+            let mut listeners = self.settings().listeners.iter();
+            Some(Holder::Server(listeners.find(|listener| listener.is_hit_by(&frontend, family, node_ip))?.name))
+        })
+    }
+
+    /// What Services do not get at present, those of one Service together.
+    pub fn conflicts(&self) -> impl Iterator<Item = (Family, Conflict)> {
+        self.families.iter().flat_map(move |mirror| {
+            let family = mirror.family;
+            let lost = mirror.services.iter().flat_map(|(loser, state)| state.lost.iter().map(move |key| (loser, *key)));
+            lost.filter_map(move |(loser, frontend)| {
+                let winner = self.holder(family, frontend, loser)?;
+                Some((family, Conflict { frontend, winner, loser: loser.clone() }))
+            })
+        })
+    }
+
+    fn claim(&self, family: Family, frontend: FrontendKey) -> Option<&Claim> {
+        self.families.iter().find(|mirror| mirror.family == family)?.claims.winner(frontend)
     }
 }
 
@@ -114,16 +159,16 @@ impl Claims {
         }
     }
 
-    /// The Service that has the frontend.
-    pub(super) fn winner(&self, key: FrontendKey) -> Option<&ObjectKey> {
-        Some(&self.winners.get(&key)?.service)
+    /// The claim that counts.
+    pub(super) fn winner(&self, key: FrontendKey) -> Option<&Claim> {
+        self.winners.get(&key)
     }
 
     /// Whether the Service has the frontend; otherwise who does.
     pub(super) fn check(&self, key: FrontendKey, service: &ObjectKey) -> Result<(), Conflict> {
         match self.winners.get(&key) {
             Some(winner) if winner.service != *service => {
-                Err(Conflict { frontend: key, winner: winner.service.clone(), loser: service.clone() })
+                Err(Conflict { frontend: key, winner: winner.holder(), loser: service.clone() })
             }
             _ => Ok(()),
         }
@@ -159,6 +204,23 @@ mod tests {
         assert_eq!(claims.remove(key, &service("old")), Some(service("middle")));
         assert_eq!(claims.remove(key, &service("middle")), None);
         assert!(claims.winners.is_empty() && claims.losers.is_empty());
+    }
+
+    #[test]
+    fn a_health_check_keeps_its_port_from_older_frontends() {
+        let key = FrontendKey::NodePort { protocol: Protocol::Tcp, port: 30_073 };
+        let service = |name: &str| ObjectKey::new("ns", name);
+        let mut claims = Claims::default();
+        claims.add(key, claim(Class::NodePort, 1, "second"));
+        assert_eq!(claims.add(key, claim(Class::HealthCheck, 9, "first")), Some(service("second")));
+        let conflict = claims.check(key, &service("second")).expect_err("lost");
+        assert_eq!(
+            conflict.to_string(),
+            "node port 30073/TCP belongs to the healthCheckNodePort of Service ns/first; Service ns/second does not get \
+             it: give it another port or address"
+        );
+        assert_eq!(claims.remove(key, &service("first")), Some(service("second")));
+        assert!(claims.check(key, &service("second")).is_ok());
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl FamilyMirror {
         }
         let frontend = key.as_slice().get(..set.spec().frontend_len(self.family)?)?;
         let frontend = FrontendKey::from_bytes(&Bytes::from_slice(frontend)?)?;
-        let service = self.services.get(self.claims.winner(frontend)?)?;
+        let service = self.services.get(&self.claims.winner(frontend)?.service)?;
         service.frontends.iter().find(|own| own.key == frontend)?.element(set, key)
     }
 }

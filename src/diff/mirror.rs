@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::affinity;
 use super::change::{Change, Steps};
-use super::claims::{Claim, Claims};
+use super::claims::{Claim, Claims, Conflict};
 use super::counted::Counted;
 use super::growth::Sizes;
 use super::numbers::Numbers;
@@ -16,7 +16,7 @@ use super::slots;
 use super::{Hints, Objection, StaleAffinity};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{
-    Action, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
+    Action, Class, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
     globals, rules,
 };
 use crate::ruleset::{Bytes, ChainId, Rule, SetId, Term, Value, Verdict};
@@ -56,8 +56,10 @@ pub(super) struct FamilyMirror {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceState {
     pub(super) frontends: Box<[Frontend]>,
-    /// Frontends other Services have.
-    lost: Box<[FrontendKey]>,
+    /// Frontends that others have.
+    pub(super) lost: Box<[FrontendKey]>,
+    /// Where its health check server answers.
+    checks: Box<[FrontendKey]>,
     pub(super) shared: Box<[Shared]>,
 }
 
@@ -150,11 +152,6 @@ impl Mirror {
         mirror.and_then(|mirror| mirror.services.get(service)).map_or(&[], |state| &state.lost)
     }
 
-    /// The Service that has a frontend.
-    pub fn owner(&self, family: Family, frontend: FrontendKey) -> Option<&ObjectKey> {
-        self.families.iter().find(|mirror| mirror.family == family)?.claims.winner(frontend)
-    }
-
     /// Frontends in force, as (family, Service, frontend), in no order.
     pub fn frontends(&self) -> impl Iterator<Item = (Family, &ObjectKey, &Frontend)> {
         self.families.iter().flat_map(|mirror| {
@@ -169,6 +166,7 @@ impl Mirror {
 fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
     let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
     old.node_name != new.node_name
+        || old.listeners != new.listeners
         || old.zone != new.zone
         || old.external_ips != new.external_ips
         || node_ips(old) != node_ips(new)
@@ -295,14 +293,14 @@ impl FamilyMirror {
     ) {
         if let Some(state) = self.services.get(service) {
             let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
-            for key in held {
+            for key in held.chain(state.checks.iter().copied()) {
                 affected.extend(self.claims.remove(key, service));
             }
         }
-        for frontend in &plan.frontends {
-            let created = created.unwrap_or(i64::MAX);
-            let claim = Claim { class: frontend.class, created, service: service.clone() };
-            affected.extend(self.claims.add(frontend.key, claim));
+        let frontends = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
+        for (key, class) in frontends.chain(plan.checks.iter().map(|key| (*key, Class::HealthCheck))) {
+            let claim = Claim { class, created: created.unwrap_or(i64::MAX), service: service.clone() };
+            affected.extend(self.claims.add(key, claim));
         }
     }
 
@@ -327,7 +325,16 @@ impl FamilyMirror {
                 false
             }
         });
-        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), shared };
+        for check in &plan.checks {
+            let conflict = self.claims.check(*check, &key).err();
+            update.objections.extend(conflict.map(Objection::Contested));
+        }
+        for (frontend, winner) in plan.refused {
+            lost.push(frontend);
+            update.objections.push(Objection::Contested(Conflict { frontend, winner, loser: key.clone() }));
+        }
+        let checks = plan.checks.into();
+        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), checks, shared };
         self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
         for frontend in &mut state.frontends {
             let previous = old_frontends.remove(&frontend.key);

@@ -81,6 +81,11 @@ impl Recorder {
                 let regarding = reference("Service", Some(service.namespace()), service.name());
                 (regarding, event(EventType::Warning, "FailedToStartServiceHealthcheck", "Listen", Some(note)))
             }
+            EventWanted::ServiceFault { service, reason, note } => {
+                let name = node.name.unwrap_or_default();
+                let regarding = reference("Service", Some(service.namespace()), service.name());
+                (regarding, event(EventType::Warning, reason, "Sync", Some(format!("node {name}: {note}"))))
+            }
         }
     }
 }

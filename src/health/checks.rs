@@ -1,6 +1,7 @@
 //! What the servers behind `healthCheckNodePort` have to say (specification 5.6).
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -9,7 +10,7 @@ use crate::controller::{Observer, Synced};
 use crate::model::{EndpointSlice, Family, ObjectKey, Service, ServiceType};
 use crate::plan::{NodePortAddresses, Settings, candidates};
 
-/// A server: a Service in one family.
+/// A server: a Service, and the family of the addresses it listens on.
 pub type CheckId = (Family, ObjectKey);
 
 /// What a server does.
@@ -22,20 +23,37 @@ pub struct Check {
 }
 
 impl Check {
-    /// The server a Service needs in a family.
+    /// The server a Service needs on addresses of a family. Where the Service does not have that family, the endpoints of
+    /// the other one count: a load balancer that comes by IPv6 may ask for a Service of IPv4.
     pub fn of<'a, I>(service: &Service, slices: impl Fn() -> I, family: Family, settings: &Settings) -> Option<Self>
     where
         I: Iterator<Item = &'a Arc<EndpointSlice>>,
     {
         let port = service.health_check_node_port?;
-        if service.service_type == ServiceType::ExternalName || service.cluster_ip(family).is_none() {
+        if service.service_type == ServiceType::ExternalName || settings.family(family).is_none() {
             return None;
         }
+        let serves = |family: &Family| service.cluster_ip(*family).is_some() && settings.family(*family).is_some();
+        let family = [family].into_iter().chain(Family::ALL).find(serves)?;
         let of_port = |port| candidates(slices(), family, port, &settings.node_name);
         let ready = service.ports.iter().flat_map(of_port).filter(|c| c.local && c.ready);
         let addresses: BTreeSet<_> = ready.map(|candidate| candidate.target.ip).collect();
         Some(Self { port, local_endpoints: addresses.len() })
     }
+}
+
+/// Where the servers of a family listen: on the addresses that answer NodePorts and, where those are the Node's own, on all
+/// of its InternalIPs that this host has. Load balancers may ask any of them, but NodePorts answer on the first only.
+fn listen_on(family: Family, sync: &Synced<'_>, on_internal_ips: bool) -> Option<NodePortAddresses> {
+    let node_ports = sync.mirror.settings().family(family)?.node_ports.clone();
+    let NodePortAddresses::Listed(mut listed) = node_ports else { return Some(node_ports) };
+    if let (true, Some(node), Some(local)) = (on_internal_ips, sync.model.node(), sync.model.local_addresses()) {
+        let here = |ip: &&IpAddr| Family::of(**ip) == family && !ip.is_loopback() && local.contains(*ip);
+        listed.extend(node.internal_ips.iter().filter(here));
+        listed.sort_unstable();
+        listed.dedup();
+    }
+    Some(NodePortAddresses::Listed(listed))
 }
 
 /// What a sync changed. Sent after every sync, also without any change: servers that could not open try again.
@@ -50,21 +68,22 @@ pub struct CheckChanges {
 /// Follows the sync loop and sends what the servers need.
 #[derive(Debug)]
 pub struct CheckObserver {
+    on_internal_ips: bool,
     known: HashMap<CheckId, Check>,
     addresses: Vec<(Family, NodePortAddresses)>,
     sender: UnboundedSender<CheckChanges>,
 }
 
 impl CheckObserver {
-    /// An observer that sends here.
-    pub fn new(sender: UnboundedSender<CheckChanges>) -> Self {
-        Self { known: HashMap::new(), addresses: Vec::new(), sender }
+    /// An observer that sends here. `on_internal_ips`: NodePorts answer on the Node's own addresses.
+    pub fn new(sender: UnboundedSender<CheckChanges>, on_internal_ips: bool) -> Self {
+        Self { on_internal_ips, known: HashMap::new(), addresses: Vec::new(), sender }
     }
 
     fn changes(&mut self, sync: &Synced<'_>) -> CheckChanges {
         let mut changes = CheckChanges::default();
-        let settings = sync.mirror.settings();
-        let addresses: Vec<_> = settings.families().map(|(family, f)| (family, f.node_ports.clone())).collect();
+        let addresses = |family| Some((family, listen_on(family, sync, self.on_internal_ips)?));
+        let addresses: Vec<_> = Family::ALL.into_iter().filter_map(addresses).collect();
         if addresses != self.addresses {
             self.addresses.clone_from(&addresses);
             changes.addresses = Some(addresses);
@@ -83,7 +102,7 @@ impl CheckObserver {
     fn update(&mut self, key: &ObjectKey, sync: &Synced<'_>, changes: &mut CheckChanges) {
         let settings = sync.mirror.settings();
         for family in Family::ALL {
-            let service = sync.model.usable_service(key).filter(|_| settings.family(family).is_some());
+            let service = sync.model.usable_service(key);
             let check = service.and_then(|service| Check::of(service, || sync.model.slices(key), family, settings));
             let id = (family, key.clone());
             let before = match check {

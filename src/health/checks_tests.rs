@@ -21,6 +21,7 @@ fn service(name: &str, check: Option<u16>) -> Event {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: true,
         internal_policy_local: false,
         affinity_seconds: None,
@@ -48,6 +49,13 @@ fn slice(service: &str, pods: &[Pod]) -> Event {
     }))
 }
 
+/// With an address of one family only.
+fn single(name: &str, cluster_ip: &str) -> Event {
+    let Event::Service(service) = service(name, Some(30_001)) else { unreachable!("made so") };
+    let cluster_ips = vec![cluster_ip.parse().expect("ip")];
+    Event::Service(Arc::new(Service { cluster_ips, ..(*service).clone() }))
+}
+
 /// Family, Service, port and count.
 type Seen = (Family, String, Option<(u16, usize)>);
 
@@ -60,7 +68,7 @@ impl Loop {
     fn start(events: Vec<Event>) -> Self {
         let (sender, changes) = unbounded_channel();
         let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
-        controller.observe(CheckObserver::new(sender));
+        controller.observe(CheckObserver::new(sender, true));
         let mut this = Self { controller, changes };
         let node = Event::Node(Box::new(Node { name: "n1".into(), ..Node::default() }));
         let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone);
@@ -70,6 +78,16 @@ impl Loop {
 
     fn sync(&mut self, events: Vec<Event>) {
         self.controller.handle(events, Instant::now());
+    }
+
+    /// Where the servers listen since the last sync.
+    fn addresses(&mut self) -> Vec<(Family, Vec<String>)> {
+        let addresses = self.changes.try_recv().expect("every sync sends").addresses.expect("changed");
+        let text = |addresses: NodePortAddresses| match addresses {
+            NodePortAddresses::AllLocal => vec!["all".to_owned()],
+            NodePortAddresses::Listed(ips) => ips.iter().map(ToString::to_string).collect(),
+        };
+        addresses.into_iter().map(|(family, addresses)| (family, text(addresses))).collect()
     }
 
     /// What the last sync changed: IPv4 and IPv6.
@@ -122,4 +140,29 @@ fn only_what_changed_is_sent() {
         it.changes(),
         [gone(Family::Ipv4, "a"), gone(Family::Ipv4, "b"), gone(Family::Ipv6, "a"), gone(Family::Ipv6, "b")]
     );
+}
+
+/// The end-to-end test "should only target nodes with endpoints" asks for a Service of one family on all InternalIPs.
+#[test]
+fn a_service_of_one_family_is_answered_for_on_addresses_of_both() {
+    let pods = [("10.1.0.1", "n1", true, false), ("10.1.0.2", "n1", true, false)];
+    let mut it = Loop::start(vec![single("a", "10.96.0.1"), slice("a", &pods)]);
+    let four = |family| (family, "a".to_owned(), Some((30_001, 2)));
+    assert_eq!(it.changes(), Family::ALL.map(four));
+    it.sync(vec![single("a", "fd00:96::1")]);
+    let six = |family| (family, "a".to_owned(), Some((30_001, 0)));
+    assert_eq!(it.changes(), Family::ALL.map(six), "its endpoints of IPv4 do not count");
+}
+
+#[test]
+fn servers_listen_on_all_internal_ips_of_the_node_that_are_here() {
+    let ip = |text: &str| -> IpAddr { text.parse().expect("ip") };
+    let mut it = Loop::start(vec![]);
+    it.addresses();
+    let ips = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"].map(ip);
+    let node = Node { ips: vec![ips[0], ips[3]], internal_ips: ips.into(), ..Node::default() };
+    let local = ["127.0.0.1", "10.0.0.1", "10.0.0.3", "10.0.0.9", "fd00::1"].map(ip);
+    it.sync(vec![Event::LocalAddresses(local.into()), Event::Node(Box::new(node))]);
+    let listed = |family, ips: &[&str]| (family, ips.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(it.addresses(), [listed(Family::Ipv4, &["10.0.0.1", "10.0.0.3"]), listed(Family::Ipv6, &["fd00::1"])]);
 }

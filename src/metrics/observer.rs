@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Metrics;
-use super::labels::ByFamily;
+use super::labels::{ByFamily, ByResult};
 use super::services::Shares;
 use super::sync::Histograms;
 use crate::controller::{Observer, Repair, Synced};
@@ -28,6 +28,12 @@ impl MetricsObserver {
     pub fn new(metrics: Arc<Metrics>, families: &[Family]) -> Self {
         let this = Self { metrics, families: families.to_vec(), shares: Shares::default(), is_full: true };
         this.queued();
+        // `increase()` sees a first failure only if there was a zero before it.
+        drop(this.metrics.table.transactions.get_or_create(&ByResult { result: "error" }));
+        this.for_each_family(|family| {
+            drop(this.metrics.sync.sync_failures.get_or_create(family));
+            drop(this.metrics.sync.cleanup_failures.get_or_create(family));
+        });
         this
     }
 

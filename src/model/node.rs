@@ -12,6 +12,8 @@ pub struct Node {
     pub name: Arc<str>,
     /// Raw node IPs (specification 2.3): InternalIPs, then ExternalIPs; at most one of each family, the first is primary.
     pub ips: Vec<IpAddr>,
+    /// All InternalIPs, in the order of the Node.
+    pub internal_ips: Vec<IpAddr>,
     /// The label `topology.kubernetes.io/zone`; absent counts as "".
     pub zone: Arc<str>,
     /// `spec.podCIDRs`.

@@ -87,6 +87,8 @@ pub struct Service {
     pub load_balancer_ips: Vec<IpAddr>,
     /// Valid entries of `spec.loadBalancerSourceRanges`.
     pub source_ranges: Vec<IpNet>,
+    /// An entry of `spec.loadBalancerSourceRanges` cannot be read: whoever it meant, nobody else is let in in its place.
+    pub bad_source_ranges: bool,
     /// `spec.externalTrafficPolicy: Local`, as written (see [`Service::external_local`]).
     pub external_policy_local: bool,
     /// `spec.internalTrafficPolicy: Local`.
@@ -196,7 +198,7 @@ pub struct Endpoint {
 }
 
 /// Where an endpoint is, and from where connections are to go there. There are few of them, and endpoints share them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Placement {
     /// `nodeName`; absent means not local anywhere.
     pub node: Option<Arc<str>>,

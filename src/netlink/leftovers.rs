@@ -2,6 +2,7 @@
 //! [`legacy`] iptables, and what its IPVS mode makes beside them ([`ipvs`]).
 
 mod blob;
+mod in_force;
 mod ipvs;
 mod legacy;
 

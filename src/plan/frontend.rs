@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::Protocol;
+use crate::model::{ObjectKey, Protocol};
 use crate::ruleset::Bytes;
 
 /// What identifies a frontend within a family.
@@ -82,12 +82,36 @@ impl fmt::Display for FrontendKey {
 pub enum Class {
     /// ClusterIP: internal traffic policy.
     ClusterIp,
+    /// The health check server of a Service: no frontend, but a port of the node that no frontend may take. A check that
+    /// somebody else answers tells load balancers lies.
+    HealthCheck,
     /// LoadBalancer IP of mode VIP: external traffic policy, source ranges.
     LoadBalancer,
     /// External IP: external traffic policy.
     ExternalIp,
     /// NodePort: external traffic policy.
     NodePort,
+}
+
+/// Who has an address and port that a Service claims in vain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// Another Service.
+    Service(ObjectKey),
+    /// The health check server of a Service, maybe the same one.
+    HealthCheck(ObjectKey),
+    /// A server of this process.
+    Server(&'static str),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Holder::Service(service) => write!(f, "Service {service}"),
+            Holder::HealthCheck(service) => write!(f, "the healthCheckNodePort of Service {service}"),
+            Holder::Server(name) => write!(f, "Portway's {name}"),
+        }
+    }
 }
 
 /// Where a connection may be sent: an endpoint's address and port.

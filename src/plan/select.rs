@@ -1,6 +1,7 @@
 //! Which endpoints a Service port uses (specification 4).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,6 +30,13 @@ impl Candidate {
     pub fn is_draining(&self) -> bool {
         !self.ready && self.serving && self.terminating
     }
+
+    /// What decides between duplicates; the largest counts. Ties go to the endpoint on this node, and then to whatever makes
+    /// the order in which slices come irrelevant.
+    fn usability(&self) -> (impl Ord + '_, bool, &Placement) {
+        let conditions = (self.ready, self.is_draining(), self.serving, !self.terminating);
+        (conditions, self.local, &self.placement)
+    }
 }
 
 /// How hints narrow the cluster set (specification 4.3).
@@ -55,8 +63,8 @@ pub struct Selection {
     pub topology: Topology,
 }
 
-/// All endpoints of a Service port in one family (specification 3.4): unique by address and port. A later duplicate
-/// replaces an earlier one unless it is terminating, so a running pod wins over a terminating one.
+/// All endpoints of a Service port in one family (specification 3.4): unique by address and port. Of duplicates the most
+/// usable one counts, wherever it stands: an address that is usable in any slice is used.
 pub fn candidates<'a>(
     slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
     family: Family,
@@ -68,9 +76,6 @@ pub fn candidates<'a>(
         for number in slice.numbers_of(&port.name, port.protocol) {
             for endpoint in &slice.endpoints {
                 let target = Target { ip: endpoint.address, port: number };
-                if endpoint.terminating && found.contains_key(&target) {
-                    continue;
-                }
                 let candidate = Candidate {
                     target,
                     ready: endpoint.ready,
@@ -79,7 +84,13 @@ pub fn candidates<'a>(
                     local: endpoint.placement.node.as_deref() == Some(node_name),
                     placement: endpoint.placement.clone(),
                 };
-                found.insert(target, candidate);
+                match found.entry(target) {
+                    Entry::Vacant(free) => drop(free.insert(candidate)),
+                    Entry::Occupied(mut other) if other.get().usability() < candidate.usability() => {
+                        other.insert(candidate);
+                    }
+                    Entry::Occupied(_) => {}
+                }
             }
         }
     }

@@ -128,6 +128,47 @@ mod duplicates {
     }
 
     #[test]
+    fn an_address_that_is_usable_in_any_slice_is_used_in_any_order() {
+        // ready, serving, terminating, here; the better one first.
+        type State = (bool, bool, bool, bool);
+        let better: [(State, State); 7] = [
+            ((true, true, false, true), (false, false, false, true)),
+            ((true, true, false, false), (false, false, false, true)),
+            ((true, true, false, true), (false, false, true, true)),
+            ((true, true, false, true), (true, true, false, false)),
+            ((true, false, true, true), (false, true, false, true)),
+            ((false, true, true, true), (false, false, false, true)),
+            ((false, true, true, true), (false, true, false, true)),
+        ];
+        let endpoint = |(ready, serving, terminating, here): State| Endpoint {
+            address: [10, 0, 0, 1].into(),
+            ready,
+            serving,
+            terminating,
+            placement: Placement::on(if here { NODE } else { "n2" }),
+        };
+        let port = ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+        for (wanted, other) in better {
+            for states in [[wanted, other], [other, wanted]] {
+                let slices = |parts: &[&[State]]| -> Vec<Arc<EndpointSlice>> {
+                    let part = |(index, part): (usize, &&[State])| {
+                        let mut slice = Arc::unwrap_or_clone(slice(&index.to_string(), 8080, &[]));
+                        slice.endpoints = part.iter().map(|state| endpoint(*state)).collect();
+                        Arc::new(slice)
+                    };
+                    parts.iter().enumerate().map(part).collect()
+                };
+                for slices in [slices(&[&states[..1], &states[1..]]), slices(&[&states])] {
+                    let found = candidates(slices.iter(), Family::Ipv4, &port, NODE);
+                    let found: Vec<State> =
+                        found.iter().map(|c| (c.ready, c.serving, c.terminating, c.local)).collect();
+                    assert_eq!(found, [wanted], "{states:?} in {} slices", slices.len());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn slices_may_carry_different_numbers_for_a_port_name() {
         let slices = [slice("a", 8080, &[(1, true, false)]), slice("b", 9090, &[(1, true, false), (2, true, false)])];
         assert_eq!(found(&slices), [(1, 8080, true), (1, 9090, true), (2, 9090, true)]);

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Selection, Settings, candidates, select};
-use crate::model::{EndpointSlice, Family, Service, ServicePort, ServiceType};
+use super::{
+    Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, Selection, Settings, candidates, select,
+};
+use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 
 /// Elements one Service can have in a family. Kubernetes sets no bound to the product of ports, addresses, source ranges
 /// and endpoints: without one, a single tenant could use up the memory of all nodes.
@@ -25,6 +27,10 @@ pub struct ServicePlan {
     pub frontends: Vec<Frontend>,
     /// Addresses of its reachable endpoints on this node: connections from there to there need a masquerade.
     pub hairpins: Vec<IpAddr>,
+    /// Where its health check server answers: nobody else may have these.
+    pub checks: Vec<FrontendKey>,
+    /// Frontends it does not get because servers of this process have them.
+    pub refused: Vec<(FrontendKey, Holder)>,
     /// It would take this many elements or more, which is too many: it contributes nothing.
     pub oversized: Option<usize>,
 }
@@ -58,6 +64,7 @@ where
     };
     plan.cluster_ip = Some(cluster_ip);
     let frontends = Frontends::new(service, family, settings);
+    plan.checks = frontends.checks();
     let (mut elements, mut keys) = (0_usize, HashSet::new());
     for port in &service.ports {
         let found = candidates(slices(), family, port, &settings.node_name);
@@ -70,7 +77,13 @@ where
         let new = frontends.of_port(cluster_ip, port, &selection);
         // There are many Services: room that is given back later leaves holes that nothing fits into.
         plan.frontends.reserve_exact(new.len());
-        plan.frontends.extend(new.into_iter().filter(|frontend| keys.insert(frontend.key)));
+        for frontend in new {
+            match frontends.holder(&frontend, &plan.checks, settings) {
+                Some(holder) => plan.refused.push((frontend.key, holder)),
+                None if keys.insert(frontend.key) => plan.frontends.push(frontend),
+                None => {}
+            }
+        }
         plan.hairpins.extend(
             found
                 .iter()
@@ -106,6 +119,8 @@ impl Needs {
 /// What all ports of a Service share in one family.
 struct Frontends<'a> {
     service: &'a Service,
+    family: Family,
+    node_ip: Option<IpAddr>,
     external_ips: Vec<IpAddr>,
     load_balancer_ips: Vec<IpAddr>,
     sources: Option<Vec<IpNet>>,
@@ -118,8 +133,10 @@ impl<'a> Frontends<'a> {
         let node_ip = settings.family(family).and_then(|f| f.node_ip);
         Self {
             service,
+            family,
+            node_ip,
             external_ips: if settings.external_ips { of_family(&service.external_ips) } else { Vec::new() },
-            sources: allowed_sources(&service.source_ranges, &load_balancer_ips, family, node_ip),
+            sources: allowed_sources(service, &load_balancer_ips, family, node_ip),
             load_balancer_ips,
         }
     }
@@ -135,6 +152,27 @@ impl<'a> Frontends<'a> {
 
     fn externally_accessible(&self, port: &ServicePort) -> bool {
         port.node_port.is_some() || !self.external_ips.is_empty() || !self.load_balancer_ips.is_empty()
+    }
+
+    /// Where the Service's health check server answers, as frontends would be called.
+    fn checks(&self) -> Vec<FrontendKey> {
+        let Some(port) = self.service.health_check_node_port else { return Vec::new() };
+        let protocol = Protocol::Tcp;
+        let at_node = self.node_ip.map(|ip| FrontendKey::Address { ip, protocol, port });
+        [FrontendKey::NodePort { protocol, port }].into_iter().chain(at_node).collect()
+    }
+
+    /// The server of this process that a frontend would take connections from. ClusterIPs are nobody's own.
+    fn holder(&self, frontend: &Frontend, checks: &[FrontendKey], settings: &Settings) -> Option<Holder> {
+        if frontend.class == Class::ClusterIp {
+            return None;
+        }
+        if checks.contains(&frontend.key) {
+            return Some(Holder::HealthCheck(self.service.key.clone()));
+        }
+        let mut listeners = settings.listeners.iter();
+        let listener = listeners.find(|l| l.is_hit_by(&frontend.key, self.family, self.node_ip))?;
+        Some(Holder::Server(listener.name))
     }
 
     /// How many elements the frontends of a port will have, about.
@@ -196,15 +234,17 @@ impl<'a> Frontends<'a> {
     }
 }
 
-/// Who may use the load balancer addresses of a Service (specification 5.5); `None` for everybody.
+/// Who may use the load balancer addresses of a Service (specification 5.5); `None` for everybody. An entry that cannot be
+/// read may be of any family: then ranges of the other family alone close the addresses, too.
 fn allowed_sources(
-    ranges: &[IpNet],
+    service: &Service,
     load_balancer_ips: &[IpAddr],
     family: Family,
     node_ip: Option<IpAddr>,
 ) -> Option<Vec<IpNet>> {
-    let mut allowed: Vec<IpNet> = ranges.iter().filter(|net| Family::of_net(net) == family).copied().collect();
-    if allowed.is_empty() || allowed.iter().any(|net| net.prefix_len() == 0) {
+    let ranges = service.source_ranges.iter();
+    let mut allowed: Vec<IpNet> = ranges.filter(|net| Family::of_net(net) == family).copied().collect();
+    if (allowed.is_empty() && !service.bad_source_ranges) || allowed.iter().any(|net| net.prefix_len() == 0) {
         return None;
     }
     if node_ip.is_some_and(|ip| allowed.iter().any(|net| net.contains(&ip))) {

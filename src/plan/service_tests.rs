@@ -20,6 +20,7 @@ fn settings() -> Settings {
         external_ips: true,
         service_cidrs: Vec::new(),
         sizing: Sizing::default(),
+        listeners: Vec::new(),
         ipv4: family("192.0.2.1"),
         ipv6: family("2001:db8::1"),
     }
@@ -35,6 +36,7 @@ fn service() -> Service {
         external_ips: vec![ip("10.77.0.1")],
         load_balancer_ips: vec![ip("198.51.100.1")],
         source_ranges: Vec::new(),
+        bad_source_ranges: false,
         external_policy_local: false,
         internal_policy_local: false,
         affinity_seconds: None,
@@ -209,4 +211,21 @@ fn the_policy_decides_whose_records_count() {
         [&short_circuit[..], &[(LocalNodeportAffinityIds, local)]].concat()
     );
     assert_eq!(affinity_ids(&Service { affinity_seconds: None, ..sticky }, &["n1", "n2"]), []);
+}
+
+#[test]
+fn a_source_range_that_cannot_be_read_never_opens() {
+    let net = |text: &str| -> IpNet { text.parse().expect("a range") };
+    let sources = |ranges: &[&str], bad| {
+        let source_ranges = ranges.iter().map(|text| net(text)).collect();
+        let service = Service { source_ranges, bad_source_ranges: bad, ..service() };
+        let plan = plan(&service, &["n1"]);
+        plan.frontends.iter().find(|f| f.class == Class::LoadBalancer).expect("a load balancer").sources.clone()
+    };
+    assert_eq!(sources(&[], false), None);
+    assert_eq!(sources(&[], true), Some(vec![]), "nobody");
+    assert_eq!(sources(&["2001:db8::/32"], false), None, "as kube-proxy");
+    assert_eq!(sources(&["2001:db8::/32"], true), Some(vec![]), "it may have been of this family");
+    assert_eq!(sources(&["198.51.100.0/24"], true), Some(vec![net("198.51.100.0/24")]));
+    assert_eq!(sources(&["0.0.0.0/0"], true), None, "everybody is asked for");
 }

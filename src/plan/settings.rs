@@ -1,11 +1,12 @@
 //! What the rules depend on besides Services and endpoints.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::Family;
+use super::FrontendKey;
+use crate::model::{Family, Protocol};
 
 /// How packets of pods are told from others (specification 6.2), in one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,31 @@ pub struct FamilySettings {
     pub node_ip: Option<IpAddr>,
 }
 
+/// A socket of this process that listens for TCP on addresses of this node: no frontend may take its connections away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// What it is, for messages: `health server`.
+    pub name: &'static str,
+    /// Where it listens; the unspecified address of either family stands for all addresses of both.
+    pub address: SocketAddr,
+}
+
+impl Listener {
+    /// Whether new connections to a frontend are meant for it. NodePorts do not answer on loopback.
+    pub fn is_hit_by(&self, key: &FrontendKey, family: Family, node_ip: Option<IpAddr>) -> bool {
+        let (ip, everywhere) = (self.address.ip(), self.address.ip().is_unspecified());
+        match *key {
+            FrontendKey::NodePort { protocol: Protocol::Tcp, port } => {
+                port == self.address.port() && (everywhere || (Family::of(ip) == family && !ip.is_loopback()))
+            }
+            FrontendKey::Address { ip: claimed, protocol: Protocol::Tcp, port } => {
+                port == self.address.port() && (claimed == ip || (everywhere && node_ip == Some(claimed)))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// How much room maps get. A map without a size is enlarged by the kernel as it fills. One with a size is faster to fill,
 /// check and list, but has to be replaced before it is full. By default those have one that are so large that it pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +97,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Room of the maps.
     pub sizing: Sizing,
+    /// Servers of this process.
+    pub listeners: Vec<Listener>,
     /// IPv4; `None` when the family is not served.
     pub ipv4: Option<FamilySettings>,
     /// IPv6; `None` when the family is not served.

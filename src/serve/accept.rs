@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::http::{Request, Response, Routes, text};
+use super::proxy_header::{self, Rewound};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 128;
@@ -113,6 +114,14 @@ where
 {
     let keep_alive = routes.keeps_alive();
     let (head_limit, lifetime) = if keep_alive { (HEAD_LIMIT, LIFETIME) } else { (SINGLE_LIMIT, SINGLE_LIFETIME) };
+    let stream = match routes.skips_proxy_header() {
+        false => Rewound::new(stream, &[]),
+        true => match timeout(head_limit, proxy_header::skip(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(cause)) => return debug!(?peer, %cause, "connection ended"),
+            Err(_elapsed) => return debug!(?peer, "connection ended: nothing came"),
+        },
+    };
     let service = service_fn(move |request: http::Request<Incoming>| respond(request, peer, routes.clone()));
     let mut connection = pin!(
         http1::Builder::new()

@@ -197,6 +197,10 @@ impl Routes for CheckRoutes {
         response
     }
 
+    fn skips_proxy_header(&self) -> bool {
+        true
+    }
+
     /// A prober that keeps connections would hold one of few places on a port anybody can reach.
     fn keeps_alive(&self) -> bool {
         false

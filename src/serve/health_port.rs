@@ -40,6 +40,10 @@ impl Routes for HealthPort {
             _ => not_found(),
         }
     }
+
+    fn skips_proxy_header(&self) -> bool {
+        true
+    }
 }
 
 fn response(answer: Answer) -> Response {

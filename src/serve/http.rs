@@ -55,6 +55,11 @@ pub(crate) trait Routes: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Whether a PROXY header may come first. Nothing is believed that it says.
+    fn skips_proxy_header(&self) -> bool {
+        false
+    }
+
     /// Whether a connection may bring more than one request.
     fn keeps_alive(&self) -> bool {
         true

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 use super::api::{self, ApiObject, Metadata};
 use super::intern::Interner;
-use super::problem::Problem;
+use super::problem::{Problem, Subject};
 use crate::model::{Event, Family, Node, ObjectKey, Protocol, ServiceCidr, parse_cidr, parse_ip};
 
 /// Faults of one object that are told; it may have thousands.
@@ -134,9 +134,11 @@ impl Converter {
         };
         let zone = metadata.labels.as_ref().and_then(|labels| labels.zone.as_deref()).unwrap_or_default();
         let taints = spec.map(|spec| list(&spec.taints)).unwrap_or_default();
+        let (ips, internal_ips) = node_ips(object, &mut notes);
         let node = Node {
             name: self.node_name.clone(),
-            ips: node_ips(object, &mut notes),
+            ips,
+            internal_ips,
             zone: self.interner.string(zone),
             pod_cidrs,
             deleting: metadata.deletion_timestamp.0
@@ -183,7 +185,7 @@ fn name<'n>(kind: &str, field: &str, name: Option<&'n str>) -> Result<&'n str, C
     } else {
         return Ok(name);
     };
-    let problem = Problem { object: kind.to_owned(), field: field.to_owned(), message };
+    let problem = Problem::of(Subject::new(kind, "", ""), field, message);
     Err(Converted { event: None, problems: vec![problem] })
 }
 
@@ -211,11 +213,8 @@ impl<'a> Notes<'a> {
     }
 
     fn push(&mut self, field: String, message: String) {
-        let object = match self.namespace {
-            Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
-            None => format!("{} {}", self.kind, self.name),
-        };
-        self.problems.push(Problem { object, field, message });
+        let subject = Subject::new(self.kind, self.namespace.unwrap_or_default(), self.name);
+        self.problems.push(Problem::of(subject, field, message));
     }
 
     /// All that was noted.
@@ -280,23 +279,25 @@ fn each_once<T: Copy + Eq + Hash>(mut list: Vec<T>) -> Vec<T> {
     list
 }
 
-/// Specification 2.3: InternalIPs in order, then ExternalIPs; the first, and the first one of the other family.
-fn node_ips(object: &api::Node, notes: &mut Notes<'_>) -> Vec<IpAddr> {
+/// Specification 2.3: InternalIPs in order, then ExternalIPs; the first, and the first one of the other family. And all
+/// InternalIPs.
+fn node_ips(object: &api::Node, notes: &mut Notes<'_>) -> (Vec<IpAddr>, Vec<IpAddr>) {
     let addresses = object.status.as_ref().map(|status| list(&status.addresses)).unwrap_or_default();
+    let mut of_type = |wanted: &str| -> Vec<IpAddr> {
+        let entries = addresses.iter().enumerate().filter(|(_, entry)| entry.address_type.as_deref() == Some(wanted));
+        let ip = |(index, entry): (usize, &api::NodeAddress)| {
+            notes.ip(entry.address.as_deref().unwrap_or_default(), format_args!("status.addresses[{index}].address"))
+        };
+        entries.filter_map(ip).collect()
+    };
+    let (internal, external) = (of_type("InternalIP"), of_type("ExternalIP"));
     let mut ips: Vec<IpAddr> = Vec::new();
-    for wanted in ["InternalIP", "ExternalIP"] {
-        for (index, entry) in addresses.iter().enumerate() {
-            if entry.address_type.as_deref() != Some(wanted) {
-                continue;
-            }
-            let text = entry.address.as_deref().unwrap_or_default();
-            let Some(ip) = notes.ip(text, format_args!("status.addresses[{index}].address")) else { continue };
-            if !ips.iter().any(|known| Family::of(*known) == Family::of(ip)) {
-                ips.push(ip);
-            }
+    for ip in internal.iter().chain(&external) {
+        if !ips.iter().any(|known| Family::of(*known) == Family::of(*ip)) {
+            ips.push(*ip);
         }
     }
-    ips
+    (ips, internal)
 }
 
 /// Why no Service can have an address: it is everybody's own, or that of many.

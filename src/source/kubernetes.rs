@@ -5,11 +5,16 @@
 //! was missing, and cannot see that the server's history is another one.
 
 mod access;
-mod backoff;
+mod ask;
 mod client;
 mod fault;
 mod follow;
+mod gate;
+mod gunzip;
 mod proxy;
+mod server;
+mod throttle;
+mod timing;
 mod token;
 
 use std::sync::{Arc, Mutex};
@@ -19,8 +24,11 @@ use tokio::task::JoinSet;
 
 use self::access::Access;
 pub use self::access::KubeOptions;
-pub use self::client::Timing;
-use self::follow::{Follow, Selector, Shared};
+use self::ask::Selector;
+use self::follow::{Follow, Shared};
+pub use self::gate::{Gate, Outcome, Pace, Turn};
+use self::server::Server;
+pub use self::timing::Timing;
 use super::api;
 use super::convert::{Converter, Origin};
 use super::problem::{Reporter, SourceStats};
@@ -88,9 +96,10 @@ impl KubeSource {
         let converter = Converter::new(Origin::Api, self.node_name).serving(self.proxy_name);
         let shared = Arc::new(Shared {
             converter: Mutex::new(converter),
-            reporter: Mutex::new(Reporter::default()),
+            reporter: Mutex::new(Reporter),
             stats: self.stats,
             sender: sender.clone(),
+            server: Server::new(self.access.timing().pace.clone()),
             access: self.access,
         });
         let slices = Selector::default().labels(SLICE_LABELS);

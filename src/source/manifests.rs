@@ -57,7 +57,7 @@ impl ManifestSource {
         }
         Ok(Self {
             folder: Folder::new(path, node_name),
-            reporter: Reporter::default(),
+            reporter: Reporter,
             stats: Arc::new(SourceStats::default()),
         })
     }
@@ -133,7 +133,7 @@ impl ManifestSource {
                     return None;
                 }
                 SourceStats::add(&self.stats.lists);
-                self.reporter.retain(|file| loaded.problems.iter().any(|(listed, _)| listed == file));
+                self.reporter.retain(&self.stats, |file| loaded.problems.iter().any(|(listed, _)| listed == file));
                 for (file, problems) in loaded.problems {
                     self.reporter.report(&self.stats, &file, problems);
                 }

@@ -137,7 +137,7 @@ fn a_table_that_drops_everything_is_left_alone() {
 fn addresses_come_and_go_with_their_interfaces() {
     let mut city = City::build(&["--nodeport-addresses", "10.51.0.0/16,fd00:51::/64"]);
     let ranges = ["10.51.0.0/16", "fd00:51::/64"].map(|range| range.parse().expect("valid"));
-    city.options().node_ports = NodePortsOn::Ranges(ranges.into());
+    city.options().node_ports = NodePortsOn::ranges(ranges.into());
     let service = one_service(&mut city, Kind::NodePort);
     let added = SocketAddr::new([10, 51, 7, 7].into(), service.address().port());
     for _ in 0..3 {

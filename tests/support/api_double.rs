@@ -1,9 +1,11 @@
-//! A small API server: lists (paged), streaming lists, watches and selectors over real HTTP and TLS, and its usual
+//! A small API server: lists, streaming lists, watches and selectors over real HTTP and TLS, and its usual
 //! failures.
 
+pub mod compress;
 pub mod delivery;
 mod server;
 pub mod tls;
+pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,7 +20,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use compress::{Encoder, Gzip};
 use delivery::{Delivery, Hangup, Sink};
+use traffic::Traffic;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Namespace (empty if cluster-scoped) and name.
@@ -35,6 +39,10 @@ pub struct Seen {
     pub user_agent: String,
     /// The header `Authorization`.
     pub authorization: String,
+    /// The header `Accept`.
+    pub accept: String,
+    /// The version of HTTP.
+    pub http: hyper::Version,
     /// When it came.
     pub at: Instant,
 }
@@ -59,6 +67,16 @@ impl Seen {
     /// Whether it asks for a streaming list.
     pub fn is_streaming_list(&self) -> bool {
         self.param("sendInitialEvents") == "true"
+    }
+
+    /// Whether it asks for all objects without watching on, or for a page of them.
+    pub fn is_plain_list(&self) -> bool {
+        self.param("watch") != "true" && !self.is_question()
+    }
+
+    /// Whether it only asks which version is the present one.
+    pub fn is_question(&self) -> bool {
+        self.param("limit") == "1"
     }
 
     /// Whether it asks for a plain watch.
@@ -98,9 +116,10 @@ struct State {
     hidden: BTreeSet<String>,
     refuse_streaming: bool,
     withhold_bookmark: bool,
-    expired_tokens: usize,
     token: Option<String>,
     delivery: Delivery,
+    gzip: Gzip,
+    drops_managed_fields: bool,
     epoch: u64,
 }
 
@@ -119,6 +138,7 @@ pub struct ApiDouble {
     state: Arc<Mutex<State>>,
     listening: Arc<Mutex<Listening>>,
     changed: watch::Sender<()>,
+    traffic: Traffic,
 }
 
 impl Default for ApiDouble {
@@ -135,12 +155,14 @@ impl Default for ApiDouble {
             hidden: BTreeSet::new(),
             refuse_streaming: false,
             withhold_bookmark: false,
-            expired_tokens: 0,
             token: None,
             delivery: Delivery::Good,
+            gzip: Gzip::Never,
+            drops_managed_fields: false,
             epoch: 0,
         };
-        Self { state: Arc::new(Mutex::new(state)), listening: Arc::default(), changed: watch::Sender::new(()) }
+        let (state, changed) = (Arc::new(Mutex::new(state)), watch::Sender::new(()));
+        Self { state, listening: Arc::default(), changed, traffic: Traffic::default() }
     }
 }
 
@@ -189,7 +211,7 @@ impl ApiDouble {
         self.wake();
     }
 
-    /// Breaks all connections that carry a watch.
+    /// Breaks all connections.
     pub fn drop_connections(&self) {
         self.lock().epoch += 1;
         self.wake();
@@ -235,6 +257,17 @@ impl ApiDouble {
         self.wake();
     }
 
+    /// Comes back from an older backup with what is there now: its versions are less by so many, and it has no history.
+    pub fn rewind(&self, by: u64) {
+        let mut state = self.lock();
+        state.version -= by;
+        state.oldest = 0;
+        state.log.clear();
+        state.epoch += 1;
+        drop(state);
+        self.wake();
+    }
+
     /// Lets only requests with this bearer token in.
     pub fn require_token(&self, token: &str) {
         self.lock().token = Some(token.to_owned());
@@ -246,9 +279,19 @@ impl ApiDouble {
         self.wake();
     }
 
-    /// Refuses the next continue tokens as too old.
-    pub fn expire_tokens(&self, times: usize) {
-        self.lock().expired_tokens = times;
+    /// Compresses answers from now on, for those who ask for it.
+    pub fn compress(&self, gzip: Gzip) {
+        self.lock().gzip = gzip;
+    }
+
+    /// Leaves managedFields out for those who ask for it, as Kubernetes from 1.37 on does with its gate.
+    pub fn drop_managed_fields(&self) {
+        self.lock().drops_managed_fields = true;
+    }
+
+    /// Sockets and bytes so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 
     /// Watches of a kind that were opened so far, streaming lists included.
@@ -322,6 +365,8 @@ impl ApiDouble {
             query: decode(request.uri().query().unwrap_or_default()),
             user_agent: header("user-agent").to_owned(),
             authorization: header("authorization").to_owned(),
+            accept: header("accept").to_owned(),
+            http: request.version(),
             at: Instant::now(),
         };
         let plural = seen.path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -347,17 +392,16 @@ impl ApiDouble {
                 "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
             );
         }
-        if !seen.param("continue").is_empty() && state.expired_tokens > 0 {
-            state.expired_tokens -= 1;
-            return status(410, "The provided continue parameter is too old");
-        }
-        let (sink, response) = Sink::new();
-        if seen.param("watch") == "true" {
-            drop(state);
-            tokio::spawn(self.clone().watch(plural, seen, sink));
-        } else {
+        let wants = header("accept-encoding").contains("gzip");
+        let is_list = seen.param("watch") != "true";
+        let encoder = Encoder::new(state.gzip, is_list).filter(|_| wants && (is_list || seen.is_streaming_list()));
+        let (mut sink, response) = Sink::new(encoder);
+        if is_list {
             let (double, text) = (self.clone(), list(&state, &plural, &seen));
             tokio::spawn(async move { drop(sink.send(&double, &text).await) });
+        } else {
+            drop(state);
+            tokio::spawn(self.clone().watch(plural, seen, sink));
         }
         response
     }
@@ -371,12 +415,13 @@ impl ApiDouble {
         respond(201, full(body.to_string()))
     }
 
-    async fn watch(self, plural: String, seen: Seen, sink: Sink) {
+    async fn watch(self, plural: String, seen: Seen, mut sink: Sink) {
         // A line that cannot be sent ends the answer.
-        drop(self.try_watch(&plural, &seen, &sink).await);
+        drop(self.try_watch(&plural, &seen, &mut sink).await);
     }
 
-    async fn try_watch(&self, plural: &str, seen: &Seen, sink: &Sink) -> Result<(), Hangup> {
+    async fn try_watch(&self, plural: &str, seen: &Seen, sink: &mut Sink) -> Result<(), Hangup> {
+        let slim = self.lock().drops_managed_fields && seen.accept.contains(";drop=metadata.managedFields");
         let mut changed = self.changed.subscribe();
         let from: u64 = seen.param("resourceVersion").parse().unwrap_or(0);
         let mut lines = Vec::new();
@@ -385,7 +430,8 @@ impl ApiDouble {
             *state.opened.entry(plural.to_owned()).or_default() += 1;
             if seen.is_streaming_list() {
                 let objects = state.objects.get(plural).into_iter().flat_map(BTreeMap::values);
-                lines.extend(objects.filter(|object| matches(seen, object)).map(|object| line("ADDED", object)));
+                let objects = objects.filter(|object| matches(seen, object));
+                lines.extend(objects.map(|object| line("ADDED", &shown(object, slim))));
                 if !state.withhold_bookmark {
                     let annotations = json!({"k8s.io/initial-events-end": "true"});
                     lines.push(line("BOOKMARK", &bookmark(state.version, annotations)));
@@ -408,7 +454,7 @@ impl ApiDouble {
                     let changes = state.log[position..].iter().filter(|change| change.plural == plural);
                     // A watch hears nothing of versions that were there before its own.
                     let changes = changes.filter(|change| change.raw.is_some() || change.version > from);
-                    lines.extend(changes.filter_map(|change| describe(change, seen)));
+                    lines.extend(changes.filter_map(|change| describe(change, seen, slim)));
                     position = state.log.len();
                     if lines.is_empty() && state.delivery == Delivery::Brief {
                         return Ok(());
@@ -441,7 +487,7 @@ fn gone() -> Value {
 }
 
 /// The line a watcher with these selectors gets for a change, if any.
-fn describe(change: &Change, seen: &Seen) -> Option<String> {
+fn describe(change: &Change, seen: &Seen, slim: bool) -> Option<String> {
     if let Some(raw) = &change.raw {
         return Some(format!("{raw}\n"));
     }
@@ -450,11 +496,20 @@ fn describe(change: &Change, seen: &Seen) -> Option<String> {
     let mut last = change.new.clone().or_else(|| change.old.clone())?;
     last["metadata"]["resourceVersion"] = json!(change.version.to_string());
     match (before, now) {
-        (false, Some(object)) => Some(line("ADDED", object)),
-        (true, Some(object)) => Some(line("MODIFIED", object)),
-        (true, None) => Some(line("DELETED", &last)),
+        (false, Some(object)) => Some(line("ADDED", &shown(object, slim))),
+        (true, Some(object)) => Some(line("MODIFIED", &shown(object, slim))),
+        (true, None) => Some(line("DELETED", &shown(&last, slim))),
         (false, None) => None,
     }
+}
+
+/// An object as it is sent.
+fn shown(object: &Value, slim: bool) -> Value {
+    let mut object = object.clone();
+    if slim && let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    object
 }
 
 /// The selectors this program uses: `!key` and `key=value` for labels, `=` and `!=` for fields.
@@ -479,14 +534,13 @@ fn matches(seen: &Seen, object: &Value) -> bool {
 fn list(state: &State, plural: &str, seen: &Seen) -> String {
     let objects = state.objects.get(plural).into_iter().flat_map(BTreeMap::values);
     let all: Vec<&Value> = objects.filter(|object| matches(seen, object)).collect();
-    let start: usize = seen.param("continue").parse().unwrap_or(0);
     let limit: usize = seen.param("limit").parse().unwrap_or(usize::MAX);
-    let end = all.len().min(start.saturating_add(limit));
+    let end = all.len().min(limit);
     let mut metadata = json!({"resourceVersion": state.version.to_string()});
     if end < all.len() {
         metadata["continue"] = json!(end.to_string());
     }
-    json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": &all[start..end]}).to_string()
+    json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": &all[..end]}).to_string()
 }
 
 fn line(kind: &str, object: &Value) -> String {

@@ -89,6 +89,7 @@ pub fn any_service() -> impl Strategy<Value = Service> {
                     external_ips: external.0,
                     load_balancer_ips: external.1,
                     source_ranges: external.2,
+                    bad_source_ranges: false,
                     external_policy_local: external_local,
                     internal_policy_local: internal_local,
                     affinity_seconds: affinity,
@@ -137,7 +138,7 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
 
 fn any_node() -> impl Strategy<Value = Node> {
     (vec(addresses(51, 1..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]).prop_map(|(ips, zone)| {
-        Node { name: NODE.into(), ips, zone: zone.into(), pod_cidrs: Vec::new(), deleting: false }
+        Node { name: NODE.into(), ips, zone: zone.into(), pod_cidrs: Vec::new(), ..Node::default() }
     })
 }
 
@@ -180,9 +181,9 @@ pub fn any_options() -> impl Strategy<Value = Options> {
         Just(DetectLocal::InterfaceNamePrefix("cali".into())),
     ];
     let node_ports = prop_oneof![
-        Just(NodePortsOn::Primary),
-        Just(NodePortsOn::Ranges(vec!["10.51.0.0/16".parse().expect("valid")])),
-        Just(NodePortsOn::Ranges(vec!["0.0.0.0/0".parse().expect("valid")])),
+        Just(NodePortsOn::primary()),
+        Just(NodePortsOn::ranges(vec!["10.51.0.0/16".parse().expect("valid")])),
+        Just(NodePortsOn::ranges(vec!["0.0.0.0/0".parse().expect("valid")])),
     ];
     // Small enough that maps get a size, and grow.
     let sizing = (1_u32..8).prop_map(|floor| Sizing { floor, ..Sizing::default() });

@@ -9,7 +9,7 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model};
 use portway::render;
 use portway::ruleset::FakeKernel;
-use portway::source::{KubeOptions, KubeSource, SourceError, SourceStats, Timing};
+use portway::source::{KubeOptions, KubeSource, Pace, SourceError, SourceStats, Timing};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -28,8 +28,14 @@ pub fn fast() -> Timing {
         list: Duration::from_millis(300),
         watch: Duration::from_secs(290),
         bookmarks: Duration::from_secs(130),
-        first_retry: Duration::from_millis(20),
-        longest_retry: Duration::from_millis(200),
+        ping: Duration::from_secs(2),
+        pace: Pace {
+            probe: Duration::from_millis(40),
+            first_retry: Duration::from_millis(20),
+            longest_retry: Duration::from_millis(200),
+            spread: Duration::from_millis(50),
+            ..Pace::default()
+        },
         renew: Duration::from_millis(500),
     }
 }

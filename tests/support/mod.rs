@@ -8,6 +8,7 @@ pub mod cluster;
 pub(crate) mod corpus;
 pub mod follower;
 pub(crate) mod health;
+pub(crate) mod kube_proxy;
 pub(crate) mod live;
 pub(crate) mod netns;
 pub mod nft;

@@ -117,8 +117,13 @@ pub(crate) fn any_scene(packets: std::ops::RangeInclusive<usize>) -> impl Strate
                     node_ips.push(ip);
                 }
             }
-            let node =
-                Node { name: NODE.into(), ips: node_ips, zone: zone.into(), pod_cidrs: pod_ranges(), deleting: false };
+            let node = Node {
+                name: NODE.into(),
+                ips: node_ips,
+                zone: zone.into(),
+                pod_cidrs: pod_ranges(),
+                ..Node::default()
+            };
             let services: Vec<Service> = services.into_iter().enumerate().map(settle_service).collect();
             let slices = slices.into_iter().enumerate();
             let slices = slices.map(|(n, slice)| settle_slice(n, slice, &services[n % services.len()])).collect();

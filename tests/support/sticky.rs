@@ -109,6 +109,7 @@ impl Shop {
             external_ips: Vec::new(),
             load_balancer_ips: load_balancers.iter().map(|ip| ip.parse().expect("valid")).collect(),
             source_ranges: Vec::new(),
+            bad_source_ranges: false,
             external_policy_local: self.external_local,
             internal_policy_local: self.internal_local,
             affinity_seconds: self.timeout,

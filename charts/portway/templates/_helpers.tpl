@@ -28,7 +28,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "portway.configMapName" -}}
-{{- .Values.existingConfigMap | default (include "portway.name" .) }}
+{{- .Values.existingConfigMap | default (printf "%s-%s" (include "portway.name" .) (include "portway.config" . | sha256sum | trunc 10)) }}
+{{- end }}
+
+{{- /* Folder and file of the configuration in the container. */}}
+{{- define "portway.configFolder" -}}
+{{- ternary (.Values.existingConfigMapPath | default "/var/lib/kube-proxy") "/var/lib/kube-proxy" (ne .Values.existingConfigMap "") }}
+{{- end }}
+{{- define "portway.configFile" -}}
+{{- $key := ternary (.Values.existingConfigMapKey | default "config.conf") "config.conf" (ne .Values.existingConfigMap "") }}
+{{- printf "%s/%s" (include "portway.configFolder" .) $key }}
+{{- end }}
+
+{{- /* Nothing while serving; `now` or `afterKubeProxy`. */}}
+{{- define "portway.cleanup" -}}
+{{- if .Values.cleanup }}{{ ternary "afterKubeProxy" "now" (eq (toString .Values.cleanup) "afterKubeProxy") }}{{ end }}
 {{- end }}
 
 {{- /* What the chart sets in the configuration, under what `config` says. */}}
@@ -53,11 +67,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "portway.args" -}}
 - run
-- --config=/var/lib/kube-proxy/config.conf
-- --hostname-override=$(NODE_NAME)
-{{- with .Values.serviceProxyName }}
-- --service-proxy-name={{ . }}
-{{- end }}
+{{ include "portway.sourceArgs" . }}
 {{- if .Values.sysctls }}
 - --sysctl-net=/host/proc/sys/net
 {{- end }}
@@ -66,6 +76,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- with .Values.extraArgs }}
 {{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Where Services come from, and which. */}}
+{{- define "portway.sourceArgs" -}}
+- --config={{ include "portway.configFile" . }}
+- --hostname-override=$(NODE_NAME)
+{{- with .Values.serviceProxyName }}
+- --service-proxy-name={{ . }}
 {{- end }}
 {{- end }}
 
@@ -87,12 +106,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "portway.volumeMounts" -}}
 - name: config
-  mountPath: /var/lib/kube-proxy
+  mountPath: {{ include "portway.configFolder" . }}
   readOnly: true
 {{- with .Values.kubeconfig }}
 - name: kubeconfig
   mountPath: {{ . }}
   readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -126,10 +148,20 @@ readOnlyRootFilesystem: true
 {{- /* Without a way to the API server that needs no Service a node could not start. */}}
 {{- define "portway.validate" -}}
 {{- $ways := compact (list .Values.k8sServiceHost .Values.kubeconfig .Values.existingConfigMap) }}
-{{- if and (ne (len $ways) 1) (not .Values.cleanup) }}
+{{- if not .Values.image.repository }}
+{{- fail (print "image.repository is empty, as no image of Portway is published. Build one: docker build -t NAME:" .Chart.AppVersion " . "
+  "Get it onto the nodes: docker push NAME:" .Chart.AppVersion ", where NAME begins with a registry the nodes can pull from; "
+  "or on each node: docker save NAME:" .Chart.AppVersion " | ctr -n k8s.io images import - ; or with kind: kind load docker-image NAME:" .Chart.AppVersion " . "
+  "Then set image.repository=NAME; docs/install.md has more") }}
+{{- end }}
+{{- if and (ne (len $ways) 1) (ne (include "portway.cleanup" .) "now") }}
 {{- fail "set exactly one of k8sServiceHost, kubeconfig and existingConfigMap: Portway needs a way to the API server that does not need the kubernetes Service, which Portway itself makes work" }}
 {{- end }}
 {{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled }}
 {{- fail "set one of podMonitor.enabled and serviceMonitor.enabled: with both, everything is counted twice" }}
+{{- end }}
+{{- $rolling := (.Values.updateStrategy | default dict).rollingUpdate | default dict }}
+{{- if not (has (toString ($rolling.maxSurge | default 0)) (list "0" "0%")) }}
+{{- fail "updateStrategy.rollingUpdate.maxSurge must be 0: on the node's network the probes of a new pod would be answered by the old one, so a version that does not work would go to all nodes. Rules stay in force while a pod is replaced; use maxUnavailable" }}
 {{- end }}
 {{- end }}

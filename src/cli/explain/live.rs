@@ -74,6 +74,10 @@ impl Live {
         if !self.rows.candidates.is_empty() {
             out += &format!("\ncandidates\n{}", indented(&table::text(&self.rows.candidates, true, colours)));
         }
+        if !self.rows.notes.is_empty() {
+            let notes: String = self.rows.notes.iter().map(|note| format!("  {note}\n")).collect();
+            out += &format!("\nnotes\n{notes}");
+        }
         if !self.flows.is_empty() {
             let shown = &self.flows[..self.flows.len().min(FLOWS_SHOWN)];
             out +=

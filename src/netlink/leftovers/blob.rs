@@ -2,6 +2,10 @@
 //! (`linux/netfilter_ipv4/ip_tables.h`, `linux/netfilter/x_tables.h`; 64-bit).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::in_force::address;
+use crate::model::Family;
 
 /// `XT_TABLE_MAXNAMELEN`.
 pub(super) const NAME_LEN: usize = 32;
@@ -172,6 +176,26 @@ impl Blob {
             info.underflow[hook] = moved(self.info.underflow[hook])?;
         }
         Some(Smaller { blob: Self { info, entries }, kept, chains })
+    }
+
+    /// The single addresses that rules of a chain want as destination (`struct ipt_ip`, `struct ip6t_ip6`: source,
+    /// destination, and their masks).
+    pub(super) fn destinations(&self, chain: &str, family: Family) -> Vec<IpAddr> {
+        let len = match family {
+            Family::Ipv4 => 4,
+            Family::Ipv6 => 16,
+        };
+        let (mut within, mut found) = (false, Vec::new());
+        for entry in &self.entries {
+            if let Target::Head(name) = &entry.kind {
+                within = name == chain;
+            } else if self.info.begins_hook(entry.offset) {
+                within = false;
+            } else if within && entry.bytes[3 * len..4 * len].iter().all(|byte| *byte == 0xff) {
+                found.extend(address(family, &entry.bytes[len..]));
+            }
+        }
+        found
     }
 
     /// `struct ipt_replace`, with room for the pointer to the old counters, and the entries.

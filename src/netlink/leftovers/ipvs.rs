@@ -4,9 +4,10 @@
 //! which bear kube-proxy's names, is there; the interface goes last, so that an attempt that failed is made again.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
-use nix::sys::socket::SockProtocol;
+use nix::sys::socket::{SockProtocol, SockaddrStorage};
 
 use super::super::attr::{self, Attrs};
 use super::super::message::messages;
@@ -49,8 +50,7 @@ pub(super) fn remove(found: &mut Leftovers) {
     if sets.is_empty() && !has_interface {
         return;
     }
-    // Asking for the family would load the module.
-    if Path::new("/proc/net/ip_vs").exists() {
+    if has_virtual_services() {
         match flush() {
             Ok(()) => found.virtual_services = true,
             Err(cause) => found.failed(format!("cannot flush IPVS: {cause}; run `ipvsadm --clear`")),
@@ -71,6 +71,23 @@ pub(super) fn remove(found: &mut Leftovers) {
             Err(cause) => found.failed(format!("cannot delete interface {INTERFACE}: {cause}")),
         }
     }
+}
+
+/// Whether there are any in this network namespace. A file tells: asking IPVS would load its module.
+fn has_virtual_services() -> bool {
+    let listed = std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
+    // A heading of three lines comes first; its second and third are the titles of the columns.
+    listed.lines().any(|line| ["TCP ", "UDP ", "SCTP ", "FWM "].iter().any(|kind| line.starts_with(kind)))
+}
+
+/// The addresses of Services: IPVS takes packets to addresses of the host only, so kube-proxy gives them to its interface.
+pub(super) fn addresses() -> io::Result<Vec<IpAddr>> {
+    let all = nix::ifaddrs::getifaddrs()?.filter(|entry| entry.interface_name == INTERFACE);
+    let address = |address: SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| Some(address.as_sockaddr_in6()?.ip().into()))
+    };
+    Ok(all.filter_map(|entry| address(entry.address?)).collect())
 }
 
 fn is_kube_proxys(set: &str) -> bool {

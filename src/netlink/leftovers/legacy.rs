@@ -2,9 +2,11 @@
 //!
 //! The kernel replaces a table as a whole or not at all. `xtables.lock` keeps the iptables programs out meanwhile.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,6 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::super::ffi;
 use super::blob::{Blob, Info, Layout, NAME_LEN};
+use super::in_force::{SERVICES_CHAIN, SERVICES_TABLES};
 use super::{IPTABLES_TABLES, Leftovers, is_kube_proxys};
 use crate::model::Family;
 
@@ -63,7 +66,19 @@ fn tables(family: Family) -> io::Result<Vec<&'static str>> {
     Ok(IPTABLES_TABLES.into_iter().filter(|table| names.lines().any(|name| name == *table)).collect())
 }
 
-fn remove_from(family: Family, table: &str) -> io::Result<usize> {
+/// The addresses that kube-proxy's rules for Services name as destinations.
+pub(super) fn destinations(family: Family) -> io::Result<BTreeSet<IpAddr>> {
+    let mut found = BTreeSet::new();
+    for table in tables(family)?.into_iter().filter(|table| SERVICES_TABLES.contains(table)) {
+        let (socket, layout) = open(family)?;
+        let (_, blob) = read(socket.as_fd(), table, &layout)?;
+        found.extend(blob.destinations(SERVICES_CHAIN, family));
+    }
+    Ok(found)
+}
+
+/// Any socket of the family will do.
+fn open(family: Family) -> io::Result<(OwnedFd, Layout)> {
     if usize::BITS != 64 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "not done on 32-bit systems"));
     }
@@ -71,8 +86,11 @@ fn remove_from(family: Family, table: &str) -> io::Result<usize> {
         Family::Ipv4 => (AddressFamily::Inet, Layout::IPV4),
         Family::Ipv6 => (AddressFamily::Inet6, Layout::IPV6),
     };
-    // Any socket of the family will do.
-    let socket = socket(address, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok((socket(address, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?, layout))
+}
+
+fn remove_from(family: Family, table: &str) -> io::Result<usize> {
+    let (socket, layout) = open(family)?;
     let _lock = lock()?;
     for _ in 0..TRIES {
         match attempt(socket.as_fd(), table, &layout) {
@@ -98,7 +116,8 @@ fn lock() -> io::Result<Option<Flock<File>>> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "another program holds /run/xtables.lock"))
 }
 
-fn attempt(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<usize> {
+/// A table, and its name as the kernel wants it.
+fn read(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<([u8; NAME_LEN], Blob)> {
     let mut name = [0; NAME_LEN];
     name[..table.len()].copy_from_slice(table.as_bytes());
     let mut info = [name.as_slice(), &[0; Info::LEN - NAME_LEN]].concat();
@@ -110,6 +129,11 @@ fn attempt(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<u
     let mut answer = [name.as_slice(), &info.size.to_ne_bytes(), &[0; 4], &vec![0; info.size as usize]].concat();
     ffi::read_iptables(socket, layout.level, GET_ENTRIES, &mut answer)?;
     let blob = Blob::read(info, answer.split_off(NAME_LEN + 8), layout).ok_or_else(garbled)?;
+    Ok((name, blob))
+}
+
+fn attempt(socket: BorrowedFd<'_>, table: &str, layout: &Layout) -> io::Result<usize> {
+    let (name, blob) = read(socket, table, layout)?;
     let Some(smaller) = blob.without(is_kube_proxys) else { return Ok(0) };
 
     let mut counters = vec![0; blob.info.num_entries as usize * 2];

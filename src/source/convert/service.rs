@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Converted, Converter, Notes, Origin, cidrs, each_once, list, names, special, unservable};
-use crate::model::{Event, Family, Service, ServicePort, ServiceType};
+use ipnet::IpNet;
+
+use super::{Converted, Converter, Notes, Origin, each_once, list, names, special, unservable};
+use crate::model::{Event, Family, Service, ServicePort, ServiceType, parse_cidr};
 use crate::source::api::{self, LoadBalancerIngress, ServiceSpec};
 
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
@@ -34,17 +36,24 @@ impl Converter {
             // The watch of an API server leaves these out as well.
             return Converted { problems: notes.finish(), event: Some(Event::ServiceDeleted(key)) };
         }
-        let external_policy_local = spec.external_traffic_policy.as_deref() == Some("Local");
+        let external_policy_local =
+            is_local(spec.external_traffic_policy.as_deref(), "spec.externalTrafficPolicy", &mut notes);
         let ingress = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let ranges = SourceRanges::read(list(&spec.load_balancer_source_ranges), &mut notes);
         let service = Service {
             created: created(metadata.creation_timestamp.as_deref(), &mut notes),
             service_type,
             cluster_ips,
             external_ips: external_ips(list(&spec.external_ips), &mut notes),
             load_balancer_ips: load_balancer_ips(ingress.map(|l| list(&l.ingress)).unwrap_or_default(), &mut notes),
-            source_ranges: cidrs(list(&spec.load_balancer_source_ranges), &mut notes, "spec.loadBalancerSourceRanges"),
+            source_ranges: ranges.good,
+            bad_source_ranges: ranges.has_bad,
             external_policy_local,
-            internal_policy_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            internal_policy_local: is_local(
+                spec.internal_traffic_policy.as_deref(),
+                "spec.internalTrafficPolicy",
+                &mut notes,
+            ),
             affinity_seconds: affinity(spec, &mut notes),
             health_check_node_port: if service_type == ServiceType::LoadBalancer && external_policy_local {
                 self.health_check_port(spec, &mut notes)
@@ -137,6 +146,18 @@ fn service_type(spec: &ServiceSpec, notes: &mut Notes<'_>) -> ServiceType {
     }
 }
 
+/// Whether a traffic policy is Local.
+fn is_local(policy: Option<&str>, field: &str, notes: &mut Notes<'_>) -> bool {
+    match policy.unwrap_or_default() {
+        "" | "Cluster" => false,
+        "Local" => true,
+        other => {
+            notes.add(field, format_args!("{other:?} is neither Cluster nor Local; it is taken as Cluster"));
+            false
+        }
+    }
+}
+
 fn created(text: Option<&str>, notes: &mut Notes<'_>) -> Option<i64> {
     let text = text?;
     match text.parse::<jiff::Timestamp>() {
@@ -179,6 +200,33 @@ fn load_balancer_ips(ingress: &[LoadBalancerIngress], notes: &mut Notes<'_>) -> 
         }
     }
     each_once(ips)
+}
+
+/// `spec.loadBalancerSourceRanges`.
+struct SourceRanges {
+    good: Vec<IpNet>,
+    has_bad: bool,
+}
+
+impl SourceRanges {
+    /// A restriction stays one whatever its entries look like: what cannot be read lets nobody in.
+    fn read(texts: &[String], notes: &mut Notes<'_>) -> Self {
+        const FIELD: &str = "spec.loadBalancerSourceRanges";
+        let read = |text: &String| parse_cidr(text.trim());
+        let good: Vec<IpNet> = texts.iter().filter_map(|text| read(text).ok()).collect();
+        let left = match good.is_empty() {
+            true => "no other entry can be read, so the load balancer addresses are closed to everybody",
+            false => "it lets nobody in, the other entries stay in force",
+        };
+        let mut has_bad = false;
+        for (index, text) in texts.iter().enumerate() {
+            if let Err(error) = read(text) {
+                has_bad = true;
+                notes.add(format_args!("{FIELD}[{index}]"), format_args!("{error}; {left}: correct the entry"));
+            }
+        }
+        Self { good: each_once(good), has_bad }
+    }
 }
 
 fn affinity(spec: &ServiceSpec, notes: &mut Notes<'_>) -> Option<u32> {

@@ -43,7 +43,10 @@ impl Converter {
         let family = match object.address_type.as_deref().unwrap_or_default() {
             "IPv4" => Family::Ipv4,
             "IPv6" => Family::Ipv6,
-            "FQDN" => return None,
+            "FQDN" => {
+                notes.add("addressType", "is FQDN, which no proxy serves; the slice is left out");
+                return None;
+            }
             other => {
                 notes.add(
                     "addressType",
@@ -69,10 +72,19 @@ impl Converter {
                 (Some(name), _) => name,
                 // The API server's default, which nobody filled in.
                 (None, Origin::Manifest) => "",
-                (None, Origin::Api) => continue,
+                (None, Origin::Api) => {
+                    notes.add(format_args!("ports[{index}].name"), "is missing; the port is left out");
+                    continue;
+                }
             };
-            // No number means "all ports", which no proxy can serve.
-            let Some(number) = entry.port.filter(|port| *port != 0) else { continue };
+            let Some(number) = entry.port.filter(|port| *port != 0) else {
+                notes.add(
+                    format_args!("ports[{index}].port"),
+                    "has no number, which means all ports; no proxy can serve that, so the port is left out: give it the \
+                     number the pods listen on",
+                );
+                continue;
+            };
             let protocol = notes.protocol(entry.protocol.as_deref(), format_args!("ports[{index}].protocol"));
             let port = notes.port(number, format_args!("ports[{index}].port"));
             if let (Some(protocol), Some(port)) = (protocol, port) {
@@ -86,7 +98,22 @@ impl Converter {
         let entries = list(&object.endpoints);
         let mut endpoints = Vec::with_capacity(entries.len());
         for (index, entry) in entries.iter().enumerate() {
-            let Some(text) = list(&entry.addresses).first() else { continue };
+            let Some(text) = list(&entry.addresses).first() else {
+                notes.add(format_args!("endpoints[{index}].addresses"), "is empty; the endpoint is left out");
+                continue;
+            };
+            if let [_, more @ ..] = list(&entry.addresses)
+                && !more.is_empty()
+            {
+                notes.add(
+                    format_args!("endpoints[{index}].addresses[1]"),
+                    format_args!(
+                        "{} is not used: only the first address of an endpoint counts, give each address an endpoint of \
+                         its own",
+                        more.join(", ")
+                    ),
+                );
+            }
             let field = format_args!("endpoints[{index}].addresses[0]");
             let Some(address) = notes.ip(text, field) else { continue };
             if Family::of(address) != family {

@@ -181,6 +181,39 @@ fn source_ranges_are_trimmed_and_reduced() {
 }
 
 #[test]
+fn a_source_range_that_cannot_be_read_is_remembered() {
+    for (ranges, bad, word) in [
+        ("[]", false, ""),
+        ("[198.51.100.0/24]", false, ""),
+        ("['198.51.100.0/244']", true, "closed to everybody"),
+        ("['198.51.100.0/244', 10.0.0.0/8]", true, "lets nobody in"),
+        ("['']", true, "closed to everybody"),
+    ] {
+        let text = format!("{{metadata: {{name: web}}, spec: {{loadBalancerSourceRanges: {ranges}}}}}");
+        let converted = converter(Origin::Api).service(&yaml(&text));
+        let messages: String = converted.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(unwrap_service(converted).0.bad_source_ranges, bad, "{ranges}");
+        assert!(messages.contains(word) && messages.is_empty() != bad, "{ranges}: {messages}");
+    }
+}
+
+#[test]
+fn what_a_slice_has_in_vain_is_reported() {
+    for (rest, field, word) in [
+        ("endpoints: [{addresses: [10.1.0.1, 10.1.0.2]}]", "endpoints[0].addresses[1]", "10.1.0.2 is not used"),
+        ("endpoints: [{addresses: [10.1.0.1]}, {}]", "endpoints[1].addresses", "empty"),
+        ("ports: [{name: ''}]", "ports[0].port", "all ports"),
+        ("ports: [{name: web, port: 0}]", "ports[0].port", "all ports"),
+        ("ports: [{port: 80}]", "ports[0].name", "missing"),
+    ] {
+        let converted = slice_from(Origin::Api, &format!("addressType: IPv4, {rest}"));
+        let [problem] = &converted.problems[..] else { panic!("{rest}: {:?}", converted.problems) };
+        assert!(problem.field == field && problem.message.contains(word), "{rest}: {problem}");
+        assert!(matches!(converted.event, Some(Event::Slice(_))), "{rest}");
+    }
+}
+
+#[test]
 fn traffic_policies_and_types() {
     let plain = service("clusterIP: 10.0.0.1").0;
     assert!(!plain.external_policy_local && !plain.internal_policy_local);
@@ -190,6 +223,10 @@ fn traffic_policies_and_types() {
     assert!(!service("externalTrafficPolicy: Local").0.external_local(), "no meaning without external frontends");
     assert!(!service("type: NodePort, externalTrafficPolicy: local").0.external_policy_local);
     assert_eq!(service("type: Strange").1, ["spec.type"]);
+    assert_eq!(
+        service("externalTrafficPolicy: local, internalTrafficPolicy: Zone").1,
+        ["spec.externalTrafficPolicy", "spec.internalTrafficPolicy"]
+    );
 }
 
 #[test]
@@ -254,7 +291,7 @@ fn slices_that_belong_to_nobody_are_deletions() {
         assert!(matches!(converted.event, Some(Event::SliceDeleted(_))), "{text}");
         assert_eq!(converted.problems.len(), problems, "{text}");
     }
-    for (kind, problems) in [("FQDN", 0), ("IPv5", 1), ("''", 1)] {
+    for (kind, problems) in [("FQDN", 1), ("IPv5", 1), ("''", 1)] {
         let converted = slice_from(Origin::Api, &format!("addressType: {kind}"));
         assert!(matches!(converted.event, Some(Event::SliceDeleted(_))), "{kind}");
         assert_eq!(converted.problems.len(), problems, "{kind}");
@@ -275,7 +312,7 @@ fn slice_ports() {
     let (from_api, problems) = slice(ports);
     let named: Vec<_> = from_api.ports.iter().map(|p| (&*p.name, p.protocol, p.port)).collect();
     assert_eq!(named, [("", Protocol::Tcp, 81), ("c", Protocol::Udp, 53)]);
-    assert_eq!(problems, ["ports[5].port", "ports[6].protocol"]);
+    assert_eq!(problems, ["ports[0].name", "ports[2].port", "ports[3].port", "ports[5].port", "ports[6].protocol"]);
     match slice_from(Origin::Manifest, ports).event {
         Some(Event::Slice(slice)) => assert_eq!((slice.ports.len(), slice.ports[0].port), (3, 80), "default name"),
         other => panic!("{other:?}"),

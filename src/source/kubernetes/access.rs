@@ -9,8 +9,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tracing::{info, warn};
 
-use super::client::{self, Timing};
+use super::client;
 use super::proxy;
+use super::timing::Timing;
 use super::token::TokenFile;
 use crate::metrics::RestClientLayer;
 use crate::source::SourceError;

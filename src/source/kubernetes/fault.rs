@@ -7,6 +7,10 @@ use std::time::Duration;
 use kube::core::Status;
 
 use super::client::NoAnswer;
+use super::gate::Outcome;
+
+/// What servers say (with 504) when they are asked for a version they have not come to.
+const TOO_LARGE: &str = "Too large resource version";
 
 /// Why following a kind was interrupted.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +26,7 @@ pub(super) enum Fault {
     Event(Box<Status>),
     #[error("the list or the watch has no resourceVersion")]
     NoVersion,
-    #[error("the streaming list ended before it was complete")]
+    #[error("the list ended before it was complete")]
     Unfinished,
     #[error("the streaming list does not go on")]
     Silent,
@@ -30,6 +34,9 @@ pub(super) enum Fault {
     NoBookmarks,
     #[error("the server ended the watch at once")]
     Short,
+    /// etcd has been restored from a backup.
+    #[error("the API server has gone back to an older state: its version is {present}, the last one seen {version}")]
+    Behind { present: String, version: String },
 }
 
 impl Fault {
@@ -66,13 +73,40 @@ impl Fault {
         self.code() == 404
     }
 
-    /// The watch cannot go on from the last version: the server's history does not reach back to it, or a change in
-    /// between could not be read.
+    /// The watch cannot go on from the last version, because a change since then could not be read or the server refuses
+    /// it. When it has no history for it, the outcome is [`Outcome::Expired`].
     pub(super) fn loses_version(&self) -> bool {
         match self {
             Self::NoVersion | Self::Stream(kube::Error::SerdeError(_)) => true,
-            Self::Request(_) => self.code() == 410 || self.refuses_streaming(),
-            _ => self.code() == 410,
+            Self::Request(_) => self.refuses_streaming(),
+            _ => false,
+        }
+    }
+
+    /// The server has not come as far as the version we know.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(self, Self::Behind { .. })
+            || self.status().is_some_and(|status| status.code == 504 && status.message.contains(TOO_LARGE))
+    }
+
+    /// What it says of the server, and whether others would have it, too. `granted`: the server has served the kind before.
+    pub(super) fn outcome(&self, granted: bool) -> Outcome {
+        if self.is_behind() || self.code() == 410 {
+            return Outcome::Expired;
+        }
+        if let Some(wait) = self.retry_after() {
+            return Outcome::Busy(wait);
+        }
+        match (self, self.code()) {
+            // A server that has just started may not have its roles, keys and kinds yet.
+            (_, 500..) => Outcome::Troubled,
+            (_, 401 | 403 | 404) if granted => Outcome::Troubled,
+            (_, 1..) => Outcome::Odd,
+            (Self::Request(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)), _) => Outcome::Odd,
+            (Self::Request(error), _) if is_unanswered(error) => Outcome::Unanswered,
+            (Self::Stream(kube::Error::SerdeError(_)), _) => Outcome::Odd,
+            (Self::Request(_) | Self::Stream(_) | Self::NoBookmarks, _) => Outcome::Broken,
+            _ => Outcome::Odd,
         }
     }
 
@@ -85,12 +119,11 @@ impl Fault {
     }
 
     /// How long the server asks to be left alone.
-    pub(super) fn retry_after(&self) -> Duration {
-        let busy = causes(self.error()).find_map(|cause| match cause.downcast_ref() {
+    fn retry_after(&self) -> Option<Duration> {
+        causes(self.error()).find_map(|cause| match cause.downcast_ref() {
             Some(NoAnswer::Busy { wait, .. }) => Some(*wait),
             _ => None,
-        });
-        busy.unwrap_or_default()
+        })
     }
 
     /// For operators: the server's words and what to do, or the whole chain of causes.
@@ -120,6 +153,13 @@ impl Fault {
         }
         text
     }
+}
+
+/// There is no connection, or no head of an answer on it. Errors of bodies are not the client's own.
+fn is_unanswered(error: &kube::Error) -> bool {
+    causes(Some(error)).any(|cause| {
+        cause.is::<hyper_util::client::legacy::Error>() || matches!(cause.downcast_ref(), Some(NoAnswer::Late(_)))
+    })
 }
 
 /// An error and what is behind it.
@@ -153,11 +193,24 @@ mod tests {
     }
 
     #[test]
-    fn refused_versions_need_a_new_list_and_outages_do_not() {
-        for (code, lost) in [(410, true), (400, true), (403, false), (429, false), (500, false), (504, false)] {
-            assert_eq!(answered(code).loses_version(), lost, "{code}");
+    fn what_an_answer_says_of_the_server() {
+        use Outcome::{Expired, Odd, Troubled};
+        let granted = [(410, Expired), (400, Odd), (403, Troubled), (401, Troubled), (500, Troubled), (504, Troubled)];
+        for (code, outcome) in granted {
+            assert_eq!(answered(code).outcome(true), outcome, "{code}");
         }
-        assert!(Fault::NoVersion.loses_version() && !Fault::Short.loses_version());
+        assert_eq!([answered(403).outcome(false), answered(404).outcome(false)], [Odd; 2], "a right that is missing");
+        assert_eq!([Fault::Short.outcome(true), Fault::Unfinished.outcome(true)], [Odd; 2]);
+        assert!(answered(400).loses_version() && !answered(403).loses_version() && Fault::NoVersion.loses_version());
+    }
+
+    #[test]
+    fn a_version_from_the_future_is_lost() {
+        let message = "Too large resource version: 1000, current: 900".to_owned();
+        let status = Status { code: 504, reason: "Timeout".into(), message, ..Status::default() };
+        let fault = Fault::Event(Box::new(status));
+        assert!(fault.is_behind() && fault.outcome(true) == Outcome::Expired);
+        assert!(!answered(504).is_behind());
     }
 
     #[test]
@@ -170,7 +223,7 @@ mod tests {
     fn causes_are_found_and_told() {
         let busy = NoAnswer::Busy { code: http::StatusCode::SERVICE_UNAVAILABLE, wait: Duration::from_secs(3) };
         let fault = Fault::Request(kube::Error::Service(busy.into()));
-        assert_eq!(fault.retry_after(), Duration::from_secs(3));
+        assert_eq!(fault.outcome(true), Outcome::Busy(Duration::from_secs(3)));
         assert!(fault.describe("services").starts_with("cannot list or watch: the API server answered 503"));
         let tls = io::Error::new(io::ErrorKind::InvalidData, "bad certificate");
         assert!(Fault::Request(kube::Error::Service(io::Error::other(tls).into())).doubts_credentials());

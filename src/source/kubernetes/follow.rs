@@ -4,32 +4,36 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::{FutureExt, Stream, StreamExt};
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use futures::future::Either;
+use futures::{FutureExt, Stream, StreamExt, future};
+use kube::api::WatchEvent;
 use kube::{Api, Resource};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::access::Access;
-use super::backoff::{Backoff, Throttle, jitter};
+use super::ask::{Selector, is_older, known};
 use super::client::WATCH_MARGIN;
 use super::fault::Fault;
+use super::gate::{Outcome, Turn};
+use super::server::Server;
+use super::throttle::Throttle;
 use crate::model::{Event, ObjectKey};
 use crate::source::EventSender;
 use crate::source::convert::{Convert, Converter};
 use crate::source::guard::Guarded;
-use crate::source::problem::{Problem, Reporter, SourceStats};
+use crate::source::problem::{Problem, Reporter, SourceStats, Subject};
 
 /// Changes sent together at most; lists are always one batch.
 const BATCH: usize = 512;
-/// Objects in a page of a list.
-const PAGE: u32 = 500;
-/// Streaming lists that may break off in a row before paged lists are tried.
+/// Streaming lists that may break off in a row before plain lists are tried.
 const BROKEN_STREAMS: u32 = 3;
 /// A watch that ends sooner is a failure, however orderly it ends.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 /// How often to look whether a kind exists by now (a cluster upgrade).
 const RETRY_UNKNOWN: Duration = Duration::from_secs(600);
+/// A server whose history does not reach back to our version says so at once. Only one that keeps silent is asked.
+const DOUBT: Duration = Duration::from_millis(200);
 /// The annotation of the bookmark that completes a streaming list.
 const LIST_COMPLETE: &str = "k8s.io/initial-events-end";
 
@@ -40,23 +44,7 @@ pub(super) struct Shared {
     pub(super) stats: Arc<SourceStats>,
     pub(super) sender: EventSender,
     pub(super) access: Access,
-}
-
-/// Which objects of a kind are asked for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Selector {
-    labels: Option<String>,
-    fields: Option<String>,
-}
-
-impl Selector {
-    pub(super) fn labels(self, labels: &str) -> Self {
-        Self { labels: Some(labels.to_owned()), ..self }
-    }
-
-    pub(super) fn fields(self, fields: &str) -> Self {
-        Self { fields: Some(fields.to_owned()), ..self }
-    }
+    pub(super) server: Server,
 }
 
 /// Why nothing more is read at present.
@@ -85,10 +73,12 @@ pub(super) struct Follow<T> {
     broken: u32,
     /// Where the watch goes on; without, a list is due.
     version: Option<String>,
-    /// Another server, or one restored from a backup, may be behind the next watch.
-    doubtful: bool,
+    /// What a list must not be older than.
+    floor: Option<String>,
+    /// Since then another server, or one restored from a backup, may be behind the next watch.
+    doubt: Option<Instant>,
     failing: bool,
-    backoff: Backoff,
+    turn: Turn,
     throttle: Throttle,
     list: Option<Vec<Event>>,
     /// The watch under way has brought a bookmark, so more must follow: a server need not send any.
@@ -109,9 +99,10 @@ impl<T: Convert> Follow<T> {
             streaming: true,
             broken: 0,
             version: None,
-            doubtful: false,
+            floor: None,
+            doubt: None,
             failing: false,
-            backoff: Backoff::new(shared.access.timing()),
+            turn: Turn::new(&shared.access.timing().pace),
             throttle: Throttle::default(),
             list: None,
             bookmarks: false,
@@ -129,10 +120,11 @@ impl<T: Convert> Follow<T> {
     /// Runs until the receiver is dropped.
     pub(super) async fn run(mut self) {
         loop {
+            self.shared.server.pass(&mut self.turn).await;
             let result = match self.version.clone() {
-                Some(version) => self.resume(&version).await,
+                Some(version) => self.resume(version).await,
                 None if self.streaming => self.stream_list().await,
-                None => self.page_list().await,
+                None => self.plain_list().await,
             };
             let result = match (result, self.flush().await) {
                 (Err(Stop::Closed), _) | (_, Err(_)) => return,
@@ -147,50 +139,64 @@ impl<T: Convert> Follow<T> {
 
     /// Lists by a watch that begins with all objects, and goes on with it.
     async fn stream_list(&mut self) -> Result<(), Stop> {
-        let stream = self.api().watch(&self.watch_params(true), "").await.map_err(Fault::Request)?;
+        let floor = self.floor.clone().unwrap_or_default();
+        let stream = self.api().watch(&self.selector.watch(self.seconds(), true), &floor).await;
+        let stream = stream.map_err(Fault::Request)?;
+        self.note(Outcome::Served);
+        self.problems(Reporter::list_started);
         self.list = Some(vec![Event::ListStarted(T::KIND)]);
-        self.read(stream).await
+        self.read(stream, future::pending()).await
     }
 
-    async fn page_list(&mut self) -> Result<(), Stop> {
-        let mut list = vec![Event::ListStarted(T::KIND)];
-        let mut params = self.list_params().limit(PAGE);
-        loop {
-            let page = self.api().list(&params).await.map_err(Fault::Request)?;
-            list.extend(page.items.iter().filter_map(|object| self.convert(object)));
-            let metadata = page.metadata;
-            params.continue_token = metadata.continue_.filter(|token| !token.is_empty());
-            if params.continue_token.is_none() {
-                let version = metadata.resource_version.and_then(known).ok_or(Fault::NoVersion)?;
-                self.list = Some(list);
-                self.complete(version);
-                return Ok(());
-            }
+    /// Lists at once, from servers that cannot stream.
+    async fn plain_list(&mut self) -> Result<(), Stop> {
+        let list = self.api().list(&self.selector.list(self.floor.as_deref())).await.map_err(Fault::Request)?;
+        self.note(Outcome::Served);
+        self.problems(Reporter::list_started);
+        if list.metadata.continue_.is_some_and(|token| !token.is_empty()) {
+            return Err(Fault::Unfinished.into());
         }
+        let version = list.metadata.resource_version.and_then(known).ok_or(Fault::NoVersion)?;
+        let mut events = vec![Event::ListStarted(T::KIND)];
+        events.extend(list.items.into_iter().filter_map(|object| self.convert(&object)));
+        self.list = Some(events);
+        self.complete(version);
+        Ok(())
     }
 
-    /// Watches on. A server restored from an older backup would keep silent until it is past our version: where one may
-    /// stand behind the connection, its version is asked for first.
-    async fn resume(&mut self, version: &str) -> Result<(), Stop> {
-        if self.doubtful {
-            let page = self.api().list(&self.list_params().limit(1)).await.map_err(Fault::Request)?;
-            if is_older(page.metadata.resource_version.as_deref().unwrap_or_default(), version) {
-                info!(kind = self.plural, version, "the API server has gone back to an older state, listing anew");
-                self.version = None;
-                return Ok(());
-            }
-        }
-        let stream = self.api().watch(&self.watch_params(false), version).await.map_err(Fault::Request)?;
-        self.doubtful = false;
-        self.read(stream).await
+    /// Watches on.
+    async fn resume(&mut self, version: String) -> Result<(), Stop> {
+        let stream = self.api().watch(&self.selector.watch(self.seconds(), false), &version).await;
+        let stream = stream.map_err(Fault::Request)?;
+        self.note(Outcome::Served);
+        let check = match self.doubt {
+            Some(since) => Either::Left(check_history::<T>(self.shared.clone(), self.selector.clone(), version, since)),
+            None => Either::Right(future::pending()),
+        };
+        self.read(stream, check).await
     }
 
-    /// Reads a watch to its end.
-    async fn read(&mut self, stream: impl Stream<Item = kube::Result<WatchEvent<Guarded<T>>>>) -> Result<(), Stop> {
+    /// Reads a watch to its end, with an eye on what may tell that it is in vain.
+    async fn read(
+        &mut self,
+        stream: impl Stream<Item = kube::Result<WatchEvent<Guarded<T>>>>,
+        check: impl Future<Output = Result<(), Fault>>,
+    ) -> Result<(), Stop> {
         let started = Instant::now();
         self.bookmarks = false;
         let mut stream = pin!(stream);
-        while let Some(item) = self.next(&mut stream).await? {
+        let mut check = pin!(check.fuse());
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = self.next(&mut stream) => item?,
+                checked = &mut check => {
+                    checked?;
+                    self.doubt = None;
+                    continue;
+                }
+            };
+            let Some(item) = item else { break };
             self.take(item.map_err(Fault::Stream)?)?;
         }
         if self.list.is_some() {
@@ -200,7 +206,10 @@ impl<T: Convert> Follow<T> {
             return Err(Fault::Short.into());
         }
         // A healthy server ends a watch when its time is over, not before.
-        self.doubtful = started.elapsed() + WATCH_MARGIN < self.shared.access.timing().watch;
+        if started.elapsed() + WATCH_MARGIN < self.shared.access.timing().watch {
+            self.doubt = Some(Instant::now());
+            self.note(Outcome::Broken);
+        }
         Ok(())
     }
 
@@ -263,19 +272,20 @@ impl<T: Convert> Follow<T> {
         let list = self.list.take().unwrap_or_default();
         debug!(kind = self.plural, events = list.len(), "list complete");
         SourceStats::add(&self.shared.stats.lists);
+        self.problems(Reporter::list_done);
         self.pending.extend(list);
         self.pending.push(Event::ListDone(T::KIND));
         self.version = Some(version);
-        (self.listed, self.doubtful, self.broken) = (true, false, 0);
+        (self.listed, self.doubt, self.floor, self.broken) = (true, None, None, 0);
         self.recovered();
     }
 
-    /// Waits as long as a fault demands, and decides how to go on.
+    /// Decides how to go on, and notes what the fault says of the server.
     async fn failed(&mut self, fault: Fault) -> Result<(), Stop> {
         self.list = None;
         let listing = self.version.is_none();
         if listing && self.streaming && fault.refuses_streaming() {
-            info!(kind = self.plural, "streaming lists are not available, using paged lists: {fault}");
+            info!(kind = self.plural, "streaming lists are not available, using plain lists: {fault}");
             self.streaming = false;
             return Ok(());
         }
@@ -285,29 +295,40 @@ impl<T: Convert> Follow<T> {
                 self.pending.extend([Event::ListStarted(T::KIND), Event::ListDone(T::KIND)]);
                 self.flush().await?;
             }
-            sleep(jitter(RETRY_UNKNOWN)).await;
+            sleep(RETRY_UNKNOWN).await;
+            return Ok(());
+        }
+        let outcome = fault.outcome(self.listed);
+        if outcome == Outcome::Expired {
+            // What is known of the history is a floor for the list, unless the history is another one.
+            self.floor = self.version.take().filter(|_| !fault.is_behind());
+            info!(kind = self.plural, "listing anew: {}", fault.describe(&self.plural));
+            self.note(outcome);
             return Ok(());
         }
         SourceStats::add(&self.shared.stats.errors);
         self.broken += u32::from(matches!(fault, Fault::Unfinished));
         if self.streaming && (matches!(fault, Fault::Silent) || self.broken >= BROKEN_STREAMS) {
-            info!(kind = self.plural, "streaming lists do not work, using paged lists: {fault}");
+            info!(kind = self.plural, "streaming lists do not work, using plain lists: {fault}");
             self.streaming = false;
         }
         if fault.loses_version() {
             self.version = None;
         }
-        (self.doubtful, self.failing) = (true, true);
+        (self.doubt, self.failing) = (Some(Instant::now()), true);
         if fault.doubts_credentials() {
             self.shared.access.renew().await;
         }
-        let delay = self.backoff.next().max(fault.retry_after());
         let message = fault.describe(&self.plural);
         if self.throttle.pass(&message) {
-            warn!(kind = self.plural, failures = self.backoff.failures(), "{message}; trying again");
+            warn!(kind = self.plural, "{message}; trying again");
         }
-        sleep(delay).await;
+        self.note(outcome);
         Ok(())
+    }
+
+    fn note(&mut self, outcome: Outcome) {
+        self.shared.server.note(&mut self.turn, outcome);
     }
 
     fn recovered(&mut self) {
@@ -320,21 +341,9 @@ impl<T: Convert> Follow<T> {
         Api::all(self.shared.access.client())
     }
 
-    fn list_params(&self) -> ListParams {
-        let Selector { labels, fields } = self.selector.clone();
-        ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() }
-    }
-
-    fn watch_params(&self, send_initial_events: bool) -> WatchParams {
-        let Selector { labels, fields } = self.selector.clone();
-        let seconds = self.shared.access.timing().watch.as_secs();
-        WatchParams {
-            label_selector: labels,
-            field_selector: fields,
-            timeout: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
-            bookmarks: true,
-            send_initial_events,
-        }
+    /// How long a watch is to last.
+    fn seconds(&self) -> u64 {
+        self.shared.access.timing().watch.as_secs()
     }
 
     /// The event for an object, if it can be read. If not, what was known of it stays in force.
@@ -344,12 +353,10 @@ impl<T: Convert> Follow<T> {
             Err(fault) => {
                 SourceStats::add(&self.shared.stats.skipped);
                 let key = key(object);
-                let name = key.as_ref().map_or("without a name".to_owned(), ToString::to_string);
-                let problem = Problem {
-                    object: format!("{} {name}", Guarded::<T>::kind(&())),
-                    field: fault.field.clone(),
-                    message: format!("{}; the object is skipped", fault.message),
-                };
+                let (namespace, name) = key.as_ref().map_or(("", ""), |key| (key.namespace(), key.name()));
+                let subject = Subject::new(&Guarded::<T>::kind(&()), namespace, name);
+                let message = format!("{}; the object is skipped", fault.message);
+                let problem = Problem::of(subject, fault.field.clone(), message);
                 let event = key.clone().map(|key| Event::Unreadable(T::KIND, key));
                 self.report(&key.unwrap_or_else(|| ObjectKey::new("", "")), vec![problem]);
                 return event;
@@ -363,27 +370,39 @@ impl<T: Convert> Follow<T> {
 
     fn report(&self, key: &ObjectKey, problems: Vec<Problem>) {
         let mut reporter = self.shared.reporter.lock().unwrap_or_else(PoisonError::into_inner);
-        if !(problems.is_empty() && reporter.is_clean()) {
+        if !(problems.is_empty() && reporter.is_clean(&self.shared.stats)) {
             reporter.report(&self.shared.stats, &format!("{} {key}", self.plural), problems);
         }
+    }
+
+    /// Tells the reporter of a list of this kind.
+    fn problems(&self, tell: fn(&mut Reporter, &SourceStats, &str)) {
+        let mut reporter = self.shared.reporter.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&mut reporter, &self.shared.stats, &format!("{} ", self.plural));
     }
 
     async fn flush(&mut self) -> Result<(), Stop> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.shared.sender.send(std::mem::take(&mut self.pending)).await.map_err(|_| Stop::Closed)
+        // Whoever gives up waiting here loses nothing.
+        let place = self.shared.sender.reserve().await.map_err(|_| Stop::Closed)?;
+        place.send(std::mem::take(&mut self.pending));
+        Ok(())
     }
 }
 
-/// A version that says something.
-fn known(version: String) -> Option<String> {
-    Some(version).filter(|version| !version.is_empty())
-}
-
-/// Versions count up; what cannot be compared counts as newer.
-fn is_older(version: &str, than: &str) -> bool {
-    matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version < than)
+/// A server restored from an older backup keeps silent until it is past our version: where one may stand behind a watch,
+/// its version is asked for. Kinds share one history, so one of them asks and the others look at the answer.
+async fn check_history<T: Convert>(
+    shared: Arc<Shared>,
+    selector: Selector,
+    version: String,
+    since: Instant,
+) -> Result<(), Fault> {
+    sleep(DOUBT).await;
+    let present = shared.server.present(since, &version, selector.present::<T>(&shared.access)).await?;
+    if is_older(&present, &version) { Err(Fault::Behind { present, version }) } else { Ok(()) }
 }
 
 /// Namespace (empty for cluster-scoped kinds) and name.

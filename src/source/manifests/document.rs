@@ -60,11 +60,8 @@ fn parse_json(file: &str, text: &str, parsed: &mut Parsed) {
                 Document::new(file, line, &text[start..end]).read(value, &mut Vec::new(), None, parsed);
             }
             Some(Err(error)) => {
-                parsed.broken.push(Problem {
-                    object: format!("{file}:{}", error.line()),
-                    field: String::new(),
-                    message: format!("not valid JSON: {error}; the rest of the file is left out"),
-                });
+                let message = format!("not valid JSON: {error}; the rest of the file is left out");
+                parsed.broken.push(Problem::at(format!("{file}:{}", error.line()), "", message));
                 return;
             }
         }
@@ -181,7 +178,7 @@ impl<'t> Document<'t> {
         let lookups = self.lookups.replace(self.lookups.get().saturating_add(1));
         let found = if lookups < LOOKUPS { line_of(self.text, path) } else { None };
         let line = found.map_or(self.line, |line| self.line + line - 1);
-        Problem { object: format!("{}:{line}", self.file), field: Step::join(path), message: message.to_owned() }
+        Problem::at(format!("{}:{line}", self.file), Step::join(path), message)
     }
 
     fn syntax_problem(&self, error: serde_yaml::Error) -> Problem {
@@ -189,10 +186,7 @@ impl<'t> Document<'t> {
         let padded = format!("{}{}", "\n".repeat(self.line - 1), self.text);
         let error = serde_yaml::from_str::<Value>(&padded).err().unwrap_or_else(|| serde_yaml::Error::custom(error));
         let line = error.location().map_or(self.line, |location| location.line());
-        Problem {
-            object: format!("{}:{line}", self.file),
-            field: String::new(),
-            message: format!("not valid YAML: {error}; the document that begins at line {} is left out", self.line),
-        }
+        let message = format!("not valid YAML: {error}; the document that begins at line {} is left out", self.line);
+        Problem::at(format!("{}:{line}", self.file), "", message)
     }
 }

@@ -196,7 +196,7 @@ impl Folder {
                 missing
             }
             Err(message) => {
-                problems.push(Problem { object: name.to_owned(), field: String::new(), message });
+                problems.push(Problem::at(name, "", message));
                 1
             }
         };
@@ -214,7 +214,7 @@ impl Folder {
                     kept[0].id,
                     if kept.len() > 1 { ", ..." } else { "" },
                 );
-                problems.push(Problem { object: name.to_owned(), field: String::new(), message });
+                problems.push(Problem::at(name, "", message));
             }
             entries.extend(kept);
         }
@@ -242,8 +242,7 @@ impl Folder {
                 continue;
             }
             let message = format!("{} is also at {other}:{}; the later one counts", entry.id, loser.line);
-            let object = format!("{name}:{}", entry.line);
-            conflicts.push((name.clone(), Problem { object, field: String::new(), message }));
+            conflicts.push((name.clone(), Problem::at(format!("{name}:{}", entry.line), "", message)));
         }
         let mut events = Vec::with_capacity(winners.len() + 8);
         for kind in [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
@@ -274,7 +273,7 @@ fn convert(
     };
     let named = converted.event.is_some() || converted.problems.is_empty();
     for problem in converted.problems {
-        problems.push(Problem { object: format!("{name}:{line}: {}", problem.object), ..problem });
+        problems.push(Problem { place: Some(format!("{name}:{line}")), ..problem });
     }
     if let Some((event, (id, in_force))) = converted.event.and_then(|event| Id::of(&event).map(|id| (event, id))) {
         entries.push(Entry { id, line, event: in_force.then_some(event), kept: false });

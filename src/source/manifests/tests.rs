@@ -108,7 +108,8 @@ fn faults_are_reported_with_file_line_and_field() {
     let dir = folder(&[("x.yaml", &text), ("y.yaml", list), ("z.json", "{\"kind\":\n oops}"), ("w.yaml", "a: \u{1}")]);
     let (model, problems) = load(dir.path());
     assert_eq!(names(&model), ["default/a", "default/c", "default/l"]);
-    let at: Vec<_> = problems.iter().map(|problem| (problem.object.as_str(), problem.field.as_str())).collect();
+    let at: Vec<_> = problems.iter().map(|problem| (problem.object(), problem.field.as_str())).collect();
+    let at: Vec<_> = at.iter().map(|(object, field)| (object.as_str(), *field)).collect();
     assert_eq!(
         at,
         [

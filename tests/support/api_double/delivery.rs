@@ -9,6 +9,7 @@ use hyper::Response;
 use hyper::body::{Bytes, Frame};
 use tokio::sync::mpsc;
 
+use super::compress::Encoder;
 use super::{ApiDouble, Body, respond};
 
 /// What goes wrong on the way, for all answers from now on.
@@ -27,25 +28,34 @@ pub enum Delivery {
 }
 
 /// The server's end of a body.
-#[derive(Clone)]
-pub(super) struct Sink(mpsc::Sender<Result<Bytes, Error>>);
+pub(super) struct Sink {
+    pieces: mpsc::Sender<Result<Bytes, Error>>,
+    encoder: Option<Encoder>,
+}
 
 /// The client has hung up, or the connection is to be broken.
 pub(super) struct Hangup;
 
 impl Sink {
     /// A body, and where its bytes go in.
-    pub(super) fn new() -> (Self, Response<Body>) {
+    pub(super) fn new(encoder: Option<Encoder>) -> (Self, Response<Body>) {
         let (sender, receiver) = mpsc::channel(1);
         let bytes = futures::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|bytes: Result<Bytes, Error>| (bytes, receiver))
         });
         let frames = bytes.map(|bytes| bytes.map(Frame::data));
-        (Self(sender), respond(200, BodyExt::boxed_unsync(StreamBody::new(frames))))
+        let mut answer = respond(200, BodyExt::boxed_unsync(StreamBody::new(frames)));
+        if encoder.is_some() {
+            answer.headers_mut().insert("content-encoding", "gzip".parse().expect("a value"));
+        }
+        (Self { pieces: sender, encoder }, answer)
     }
 
-    pub(super) async fn send(&self, double: &ApiDouble, text: &str) -> Result<(), Hangup> {
-        let bytes = Bytes::copy_from_slice(text.as_bytes());
+    pub(super) async fn send(&mut self, double: &ApiDouble, text: &str) -> Result<(), Hangup> {
+        let bytes = match &mut self.encoder {
+            Some(encoder) => encoder.encode(text).into(),
+            None => Bytes::copy_from_slice(text.as_bytes()),
+        };
         let half = bytes.slice(..bytes.len() / 2);
         // As it is when the line is sent, not when the answer began.
         let delivery = double.lock().delivery;
@@ -74,14 +84,14 @@ impl Sink {
     /// Breaks the connection, when what was sent before has left.
     pub(super) async fn cut(&self) {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        drop(self.0.send(Err(Error::other("cut"))).await);
+        drop(self.pieces.send(Err(Error::other("cut"))).await);
     }
 
     pub(super) async fn closed(&self) {
-        self.0.closed().await;
+        self.pieces.closed().await;
     }
 
     async fn push(&self, bytes: Bytes) -> Result<(), Hangup> {
-        self.0.send(Ok(bytes)).await.map_err(|_| Hangup)
+        self.pieces.send(Ok(bytes)).await.map_err(|_| Hangup)
     }
 }

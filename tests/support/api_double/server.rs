@@ -2,15 +2,18 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::ApiDouble;
+use super::traffic::Counted;
 
 impl ApiDouble {
     /// A server that does not listen yet.
@@ -79,18 +82,34 @@ impl ApiDouble {
     }
 
     async fn connection(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let stream = self.traffic.count(stream);
+        let mut changed = self.changed.subscribe();
+        let epoch = self.lock().epoch;
+        let broken = async {
+            while self.lock().epoch == epoch && changed.changed().await.is_ok() {}
+            // What was sent before has left.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        tokio::select! {
+            () = broken => {}
+            () = self.converse(stream, tls) => {}
+        }
+    }
+
+    async fn converse(&self, stream: Counted, tls: Option<TlsAcceptor>) {
         match tls {
-            None => self.speak(TokioIo::new(stream)).await,
+            None => self.speak(TokioIo::new(stream), false).await,
             // A client may refuse us, and we it.
             Some(tls) => {
                 if let Ok(stream) = tls.accept(stream).await {
-                    self.speak(TokioIo::new(stream)).await;
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    self.speak(TokioIo::new(stream), http2).await;
                 }
             }
         }
     }
 
-    async fn speak(self, stream: impl Read + Write + Unpin) {
+    async fn speak(&self, stream: impl Read + Write + Unpin, http2: bool) {
         let service = service_fn(move |request| {
             let server = self.clone();
             async move {
@@ -102,6 +121,10 @@ impl ApiDouble {
             }
         });
         // Clients hang up as they like.
-        drop(hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await);
+        if http2 {
+            drop(http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await);
+        } else {
+            drop(http1::Builder::new().serve_connection(stream, service).await);
+        }
     }
 }

@@ -20,8 +20,17 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate"))
     }
 
-    /// A server at this address, which asks clients for a certificate of `clients` if there is one.
+    /// A server at this address, which asks clients for a certificate of `clients` if there is one. It speaks HTTP/2.
     pub fn server(&self, address: &str, clients: Option<&Self>) -> TlsAcceptor {
+        self.server_of(address, clients, &[b"h2", b"http/1.1"])
+    }
+
+    /// A server that does not know HTTP/2.
+    pub fn old_server(&self, address: &str) -> TlsAcceptor {
+        self.server_of(address, None, &[b"http/1.1"])
+    }
+
+    fn server_of(&self, address: &str, clients: Option<&Self>, protocols: &[&[u8]]) -> TlsAcceptor {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new([address.to_owned()]).expect("a name");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
@@ -35,7 +44,8 @@ impl Authority {
             }
         };
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let config = builder.with_single_cert(vec![certificate.der().clone()], key).expect("a matching key");
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).expect("a matching key");
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 

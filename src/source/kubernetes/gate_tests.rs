@@ -1,0 +1,235 @@
+use super::*;
+
+const KINDS: usize = 4;
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+/// A node that follows some kinds, at times of its own.
+struct Node {
+    gate: Gate,
+    turns: Vec<Turn>,
+    now: Instant,
+}
+
+impl Node {
+    fn new(seed: u64) -> Self {
+        let (pace, now) = (Pace::default(), Instant::now());
+        Self { turns: vec![Turn::new(&pace); KINDS], gate: Gate::new(pace, seed, now), now }
+    }
+
+    /// One whose watches run.
+    fn following(seed: u64) -> Self {
+        let mut node = Self::new(seed);
+        node.all(Outcome::Served);
+        node
+    }
+
+    fn all(&mut self, outcome: Outcome) {
+        for kind in 0..KINDS {
+            self.note(kind, outcome);
+        }
+    }
+
+    fn ask(&mut self, kind: usize) -> bool {
+        self.gate.ask(&mut self.turns[kind], self.now).is_ok()
+    }
+
+    fn note(&mut self, kind: usize, outcome: Outcome) {
+        self.gate.note(&mut self.turns[kind], outcome, self.now);
+    }
+
+    /// When the first of these kinds asks, and which one it is.
+    fn first(&mut self, waiting: &[usize]) -> (Instant, usize) {
+        loop {
+            let mut next = None::<Instant>;
+            for kind in waiting {
+                match self.gate.ask(&mut self.turns[*kind], self.now) {
+                    Ok(()) => return (self.now, *kind),
+                    Err(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                }
+            }
+            self.now = next.expect("somebody waits");
+        }
+    }
+
+    /// All kinds ask until a time, and this comes of it; returns when they asked.
+    fn asks_for(&mut self, long: Duration, outcome: Outcome) -> Vec<Instant> {
+        let (end, mut asked) = (self.now + long, Vec::new());
+        loop {
+            let (at, kind) = self.first(&[0, 1, 2, 3]);
+            if at >= end {
+                self.now = end;
+                return asked;
+            }
+            asked.push(at);
+            self.note(kind, outcome);
+        }
+    }
+}
+
+fn pauses(asked: &[Instant]) -> Vec<Duration> {
+    asked.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+#[test]
+fn the_first_request_goes_ahead_and_any_answer_lets_the_others_follow() {
+    for answer in [Outcome::Served, Outcome::Troubled, Outcome::Odd, Outcome::Expired, Outcome::Busy(seconds(5.0))] {
+        let mut node = Node::new(1);
+        assert_eq!([node.ask(0), node.ask(1), node.ask(2)], [true, false, false]);
+        node.note(0, answer);
+        assert_eq!([node.ask(1), node.ask(2), node.ask(3)], [true; 3], "{answer:?}");
+    }
+}
+
+#[test]
+fn an_outage_is_probed_by_one_kind_at_a_time_at_most_a_second_apart_and_later_ten() {
+    let mut node = Node::following(2);
+    let asked = node.asks_for(seconds(240.0), Outcome::Unanswered);
+    let waits = pauses(&asked);
+    assert!(waits.iter().all(|wait| (seconds(0.4)..=seconds(0.8)).contains(wait)), "{waits:?}");
+    node.asks_for(seconds(3600.0), Outcome::Unanswered);
+    let waits = pauses(&node.asks_for(seconds(600.0), Outcome::Unanswered));
+    assert!(waits.iter().all(|wait| (seconds(5.0)..=seconds(10.0)).contains(wait)), "{waits:?}");
+    node.note(0, Outcome::Served);
+    assert_eq!([node.ask(1), node.ask(2), node.ask(3)], [true; 3]);
+}
+
+#[test]
+fn a_broken_connection_is_made_anew_at_once_and_not_over_and_over() {
+    let mut node = Node::following(3);
+    node.all(Outcome::Broken);
+    assert_eq!([node.ask(0), node.ask(1)], [true, false], "one goes ahead");
+    node.note(0, Outcome::Served);
+    assert!(node.ask(1));
+    // Each new watch breaks at once.
+    let asked = node.asks_for(seconds(60.0), Outcome::Broken);
+    assert!(asked.len() < 40, "{} attempts of {KINDS} kinds in a minute", asked.len());
+}
+
+#[test]
+fn failures_of_the_server_are_found_out_by_one_request_for_all_kinds() {
+    let mut node = Node::following(4);
+    node.all(Outcome::Troubled);
+    let asked = node.asks_for(seconds(10.0), Outcome::Troubled);
+    assert!((5..=30).contains(&asked.len()), "{}", asked.len());
+    let waits = pauses(&asked);
+    assert!(waits.iter().all(|wait| *wait <= seconds(2.6)), "a quarter of the time it has lasted: {waits:?}");
+    node.asks_for(seconds(300.0), Outcome::Troubled);
+    let waits = pauses(&node.asks_for(seconds(600.0), Outcome::Troubled));
+    assert!(waits.iter().all(|wait| (seconds(15.0)..=seconds(30.0)).contains(wait)), "{waits:?}");
+    node.note(0, Outcome::Served);
+    assert_eq!([node.ask(1), node.ask(2), node.ask(3)], [true; 3], "who was in trouble goes when one is served");
+}
+
+#[test]
+fn trouble_of_one_kind_does_not_hold_up_the_others() {
+    let mut node = Node::following(5);
+    node.note(0, Outcome::Troubled);
+    assert_eq!([node.ask(0), node.ask(1), node.ask(2)], [false, true, true]);
+    for _ in 0..20 {
+        node.first(&[0]);
+        node.note(0, Outcome::Troubled);
+    }
+    assert!(!node.ask(0) && node.ask(1));
+    // Others are served now and then: one more attempt each time, not a loop.
+    node.note(1, Outcome::Served);
+    assert!(node.ask(0));
+    node.note(0, Outcome::Troubled);
+    assert!(!node.ask(0));
+}
+
+#[test]
+fn a_server_that_asks_for_patience_gets_it_from_this_kind() {
+    let mut node = Node::following(6);
+    let start = node.now;
+    node.note(0, Outcome::Busy(seconds(7.0)));
+    node.note(1, Outcome::Served);
+    assert!(node.ask(1) && !node.ask(0));
+    let (at, _) = node.first(&[0]);
+    assert!((seconds(7.0)..=seconds(8.75)).contains(&(at - start)), "{:?}", at - start);
+}
+
+#[test]
+fn lists_that_everybody_needs_are_spread_over_a_second_and_not_repeated_without_pause() {
+    let mut waits: Vec<Duration> = (0..400)
+        .map(|seed| {
+            let mut node = Node::following(seed);
+            let start = node.now;
+            node.note(0, Outcome::Expired);
+            node.first(&[0]).0 - start
+        })
+        .collect();
+    waits.sort();
+    assert!(waits[40] < seconds(0.15) && waits[360] > seconds(0.85) && waits[399] <= seconds(1.0), "{waits:?}");
+
+    let mut node = Node::following(7);
+    let start = node.now;
+    for _ in 0..10 {
+        node.first(&[0]);
+        node.note(0, Outcome::Expired);
+    }
+    assert!(node.now - start > seconds(30.0), "lists that are worth nothing grow rare: {:?}", node.now - start);
+}
+
+#[test]
+fn delays_grow_to_a_limit_and_start_anew_after_a_while() {
+    let pace = Pace::default();
+    let (mut backoff, mut random, mut now) = (Backoff::new(&pace), Random(8), Instant::now());
+    let delays: Vec<Duration> = (0..20)
+        .map(|_| {
+            let delay = backoff.next(&mut random, now);
+            now += delay;
+            delay
+        })
+        .collect();
+    assert!((seconds(0.1)..=seconds(0.2)).contains(&delays[0]), "{delays:?}");
+    assert!(delays[15..].iter().all(|delay| (seconds(15.0)..=seconds(30.0)).contains(delay)), "{delays:?}");
+    assert!(backoff.next(&mut random, now + 2 * CALM) <= seconds(0.2));
+}
+
+/// From the moment the server is there again until the list of the last kind, when the history is lost. Requests take
+/// no time; failures of `start_up` seconds follow the first answer.
+fn recovery(seed: u64, outage: f64, start_up: f64) -> Duration {
+    let mut node = Node::following(seed);
+    node.now += seconds(100.0);
+    let back = node.now + seconds(outage);
+    node.all(Outcome::Broken);
+    let (mut waiting, mut lost) = (vec![0, 1, 2, 3], [true; KINDS]);
+    while !waiting.is_empty() {
+        let (at, kind) = node.first(&waiting);
+        node.note(
+            kind,
+            match () {
+                () if at < back => Outcome::Unanswered,
+                () if at < back + seconds(start_up) => Outcome::Troubled,
+                () if std::mem::take(&mut lost[kind]) => Outcome::Expired,
+                () => {
+                    waiting.retain(|waits| *waits != kind);
+                    Outcome::Served
+                }
+            },
+        );
+    }
+    node.now - back - seconds(start_up)
+}
+
+#[test]
+fn after_any_outage_all_lists_are_asked_for_within_a_second() {
+    for outage in [2.0, 8.0, 30.0, 120.0, 240.0] {
+        let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, 0.0)).collect();
+        times.sort();
+        assert!(times[199] <= seconds(1.0), "{outage} s: {times:?}");
+        assert!(times[0] < seconds(0.6) && times[199] > seconds(0.8), "{outage} s: nodes do not come in step");
+    }
+}
+
+#[test]
+fn a_server_that_fails_while_it_starts_is_there_soon() {
+    for (outage, start_up) in [(2.0, 3.0), (8.0, 5.0), (30.0, 5.0)] {
+        let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, start_up)).collect();
+        times.sort();
+        assert!(times[100] <= seconds(1.0) && times[199] <= seconds(1.5), "{start_up} s of 5xx: {times:?}");
+    }
+}

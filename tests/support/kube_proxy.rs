@@ -1,0 +1,154 @@
+//! A stand-in for kube-proxy on a street's node, and a load balancer's view of the node.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use super::netns::Namespace;
+use super::street::Street;
+
+/// What it answers on all of its ports.
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nkube-proxy";
+/// From its start until its rules are in force.
+const UNTIL_RULES: Duration = Duration::from_secs(2);
+/// Its metrics, its health, and the health checks of a Service.
+pub(crate) const PORTS: [(Ipv4Addr, u16); 3] =
+    [(Ipv4Addr::LOCALHOST, 10249), (Ipv4Addr::UNSPECIFIED, 10256), (Ipv4Addr::new(192, 168, 7, 1), 31000)];
+
+/// As kube-proxy does, it tries each port once and never again, and adds its rules a while later. When it ends, they stay.
+pub(crate) struct KubeProxy {
+    stop: Arc<AtomicBool>,
+    servers: Vec<JoinHandle<()>>,
+    /// Ports that somebody else had.
+    pub(crate) taken: Vec<u16>,
+    rules: Option<String>,
+    started: Instant,
+}
+
+impl KubeProxy {
+    /// Binds its ports; its rules come by [`KubeProxy::program`].
+    pub(crate) fn start(street: &Street, rules: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut servers, mut taken) = (Vec::new(), Vec::new());
+        for address in PORTS.map(SocketAddr::from) {
+            match within(&street.node, || TcpListener::bind(address)) {
+                Ok(listener) => servers.push(serve(listener, stop.clone())),
+                Err(_) => taken.push(address.port()),
+            }
+        }
+        Self { stop, servers, taken, rules: Some(rules.to_owned()), started: Instant::now() }
+    }
+
+    /// Adds its rules when their time has come.
+    pub(crate) fn program(&mut self, street: &Street) {
+        sleep(UNTIL_RULES.saturating_sub(self.started.elapsed()));
+        street.load(&self.rules.take().expect("once"));
+    }
+
+    /// Ends it; its rules stay.
+    pub(crate) fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.servers.into_iter().for_each(|server| server.join().expect("served"));
+    }
+}
+
+fn serve(listener: TcpListener, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    listener.set_nonblocking(true).expect("set");
+    std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            let Ok((mut stream, _)) = listener.accept() else {
+                sleep(Duration::from_millis(1));
+                continue;
+            };
+            let mut request = [0; 1024];
+            stream.set_nonblocking(false).expect("set");
+            // Who asks may have gone.
+            drop(stream.read(&mut request).and_then(|_| stream.write_all(ANSWER.as_bytes())));
+        }
+    })
+}
+
+/// Who answers 200 at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Portway,
+    KubeProxy,
+}
+
+/// Asks all ports without pause, as a load balancer does now and then.
+pub(crate) struct LoadBalancer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<BTreeMap<u16, Seen>>,
+}
+
+/// What was seen of a port.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    last: Option<Instant>,
+    /// The longest time without an answer between two answers.
+    pub(crate) pause: Duration,
+    /// Who answered last.
+    pub(crate) owner: Option<Owner>,
+}
+
+impl LoadBalancer {
+    pub(crate) fn start(street: &Street) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (node, stopped) = (street.node.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            node.enter().expect("the node");
+            let mut seen = BTreeMap::new();
+            while !stopped.load(Ordering::Relaxed) {
+                for (ip, port) in PORTS {
+                    let seen = seen.entry(port).or_insert(Seen { last: None, pause: Duration::ZERO, owner: None });
+                    let ip = if ip.is_unspecified() { Ipv4Addr::new(192, 168, 7, 1) } else { ip };
+                    let Some(owner) = ask((ip, port).into()) else { continue };
+                    let now = Instant::now();
+                    let pause = seen.last.map_or(Duration::ZERO, |last| now.duration_since(last));
+                    *seen = Seen { last: Some(now), pause: seen.pause.max(pause), owner: Some(owner) };
+                }
+                sleep(Duration::from_millis(5));
+            }
+            seen
+        });
+        Self { stop, thread }
+    }
+
+    pub(crate) fn finish(self) -> BTreeMap<u16, Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the load balancer")
+    }
+}
+
+/// Who answers on the node at this moment, at each port.
+pub(crate) fn owners(street: &Street) -> BTreeMap<u16, Option<Owner>> {
+    let ask = |(ip, port): (Ipv4Addr, u16)| {
+        let ip = if ip.is_unspecified() { Ipv4Addr::new(192, 168, 7, 1) } else { ip };
+        (port, within(&street.node, || ask((ip, port).into())))
+    };
+    PORTS.into_iter().map(ask).collect()
+}
+
+fn ask(address: SocketAddr) -> Option<Owner> {
+    let limit = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
+    stream.set_read_timeout(Some(limit)).ok()?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let is_fine = answer.split_whitespace().nth(1) == Some("200");
+    is_fine.then(|| if answer.ends_with("\r\n\r\nkube-proxy") { Owner::KubeProxy } else { Owner::Portway })
+}
+
+/// Does something in a network namespace.
+pub(crate) fn within<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+    let enter = || {
+        namespace.enter().expect("the namespace");
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join().expect("done"))
+}
