@@ -652,4 +652,3 @@ impl<K: Kernel> Controller<K> {
         }
     }
 }
-

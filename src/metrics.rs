@@ -35,7 +35,7 @@ use self::sources::Sources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
 use crate::model::Family;
-use crate::netlink::FrontendCount;
+use crate::nftables::FrontendCount;
 use crate::ruleset::KernelError;
 use crate::source::SourceStats;
 

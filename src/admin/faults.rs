@@ -18,7 +18,12 @@ pub fn present(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<Faul
     }
     rows.extend(mirror.conflicts().map(|(_, conflict)| row("PortConflict", &conflict.loser, "spec", &conflict)));
     rows.extend(model.all_set_aside().map(|(service, cause)| {
-        row("SetAside", service, "", &format_args!("the kernel refused it, none of it is in force until it changes: {cause}"))
+        row(
+            "SetAside",
+            service,
+            "",
+            &format_args!("the kernel refused it, none of it is in force until it changes: {cause}"),
+        )
     }));
     rows.sort_unstable();
     rows.dedup();

@@ -18,7 +18,7 @@ use crate::health::Health;
 use crate::logging::Recent;
 use crate::metrics::{Format, Metrics};
 use crate::model::Protocol;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::plan::Target;
 use crate::serve::accept::{self, Places};
 use crate::serve::http::{Request, Response, Routes, json, not_found, text};

@@ -12,7 +12,7 @@ use super::args::ExplainArgs;
 use super::render::mirror_of;
 use super::view::emit;
 use crate::model::{Family, Protocol};
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::plan::NodePortAddresses;
 use crate::ruleset::{Kernel, Listing, TABLE_NAME};
 use crate::trace::{End, Host, Packet, Trace, trace};

@@ -20,11 +20,11 @@ use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::{Log, Recent};
 use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::model::{Event, Family};
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::ruleset::{Gated, Kernel};
 use crate::serve::{self, CheckPorts, ServeError, ServeOptions};
 use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
-use crate::{host, netlink};
+use crate::{host, nftables};
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
@@ -34,7 +34,7 @@ const TIDY_AFTER: Duration = Duration::from_secs(1);
 const QUEUE: usize = 1024;
 
 pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()> {
-    netlink::use_one_heap();
+    host::memory::use_one_heap();
     let (kernel, options) = prepare(configuration)?;
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 
@@ -97,7 +97,7 @@ impl Tidy {
             loop {
                 wanted.notified().await;
                 tokio::time::sleep(TIDY_AFTER).await;
-                netlink::give_back_memory();
+                host::memory::give_back();
             }
         });
         this
@@ -140,7 +140,7 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
     }
     host_settings(configuration);
     let owned = configuration.table_ownership;
-    let kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
+    let kernel = NftKernel::open_with(nftables::Options { owned, ..nftables::Options::default() })?;
     Ok((kernel, options))
 }
 

@@ -6,8 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use crate::model::{Family, ObjectKey};
 use super::Mirror;
+use crate::model::{Family, ObjectKey};
 use crate::plan::{Class, FrontendKey, Holder};
 
 /// A Service's claim to a frontend. The smallest wins.
@@ -96,7 +96,8 @@ impl Mirror {
     pub fn conflicts(&self) -> impl Iterator<Item = (Family, Conflict)> {
         self.families.iter().flat_map(move |mirror| {
             let family = mirror.family;
-            let lost = mirror.services.iter().flat_map(|(loser, state)| state.lost.iter().map(move |key| (loser, *key)));
+            let lost =
+                mirror.services.iter().flat_map(|(loser, state)| state.lost.iter().map(move |key| (loser, *key)));
             lost.filter_map(move |(loser, frontend)| {
                 let winner = self.holder(family, frontend, loser)?;
                 Some((family, Conflict { frontend, winner, loser: loser.clone() }))

@@ -16,8 +16,8 @@ use super::slots;
 use super::{Hints, Objection, StaleAffinity};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{
-    Action, Class, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
-    globals, rules,
+    Action, Class, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile,
+    endpoint_element, globals, rules,
 };
 use crate::ruleset::{Bytes, ChainId, Rule, SetId, Term, Value, Verdict};
 

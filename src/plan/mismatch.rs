@@ -178,8 +178,10 @@ mod tests {
         );
         assert_eq!(
             sentences(&web, &[slice("a", "10.1.0.1", &[])]),
-            ["port \"http\" (80/TCP) has no IPv4 endpoints: EndpointSlice a has no port with a number; give it one of \
-              that name and protocol"]
+            [
+                "port \"http\" (80/TCP) has no IPv4 endpoints: EndpointSlice a has no port with a number; give it one of \
+              that name and protocol"
+            ]
         );
         assert_eq!(
             sentences(&web, &[slice("a", "10.1.0.1", &[("http", Tcp)]), slice("b", "fd00::1", &[("http", Tcp)])]),

@@ -55,11 +55,7 @@ impl ManifestSource {
             }
             Err(error) => return Err(SourceError::Unreadable { path: path.to_owned(), error }),
         }
-        Ok(Self {
-            folder: Folder::new(path, node_name),
-            reporter: Reporter,
-            stats: Arc::new(SourceStats::default()),
-        })
+        Ok(Self { folder: Folder::new(path, node_name), reporter: Reporter, stats: Arc::new(SourceStats::default()) })
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.

@@ -1,8 +1,9 @@
 //! What the kernel can do, and whose rules it has.
 
 use super::CheckRow;
+use crate::migration::{BaseChain, Feature, Leftovers};
 use crate::model::Family;
-use crate::netlink::{BaseChain, Feature, Leftovers, NftKernel};
+use crate::nftables::NftKernel;
 use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
 
 pub(super) fn rows() -> Vec<CheckRow> {
