@@ -34,7 +34,6 @@ pub(crate) use connection::{Answer, Connection, RequestError, retry_interrupted}
 pub use counters::{Counted, FrontendCount};
 pub(crate) use describe::reason;
 use lock::Lock;
-use ownership::OWNED_FLAGS;
 
 /// A table to try things in; never committed.
 pub(crate) const TRIAL_TABLE: &str = "portway-trial";

@@ -1,12 +1,13 @@
 //! The vocabulary of the table: which chains, sets and maps exist, what a rule can say, and what a transaction is.
 //!
-//! Everything between `plan` (which decides the content) and `netlink` (which tells the kernel) speaks in these types.
+//! Everything between `plan` (which decides the content) and `nftables` (which tells the kernel) speaks in these types.
 //! They mirror what `nft` can express and nothing more, so that a listing always explains itself and can be loaded again.
 
 mod bytes;
 mod chain;
 mod code;
 mod elements;
+#[cfg(any(test, feature = "testing"))]
 mod fake;
 mod gate;
 mod kernel;
@@ -20,11 +21,12 @@ pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick, Remember};
 pub use code::{Expr, Register, lower};
 pub use elements::Elements;
+#[cfg(any(test, feature = "testing"))]
 pub use fake::FakeKernel;
 pub use gate::{Gate, Gated};
 pub use kernel::{Kernel, KernelError};
 pub use raise::raise;
 pub use rule::{Field, Rule, Term, Verdict};
-pub use set::{Element, FieldType, Names, SetId, SetName, SetSpec, Value, ValueType};
+pub use set::{COMMENT_MAX, Element, FieldType, Names, SetId, SetName, SetSpec, Value, ValueType};
 pub use table::{Foreign, ForeignKind, Listing, Op, TABLE_NAME, Table, Transaction};
 pub use touched::{Keys, Part, Touched};

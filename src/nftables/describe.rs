@@ -1,10 +1,10 @@
 //! Objects and errors in words.
 
 use std::io;
-use std::net::IpAddr;
 
-use crate::model::{Family, Protocol};
-use crate::ruleset::{Bytes, Element, FieldType, Op, SetId, SetName};
+use crate::model::Family;
+use crate::render;
+use crate::ruleset::{Op, SetName};
 
 /// The object of a change, as `element 10.96.0.1 . tcp . 443 of map ip portway services`.
 pub(crate) fn object(family: Family, table: &str, op: &Op, element: Option<usize>) -> String {
@@ -20,7 +20,7 @@ pub(crate) fn object(family: Family, table: &str, op: &Op, element: Option<usize
         Op::AddElements(set, list) | Op::DeleteElements(set, list) => {
             let whole = self::set(family, table, *set);
             match element.and_then(|index| list.get(index)) {
-                Some(element) => format!("element {} of {whole}", key(family, set.set, element)),
+                Some(element) => format!("element {} of {whole}", render::key_text(family, set.set, element)),
                 None => format!("an element of {whole}"),
             }
         }
@@ -28,43 +28,7 @@ pub(crate) fn object(family: Family, table: &str, op: &Op, element: Option<usize
 }
 
 fn set(family: Family, table: &str, name: SetName) -> String {
-    let kind = if name.set.spec().value == crate::ruleset::ValueType::None { "set" } else { "map" };
-    format!("{kind} {} {table} {name}", family.nft())
-}
-
-/// The key of an element as `nft` writes it.
-fn key(family: Family, set: SetId, element: &Element) -> String {
-    let mut at = 0;
-    let mut fields = Vec::new();
-    for kind in set.spec().key {
-        let first = field(family, *kind, &element.key, at);
-        let last = element.end.as_ref().map(|end| field(family, *kind, end, at));
-        fields.push(match last {
-            Some(last) if last != first => format!("{first}-{last}"),
-            _ => first,
-        });
-        at += kind.padded_len(family);
-    }
-    fields.join(" . ")
-}
-
-fn field(family: Family, kind: FieldType, key: &Bytes, at: usize) -> String {
-    let text = match kind {
-        FieldType::Address => {
-            let ip: Option<IpAddr> = match family {
-                Family::Ipv4 => key.ipv4_at(at),
-                Family::Ipv6 => key.ipv6_at(at),
-            };
-            ip.map(|ip| ip.to_string())
-        }
-        FieldType::Protocol => key.u8_at(at).map(|number| {
-            Protocol::from_number(number).map_or_else(|| number.to_string(), |known| known.nft().to_owned())
-        }),
-        FieldType::Port => key.u16_at(at).map(|port| port.to_string()),
-        FieldType::Slot => key.u32_host_at(at).map(|slot| slot.to_string()),
-        FieldType::ClassId => key.u32_host_at(at).map(|id| format!("{:x}:{:x}", id >> 16, id & 0xffff)),
-    };
-    text.unwrap_or_else(|| "?".to_owned())
+    format!("{} {} {table} {name}", render::kind(name.set), family.nft())
 }
 
 /// The error in words, with a hint where one is known.

@@ -5,7 +5,7 @@ mod read;
 use std::collections::HashMap;
 
 use crate::model::Family;
-use crate::ruleset::{Bytes, Element, SetName, SetSpec, Value, Verdict};
+use crate::ruleset::{Bytes, COMMENT_MAX, Element, SetName, SetSpec, Value, Verdict};
 use crate::wire::abi::{self, elem};
 use crate::wire::attr;
 use crate::wire::batch::Batch;
@@ -27,8 +27,6 @@ pub(super) enum Action {
 const ELEMENT_MAX: usize = 512;
 /// Bytes of a list of elements, as its 16-bit length can say.
 const LIST_MAX: usize = u16::MAX as usize;
-/// The longest comment `nft` reads, without its terminating zero.
-const COMMENT_MAX: usize = 128;
 
 /// Writes messages for all elements.
 pub(super) fn write(

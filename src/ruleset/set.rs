@@ -355,6 +355,9 @@ pub enum Value {
     Data(Bytes),
 }
 
+/// The most bytes of a comment: with the terminating zero, 128 are the most that libnftnl takes.
+pub const COMMENT_MAX: usize = 127;
+
 /// An element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
@@ -364,7 +367,7 @@ pub struct Element {
     pub end: Option<Bytes>,
     /// What it maps to.
     pub value: Value,
-    /// Which Service it belongs to, for people; at most 128 bytes.
+    /// Which Service it belongs to, for people; at most [`COMMENT_MAX`] bytes.
     pub comment: Option<Arc<str>>,
 }
 
