@@ -46,13 +46,33 @@ pub struct Options {
     /// Own the tables where the kernel can (Linux 6.9): as long as this process lives no other one can change them, and
     /// they stay in force when it ends.
     pub owned: bool,
-    /// Use what Linux got after 5.15, where it is there. Off, the ways for older kernels are taken (for tests).
+    /// Use what Linux got after 5.15, where it is there. Off, the ways for older kernels are taken.
+    #[cfg(any(test, feature = "testing"))]
     pub modern: bool,
+}
+
+impl Options {
+    /// Whether to own the tables.
+    pub fn new(owned: bool) -> Self {
+        Self {
+            owned,
+            #[cfg(any(test, feature = "testing"))]
+            modern: true,
+        }
+    }
+
+    /// Whether to use what Linux got after 5.15.
+    fn is_modern(self) -> bool {
+        #[cfg(any(test, feature = "testing"))]
+        return self.modern;
+        #[cfg(not(any(test, feature = "testing")))]
+        true
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { owned: true, modern: true }
+        Self::new(true)
     }
 }
 
@@ -95,7 +115,7 @@ impl NftKernel {
     /// Opens the door to look only: whose tables they are does not matter then, and a table that somebody keeps changing can
     /// be read. What they leave alone meanwhile is right; of what they change comes what was there at some moment.
     pub fn open_to_read() -> Result<Self, KernelError> {
-        let kernel = Self::open_with(Options { owned: false, ..Options::default() })?;
+        let kernel = Self::open_with(Options::new(false))?;
         Ok(Self { looks_only: true, ..kernel })
     }
 
@@ -210,7 +230,7 @@ impl Kernel for NftKernel {
         if elements.is_empty() {
             return Ok(());
         }
-        if self.options.modern && self.can_destroy != Some(false) {
+        if self.options.is_modern() && self.can_destroy != Some(false) {
             let ops = [(family, Op::DeleteElements(set.into(), elements.to_vec()))];
             match self.commit(TABLE_NAME, &ops, Mode::CommitDestroy) {
                 Ok(()) => {

@@ -140,7 +140,7 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
     }
     host_settings(configuration);
     let owned = configuration.table_ownership;
-    let kernel = NftKernel::open_with(nftables::Options { owned, ..nftables::Options::default() })?;
+    let kernel = NftKernel::open_with(nftables::Options::new(owned))?;
     Ok((kernel, options))
 }
 

@@ -67,16 +67,16 @@ impl Filter {
 }
 
 /// An entry as the kernel told it.
-pub(super) struct Told<'a> {
+pub(super) struct ReadEntry<'a> {
     pub(super) entry: Entry,
     /// What names the entry: the original tuple's attributes, and the number that no later entry has.
-    pub(super) name: Name<'a>,
+    pub(super) name: EntryId<'a>,
     /// It is in a zone of somebody else (`ct zone`), who may know the same addresses as other hosts.
     pub(super) foreign: bool,
 }
 
 /// What names an entry in a request to delete it.
-pub(super) struct Name<'a> {
+pub(super) struct EntryId<'a> {
     original: &'a [u8],
     id: Option<&'a [u8]>,
 }
@@ -113,7 +113,7 @@ pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32
 }
 
 /// Appends a request to delete an entry of the default zone. Not acknowledged; only failures are answered.
-pub(super) fn put_delete(buf: &mut Vec<u8>, family: Family, name: &Name<'_>, seq: u32) {
+pub(super) fn put_delete(buf: &mut Vec<u8>, family: Family, name: &EntryId<'_>, seq: u32) {
     let start = begin(buf, DELETE, family, 0, seq);
     let nest = begin_nest(buf, CTA_TUPLE_ORIG);
     buf.extend_from_slice(name.original);
@@ -125,7 +125,7 @@ pub(super) fn put_delete(buf: &mut Vec<u8>, family: Family, name: &Name<'_>, seq
 }
 
 /// Reads an entry from the part behind `struct nlmsghdr`; `None` for protocols without ports and for what makes no sense.
-pub(super) fn read_entry(body: &[u8]) -> Option<Told<'_>> {
+pub(super) fn read_entry(body: &[u8]) -> Option<ReadEntry<'_>> {
     let family = match i32::from(*body.first()?) {
         libc::AF_INET => Family::Ipv4,
         libc::AF_INET6 => Family::Ipv6,
@@ -149,7 +149,7 @@ pub(super) fn read_entry(body: &[u8]) -> Option<Told<'_>> {
     let answer = read_tuple(reply)?;
     let Tuple { protocol, source, destination } = sent;
     let entry = Entry { family, protocol, source, destination, answers_from: answer.source };
-    Some(Told { entry, name: Name { original, id }, foreign })
+    Some(ReadEntry { entry, name: EntryId { original, id }, foreign })
 }
 
 struct Tuple {

@@ -103,7 +103,7 @@ impl NftKernel {
                 return KernelError::Owned { family: *family, owner: owner_in_words(owner) };
             }
         }
-        let offset = offset.filter(|_| self.options.modern);
+        let offset = offset.filter(|_| self.options.is_modern());
         let element = origin.and_then(|origin| batch.element_at(origin, offset?));
         let element = element.or_else(|| self.find_element(table, ops, origin?.op));
         KernelError::Refused {

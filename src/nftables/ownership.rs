@@ -74,7 +74,7 @@ impl NftKernel {
     }
 
     pub(super) fn wanted_flags(&mut self) -> Result<u32, KernelError> {
-        if !(self.options.owned && self.options.modern) {
+        if !(self.options.owned && self.options.is_modern()) {
             return Ok(0);
         }
         let can_own = match self.can_own {

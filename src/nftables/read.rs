@@ -4,6 +4,7 @@ mod by_key;
 mod in_use;
 mod listing;
 pub(crate) mod objects;
+mod table;
 mod undisturbed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,41 +15,9 @@ use crate::model::Family;
 use crate::ruleset::{ChainId, Elements, Foreign, ForeignKind, KernelError, Keys, Part, SetName, Table, Touched};
 use crate::wire::{abi, attr, expr};
 use listing::list;
-use objects::{ReadRule, garbled, is_anonymous, read_chain, read_object, read_rule, size_as_declared};
+use objects::{READING, ReadRule, garbled, is_anonymous, read_chain, read_object, read_rule, size_as_declared};
+pub(crate) use table::table_info;
 use undisturbed::{READ_PAUSE, READ_TRIES, undisturbed};
-
-/// What is being done, for errors.
-const READING: &str = "reading the table back";
-
-/// A table's own attributes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TableInfo {
-    pub(crate) flags: u32,
-    /// The netlink port of the socket that owns it.
-    pub(crate) owner: Option<u32>,
-}
-
-/// Asks for a table of a family; `None` when there is none.
-pub(crate) fn table_info(
-    connection: &mut Connection,
-    family: Family,
-    name: &str,
-) -> Result<Option<TableInfo>, KernelError> {
-    let result = connection.get(
-        abi::msg::GETTABLE,
-        expr::nfproto(family),
-        |buf| attr::put_str(buf, abi::table::NAME, name),
-        |message| {
-            let flags = message.attrs.u32_of(abi::table::FLAGS).unwrap_or(0);
-            Ok(TableInfo { flags, owner: message.attrs.u32_of(abi::table::OWNER) })
-        },
-    );
-    match result {
-        Ok(info) => Ok(info),
-        Err(RequestError::Errno(libc::ENOENT)) => Ok(None),
-        Err(error) => Err(error.into_kernel("looking for the table")),
-    }
-}
 
 /// Reads a table whole. With `want_flags`, a table that lacks one of them is foreign.
 pub(crate) fn table(

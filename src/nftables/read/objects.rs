@@ -1,12 +1,14 @@
 //! What a dump says of chains, rules, sets and other objects.
 
-use super::READING;
 use crate::model::Family;
 use crate::nftables::connection::Message;
 use crate::nftables::set::Declaration;
 use crate::ruleset::{ChainId, Expr, Foreign, ForeignKind, KernelError, SetId};
 use crate::wire::attr::Attrs;
 use crate::wire::{abi, expr};
+
+/// What is being done, for errors.
+pub(super) const READING: &str = "reading the table back";
 
 /// The name of a rule's chain, and its instructions; `None` when it is none we would write.
 pub(crate) type ReadRule = (String, Option<Vec<Expr>>);

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::table_info;
+use super::table::table_info;
 use crate::ffi::Scratch;
 use crate::model::Family;
 use crate::nftables::connection::{Answer, Connection, RequestError};
