@@ -355,8 +355,8 @@ pub enum Value {
     Data(Bytes),
 }
 
-/// The most bytes of a comment: with the terminating zero, 128 are the most that libnftnl takes.
-pub const COMMENT_MAX: usize = 127;
+/// The most bytes of a comment that `nft` reads, without the terminating zero (libnftnl's NFTNL_UDATA_COMMENT_MAXLEN).
+pub const COMMENT_MAX: usize = 128;
 
 /// An element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
