@@ -1,8 +1,9 @@
 //! Answers the operator's commands (`portway status`, `services`, ...): HTTP on a unix socket that only root can open.
 //!
 //! The sync loop gives out snapshots and nothing else ([`crate::controller::Snapshots`]); the kernel is read through a
-//! socket of our own. Questions are answered one at a time on a thread of their own, so at most one snapshot is being
-//! worked on, whoever asks.
+//! socket of our own; what seems to differ is looked at again by the sync loop, between two syncs ([`comparison`]). Questions
+//! are answered one at a time on a thread of their own, so at most one snapshot is being worked on, whoever asks. Whether the
+//! daemon is alive is answered at once.
 
 mod activity;
 mod client;
@@ -22,13 +23,36 @@ pub use activity::Activity;
 pub use client::{Client, ClientError};
 pub use kernel::KernelView;
 pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusRow};
-pub use server::{Admin, start};
+pub use server::start;
 
-use crate::controller::SnapshotError;
+use std::sync::Arc;
+
+use crate::controller::{SnapshotError, Snapshots};
+use crate::health::Health;
+use crate::logging::Recent;
+use crate::metrics::Metrics;
+use crate::model::Family;
 use crate::ruleset::KernelError;
 
-/// Where the socket is when nobody says otherwise.
-pub const SOCKET: &str = "/run/portway/admin.sock";
+/// What is answered at once, whatever else is being worked on.
+const ALIVE: &str = "/alive";
+
+/// What the answers are made of.
+#[derive(Debug)]
+pub struct Admin {
+    /// The sync loop.
+    pub snapshots: Snapshots,
+    /// What it did lately.
+    pub activity: Activity,
+    /// Health.
+    pub health: Arc<Health>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The last warnings and errors of the log.
+    pub recent: Recent,
+    /// The configuration in force, as `/configz` shows it.
+    pub configuration: serde_json::Value,
+}
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +66,11 @@ pub enum AdminError {
     /// Nothing is desired yet.
     #[error("there is no desired table: no sync has succeeded yet, or the last one failed (see `portway status`)")]
     NotSynced,
+    /// Nothing is desired in one family.
+    #[error(
+        "it is not known what the {0} table holds: no sync of it has succeeded yet, or the last one failed (see `portway status`)"
+    )]
+    FamilyNotSynced(Family),
     /// Not a destination.
     #[error("want ?to=IP:PORT/PROTOCOL")]
     Destination,

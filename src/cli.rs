@@ -27,7 +27,7 @@ use clap::{CommandFactory as _, Parser};
 
 pub use args::{Cli, Command, PlanArgs};
 
-use crate::config::{Action, Configuration, Flags, LogSettings, normalise};
+use crate::config::{Configuration, Flags, LogSettings, Task, normalise};
 use crate::logging;
 use crate::model::Family;
 
@@ -121,14 +121,14 @@ fn configured(flags: Flags, as_kube_proxy: bool) -> anyhow::Result<()> {
         }
     }
     match &configuration.action {
-        Action::WriteConfig(path) => {
+        Task::WriteConfig(path) => {
             configuration.write(path)?;
             tracing::info!("wrote the configuration in effect to {}", path.display());
             Ok(())
         }
-        Action::Cleanup => cleanup(true),
-        Action::Init => run::init(&configuration),
-        Action::Run => run::run(&configuration, log),
+        Task::Cleanup => cleanup(true),
+        Task::Init => run::init(&configuration),
+        Task::Run => run::run(&configuration, log),
     }
 }
 

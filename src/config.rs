@@ -33,10 +33,9 @@ use crate::plan::{FamilySettings, Listener, PodDetection, Settings, Sizing};
 pub use consistency::Finding;
 pub use document::PortwayConfiguration;
 pub use duration::GoDuration;
-pub use effective::{Action, ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings};
-pub use error::{ConfigError, Problem};
+pub use effective::{ClientSettings, ConfigFile, Configuration, ConntrackSettings, LogSettings, Task};
+pub use error::{ConfigError, InvalidField};
 pub use flags::{FLAGS, Flag, Flags, PlanFlags, SourceFlags, normalise};
-pub use gates::{FLAGZ, STATUSZ};
 pub use kube_proxy::{
     ClientConnection, Conntrack, DetectLocalNames, Iptables, Ipvs, KubeProxyConfiguration, Logging, LoggingOptions,
     Nftables, Quantity, StreamOptions, VmoduleItem, Winkernel,
@@ -45,6 +44,9 @@ pub use mode::Mode;
 pub use node_ports::NodePortsOn;
 pub use note::Note;
 pub use watch::changed;
+
+/// Where the socket for the operator's commands is when nobody says otherwise.
+pub const ADMIN_SOCKET: &str = "/run/portway/admin.sock";
 
 /// How pods are told from others: kube-proxy's `detectLocalMode` (specification 6.2).
 #[derive(Debug, Clone, PartialEq, Eq)]

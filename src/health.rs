@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use body::{Answer, check_body};
-pub use checks::{Check, CheckChanges, CheckId, CheckObserver};
+pub use checks::{Check, CheckChanges, CheckId, CheckObserver, CheckReceiver, CheckSender, check_channel};
 pub use state::{FamilyVerdict, Moment, State, Verdict};
 
 use crate::controller::{Observer, Synced};
@@ -38,7 +38,7 @@ impl Health {
         self.verdict().is_healthy()
     }
 
-    /// There was a successful sync.
+    /// There was a successful sync of every family.
     pub fn is_ready(&self) -> bool {
         self.with(|state| state.is_ready())
     }
@@ -87,8 +87,8 @@ impl Observer for HealthObserver {
         self.0.with(|state| state.requested(Moment::now()));
     }
 
-    fn synced(&mut self, _: &Synced<'_>) {
-        self.0.with(|state| state.succeeded(Moment::now()));
+    fn synced(&mut self, sync: &Synced<'_>) {
+        self.0.with(|state| state.succeeded(sync.family, Moment::now()));
     }
 }
 

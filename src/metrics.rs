@@ -3,7 +3,6 @@
 //! [`Metrics`] holds every value; [`MetricsObserver`] and [`Stopwatch`] follow the sync loop, [`RestClientLayer`]
 //! the requests to the API server. docs/metrics.md explains each metric.
 
-mod client;
 mod frontends;
 mod kernel;
 mod labels;
@@ -23,17 +22,17 @@ use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-pub use client::{RestClientLayer, RestClientService};
 pub use kernel::Stopwatch;
 pub use observer::MetricsObserver;
 pub use slis::Slis;
 pub use text::Format;
 
-use self::client::RestClientMetrics;
 use self::frontends::Frontends;
+use self::process::Process;
 use self::sources::Sources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
+use crate::instruments::{self, RestClientLayer, RestClientMetrics};
 use crate::model::Family;
 use crate::nftables::FrontendCount;
 use crate::ruleset::KernelError;
@@ -54,6 +53,7 @@ pub struct Metrics {
     sources: Sources,
     features: Labelled<labels::Feature, Gauge>,
     frontends: Frontends,
+    process: Process,
 }
 
 impl Metrics {
@@ -61,16 +61,18 @@ impl Metrics {
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::default();
         build_info(&mut registry);
-        registry.register_collector(Box::new(process::Process));
+        let process = Process::default();
+        registry.register_collector(Box::new(process.clone()));
         let table = TableMetrics::register(&mut registry);
         let help = "Whether a feature gate of Kubernetes is on";
         Arc::new(Self {
             started: SystemTime::now(),
+            process,
             slis: Slis::default(),
             sync: SyncMetrics::register(&mut registry),
             frontends: Frontends::register(&mut registry, table.clone()),
             table,
-            features: sync::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
+            features: instruments::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
             client: RestClientMetrics::register(&mut registry),
             sources: Sources::register(&mut registry),
             registry,
@@ -122,6 +124,11 @@ impl Metrics {
     /// The sources and their counters.
     pub fn watched_sources(&self) -> Vec<(&'static str, Arc<SourceStats>)> {
         self.sources.watched()
+    }
+
+    /// Counts the tasks of a runtime from now on.
+    pub fn watch_runtime(&self, runtime: tokio::runtime::Handle) {
+        self.process.watch(runtime);
     }
 
     /// Shows feature gates: name, stage (empty for general availability), and whether they are on.

@@ -18,4 +18,4 @@ pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, Fit, Judge, Selection, Topology, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
 pub use settings::{FamilySettings, Listener, NodePortAddresses, PodDetection, Settings, Sizing};
-pub use skeleton::{FIXED_CHAINS, rules};
+pub use skeleton::rules;

@@ -6,27 +6,33 @@
 mod bytes;
 mod chain;
 mod code;
+mod element;
 mod elements;
 #[cfg(any(test, feature = "testing"))]
 mod fake;
 mod gate;
 mod kernel;
+mod name;
 mod raise;
 mod rule;
 mod set;
 mod table;
 mod touched;
+mod verdict;
 
 pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick, Remember};
 pub use code::{Expr, Register, lower};
+pub use element::{COMMENT_MAX, Element, Value};
 pub use elements::Elements;
 #[cfg(any(test, feature = "testing"))]
 pub use fake::FakeKernel;
 pub use gate::{Gate, Gated};
 pub use kernel::{Kernel, KernelError};
+pub use name::{Names, SetName};
 pub use raise::raise;
-pub use rule::{Field, Rule, Term, Verdict};
-pub use set::{COMMENT_MAX, Element, FieldType, Names, SetId, SetName, SetSpec, Value, ValueType};
+pub use rule::{Field, Rule, Term};
+pub use set::{FieldType, SetId, SetSpec, ValueType};
 pub use table::{Foreign, ForeignKind, Listing, Op, TABLE_NAME, Table, Transaction};
 pub use touched::{Keys, Part, Touched};
+pub use verdict::Verdict;

@@ -13,6 +13,7 @@ pub(crate) mod http;
 mod listen;
 mod metrics_port;
 mod proxy_header;
+mod runtimes;
 mod zpages;
 
 use std::future::Future;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 pub use check_ports::CheckPorts;
+pub use runtimes::Runtimes;
 
 use self::accept::Places;
 use self::health_port::HealthPort;
@@ -52,6 +54,10 @@ pub struct ServeOptions {
     pub configz: serde_json::Value,
     /// Flags and their values.
     pub flagz: Vec<(String, String)>,
+    /// Feature gate ComponentFlagz: serve them on `/flagz`.
+    pub has_flagz: bool,
+    /// Feature gate ComponentStatusz: serve `/statusz`.
+    pub statusz: bool,
 }
 
 impl Default for ServeOptions {
@@ -64,6 +70,8 @@ impl Default for ServeOptions {
             profiling: false,
             configz: serde_json::Value::Null,
             flagz: Vec::new(),
+            has_flagz: true,
+            statusz: true,
         }
     }
 }
@@ -93,21 +101,31 @@ pub struct ServeError {
     pub cause: io::Error,
 }
 
-/// Serves until the future is dropped. It ends by itself only with [`ServeOptions::hard_fail`].
-pub async fn serve(options: ServeOptions, sources: Sources) -> ServeError {
-    let hard_fail = options.hard_fail;
-    let (health, metrics) = (options.health, options.metrics);
-    let port = HealthPort::new(&sources);
-    let health =
-        keep_up("health", health, hard_fail, port, &sources.events, |cause| EventWanted::HealthServerFailed { cause });
-    let port = MetricsPort::new(options, &sources);
-    let metrics = keep_up("metrics", metrics, hard_fail, port, &sources.events, |cause| {
-        EventWanted::MetricsServerFailed { cause }
-    });
-    tokio::select! {
-        error = health => error,
-        error = metrics => error,
+/// Serves until the runtimes end. The future ends only when a server has failed for good, with
+/// [`ServeOptions::hard_fail`].
+pub fn serve(options: ServeOptions, sources: Sources, runtimes: &Runtimes) -> impl Future<Output = ServeError> + use<> {
+    let health = runtimes.vital.spawn(serve_health(options.clone(), sources.clone()));
+    let metrics = runtimes.operator.spawn(serve_metrics(options, sources));
+    async {
+        tokio::select! {
+            Ok(error) = health => error,
+            Ok(error) = metrics => error,
+            else => never().await,
+        }
     }
+}
+
+async fn serve_health(options: ServeOptions, sources: Sources) -> ServeError {
+    let port = HealthPort::new(&sources);
+    let event = |cause| EventWanted::HealthServerFailed { cause };
+    keep_up("health", options.health, options.hard_fail, port, &sources.events, event).await
+}
+
+async fn serve_metrics(options: ServeOptions, sources: Sources) -> ServeError {
+    let (address, hard_fail) = (options.metrics, options.hard_fail);
+    let port = MetricsPort::new(options, &sources);
+    let event = |cause| EventWanted::MetricsServerFailed { cause };
+    keep_up("metrics", address, hard_fail, port, &sources.events, event).await
 }
 
 /// Keeps one server up.

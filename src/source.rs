@@ -17,7 +17,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use convert::{Converted, Converter, Origin};
-pub use guard::{Fault, Guarded};
+pub use guard::{Guarded, Unreadable};
 pub use kubernetes::{Gate, KubeOptions, KubeSource, Outcome, Pace, Timing, Turn};
 pub use manifests::{ManifestSource, load_dir};
 pub use problem::{Problem, SourceStats, Subject};

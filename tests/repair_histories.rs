@@ -14,7 +14,6 @@ use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family};
 use portway::nftables::{self, NftKernel};
-use portway::plan::FIXED_CHAINS;
 use portway::ruleset::{
     Bytes, ChainId, Element, Elements, Gate, Gated, Kernel, KernelError, Op, Part, SetId, Table, Term, Touched,
     Transaction, Value, ValueType, Verdict,
@@ -147,7 +146,7 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
         all.sort_unstable_by_key(|element| element.key);
         all
     };
-    let chain = |index: &Index| FIXED_CHAINS[index.index(FIXED_CHAINS.len())];
+    let chain = |index: &Index| ChainId::FIXED[index.index(ChainId::FIXED.len())];
     let mut ops = Vec::new();
     match deed {
         Deed::Delete(set, which) => {

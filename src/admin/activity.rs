@@ -1,10 +1,11 @@
 //! What the sync loop did lately, remembered for `portway status`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::controller::{Observer, Repair, Synced};
-use crate::model::Event;
+use crate::model::{Event, Family};
 use crate::ruleset::KernelError;
 
 /// What happened last, of each kind.
@@ -16,8 +17,8 @@ pub(super) struct Seen {
     pub(super) sync: Option<(Instant, Duration)>,
     /// From the change of a pod or Service to the kernel.
     pub(super) latency: Option<Duration>,
-    /// Why syncs fail; `None` after a success.
-    pub(super) failure: Option<String>,
+    /// Why syncs fail, by family; without an entry after a success.
+    pub(super) failures: BTreeMap<Family, String>,
     /// Whose end is waited for; `None` after a success or a failure.
     pub(super) waiting: Option<String>,
     /// How often the tables had been changed by somebody else and were repaired, since the start.
@@ -57,13 +58,13 @@ impl Observer for Activity {
             seen.latency = now.duration_since(*newest).ok();
         }
         seen.sync = Some((Instant::now(), sync.duration));
-        seen.failure = None;
+        seen.failures.remove(&sync.family);
         seen.waiting = None;
     }
 
-    fn failed(&mut self, cause: &KernelError, _: Duration) {
+    fn failed(&mut self, family: Family, cause: &KernelError, _: Duration) {
         let mut seen = self.lock();
-        seen.failure = Some(cause.to_string());
+        seen.failures.insert(family, cause.to_string());
         seen.waiting = None;
     }
 

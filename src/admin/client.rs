@@ -1,16 +1,21 @@
 //! The commands' side of the socket.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::Refusal;
+use super::{ALIVE, Refusal};
 
 /// Reading back and comparing a big table takes its time; for ever is too long.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Silence after which the daemon is asked whether it is alive, which it answers at once whatever it is doing. So long it
+/// may be silent then, too.
+const SILENCE: Duration = Duration::from_millis(1500);
 
 /// Asks a running daemon.
 #[derive(Debug, Clone)]
@@ -29,6 +34,15 @@ pub enum ClientError {
         /// What the system said.
         cause: io::Error,
     },
+    /// It is there, but says nothing.
+    #[error(
+        "the daemon on {socket} does not answer: its process is stopped or gets no CPU. The rules stay in force, but nobody \
+         follows changes. Look at its state (`ps -o pid,stat,wchan:20,cmd -C portway`); continue it, or restart it"
+    )]
+    Silent {
+        /// Where.
+        socket: PathBuf,
+    },
     /// Only root may ask.
     #[error("may not open {socket}: only root may")]
     NotRoot {
@@ -44,9 +58,9 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// No daemon runs here.
-    pub fn is_down(&self) -> bool {
-        matches!(self, ClientError::Down { .. })
+    /// There is no daemon to ask, or none that could answer.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, ClientError::Down { .. } | ClientError::Silent { .. })
     }
 }
 
@@ -64,7 +78,8 @@ impl Client {
     /// Asks for an answer as it is.
     pub fn text(&self, path: &str) -> Result<String, ClientError> {
         let answer = self.exchange(path).map_err(|cause| match cause.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::NotRoot { socket: self.socket.clone() },
+            ErrorKind::PermissionDenied => ClientError::NotRoot { socket: self.socket.clone() },
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => ClientError::Silent { socket: self.socket.clone() },
             _ => ClientError::Down { socket: self.socket.clone(), cause },
         })?;
         let garbled = || ClientError::Garbled("no HTTP".to_owned());
@@ -79,12 +94,41 @@ impl Client {
     }
 
     fn exchange(&self, path: &str) -> io::Result<String> {
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        let mut stream = self.ask(path)?;
+        let (mut answer, mut buffer, start) = (Vec::new(), vec![0; 64 * 1024], Instant::now());
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => {
+                    return String::from_utf8(answer).map_err(|cause| io::Error::new(ErrorKind::InvalidData, cause));
+                }
+                Ok(read) => answer.extend_from_slice(&buffer[..read]),
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+                // It may be working on the answer, or on somebody else's.
+                Err(cause) if is_timeout(&cause) && start.elapsed() < LIMIT => self.check_alive()?,
+                Err(cause) => return Err(cause),
+            }
+        }
+    }
+
+    /// An error when the daemon says nothing at all.
+    fn check_alive(&self) -> io::Result<()> {
+        self.ask(ALIVE)?.read_exact(&mut [0])
+    }
+
+    /// Sends a question; the answer comes, or [`SILENCE`] ends in an error.
+    fn ask(&self, path: &str) -> io::Result<UnixStream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        // Also of connecting: a daemon that is stopped accepts nobody, and its queue may be full.
+        socket.set_write_timeout(Some(SILENCE))?;
+        socket.connect(&SockAddr::unix(&self.socket)?)?;
+        let mut stream = UnixStream::from(OwnedFd::from(socket));
         // Without chunks the answer is the body as it is; HTTP/1.0 has none, and ends with the connection.
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: portway\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        Ok(stream)
     }
+}
+
+fn is_timeout(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }

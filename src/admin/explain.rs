@@ -8,7 +8,7 @@ use crate::plan::{FrontendKey, Holder, NodePortAddresses, Target};
 use crate::source::Problem;
 
 /// What is known of a destination; empty when no Service has it.
-pub fn rows(
+pub(super) fn rows(
     model: &Model,
     mirror: &Mirror,
     problems: &[Problem],

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use super::FaultRow;
 use crate::diff::Mirror;
 use crate::model::{Family, Model, ObjectKey, Service};
-use crate::plan::{Mismatch, mismatches};
+use crate::plan::{FrontendKey, Mismatch, mismatches};
 use crate::source::Problem;
 
 /// All present faults, in the order of their objects.
-pub fn present(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<FaultRow> {
+pub(super) fn present(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<FaultRow> {
     let mut rows: Vec<FaultRow> = problems.iter().map(of_problem).collect();
     let families: Vec<Family> = mirror.families().collect();
     for service in model.services() {
@@ -31,7 +31,7 @@ pub fn present(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<Faul
 }
 
 /// The faults of what a Service is made of: itself, its slices, and Endpoints nobody reads.
-pub fn of_service(model: &Model, mirror: &Mirror, problems: &[Problem], key: &ObjectKey) -> Vec<FaultRow> {
+pub(super) fn of_service(model: &Model, mirror: &Mirror, problems: &[Problem], key: &ObjectKey) -> Vec<FaultRow> {
     let slices: BTreeSet<&ObjectKey> = model.slices(key).map(|slice| &slice.key).collect();
     let concerns = |problem: &&Problem| {
         problem.subject.as_ref().is_some_and(|subject| {
@@ -59,14 +59,15 @@ fn of_slices(model: &Model, service: &Service, families: &[Family]) -> Vec<Fault
     found.iter().map(of).collect()
 }
 
-/// A Service that would have frontends and has none, not even lost ones, was left out for its size.
+/// A Service that would have frontends, has none, and lost none to anybody was left out for its size.
 fn oversized(model: &Model, mirror: &Mirror, service: &Service, families: &[Family]) -> Option<FaultRow> {
-    model.usable_service(&service.key)?;
+    let is_lost = |family, key: &FrontendKey| mirror.holder(family, *key, &service.key).is_some();
     let is_left_out = |family: &&Family| {
         !service.ports.is_empty()
+            && !model.is_set_aside(&service.key, **family)
             && service.cluster_ip(**family).is_some()
             && mirror.frontends_of(**family, &service.key).is_empty()
-            && mirror.lost_by(**family, &service.key).is_empty()
+            && !mirror.lost_by(**family, &service.key).iter().any(|key| is_lost(**family, key))
     };
     let family = families.iter().find(is_left_out)?;
     let text = format!(

@@ -63,7 +63,8 @@ pub struct ServiceRow {
     pub family: String,
     /// The traffic policy that counts here: `Cluster` or `Local`.
     pub policy: String,
-    /// What happens: `balance`, `refuse` (no endpoints), `drop` (no local endpoints), `lost` (another Service has it).
+    /// What happens: `balance`, `refuse` (no endpoints), `drop` (no local endpoints), `lost` (another Service has it),
+    /// `set-aside` (nobody has it: the kernel refused the Service, or it is too large).
     pub action: String,
     /// Where connections go; with policy Local on the outside, those of pods and this node.
     pub backends: Vec<String>,

@@ -8,37 +8,20 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
+use http::request::Parts;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::services::{self, Counters};
-use super::{Activity, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, status};
-use crate::controller::{Snapshot, Snapshots};
+use super::{ALIVE, Admin, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, status};
+use crate::controller::Snapshot;
 use crate::diff::Mirror;
-use crate::health::Health;
-use crate::logging::Recent;
-use crate::metrics::{Format, Metrics};
+use crate::metrics::Format;
 use crate::model::Protocol;
 use crate::nftables::NftKernel;
 use crate::plan::Target;
 use crate::serve::accept::{self, Places};
 use crate::serve::http::{Request, Response, Routes, json, not_found, text};
-
-/// What the answers are made of.
-#[derive(Debug)]
-pub struct Admin {
-    /// The sync loop.
-    pub snapshots: Snapshots,
-    /// What it did lately.
-    pub activity: Activity,
-    /// Health.
-    pub health: Arc<Health>,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
-    /// The last warnings and errors of the log.
-    pub recent: Recent,
-    /// The configuration in force, as `/configz` shows it.
-    pub configuration: serde_json::Value,
-}
 
 /// Listens at a path and answers there, on a thread of its own, until the process ends. What is left of an earlier process
 /// is replaced.
@@ -49,7 +32,7 @@ pub fn start(path: &Path, admin: Admin) -> io::Result<()> {
         runtime.block_on(async {
             match tokio::net::UnixListener::from_std(listener) {
                 Ok(listener) => {
-                    let site = Site { admin: Arc::new(admin), kernel: Arc::new(Mutex::new(None)) };
+                    let site = Site::new(admin);
                     accept::serve::<(), _>(listener, site, Places::default()).await;
                 }
                 Err(cause) => tracing::warn!(%cause, "the admin socket cannot be served"),
@@ -84,11 +67,17 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 #[derive(Clone)]
 struct Site {
     admin: Arc<Admin>,
-    /// Opened with the first question; only the admin thread uses it.
+    /// Opened with the first question.
     kernel: Arc<Mutex<Option<NftKernel>>>,
+    /// One question at a time.
+    queue: Arc<Semaphore>,
 }
 
 impl Site {
+    fn new(admin: Admin) -> Self {
+        Self { admin: Arc::new(admin), kernel: Arc::default(), queue: Arc::new(Semaphore::new(1)) }
+    }
+
     fn with_kernel<T>(&self, work: impl FnOnce(&mut NftKernel) -> Result<T, AdminError>) -> Result<T, AdminError> {
         let mut slot = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kernel = match slot.take() {
@@ -143,6 +132,7 @@ impl Site {
             "/explain" => self.explain(request)?,
             "/configuration" => rows(&self.admin.configuration),
             "/problems" => rows(&self.admin.recent.lines()),
+            ALIVE => text(StatusCode::OK, "yes\n"),
             "/metrics" => text(StatusCode::OK, self.admin.metrics.encode(Format::Prometheus)),
             _ => not_found(),
         })
@@ -150,6 +140,10 @@ impl Site {
 }
 
 impl Routes for Site {
+    fn queue(&self, head: &Parts) -> Option<Arc<Semaphore>> {
+        (head.uri.path() != ALIVE).then(|| self.queue.clone())
+    }
+
     fn answer(&self, request: &Request) -> Response {
         self.route(request).unwrap_or_else(|error| {
             let status = match error {

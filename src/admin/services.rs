@@ -29,7 +29,9 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &Counters) -> Vec
                 Holder::Service(service) => service.to_string(),
                 other => other.to_string(),
             });
-            rows.push(ServiceRow { action: "lost".into(), owner, ..empty(service, family, *key) });
+            // Its own, and not in force all the same: the kernel refused it, or it is too large.
+            let action = if owner.is_some() { "lost" } else { "set-aside" }.to_owned();
+            rows.push(ServiceRow { action, owner, ..empty(service, family, *key) });
         }
     }
     rows

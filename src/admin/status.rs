@@ -3,8 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::server::Admin;
-use super::{AdminError, State, StatusRow, comparison};
+use super::{Admin, AdminError, State, StatusRow, comparison};
 use crate::controller::Snapshot;
 use crate::host::Flows;
 use crate::host::sysctl::Roots;
@@ -73,8 +72,13 @@ fn sync(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
     if let Some(cause) = seen.waiting {
         return StatusRow::new("sync", State::Warn, format!("waiting: {cause}"));
     }
-    if let Some(cause) = seen.failure {
-        return StatusRow::new("sync", State::Fail, format!("{} attempts failed: {cause}", report.failures));
+    if !seen.failures.is_empty() {
+        let causes: Vec<String> = seen.failures.iter().map(|(family, cause)| format!("{family}: {cause}")).collect();
+        return StatusRow::new(
+            "sync",
+            State::Fail,
+            format!("{} attempts failed: {}", report.failures, causes.join("; ")),
+        );
     }
     let Some((at, duration)) = seen.sync else {
         return StatusRow::new("sync", State::Fail, "none yet");
@@ -97,7 +101,7 @@ fn tables(admin: &Admin, kernel: &mut NftKernel) -> StatusRow {
     let (state, detail) = match comparison::differences(kernel, &admin.snapshots) {
         Ok(found) if found.is_empty() => (State::Ok, "equal to what is desired".to_owned()),
         Ok(found) => (State::Fail, format!("differs in {} places; `portway diff` shows them", found.len())),
-        Err(AdminError::NotSynced) => {
+        Err(AdminError::NotSynced | AdminError::FamilyNotSynced(_)) => {
             (State::Fail, "not known to be right: no sync, or the last one failed".to_owned())
         }
         Err(cause) => (State::Fail, cause.to_string()),

@@ -103,8 +103,17 @@ fn contents(client: &Client) -> Vec<(String, String)> {
         Err(cause) => missing += &format!("{name}: {cause:#}\n"),
     };
     add("version.txt", Ok(version()));
+    let mut absent = None;
     for (path, name) in VIEWS {
-        add(name, client.text(path).map(indented).map_err(Into::into));
+        // Once is enough to find out that nobody answers.
+        let answer = match &absent {
+            Some(cause) => Err(anyhow::anyhow!("{cause}")),
+            None => client.text(path).map(indented).map_err(|cause| {
+                absent = cause.is_absent().then(|| cause.to_string());
+                cause.into()
+            }),
+        };
+        add(name, answer);
     }
     for family in Family::ALL {
         add(&format!("table-{}.nft", family.nft()), table(family));

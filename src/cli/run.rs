@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
@@ -15,21 +15,23 @@ use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Observer, Report, Synced};
 use crate::events::{self, EventQueue, EventSink, EventWanted, FaultObserver, Rate, Recorder};
-use crate::health::{CheckObserver, Health, HealthObserver};
+use crate::health::{self, CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::{self, ConntrackSettings, Roots};
 use crate::logging::{Log, Recent};
 use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::model::{Event, Family};
 use crate::nftables::NftKernel;
 use crate::ruleset::{Gated, Kernel};
-use crate::serve::{self, CheckPorts, ServeError, ServeOptions};
+use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
 use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
 use crate::{host, nftables};
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// How long the sync loop may take to end: it may be in the middle of a call to the kernel.
+const LAST_SYNC: Duration = Duration::from_secs(5);
 /// From a list or a comparison of everything until what it needed is free.
-const TIDY_AFTER: Duration = Duration::from_secs(1);
+const MEMORY_DELAY: Duration = Duration::from_secs(1);
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
 
@@ -48,8 +50,11 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     }
     let (observer, node) = NodeObserver::new();
     controller.observe(observer);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    controller.observe(Tidy::start(&runtime));
+    let runtimes = Runtimes::new()?;
+    for runtime in [&runtimes.vital, &runtimes.operator] {
+        metrics.watch_runtime(runtime.handle().clone());
+    }
+    controller.observe(MemoryObserver::start(runtimes.operator.handle()));
     metrics.show_gates(configuration.gates());
     if configuration.frontend_metrics_max > 0 {
         // A socket of its own: the kernel lists maps without holding up transactions.
@@ -60,18 +65,22 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let (events, queue) = events::queue();
     controller.observe(events.clone());
     controller.observe(FaultObserver::new(events.clone()));
-    let source = runtime.block_on(Source::open(configuration, &options, &metrics))?;
-    source.record(configuration, &options, queue, &runtime);
+    let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
+    source.record(configuration, &options, queue, runtimes.vital.handle());
     let sources = serve::Sources {
         health: Health::new(configuration.sync_period, options.families.iter().copied()),
         metrics,
         log: Some(log.level),
         events: events.clone(),
     };
-    let serving = start_servers(configuration, &options, &mut controller, sources, log.recent, &runtime);
-    let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || controller.run(receiver))?;
+    let serving = start_servers(configuration, &options, &mut controller, sources, log.recent, &runtimes);
+    let (ended, end) = std::sync::mpsc::channel::<()>();
+    let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || {
+        controller.run(receiver);
+        drop(ended);
+    })?;
     let objects = source.run(sender.clone(), events.clone());
-    let result = runtime.block_on(async {
+    let result = runtimes.vital.block_on(async {
         tokio::select! {
             result = feed(configuration, &options, node, objects, sender, reports) => result,
             error = serving => {
@@ -81,30 +90,35 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         }
     });
     // All senders are gone: the loop ends when the kernel has what was sent. Rules stay in force.
-    runtime.shutdown_background();
+    runtimes.shut_down();
     result?;
+    if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(LAST_SYNC) {
+        warn!("the sync loop does not end within {LAST_SYNC:?}; ending without its last changes");
+        return Ok(());
+    }
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
 }
 
 /// Gives back what only lists and comparisons of everything need; a little later, when it is free.
-struct Tidy(Arc<Notify>);
+struct MemoryObserver(Arc<Notify>);
 
-impl Tidy {
-    fn start(runtime: &Runtime) -> Self {
+impl MemoryObserver {
+    fn start(runtime: &Handle) -> Self {
         let wanted = Arc::new(Notify::new());
         let this = Self(wanted.clone());
         runtime.spawn(async move {
             loop {
                 wanted.notified().await;
-                tokio::time::sleep(TIDY_AFTER).await;
-                host::memory::give_back();
+                tokio::time::sleep(MEMORY_DELAY).await;
+                // It may take long, and nothing depends on how it ends.
+                tokio::task::spawn_blocking(host::memory::give_back).await.ok();
             }
         });
         this
     }
 }
 
-impl Observer for Tidy {
+impl Observer for MemoryObserver {
     fn received(&mut self, batch: &[Event]) {
         if let Some(Event::ListDone(_)) = batch.last() {
             self.0.notify_one();
@@ -171,9 +185,9 @@ async fn kernel_fails(mut reports: watch::Receiver<Report>) -> anyhow::Error {
     std::future::pending().await
 }
 
-/// Removes kube-proxy's rules as soon as ours are in force; comes back only when that fails.
+/// Removes kube-proxy's rules as soon as ours are in force, in all families; comes back only when that fails.
 async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow::Error {
-    if wanted && reports.wait_for(|report| report.syncs > 0).await.is_ok() {
+    if wanted && reports.wait_for(|report| report.syncs > 0 && report.failures == 0).await.is_ok() {
         let removal = || NftKernel::open().and_then(|mut kernel| kernel.remove_kube_proxy());
         match tokio::task::spawn_blocking(removal).await {
             Ok(Ok(found)) => {
@@ -217,7 +231,7 @@ fn start_servers<K: Kernel>(
     controller: &mut Controller<K>,
     sources: serve::Sources,
     recent: Recent,
-    runtime: &Runtime,
+    runtimes: &Runtimes,
 ) -> impl Future<Output = ServeError> + use<K> {
     let serve = ServeOptions {
         health: configuration.health_address,
@@ -226,14 +240,16 @@ fn start_servers<K: Kernel>(
         profiling: configuration.enable_profiling,
         configz: configuration.configz()["kubeproxy.config.k8s.io"].take(),
         flagz: configuration.flags(),
+        has_flagz: configuration.has_flagz(),
+        statusz: configuration.has_statusz(),
     };
-    let (sender, changes) = mpsc::unbounded_channel();
+    let (sender, changes) = health::check_channel();
     controller.observe(HealthObserver::new(sources.health.clone()));
     controller.observe(MetricsObserver::new(sources.metrics.clone(), &options.families));
     controller.observe(CheckObserver::new(sender, options.node_ports.primary));
-    runtime.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
+    runtimes.vital.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
     serve_commands(configuration, controller, &sources, recent);
-    serve::serve(serve, sources)
+    serve::serve(serve, sources, runtimes)
 }
 
 /// Answers the operator's commands. Without that everything else still works.
@@ -334,7 +350,7 @@ impl Source {
     }
 
     /// Has Events created where there is an API server.
-    fn record(&self, configuration: &Configuration, options: &Options, queue: EventQueue, runtime: &Runtime) {
+    fn record(&self, configuration: &Configuration, options: &Options, queue: EventQueue, runtime: &Handle) {
         if let Self::Kubernetes(source) = self {
             let client = &configuration.client;
             let host = host::name().unwrap_or_else(|| options.node_name.to_string());

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::table::Row;
 use super::view::{DaemonArgs, NOT_OK, ViewArgs};
-use crate::admin::{ClientError, KernelView, State, StatusRow};
+use crate::admin::{KernelView, State, StatusRow};
 use crate::model::Family;
 use crate::nftables::NftKernel;
 
@@ -24,7 +24,7 @@ pub struct StatusArgs {
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     args.view.show(|| {
         let rows: Vec<StatusRow> = match args.daemon.client().get("/status") {
-            Err(cause @ ClientError::Down { .. }) => {
+            Err(cause) if cause.is_absent() => {
                 vec![StatusRow::new("daemon", State::Fail, cause.to_string()), in_kernel()]
             }
             result => result?,

@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::table::{self, Row};
-use crate::admin::{Client, ClientError, KernelView, SOCKET};
+use crate::admin::{Client, KernelView};
+use crate::config::ADMIN_SOCKET;
 use crate::nftables::NftKernel;
 
 /// Something is not as it should be, or differs.
@@ -21,7 +22,7 @@ pub(super) const CANNOT_TELL: u8 = 2;
 #[derive(Debug, Clone, Args)]
 pub struct DaemonArgs {
     /// The socket of the daemon, as its own flag --admin-socket says
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
 }
 
@@ -111,13 +112,13 @@ pub(super) fn daemon_or_kernel<T: serde::de::DeserializeOwned>(
     kernel: impl FnOnce(&KernelView) -> T,
 ) -> anyhow::Result<T> {
     let cause = match client.get(path) {
-        Err(cause @ ClientError::Down { .. }) => cause,
+        Err(cause) if cause.is_absent() => cause,
         result => return Ok(result?),
     };
     let view = NftKernel::open_to_read().and_then(|mut kernel| KernelView::read(&mut kernel))?;
     if view.families().next().is_none() {
         anyhow::bail!("{cause}; and there is no table of Portway in the kernel either");
     }
-    eprintln!("portway: from the kernel; the daemon does not answer");
+    eprintln!("portway: from the kernel; {cause}");
     Ok(kernel(&view))
 }

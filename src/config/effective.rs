@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::document::{self, PortwayConfiguration};
 use super::error::ConfigError;
 use super::flags::Flags;
-use super::kube_proxy::{KubeProxyConfiguration, VmoduleItem};
+use super::kube_proxy::KubeProxyConfiguration;
 use super::mode::Mode;
 use super::note::Note;
 use super::{DetectLocal, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
@@ -20,7 +20,7 @@ use crate::{host, yaml};
 
 /// What the process is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum Task {
     /// Serve.
     Run,
     /// `--init-only`: what needs full privileges, then exit.
@@ -51,10 +51,6 @@ pub struct ClientSettings {
     pub qps: Option<f64>,
     /// Requests at once.
     pub burst: u32,
-    /// What kube-proxy would send.
-    pub content_type: String,
-    /// What kube-proxy would accept; empty: as sent.
-    pub accept_content_types: String,
 }
 
 /// Connection tracking; `None` leaves the kernel's value alone.
@@ -83,15 +79,13 @@ pub struct LogSettings {
     pub is_json: bool,
     /// klog's level.
     pub verbosity: u32,
-    /// Levels of source files, which Portway does not have.
-    pub vmodule: Vec<VmoduleItem>,
 }
 
 /// Everything a process needs to know that does not come from the cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
     /// What to do.
-    pub action: Action,
+    pub action: Task,
     /// The configuration in effect in kube-proxy's format, as `--write-config-to` and `/configz` show it.
     pub kube_proxy: KubeProxyConfiguration,
     /// The mode that was asked for; what runs is nftables.
@@ -116,8 +110,6 @@ pub struct Configuration {
     pub sync_period: Duration,
     /// The least time between two syncs; zero where kube-proxy's default of 1 s is set.
     pub min_sync_period: Duration,
-    /// Resync of informers; Portway has none.
-    pub config_sync_period: Duration,
     /// The way to the API server.
     pub client: ClientSettings,
     /// The log.
@@ -217,20 +209,13 @@ impl Configuration {
             oom_score_adj: config.oom_score_adj.unwrap_or_default(),
             sync_period: section.sync_period.get(),
             min_sync_period: if default_floor { Duration::ZERO } else { section.min_sync_period.get() },
-            config_sync_period: config.config_sync_period.get(),
             client: ClientSettings {
                 kubeconfig: path(&client.kubeconfig),
                 master: flags.given("master").filter(|master| !master.is_empty()).map(str::to_owned),
                 qps: Some(client.qps).filter(|qps| *qps >= 0.0),
                 burst: unsigned(Some(client.burst)).unwrap_or(0),
-                content_type: client.content_type.clone(),
-                accept_content_types: client.accept_content_types.clone(),
             },
-            logging: LogSettings {
-                is_json: config.logging.format == "json",
-                verbosity: config.logging.verbosity,
-                vmodule: config.logging.vmodule.clone(),
-            },
+            logging: LogSettings { is_json: config.logging.format == "json", verbosity: config.logging.verbosity },
             takeover,
             service_proxy_name,
             table_ownership: match flags.given("no-table-ownership") {
@@ -257,9 +242,9 @@ impl Configuration {
         options.detect_local = self.detect_local.clone();
         options.masquerade_all = self.kube_proxy.nftables.masquerade_all;
         options.node_ports = self.node_ports.clone();
-        options.localhost_node_ports = self.gate(gates::LOCALHOST_NODE_PORTS, true);
+        options.localhost_node_ports = gates::is_on(&self.kube_proxy.feature_gates, gates::LOCALHOST_NODE_PORTS);
         options.service_proxy_name = self.service_proxy_name.clone();
-        options.external_ips = self.gate(gates::EXTERNAL_IPS, true);
+        options.external_ips = gates::is_on(&self.kube_proxy.feature_gates, gates::EXTERNAL_IPS);
         options.min_sync_period = self.min_sync_period;
         let servers = [("health server", self.health_address), ("metrics server", self.metrics_address)];
         options.listeners =
@@ -267,9 +252,14 @@ impl Configuration {
         options
     }
 
-    /// A feature gate's value.
-    pub fn gate(&self, name: &str, default: bool) -> bool {
-        self.kube_proxy.feature_gates.get(name).copied().unwrap_or(default)
+    /// Whether the metrics port has `/statusz` (feature gate ComponentStatusz).
+    pub fn has_statusz(&self) -> bool {
+        gates::is_on(&self.kube_proxy.feature_gates, gates::STATUSZ)
+    }
+
+    /// Whether the metrics port has `/flagz` (feature gate ComponentFlagz).
+    pub fn has_flagz(&self) -> bool {
+        gates::is_on(&self.kube_proxy.feature_gates, gates::FLAGZ)
     }
 
     /// The feature gates that are known here: name, stage (empty for general availability), and whether they are on.
@@ -337,12 +327,12 @@ fn settle(config: &mut KubeProxyConfiguration, requested: Mode) {
     }
 }
 
-fn action(flags: &Flags) -> Action {
+fn action(flags: &Flags) -> Task {
     match flags.given("write-config-to").filter(|path| !path.is_empty()) {
-        Some(path) => Action::WriteConfig(path.into()),
-        None if flags.is_set("cleanup") => Action::Cleanup,
-        None if flags.is_set("init-only") => Action::Init,
-        None => Action::Run,
+        Some(path) => Task::WriteConfig(path.into()),
+        None if flags.is_set("cleanup") => Task::Cleanup,
+        None if flags.is_set("init-only") => Task::Init,
+        None => Task::Run,
     }
 }
 

@@ -119,10 +119,10 @@ fn a_file_wins_over_flags_except_some() {
     );
     assert_eq!(&*config.node_name, "flag");
     assert_eq!((config.logging.verbosity, config.logging.is_json), (5, true));
-    let patterns: Vec<&str> = config.logging.vmodule.iter().map(|item| item.file_pattern.as_str()).collect();
+    let patterns: Vec<&str> = config.kube_proxy.logging.vmodule.iter().map(|item| item.file_pattern.as_str()).collect();
     assert_eq!(patterns, ["a", "b"]);
     assert_eq!(config.client.master.as_deref(), Some("http://m"));
-    assert_eq!(config.action, Action::Cleanup);
+    assert_eq!(config.action, Task::Cleanup);
     assert_eq!(config.options().detect_local, DetectLocal::ClusterCidr(vec!["10.0.0.0/8".parse().expect("CIDR")]));
     assert!(!config.options().masquerade_all);
     assert_eq!(config.client.kubeconfig, None);

@@ -84,7 +84,7 @@ pub enum ConfigError {
     #[error("{}", joined(problems))]
     Invalid {
         /// At least one.
-        problems: Vec<Problem>,
+        problems: Vec<InvalidField>,
     },
     /// No label has such a value.
     #[error(
@@ -108,7 +108,7 @@ pub enum ConfigError {
 
 /// A field whose value is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct InvalidField {
     /// The way to the field: `KubeProxyConfiguration.MetricsBindAddress`.
     pub field: String,
     /// The value as it would stand in the file.
@@ -117,14 +117,14 @@ pub struct Problem {
     pub want: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for InvalidField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: Invalid value: {}: {}", self.field, self.value, self.want)
     }
 }
 
 /// One line, with brackets if it is several, as kube-proxy writes it.
-fn joined(problems: &[Problem]) -> String {
+fn joined(problems: &[InvalidField]) -> String {
     let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
     if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) }
 }

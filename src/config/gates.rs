@@ -12,11 +12,15 @@ pub(super) const EXTERNAL_IPS: &str = "AllowServiceExternalIPs";
 /// both this gate and the address.
 pub(super) const LOCALHOST_NODE_PORTS: &str = "KubeProxyNFTablesLocalhostNodePorts";
 /// Serve /statusz.
-pub const STATUSZ: &str = "ComponentStatusz";
+pub(super) const STATUSZ: &str = "ComponentStatusz";
 /// Serve /flagz.
-pub const FLAGZ: &str = "ComponentFlagz";
+pub(super) const FLAGZ: &str = "ComponentFlagz";
 /// Buffers and split streams of the log.
 pub(super) const LOGGING_ALPHA: &str = "LoggingAlphaOptions";
+
+/// All gates of a stage that are not set themselves.
+pub(super) const ALL_ALPHA: &str = "AllAlpha";
+const ALL_BETA: &str = "AllBeta";
 
 /// A gate of kube-proxy's.
 struct Gate {
@@ -46,8 +50,8 @@ const KNOWN: [Gate; 16] = [
     gate("ContextualLogging", "BETA", true),
     gate("NativeHistograms", "ALPHA", false),
     gate(LOCALHOST_NODE_PORTS, "ALPHA", true),
-    gate("AllAlpha", "ALPHA", false),
-    gate("AllBeta", "BETA", false),
+    gate(ALL_ALPHA, "ALPHA", false),
+    gate(ALL_BETA, "BETA", false),
     // Says whether mode ipvs may be asked for: it may, and runs as nftables.
     gate("KubeProxyIPVS", "DEPRECATED", true),
     // There is no other way here.
@@ -63,8 +67,32 @@ const GONE: [&str; 3] = ["KubeProxyDrainingTerminatingNodes", "LoadBalancerIPMod
 
 /// The gates known here: name, stage, and whether they are on.
 pub(super) fn values(gates: &BTreeMap<String, bool>) -> Vec<(&'static str, &'static str, bool)> {
-    let value = |gate: &Gate| gates.get(gate.name).copied().filter(|_| !gate.locked).unwrap_or(gate.default);
-    KNOWN.iter().map(|gate| (gate.name, gate.stage, value(gate))).collect()
+    KNOWN.iter().map(|gate| (gate.name, gate.stage, gate.value(gates))).collect()
+}
+
+/// Whether a gate that is known here is on.
+pub(super) fn is_on(gates: &BTreeMap<String, bool>, name: &str) -> bool {
+    KNOWN.iter().find(|gate| gate.name == name).is_some_and(|gate| gate.value(gates))
+}
+
+impl Gate {
+    /// As it is set; else as AllAlpha or AllBeta sets those of its stage; else its default.
+    fn value(&self, gates: &BTreeMap<String, bool>) -> bool {
+        if self.locked {
+            return self.default;
+        }
+        let of_stage = match self.stage {
+            "ALPHA" => Some(ALL_ALPHA),
+            "BETA" => Some(ALL_BETA),
+            _ => None,
+        };
+        let set = |name: &str| gates.get(name).copied();
+        set(self.name).or_else(|| of_stage.filter(|_| !is_group(self.name)).and_then(set)).unwrap_or(self.default)
+    }
+}
+
+fn is_group(name: &str) -> bool {
+    [ALL_ALPHA, ALL_BETA].contains(&name)
 }
 
 /// Reads `NAME=true`.
@@ -148,6 +176,18 @@ mod tests {
         let off = notes(&[("NFTablesNetlink".to_owned(), false), ("KubeProxyIPVS".to_owned(), false)].into());
         assert_eq!(off.len(), 1, "{off:?}");
         assert!(off[0].text.contains("NFTablesNetlink=false has no effect"), "{off:?}");
+    }
+
+    #[test]
+    fn a_gate_counts_before_its_group_and_its_group_before_the_default() {
+        let is = |set: &[(&str, bool)], name| {
+            is_on(&set.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(), name)
+        };
+        assert!(is(&[], STATUSZ) && is(&[], FLAGZ) && !is(&[], LOGGING_ALPHA));
+        assert!(!is(&[(STATUSZ, false)], STATUSZ) && is(&[(STATUSZ, false)], FLAGZ));
+        assert!(!is(&[("AllBeta", false)], STATUSZ) && is(&[("AllBeta", false), (STATUSZ, true)], STATUSZ));
+        assert!(is(&[("AllAlpha", true)], LOGGING_ALPHA) && is(&[("AllBeta", false)], EXTERNAL_IPS));
+        assert!(is(&[("AllBeta", false)], "NFTablesProxyMode"), "locked");
     }
 
     #[test]

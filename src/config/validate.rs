@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::error::{ConfigError, Problem};
+use super::error::{ConfigError, InvalidField};
 use super::kube_proxy::KubeProxyConfiguration;
 use super::mode::Mode;
 use super::node_ports::NodePortsOn;
@@ -14,7 +14,7 @@ const INTERFACE_NAME: usize = 15;
 
 /// Checks a configuration whose defaults are filled in. Servers without an address are switched off by flags.
 pub(super) fn check(config: &KubeProxyConfiguration) -> Result<(), ConfigError> {
-    let mut problems = Problems::default();
+    let mut problems = InvalidFields::default();
     problems.numbers(config);
     problems.periods(config);
     problems.addresses(config);
@@ -32,16 +32,16 @@ fn is_minor_version(text: &str) -> bool {
 }
 
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+struct InvalidFields(Vec<InvalidField>);
 
-impl Problems {
+impl InvalidFields {
     fn add(&mut self, field: &str, value: &str, want: &str) {
         self.raw(field, format!("{value:?}"), want);
     }
 
     fn raw(&mut self, field: &str, value: String, want: &str) {
         let field = format!("KubeProxyConfiguration.{field}");
-        self.0.push(Problem { field, value, want: want.into() });
+        self.0.push(InvalidField { field, value, want: want.into() });
     }
 
     fn range(&mut self, field: &str, value: i32, from: i32, to: i32) {
@@ -168,7 +168,7 @@ impl Problems {
         if !["text", "json"].contains(&logging.format.as_str()) {
             self.add("Logging.Format", &logging.format, "must be text or json");
         }
-        if config.feature_gates.get(gates::LOGGING_ALPHA).or(config.feature_gates.get("AllAlpha")) == Some(&true) {
+        if gates::is_on(&config.feature_gates, gates::LOGGING_ALPHA) {
             return;
         }
         for (field, stream) in [("Text", &logging.options.text), ("JSON", &logging.options.json)] {

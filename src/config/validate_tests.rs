@@ -116,7 +116,7 @@ fn what_is_allowed() {
 fn all_problems_come_together_in_one_line() {
     let found = problems("mode: x\nbindAddress: y\noomScoreAdj: 9999");
     assert_eq!(found.len(), 3, "{found:?}");
-    let problem = |field: &str| Problem { field: field.into(), value: "1".into(), want: "w".into() };
+    let problem = |field: &str| InvalidField { field: field.into(), value: "1".into(), want: "w".into() };
     let text = ConfigError::Invalid { problems: vec![problem("a"), problem("b")] }.to_string();
     assert_eq!(text, "[a: Invalid value: 1: w, b: Invalid value: 1: w]");
 }

@@ -29,16 +29,10 @@ impl Frontends {
     /// What has to be cleaned after a sync. Work is in proportion to the changed Services; after a full sync all UDP
     /// frontends are asked for.
     pub fn follow(&mut self, sync: &Synced<'_>) -> Sweep {
-        self.update(sync.model, sync.mirror, sync.changes, sync.full)
-    }
-
-    fn update(&mut self, model: &Model, mirror: &Mirror, changes: &Changes, full: bool) -> Sweep {
+        let Synced { model, mirror, family, changes, full, .. } = *sync;
         let mut sweep = Sweep::default();
-        for family in mirror.families() {
-            let now = Now { model, mirror, family, endpoints: HashMap::new() };
-            let known = self.families.entry(family).or_default();
-            known.update(now, changes, full, sweep.family_mut(family));
-        }
+        let now = Now { model, mirror, family, endpoints: HashMap::new() };
+        self.families.entry(family).or_default().update(now, changes, full, sweep.family_mut(family));
         sweep
     }
 }

@@ -8,12 +8,12 @@ use crate::controller::{Controller, Observer};
 use crate::model::{Endpoint, EndpointSlice, Event, Kind, Node, Placement, ServiceType, SlicePort};
 use crate::ruleset::FakeKernel;
 
-/// Keeps the sweep of the last sync.
+/// Keeps the sweeps of the last sync, of all families.
 struct Follower(Frontends, Arc<Mutex<Sweep>>);
 
 impl Observer for Follower {
     fn synced(&mut self, sync: &Synced<'_>) {
-        *self.1.lock().expect("no panic") = self.0.follow(sync);
+        self.1.lock().expect("no panic").merge(self.0.follow(sync));
     }
 }
 

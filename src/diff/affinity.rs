@@ -4,8 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Mirror, slots};
-use crate::model::Family;
+use super::slots;
 use crate::plan::{Frontend, Target};
 use crate::ruleset::{Element, Elements, Value};
 
@@ -50,19 +49,17 @@ pub fn stale_records(records: &Elements, stale: &[StaleAffinity]) -> Vec<Element
     records.values().filter(is_stale).collect()
 }
 
-impl Mirror {
-    /// Records no Service port in force stands behind, or whose endpoint it does not offer.
-    pub fn orphans(&self, family: Family, records: &Elements) -> Vec<Element> {
-        if records.is_empty() {
-            return Vec::new();
-        }
-        let valid = valid(self.frontends().filter(|(of, ..)| *of == family).map(|(_, _, frontend)| frontend));
-        let is_valid = |element: &Element| {
-            let record = parse(element);
-            record.is_some_and(|(id, target)| valid.get(&id).is_some_and(|targets| targets.contains(&target)))
-        };
-        records.values().filter(|element| !is_valid(element)).collect()
+/// Picks out of all records of a family those that none of these frontends stands behind, or whose endpoint it does not offer.
+pub(super) fn orphans<'a>(frontends: impl Iterator<Item = &'a Frontend>, records: &Elements) -> Vec<Element> {
+    if records.is_empty() {
+        return Vec::new();
     }
+    let valid = valid(frontends);
+    let is_valid = |element: &Element| {
+        let record = parse(element);
+        record.is_some_and(|(id, target)| valid.get(&id).is_some_and(|targets| targets.contains(&target)))
+    };
+    records.values().filter(|element| !is_valid(element)).collect()
 }
 
 /// A record's ID and its endpoint.

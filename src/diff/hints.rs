@@ -2,7 +2,6 @@
 
 use super::growth::SizeHints;
 use super::numbers::NumberHints;
-use super::rebase::{is_in_force, is_usable};
 use super::slots::SlotHints;
 use crate::ruleset::Table;
 
@@ -18,7 +17,7 @@ pub struct Hints<'a> {
 impl<'a> Hints<'a> {
     /// Collects the choices of a table.
     pub fn of(table: &'a Table) -> Self {
-        let stays = is_in_force(table) && is_usable(table);
+        let stays = table.is_in_force() && table.is_usable();
         let sizes = stays.then(|| SizeHints::of(table));
         Self { slots: SlotHints(table), numbers: NumberHints::of(table), sizes }
     }

@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::Steps;
 use super::mirror::{FamilyMirror, Mirror};
-use super::rebase::is_in_force;
 use super::recorder::Recorder;
 use crate::model::Family;
 use crate::plan::Settings;
@@ -30,7 +29,7 @@ impl Mirror {
     /// How to make the table of a family of which the kernel holds this; `None` when the family is not served, or the
     /// kernel's table is in force and can only be changed as a whole ([`Mirror::rebase`]).
     pub fn load(&self, family: Family, kernel: Option<&Table>) -> Option<Load<'_>> {
-        if kernel.is_some_and(is_in_force) {
+        if kernel.is_some_and(Table::is_in_force) {
             return None;
         }
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;

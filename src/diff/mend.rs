@@ -1,10 +1,13 @@
 //! What others touched of a table against what the kernel holds there.
 
-use super::change::{Change, Steps};
+use std::collections::BTreeMap;
+
+use super::Steps;
+use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror, Shared};
 use crate::model::Family;
 use crate::plan::FrontendKey;
-use crate::ruleset::{Bytes, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table};
+use crate::ruleset::{Bytes, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Touched, Transaction};
 
 impl Mirror {
     /// The transactions that put a part of the kernel's table of a family right: as [`Mirror::rebase`], from a table of which
@@ -24,6 +27,27 @@ impl Mirror {
         mirror.compare_part(part, table, &mut change)?;
         mirror.write(&self.settings, change, &mut steps);
         Some(steps)
+    }
+}
+
+impl Mirror {
+    /// The parts of the tables that changes concern; sets go by the names they have now.
+    pub fn concerned(&self, changes: &Transaction) -> BTreeMap<Family, Part> {
+        let mut touched = Touched::default();
+        for (family, op) in &changes.ops {
+            let mirror = self.families.iter().find(|mirror| mirror.family == *family);
+            match (op, mirror) {
+                (Op::AddElements(name, list) | Op::DeleteElements(name, list), Some(mirror)) => {
+                    let keys = list.iter().map(|element| element.key).collect();
+                    touched.elements(*family, mirror.sizes.names().of(name.set), Keys::These(keys));
+                }
+                _ => touched.structure(*family),
+            }
+        }
+        match touched {
+            Touched::Parts(parts) => parts,
+            Touched::Everything => BTreeMap::new(),
+        }
     }
 }
 

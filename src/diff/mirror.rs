@@ -1,38 +1,21 @@
 //! The desired table, kept Service by Service.
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::affinity;
-use super::change::{Change, Steps};
-use super::claims::{Claim, Claims, Conflict};
-use super::counted::Counted;
+use super::claims::Claims;
 use super::growth::Sizes;
 use super::numbers::Numbers;
-use super::recorder::Recorder;
-use super::slots;
-use super::{Hints, Objection, StaleAffinity};
-use crate::model::{Changes, Family, Model, ObjectKey};
-use crate::plan::{
-    Action, Class, FIXED_CHAINS, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile,
-    endpoint_element, globals, rules,
-};
-use crate::ruleset::{Bytes, ChainId, Rule, SetId, Term, Value, Verdict};
-
-/// What a sync has to do.
-#[derive(Debug, Default)]
-pub struct Update {
-    /// Changes of the tables.
-    pub steps: Steps,
-    /// Affinity records to look for after the commit.
-    pub stale: Vec<(Family, StaleAffinity)>,
-    /// What Services of this update do not get.
-    pub objections: Vec<Objection>,
-}
+use super::references::References;
+use crate::model::{Family, ObjectKey};
+use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, globals, rules};
+use crate::ruleset::{Bytes, ChainId, Listing, Rule, SetId, Term};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
+///
+/// Each family has a table of its own. One whose table the kernel may hold in another state than it should is not in the
+/// mirror until its table has been read again ([`Mirror::compile`]).
 #[derive(Debug, Clone)]
 pub struct Mirror {
     pub(super) settings: Settings,
@@ -44,11 +27,13 @@ pub(super) struct FamilyMirror {
     pub(super) family: Family,
     pub(super) services: HashMap<ObjectKey, Arc<ServiceState>>,
     pub(super) claims: Claims,
-    numbers: Numbers,
-    pub(super) shared: Counted<Shared>,
-    pub(super) chains: Counted<ChainId>,
+    pub(super) numbers: Numbers,
+    pub(super) shared: References<Shared>,
+    pub(super) chains: References<ChainId>,
     pub(super) globals: Vec<Member>,
     pub(super) sizes: Sizes,
+    /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
+    pub(super) undeleted: BTreeSet<ChainId>,
 }
 
 /// A Service as it is in force; targets are in the order of their slots, and affinity is numbered. There are many, and
@@ -56,10 +41,10 @@ pub(super) struct FamilyMirror {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceState {
     pub(super) frontends: Box<[Frontend]>,
-    /// Frontends that others have.
+    /// Frontends it claims that are not in force: others have them, or it is set aside or too large.
     pub(super) lost: Box<[FrontendKey]>,
     /// Where its health check server answers.
-    checks: Box<[FrontendKey]>,
+    pub(super) checks: Box<[FrontendKey]>,
     pub(super) shared: Box<[Shared]>,
 }
 
@@ -97,42 +82,26 @@ impl Shared {
 }
 
 impl Mirror {
-    /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
-    /// that the hints give them; maps keep sizes that do.
-    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints<'_>>) -> (Self, Vec<Objection>) {
-        let families = settings.families().map(|(family, _)| FamilyMirror::new(family, &settings)).collect();
-        let mut this = Self { settings, families };
-        let mut update = Update::default();
-        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
-        for mirror in &mut this.families {
-            let mut recorder = Recorder::counting();
-            let hints = hints.get(&mirror.family);
-            mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
-            replace_members(&[], &mirror.globals, &mut recorder);
-            mirror.sync_services(&this.settings, model, &all, hints, &mut recorder, &mut update);
-            mirror.settle_shared(&mut recorder);
-            mirror.chains.settle();
-            mirror.sizes.count(recorder.counts());
-            mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
-        }
-        (this, update.objections)
+    /// A mirror without any table.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, families: Vec::new() }
     }
 
-    /// Takes over changes. `settings` are those in force from now on.
-    pub fn update(&mut self, settings: &Settings, model: &Model, changes: &Changes) -> Update {
-        let mut update = Update::default();
-        let old = std::mem::replace(&mut self.settings, settings.clone());
-        let all = recompiles_everything(&old, settings);
-        let dirty: BTreeSet<ObjectKey> = if all {
-            let known = self.families.iter().flat_map(|mirror| mirror.services.keys());
-            known.chain(model.services().map(|service| &service.key)).cloned().collect()
-        } else {
-            changes.services.clone()
-        };
-        for mirror in &mut self.families {
-            mirror.update(&old, settings, model, &dirty, &mut update);
+    /// Forgets the table of a family: what the kernel holds of it is not known.
+    pub fn lose(&mut self, family: Family) {
+        self.families.retain(|mirror| mirror.family != family);
+    }
+
+    /// Has tables that are compiled from now on give their maps this much room.
+    pub fn set_sizing(&mut self, sizing: Sizing) {
+        self.settings.sizing = sizing;
+    }
+
+    /// Says which chains of a table, of those that steps were to delete, the kernel still has: the next update deletes them.
+    pub fn set_undeleted(&mut self, family: Family, chains: impl IntoIterator<Item = ChainId>) {
+        if let Some(mirror) = self.families.iter_mut().find(|mirror| mirror.family == family) {
+            mirror.undeleted = chains.into_iter().collect();
         }
-        update
     }
 
     /// The settings in force.
@@ -160,29 +129,44 @@ impl Mirror {
             services.flat_map(move |(key, state)| state.frontends.iter().map(move |f| (family, key, f)))
         })
     }
-}
 
-/// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
-fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
-    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
-    old.node_name != new.node_name
-        || old.listeners != new.listeners
-        || old.zone != new.zone
-        || old.external_ips != new.external_ips
-        || node_ips(old) != node_ips(new)
+    /// The families the mirror serves.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.families.iter().map(|mirror| mirror.family)
+    }
+
+    /// How many elements a set or map of a family has.
+    pub fn element_count(&self, family: Family, set: SetId) -> usize {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family);
+        mirror.map_or(0, |mirror| mirror.sizes.count_of(set))
+    }
+
+    /// The table of a family as a listing shows it; `None` when the family is not served.
+    pub fn listing(&self, family: Family) -> Option<Listing> {
+        let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
+        let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules(&self.settings, chain)));
+        let names = mirror.sizes.names();
+        let sizes = mirror.sizes.all().iter().map(|(set, size)| (names.of(*set), *size)).collect();
+        let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family, names) };
+        for (set, element) in mirror.elements() {
+            listing.sets.entry(names.of(set)).or_default().insert(element.key, element);
+        }
+        Some(listing)
+    }
 }
 
 impl FamilyMirror {
-    fn new(family: Family, settings: &Settings) -> Self {
+    pub(super) fn new(family: Family, settings: &Settings) -> Self {
         Self {
             family,
             services: HashMap::new(),
             claims: Claims::default(),
             numbers: Numbers::default(),
-            shared: Counted::default(),
-            chains: Counted::default(),
+            shared: References::default(),
+            chains: References::default(),
             globals: globals(family, settings),
             sizes: Sizes::new(settings.sizing),
+            undeleted: BTreeSet::new(),
         }
     }
 
@@ -201,241 +185,6 @@ impl FamilyMirror {
     pub(super) fn all_chains(&self) -> Vec<ChainId> {
         let mut used: Vec<ChainId> = self.chains.keys().collect();
         used.sort_unstable();
-        used.into_iter().chain(FIXED_CHAINS).collect()
-    }
-
-    fn update(
-        &mut self,
-        old: &Settings,
-        new: &Settings,
-        model: &Model,
-        dirty: &BTreeSet<ObjectKey>,
-        update: &mut Update,
-    ) {
-        let mut recorder = Recorder::default();
-        let before = self.all_chains_if_rules_may_differ(old, new);
-        self.update_globals(new, &mut recorder);
-        self.sync_services(new, model, dirty, None, &mut recorder, update);
-        self.settle_shared(&mut recorder);
-        let (came, went) = self.chains.settle();
-        self.sizes.count(recorder.counts());
-        let resized = self.sizes.grow();
-        let changed = before.into_iter().filter(|chain| self.rules(new, *chain) != self.rules(old, *chain)).collect();
-        let change = Change { came, changed, went, resized, elements: recorder };
-        self.write(new, change, &mut update.steps);
-    }
-
-    /// Records what came into force and what went out of it among the elements Services share.
-    fn settle_shared(&mut self, recorder: &mut Recorder) {
-        let (came, went) = self.shared.settle();
-        came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
-        went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
-    }
-
-    fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
-        let same = old.family(self.family) == new.family(self.family) && old.masquerade_all == new.masquerade_all;
-        if same { Vec::new() } else { self.all_chains() }
-    }
-
-    fn update_globals(&mut self, settings: &Settings, recorder: &mut Recorder) {
-        let wanted = globals(self.family, settings);
-        if wanted == self.globals {
-            return;
-        }
-        let old = std::mem::replace(&mut self.globals, wanted);
-        replace_members(&old, &self.globals, recorder);
-    }
-
-    /// Brings the given Services, and those that win or lose a frontend by them, up to date.
-    fn sync_services(
-        &mut self,
-        settings: &Settings,
-        model: &Model,
-        dirty: &BTreeSet<ObjectKey>,
-        hints: Option<&Hints<'_>>,
-        recorder: &mut Recorder,
-        update: &mut Update,
-    ) {
-        let plan_of = |key: &ObjectKey, family| match model.usable_service(key) {
-            Some(service) => compile(service, || model.slices(key), family, settings),
-            None => ServicePlan::default(),
-        };
-        let mut plans: Vec<(ObjectKey, ServicePlan)> = Vec::with_capacity(dirty.len());
-        let mut affected = BTreeSet::new();
-        for key in dirty {
-            let plan = plan_of(key, self.family);
-            if let Some(elements) = plan.oversized {
-                let (service, family) = (key.clone(), self.family);
-                update.objections.push(Objection::Oversized { service, family, elements });
-            }
-            if plan.is_empty() && !self.services.contains_key(key) {
-                continue;
-            }
-            self.claim(key, model.service(key).and_then(|s| s.created), &plan, &mut affected);
-            plans.push((key.clone(), plan));
-        }
-        for key in affected.into_iter().filter(|key| !dirty.contains(key)) {
-            let plan = plan_of(&key, self.family);
-            plans.push((key, plan));
-        }
-        for (key, plan) in plans {
-            self.sync_service(key, plan, hints, recorder, update);
-        }
-    }
-
-    /// Replaces a Service's claims by those of its new plan.
-    fn claim(
-        &mut self,
-        service: &ObjectKey,
-        created: Option<i64>,
-        plan: &ServicePlan,
-        affected: &mut BTreeSet<ObjectKey>,
-    ) {
-        if let Some(state) = self.services.get(service) {
-            let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
-            for key in held.chain(state.checks.iter().copied()) {
-                affected.extend(self.claims.remove(key, service));
-            }
-        }
-        let frontends = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
-        for (key, class) in frontends.chain(plan.checks.iter().map(|key| (*key, Class::HealthCheck))) {
-            let claim = Claim { class, created: created.unwrap_or(i64::MAX), service: service.clone() };
-            affected.extend(self.claims.add(key, claim));
-        }
-    }
-
-    fn sync_service(
-        &mut self,
-        key: ObjectKey,
-        plan: ServicePlan,
-        hints: Option<&Hints<'_>>,
-        recorder: &mut Recorder,
-        update: &mut Update,
-    ) {
-        let old = self.services.remove(&key).unwrap_or_default();
-        let mut old_frontends: HashMap<FrontendKey, &Frontend> =
-            old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
-        let shared = shared(&plan).collect();
-        let (mut frontends, mut lost) = (plan.frontends, Vec::new());
-        frontends.retain(|frontend| match self.claims.check(frontend.key, &key) {
-            Ok(()) => true,
-            Err(conflict) => {
-                lost.push(frontend.key);
-                update.objections.push(Objection::Contested(conflict));
-                false
-            }
-        });
-        for check in &plan.checks {
-            let conflict = self.claims.check(*check, &key).err();
-            update.objections.extend(conflict.map(Objection::Contested));
-        }
-        for (frontend, winner) in plan.refused {
-            lost.push(frontend);
-            update.objections.push(Objection::Contested(Conflict { frontend, winner, loser: key.clone() }));
-        }
-        let checks = plan.checks.into();
-        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), checks, shared };
-        self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
-        for frontend in &mut state.frontends {
-            let previous = old_frontends.remove(&frontend.key);
-            place(frontend, previous, hints);
-            if previous != Some(frontend) {
-                self.replace_frontend(previous, Some(frontend), recorder);
-            }
-        }
-        for gone in old_frontends.values() {
-            self.replace_frontend(Some(gone), None, recorder);
-        }
-        let stale = affinity::stale(&old.frontends, &state.frontends);
-        update.stale.extend(stale.into_iter().map(|stale| (self.family, stale)));
-        for shared in &state.shared {
-            self.shared.add(*shared);
-        }
-        for shared in &old.shared {
-            self.shared.remove(*shared);
-        }
-        if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
-            self.services.insert(key, Arc::new(state));
-        }
-    }
-
-    fn replace_frontend(&mut self, old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
-        let old_members = old.map(Frontend::members).unwrap_or_default();
-        let new_members = new.map(Frontend::members).unwrap_or_default();
-        new_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.add(chain));
-        old_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.remove(chain));
-        replace_members(&old_members, &new_members, recorder);
-        replace_endpoints(old, new, recorder);
-    }
-}
-
-/// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
-fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hints<'_>>) {
-    let key = frontend.key.bytes();
-    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
-    let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
-        Action::Refuse | Action::Drop => Vec::new(),
-        Action::Balance(_, targets) => vec![targets],
-        Action::ExternalLocal { cluster, local } => vec![cluster, local],
-    };
-    for (map, list) in maps.into_iter().zip(lists) {
-        let old = match previous {
-            Some(previous) => {
-                let lists = previous.endpoint_lists();
-                lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| Cow::Borrowed(list))
-            }
-            None => hints.map(|hints| Cow::Owned(hints.slots.get(map, &key))),
-        };
-        if let Some(old) = old.filter(|old| !old.is_empty()) {
-            *list = slots::assign(&old, list);
-        }
-    }
-}
-
-fn replace_members(old: &[Member], new: &[Member], recorder: &mut Recorder) {
-    missing_in(new, old).for_each(|member| recorder.delete_member(member.clone()));
-    missing_in(old, new).for_each(|member| recorder.add_member(member.clone()));
-}
-
-/// Those of `members` that `others` lack. Mostly there are a handful, but source ranges can come in thousands.
-fn missing_in<'a>(others: &'a [Member], members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
-    let index: Option<HashSet<&Member>> = (others.len() > 16).then(|| others.iter().collect());
-    members.iter().filter(move |member| match &index {
-        Some(index) => !index.contains(member),
-        None => !others.contains(member),
-    })
-}
-
-fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
-    let Some(key) = new.or(old).map(|frontend| frontend.key.bytes()) else {
-        return;
-    };
-    let lists = |frontend: Option<&Frontend>, map| -> Vec<Target> {
-        let lists = frontend.map(Frontend::endpoint_lists).unwrap_or_default();
-        lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| list.to_vec()).unwrap_or_default()
-    };
-    for map in crate::ruleset::EndpointMap::ALL {
-        let (old, new) = (lists(old, map), lists(new, map));
-        for (slot, target) in old.iter().enumerate().filter(|(slot, target)| new.get(*slot) != Some(target)) {
-            recorder.delete(map.set(), endpoint_element(&key, slot, target));
-        }
-        for (slot, target) in new.iter().enumerate().filter(|(slot, target)| old.get(*slot) != Some(target)) {
-            recorder.add(map.set(), endpoint_element(&key, slot, target));
-        }
-    }
-}
-
-fn shared(plan: &ServicePlan) -> impl Iterator<Item = Shared> {
-    let cluster_ip = plan.cluster_ip.map(Shared::ClusterIp);
-    let hairpins = plan.hairpins.iter().copied().map(Shared::Hairpin);
-    let endpoints = plan.after_dnat_endpoints().into_iter().map(Shared::AfterDnatEndpoint);
-    cluster_ip.into_iter().chain(hairpins).chain(endpoints)
-}
-
-/// The chain a verdict leads to, when it is one that comes and goes.
-fn dynamic_chain(member: &Member) -> Option<ChainId> {
-    match member.element.value {
-        Value::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) if !FIXED_CHAINS.contains(&chain) => Some(chain),
-        _ => None,
+        used.into_iter().chain(ChainId::FIXED).collect()
     }
 }

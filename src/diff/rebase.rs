@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::change::{Change, Steps};
+use super::Steps;
+use super::affinity;
+use super::change::Change;
 use super::load::Load;
 use super::mirror::{FamilyMirror, Mirror, Shared};
 use super::recorder::Recorder;
 use crate::model::Family;
 use crate::plan::{Settings, endpoint_element};
-use crate::ruleset::{Bytes, Element, Elements, Foreign, Listing, Op, SetId, Table, lower};
+use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, lower};
 
 impl Mirror {
     /// The transactions that turn the kernel's table of a family (`None`: there is none) into the mirror's. None when the
@@ -22,7 +24,7 @@ impl Mirror {
             return steps;
         };
         match kernel {
-            Some(table) if is_usable(table) && mirror.keeps_sizes(table) => {
+            Some(table) if table.is_usable() && mirror.keeps_sizes(table) => {
                 mirror.repair(&self.settings, table, &mut steps);
             }
             _ => Load::table(mirror, &self.settings, kernel.is_some()).whole(&mut steps.main),
@@ -30,39 +32,11 @@ impl Mirror {
         steps
     }
 
-    /// The families the mirror serves.
-    pub fn families(&self) -> impl Iterator<Item = Family> {
-        self.families.iter().map(|mirror| mirror.family)
+    /// Affinity records no Service port in force stands behind, or whose endpoint it does not offer.
+    pub fn orphans(&self, family: Family, records: &Elements) -> Vec<Element> {
+        let of_family = self.frontends().filter(|(of, ..)| *of == family).map(|(_, _, frontend)| frontend);
+        affinity::orphans(of_family, records)
     }
-
-    /// How many elements a set or map of a family has.
-    pub fn element_count(&self, family: Family, set: SetId) -> usize {
-        let mirror = self.families.iter().find(|mirror| mirror.family == family);
-        mirror.map_or(0, |mirror| mirror.sizes.count_of(set))
-    }
-
-    /// The table of a family as a listing shows it; `None` when the family is not served.
-    pub fn listing(&self, family: Family) -> Option<Listing> {
-        let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
-        let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules(&self.settings, chain)));
-        let names = mirror.sizes.names();
-        let sizes = mirror.sizes.all().iter().map(|(set, size)| (names.of(*set), *size)).collect();
-        let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family, names) };
-        for (set, element) in mirror.elements() {
-            listing.sets.entry(names.of(set)).or_default().insert(element.key, element);
-        }
-        Some(listing)
-    }
-}
-
-/// Whether the table can be repaired piece by piece: all its objects are ours, and no set is missing.
-pub(super) fn is_usable(table: &Table) -> bool {
-    table.foreign.is_empty() && SetId::ALL.iter().all(|set| table.sets.contains_key(set))
-}
-
-/// Whether packets enter the table. Where none do, an earlier load was not finished.
-pub(super) fn is_in_force(table: &Table) -> bool {
-    !table.foreign.is_empty() || table.chains.keys().any(|chain| chain.is_base())
 }
 
 impl FamilyMirror {

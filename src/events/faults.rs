@@ -75,7 +75,7 @@ impl Observer for FaultObserver {
     }
 
     fn synced(&mut self, sync: &Synced<'_>) {
-        let families: Vec<Family> = sync.mirror.families().collect();
+        let families: Vec<Family> = sync.mirror.settings().families().map(|(family, _)| family).collect();
         self.lost.retain(|service, lost| {
             lost.retain(|key| families.iter().any(|family| sync.mirror.holder(*family, *key, service).is_some()));
             !lost.is_empty() && sync.model.service(service).is_some()

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc;
 
 use crate::controller::{Observer, Synced};
 use crate::model::{EndpointSlice, Family, ObjectKey, Service, ServiceType};
@@ -33,12 +33,18 @@ impl Check {
         if service.service_type == ServiceType::ExternalName || settings.family(family).is_none() {
             return None;
         }
-        let serves = |family: &Family| service.cluster_ip(*family).is_some() && settings.family(*family).is_some();
-        let family = [family].into_iter().chain(Family::ALL).find(serves)?;
+        let family = Self::serving(service, family, settings)?;
         let of_port = |port| candidates(slices(), family, port, &settings.node_name);
         let ready = service.ports.iter().flat_map(of_port).filter(|c| c.local && c.ready);
         let addresses: BTreeSet<_> = ready.map(|candidate| candidate.target.ip).collect();
         Some(Self { port, local_endpoints: addresses.len() })
+    }
+
+    /// The family whose endpoints count for a server that listens on addresses of a family; `None` when the Service is not
+    /// served at all.
+    fn serving(service: &Service, listening: Family, settings: &Settings) -> Option<Family> {
+        let serves = |family: &Family| service.cluster_ip(*family).is_some() && settings.family(*family).is_some();
+        [listening].into_iter().chain(Family::ALL).find(serves)
     }
 }
 
@@ -65,18 +71,77 @@ pub struct CheckChanges {
     pub addresses: Option<Vec<(Family, NodePortAddresses)>>,
 }
 
+/// The changes of several syncs as one: the last one of each server counts.
+#[derive(Debug, Default)]
+struct Waiting {
+    checks: HashMap<CheckId, Option<Check>>,
+    addresses: Option<Vec<(Family, NodePortAddresses)>>,
+}
+
+impl Waiting {
+    fn merge(&mut self, later: CheckChanges) {
+        self.checks.extend(later.checks);
+        self.addresses = later.addresses.or(self.addresses.take());
+    }
+}
+
+/// A way for changes to those who open the servers. What they have not taken yet becomes one: however slow they are, no more
+/// waits than there are servers.
+pub fn check_channel() -> (CheckSender, CheckReceiver) {
+    let (wake, woken) = mpsc::channel(1);
+    let waiting = Arc::<Mutex<Waiting>>::default();
+    (CheckSender { waiting: waiting.clone(), wake }, CheckReceiver { waiting, woken })
+}
+
+/// The sync loop's end of [`check_channel`].
+#[derive(Debug)]
+pub struct CheckSender {
+    waiting: Arc<Mutex<Waiting>>,
+    wake: mpsc::Sender<()>,
+}
+
+/// The servers' end of [`check_channel`].
+#[derive(Debug)]
+pub struct CheckReceiver {
+    waiting: Arc<Mutex<Waiting>>,
+    woken: mpsc::Receiver<()>,
+}
+
+impl CheckSender {
+    /// Hands over changes without waiting.
+    pub fn send(&self, changes: CheckChanges) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).merge(changes);
+        if let Err(mpsc::error::TrySendError::Closed(())) = self.wake.try_send(()) {
+            tracing::debug!("nobody serves health check ports");
+        }
+    }
+}
+
+impl CheckReceiver {
+    /// What has changed since the last time; `None` when the sender is gone.
+    pub async fn recv(&mut self) -> Option<CheckChanges> {
+        self.woken.recv().await?;
+        Some(self.take())
+    }
+
+    fn take(&self) -> CheckChanges {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        CheckChanges { checks: waiting.checks.into_iter().collect(), addresses: waiting.addresses }
+    }
+}
+
 /// Follows the sync loop and sends what the servers need.
 #[derive(Debug)]
 pub struct CheckObserver {
     on_internal_ips: bool,
     known: HashMap<CheckId, Check>,
     addresses: Vec<(Family, NodePortAddresses)>,
-    sender: UnboundedSender<CheckChanges>,
+    sender: CheckSender,
 }
 
 impl CheckObserver {
     /// An observer that sends here. `on_internal_ips`: NodePorts answer on the Node's own addresses.
-    pub fn new(sender: UnboundedSender<CheckChanges>, on_internal_ips: bool) -> Self {
+    pub fn new(sender: CheckSender, on_internal_ips: bool) -> Self {
         Self { on_internal_ips, known: HashMap::new(), addresses: Vec::new(), sender }
     }
 
@@ -101,10 +166,16 @@ impl CheckObserver {
 
     fn update(&mut self, key: &ObjectKey, sync: &Synced<'_>, changes: &mut CheckChanges) {
         let settings = sync.mirror.settings();
-        for family in Family::ALL {
-            let service = sync.model.usable_service(key);
-            let check = service.and_then(|service| Check::of(service, || sync.model.slices(key), family, settings));
-            let id = (family, key.clone());
+        for listening in Family::ALL {
+            let service = sync.model.service(key);
+            // The count follows the syncs of the family whose endpoints it counts.
+            let serving = service.and_then(|service| Check::serving(service, listening, settings));
+            if serving.is_some_and(|serving| serving != sync.family) {
+                continue;
+            }
+            let service = service.filter(|_| !serving.is_some_and(|serving| sync.model.is_set_aside(key, serving)));
+            let check = service.and_then(|service| Check::of(service, || sync.model.slices(key), listening, settings));
+            let id = (listening, key.clone());
             let before = match check {
                 Some(check) => self.known.insert(id.clone(), check),
                 None => self.known.remove(&id),
@@ -119,9 +190,7 @@ impl CheckObserver {
 impl Observer for CheckObserver {
     fn synced(&mut self, sync: &Synced<'_>) {
         let changes = self.changes(sync);
-        if self.sender.send(changes).is_err() {
-            tracing::debug!("nobody serves health check ports");
-        }
+        self.sender.send(changes);
     }
 }
 

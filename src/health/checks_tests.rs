@@ -1,7 +1,5 @@
 use std::time::Instant;
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
@@ -61,12 +59,12 @@ type Seen = (Family, String, Option<(u16, usize)>);
 
 struct Loop {
     controller: Controller<FakeKernel>,
-    changes: UnboundedReceiver<CheckChanges>,
+    changes: CheckReceiver,
 }
 
 impl Loop {
     fn start(events: Vec<Event>) -> Self {
-        let (sender, changes) = unbounded_channel();
+        let (sender, changes) = check_channel();
         let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
         controller.observe(CheckObserver::new(sender, true));
         let mut this = Self { controller, changes };
@@ -82,7 +80,8 @@ impl Loop {
 
     /// Where the servers listen since the last sync.
     fn addresses(&mut self) -> Vec<(Family, Vec<String>)> {
-        let addresses = self.changes.try_recv().expect("every sync sends").addresses.expect("changed");
+        self.changes.woken.try_recv().expect("every sync sends");
+        let addresses = self.changes.take().addresses.expect("changed");
         let text = |addresses: NodePortAddresses| match addresses {
             NodePortAddresses::AllLocal => vec!["all".to_owned()],
             NodePortAddresses::Listed(ips) => ips.iter().map(ToString::to_string).collect(),
@@ -92,7 +91,8 @@ impl Loop {
 
     /// What the last sync changed: IPv4 and IPv6.
     fn changes(&mut self) -> Vec<Seen> {
-        let changes = self.changes.try_recv().expect("every sync sends");
+        self.changes.woken.try_recv().expect("every sync sends");
+        let changes = self.changes.take();
         let flat = |((family, key), check): (CheckId, Option<Check>)| {
             (family, key.name().to_owned(), check.map(|check| (check.port, check.local_endpoints)))
         };
@@ -140,6 +140,22 @@ fn only_what_changed_is_sent() {
         it.changes(),
         [gone(Family::Ipv4, "a"), gone(Family::Ipv4, "b"), gone(Family::Ipv6, "a"), gone(Family::Ipv6, "b")]
     );
+}
+
+#[test]
+fn what_nobody_takes_becomes_one() {
+    let (sender, mut receiver) = check_channel();
+    let id = (Family::Ipv4, ObjectKey::new("ns", "a"));
+    for number in 0..10_000 {
+        let check = (number % 2 == 1).then_some(Check { port: 30_001, local_endpoints: number });
+        sender.send(CheckChanges { checks: vec![(id.clone(), check)], addresses: None });
+    }
+    sender.send(CheckChanges { checks: Vec::new(), addresses: Some(Vec::new()) });
+    receiver.woken.try_recv().expect("woken");
+    let CheckChanges { checks, addresses } = receiver.take();
+    assert_eq!(checks, [(id, Some(Check { port: 30_001, local_endpoints: 9_999 }))]);
+    assert_eq!(addresses, Some(Vec::new()));
+    receiver.woken.try_recv().expect_err("once");
 }
 
 /// The end-to-end test "should only target nodes with endpoints" asks for a Service of one family on all InternalIPs.

@@ -35,7 +35,6 @@ pub struct State {
     patience: Duration,
     families: BTreeMap<Family, FamilyState>,
     eligible: bool,
-    ready: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +42,8 @@ struct FamilyState {
     updated: SystemTime,
     /// The oldest request that no success has followed.
     queued: Option<Instant>,
+    /// There was a successful sync.
+    ready: bool,
 }
 
 /// The state at some moment.
@@ -70,26 +71,25 @@ pub struct FamilyVerdict {
 impl State {
     /// Nothing has begun. A request may wait twice the sync period.
     pub fn new(sync_period: Duration) -> Self {
-        Self { patience: sync_period * 2, families: BTreeMap::new(), eligible: false, ready: false }
+        Self { patience: sync_period * 2, families: BTreeMap::new(), eligible: false }
     }
 
     /// The sync loop starts for a family, which counts as a success.
     pub fn begin(&mut self, family: Family, now: Moment) {
-        self.families.insert(family, FamilyState { updated: now.wall, queued: None });
+        self.families.insert(family, FamilyState { updated: now.wall, queued: None, ready: false });
     }
 
-    /// Somebody wants a sync. All families are programmed in one transaction, so they wait together.
+    /// Somebody wants a sync, of all families.
     pub fn requested(&mut self, now: Moment) {
         for family in self.families.values_mut() {
             family.queued.get_or_insert(now.steady);
         }
     }
 
-    /// A sync has succeeded.
-    pub fn succeeded(&mut self, now: Moment) {
-        self.ready = true;
-        for family in self.families.values_mut() {
-            *family = FamilyState { updated: now.wall, queued: None };
+    /// A sync of a family has succeeded.
+    pub fn succeeded(&mut self, family: Family, now: Moment) {
+        if let Some(family) = self.families.get_mut(&family) {
+            *family = FamilyState { updated: now.wall, queued: None, ready: true };
         }
     }
 
@@ -98,9 +98,9 @@ impl State {
         self.eligible = eligible;
     }
 
-    /// There was a successful sync.
+    /// There was a successful sync of every family.
     pub fn is_ready(&self) -> bool {
-        self.ready
+        !self.families.is_empty() && self.families.values().all(|family| family.ready)
     }
 
     /// How things stand.
@@ -147,7 +147,7 @@ mod tests {
         for (seconds, step) in steps {
             match step {
                 Request => state.requested(at(*seconds)),
-                Success => state.succeeded(at(*seconds)),
+                Success => Family::ALL.into_iter().for_each(|family| state.succeeded(family, at(*seconds))),
                 Node { deleting } => state.set_eligible(!deleting),
             }
         }
@@ -182,12 +182,26 @@ mod tests {
     }
 
     #[test]
-    fn ready_with_the_first_success() {
+    fn ready_with_the_first_success_of_each_family() {
         let mut state = State::new(Duration::from_secs(30));
-        state.begin(Family::Ipv4, Moment::now());
+        assert!(!state.is_ready());
+        Family::ALL.into_iter().for_each(|family| state.begin(family, Moment::now()));
         state.requested(Moment::now());
         assert!(!state.is_ready());
-        state.succeeded(Moment::now());
+        state.succeeded(Family::Ipv4, Moment::now());
+        assert!(!state.is_ready());
+        state.succeeded(Family::Ipv6, Moment::now());
         assert!(state.is_ready());
+    }
+
+    #[test]
+    fn a_family_that_fails_is_named_alone() {
+        let (mut state, start) = (State::new(Duration::from_secs(30)), Moment::now());
+        Family::ALL.into_iter().for_each(|family| state.begin(family, start));
+        state.requested(start);
+        state.succeeded(Family::Ipv4, start + Duration::from_secs(1));
+        let verdict = state.verdict(start + Duration::from_secs(61));
+        let healthy: Vec<_> = verdict.families.iter().map(|family| (family.family, family.healthy)).collect();
+        assert_eq!(healthy, [(Family::Ipv4, true), (Family::Ipv6, false)]);
     }
 }

@@ -87,19 +87,6 @@ pub(super) struct BySource {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Request {
-    pub(super) code: String,
-    pub(super) method: String,
-    pub(super) host: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ByVerb {
-    pub(super) verb: String,
-    pub(super) host: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Feature {
     pub(super) name: &'static str,
     pub(super) stage: &'static str,

@@ -1,32 +1,37 @@
 //! From the sync loop to metrics.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Metrics;
 use super::labels::{ByFamily, ByResult};
 use super::services::Shares;
-use super::sync::Histograms;
 use crate::controller::{Observer, Repair, Synced};
 use crate::model::{Event, Family};
 use crate::ruleset::KernelError;
 
 /// Tells [`Metrics`] what the sync loop does.
 ///
-/// One transaction programs both families, so each family that is served gets the same observations.
+/// Each family has transactions and observations of its own.
 #[derive(Debug)]
 pub struct MetricsObserver {
     metrics: Arc<Metrics>,
     families: Vec<Family>,
     shares: Shares,
-    /// The next sync compares everything.
-    is_full: bool,
+    /// The families whose next sync compares everything.
+    full: BTreeSet<Family>,
 }
 
 impl MetricsObserver {
     /// An observer for a loop that serves these families and starts now.
     pub fn new(metrics: Arc<Metrics>, families: &[Family]) -> Self {
-        let this = Self { metrics, families: families.to_vec(), shares: Shares::default(), is_full: true };
+        let this = Self {
+            metrics,
+            families: families.to_vec(),
+            shares: Shares::default(),
+            full: families.iter().copied().collect(),
+        };
         this.queued();
         // `increase()` sees a first failure only if there was a zero before it.
         drop(this.metrics.table.transactions.get_or_create(&ByResult { result: "error" }));
@@ -48,15 +53,12 @@ impl MetricsObserver {
         self.families.iter().for_each(|family| work(&ByFamily::from(*family)));
     }
 
-    fn observe(&self, histograms: &Histograms, duration: Duration) {
-        self.for_each_family(|family| histograms.get_or_create(family).observe(duration.as_secs_f64()));
-    }
-
     /// A run took this long, whatever came of it.
-    fn ran(&self, full: bool, duration: Duration) {
+    fn ran(&self, family: Family, full: bool, duration: Duration) {
         let sync = &self.metrics.sync;
-        self.observe(&sync.duration, duration);
-        self.observe(if full { &sync.full_duration } else { &sync.partial_duration }, duration);
+        for histograms in [&sync.duration, if full { &sync.full_duration } else { &sync.partial_duration }] {
+            histograms.get_or_create(&ByFamily::from(family)).observe(duration.as_secs_f64());
+        }
     }
 
     /// A sync has taken all changes.
@@ -89,7 +91,7 @@ impl MetricsObserver {
     /// Specification 10.3; a time from before the start says nothing about this process.
     fn observe_latency(&self, sync: &Synced<'_>, now: SystemTime) {
         for ((_, family), times) in &sync.changes.triggers {
-            if !self.families.contains(family) {
+            if *family != sync.family {
                 continue;
             }
             for time in times.iter().filter(|time| **time > self.metrics.started) {
@@ -112,42 +114,40 @@ impl Observer for MetricsObserver {
 
     fn synced(&mut self, sync: &Synced<'_>) {
         let now = SystemTime::now();
-        self.is_full = false;
+        self.full.remove(&sync.family);
         self.took_changes();
         // Nobody asked for a sync of no changes.
         if sync.full || !sync.changes.is_empty() {
-            self.ran(sync.full, sync.duration);
+            self.ran(sync.family, sync.full, sync.duration);
         }
-        self.for_each_family(|family| {
-            self.metrics.sync.last.get_or_create(family).set(unix(now));
-        });
+        self.metrics.sync.last.get_or_create(&ByFamily::from(sync.family)).set(unix(now));
         self.observe_latency(sync, now);
         self.shares.follow(sync);
         let table = &self.metrics.table;
-        self.shares.show(&self.families, &self.metrics.sync, table);
+        self.shares.show(sync.family, &self.metrics.sync, table);
         table.wrote(sync.elements);
         table.services.set(sync.model.service_count() as i64);
         table.set_aside.set(sync.model.all_set_aside().len() as i64);
         if sync.full {
-            table.recount(sync.mirror);
+            table.recount(sync.mirror, sync.family);
         } else {
             table.follow(sync.mirror, sync.transaction);
         }
     }
 
-    fn failed(&mut self, _: &KernelError, duration: Duration) {
+    fn failed(&mut self, family: Family, _: &KernelError, duration: Duration) {
+        if !self.families.contains(&family) {
+            return;
+        }
         self.took_changes();
-        self.ran(self.is_full, duration);
-        self.is_full = true;
-        self.for_each_family(|family| {
-            self.metrics.sync.sync_failures.get_or_create(family).inc();
-        });
+        // The next one compares everything.
+        let full = !self.full.insert(family);
+        self.ran(family, full, duration);
+        self.metrics.sync.sync_failures.get_or_create(&ByFamily::from(family)).inc();
     }
 
-    fn cleanup_failed(&mut self, _: &KernelError) {
-        self.for_each_family(|family| {
-            self.metrics.sync.cleanup_failures.get_or_create(family).inc();
-        });
+    fn cleanup_failed(&mut self, family: Family, _: &KernelError) {
+        self.metrics.sync.cleanup_failures.get_or_create(&ByFamily::from(family)).inc();
     }
 
     fn repaired(&mut self, repair: &Repair) {

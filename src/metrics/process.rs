@@ -2,18 +2,36 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::runtime::Handle;
 
 /// USER_HZ, which is 100 on every architecture Linux shows to programs.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What the kernel says of this process; what it does not say is left out.
-#[derive(Debug)]
-pub(super) struct Process;
+#[derive(Debug, Clone, Default)]
+pub(super) struct Process {
+    runtimes: Arc<Mutex<Vec<Handle>>>,
+}
+
+impl Process {
+    /// Counts the tasks of a runtime too.
+    pub(super) fn watch(&self, runtime: Handle) {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(runtime);
+    }
+
+    /// The tasks of all runtimes; none where there is no runtime.
+    fn tasks(&self) -> Option<usize> {
+        let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks());
+        (!runtimes.is_empty()).then(|| tasks.sum())
+    }
+}
 
 #[derive(Debug, Default, PartialEq)]
 struct Stat {
@@ -43,8 +61,8 @@ impl Collector for Process {
         if let Some(threads) = number(&status, "Threads:") {
             gauge(&mut encoder, ("portway_threads", "Threads of the process."), threads)?;
         }
-        if let Ok(tokio) = tokio::runtime::Handle::try_current() {
-            let tasks = tokio.metrics().num_alive_tasks() as f64;
+        if let Some(tasks) = self.tasks() {
+            let tasks = tasks as f64;
             gauge(&mut encoder, ("portway_tokio_tasks", "Tasks of the servers and of the watches."), tasks)?;
             // What kubernetes-mixin's dashboard and leak alerts of kube-proxy look at.
             gauge(&mut encoder, ("go_goroutines", "The same as portway_tokio_tasks, by kube-proxy's name."), tasks)?;

@@ -17,46 +17,49 @@ struct Share {
     no_local: [u32; 2],
 }
 
-/// The shares of all Services, and their sums.
+/// The shares of all Services, and their sums, by family.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
-    known: HashMap<ObjectKey, [Share; 2]>,
-    sums: [Share; 2],
+    families: [Known; 2],
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    shares: HashMap<ObjectKey, Share>,
+    sum: Share,
 }
 
 impl Shares {
     /// Brings the Services of a sync up to date.
     pub(super) fn follow(&mut self, sync: &Synced<'_>) {
+        let known = &mut self.families[sync.family as usize];
         if sync.full {
-            *self = Self::default();
-            sync.model.services().for_each(|service| self.update(&service.key, sync));
+            *known = Known::default();
+            sync.model.services().for_each(|service| known.update(&service.key, sync));
         } else {
-            sync.changes.services.iter().for_each(|key| self.update(key, sync));
+            sync.changes.services.iter().for_each(|key| known.update(key, sync));
         }
     }
 
     /// Writes the sums down.
-    pub(super) fn show(&self, families: &[Family], sync: &SyncMetrics, table: &TableMetrics) {
-        for family in families {
-            let sum = self.sums[*family as usize];
-            table.endpoints.get_or_create(&ByFamily::from(*family)).set(sum.endpoints.into());
-            for (policy, ports) in [TrafficPolicy::internal, TrafficPolicy::external].into_iter().zip(sum.no_local) {
-                sync.no_local_endpoints.get_or_create(&ByPolicy::new(policy, *family)).set(ports.into());
-            }
+    pub(super) fn show(&self, family: Family, sync: &SyncMetrics, table: &TableMetrics) {
+        let sum = self.families[family as usize].sum;
+        table.endpoints.get_or_create(&ByFamily::from(family)).set(sum.endpoints.into());
+        for (policy, ports) in [TrafficPolicy::internal, TrafficPolicy::external].into_iter().zip(sum.no_local) {
+            sync.no_local_endpoints.get_or_create(&ByPolicy::new(policy, family)).set(ports.into());
         }
     }
+}
 
+impl Known {
     fn update(&mut self, key: &ObjectKey, sync: &Synced<'_>) {
-        let new = Family::ALL.map(|family| share(key, family, sync));
-        let old =
-            if new == [Share::default(); 2] { self.known.remove(key) } else { self.known.insert(key.clone(), new) };
-        for (index, sum) in self.sums.iter_mut().enumerate() {
-            let (old, new) = (old.unwrap_or_default()[index], new[index]);
-            // In this order, so that it is never below 0.
-            sum.endpoints = sum.endpoints + new.endpoints - old.endpoints;
-            for policy in 0..2 {
-                sum.no_local[policy] = sum.no_local[policy] + new.no_local[policy] - old.no_local[policy];
-            }
+        let new = share(key, sync.family, sync);
+        let old = if new == Share::default() { self.shares.remove(key) } else { self.shares.insert(key.clone(), new) };
+        let (old, sum) = (old.unwrap_or_default(), &mut self.sum);
+        // In this order, so that it is never below 0.
+        sum.endpoints = sum.endpoints + new.endpoints - old.endpoints;
+        for policy in 0..2 {
+            sum.no_local[policy] = sum.no_local[policy] + new.no_local[policy] - old.no_local[policy];
         }
     }
 }

@@ -6,9 +6,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use super::labels::{ByFamily, ByPolicy, Code};
+use crate::instruments::add;
 
 /// A gauge of seconds.
 pub(super) type Seconds = Gauge<f64, AtomicU64>;
@@ -133,10 +134,4 @@ impl SyncMetrics {
             livez: add(registry, "proxy_livez", "Answers on /livez of the health port", Labelled::default()),
         }
     }
-}
-
-/// Registers a metric and keeps a handle.
-pub(super) fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
-    metric
 }

@@ -7,8 +7,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::labels::{ByFamily, ByOp, ByResult, BySet};
-use super::sync::add;
 use crate::diff::Mirror;
+use crate::instruments::add;
 use crate::model::Family;
 use crate::ruleset::{Op, SetId, Transaction};
 
@@ -76,14 +76,11 @@ impl TableMetrics {
         }
     }
 
-    /// Counts the whole table.
-    pub(super) fn recount(&self, mirror: &Mirror) {
-        self.elements.clear();
-        for family in mirror.families() {
-            // Who is remembered is the kernel's business.
-            for set in SetId::ALL.into_iter().filter(|set| !set.spec().dynamic) {
-                self.count(mirror, family, set);
-            }
+    /// Counts the whole table of a family.
+    pub(super) fn recount(&self, mirror: &Mirror, family: Family) {
+        // Who is remembered is the kernel's business.
+        for set in SetId::ALL.into_iter().filter(|set| !set.spec().dynamic) {
+            self.count(mirror, family, set);
         }
     }
 

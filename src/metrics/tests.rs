@@ -133,7 +133,7 @@ fn both_families_see_each_sync() {
 #[test]
 fn failures_are_counted_from_zero() {
     let mut it = Loop::start(vec![service(1, false)]);
-    let failures = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv6\"}";
+    let failures = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"}";
     assert_eq!(it.value(failures), Some(0.0), "`increase()` does not see a series that begins at one");
     assert_eq!(it.value("portway_transactions_total{result=\"error\"}"), Some(0.0));
     let cleanup = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv4\"}";
@@ -142,6 +142,7 @@ fn failures_are_counted_from_zero() {
     it.sync(vec![service(2, false)]);
     assert_eq!(it.value(failures), Some(1.0));
     assert_eq!(it.value("portway_transactions_total{result=\"error\"}"), Some(1.0));
+    assert_eq!(it.value(&failures.replace("IPv4", "IPv6")), Some(0.0), "nothing was refused there");
     assert_eq!(it.value("kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}"), Some(1.0));
     assert_eq!(it.value("kubeproxy_sync_proxy_rules_service_changes_pending"), Some(0.0), "the sync took them");
 }
@@ -331,6 +332,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     let change = Some(SystemTime::now() + Duration::from_secs(9));
     let it = Loop::start(vec![service(1, true), slice(1, "n2", 1..2, change)]);
     let metrics = &it.metrics;
+    metrics.watch_runtime(tokio::runtime::Handle::current());
     metrics.answered_healthz(200);
     metrics.answered_livez(200);
     metrics.conntrack_cleaned(Family::Ipv4, Duration::ZERO, 1);

@@ -8,6 +8,7 @@ mod legacy;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::ffi::Scratch;
 use crate::model::Family;
@@ -18,6 +19,9 @@ use crate::wire::attr::{self, Attrs};
 use crate::wire::batch::Batch;
 use crate::wire::expr;
 
+/// The chain of its iptables mode that names every ClusterIP: in `nat` those with endpoints, in `filter` the others.
+const SERVICES_CHAIN: &str = "KUBE-SERVICES";
+const SERVICES_TABLES: [&str; 2] = ["nat", "filter"];
 /// kube-proxy's tables in its nftables mode, in families ip and ip6.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 /// The tables iptables-nft keeps kube-proxy's chains in.
@@ -225,4 +229,12 @@ fn jump(expressions: &Attrs<'_>) -> Option<String> {
         Some(data.nested_of(abi::DATA_VERDICT)?.str_of(abi::VERDICT_CHAIN)?.to_owned())
     };
     expressions.clone().find_map(|expression| verdict(expression.nested()))
+}
+
+/// An address of a family, from the bytes it begins.
+fn address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
+    Some(match family {
+        Family::Ipv4 => IpAddr::from(*bytes.first_chunk::<4>()?),
+        Family::Ipv6 => IpAddr::from(*bytes.first_chunk::<16>()?),
+    })
 }

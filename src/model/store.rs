@@ -90,7 +90,8 @@ pub struct Model {
     unseen_services: Option<HashSet<ObjectKey>>,
     unseen_slices: Option<HashSet<ObjectKey>>,
     unseen_cidrs: Option<HashSet<Arc<str>>>,
-    set_aside: BTreeMap<ObjectKey, Arc<str>>,
+    /// With the reason, by family: a Service that the kernel refuses in one is served in the other.
+    set_aside: BTreeMap<ObjectKey, BTreeMap<Family, Arc<str>>>,
     changes: Changes,
 }
 
@@ -163,19 +164,19 @@ impl Model {
         self.services.iter().map(|service| &service.0)
     }
 
-    /// A Service, unless it is set aside.
-    pub fn usable_service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
-        self.service(key).filter(|_| !self.set_aside.contains_key(key))
+    /// Whether a Service is left out of the rules of a family.
+    pub fn is_set_aside(&self, key: &ObjectKey, family: Family) -> bool {
+        self.set_aside.get(key).is_some_and(|reasons| reasons.contains_key(&family))
     }
 
-    /// Leaves a Service out of the rules until it changes or [`Model::release`] is called, and says why.
-    pub fn set_aside(&mut self, key: ObjectKey, reason: impl Into<Arc<str>>) {
-        self.set_aside.insert(key, reason.into());
+    /// Leaves a Service out of the rules of a family until it changes or [`Model::release`] is called, and says why.
+    pub fn set_aside(&mut self, key: ObjectKey, family: Family, reason: impl Into<Arc<str>>) {
+        self.set_aside.entry(key).or_default().insert(family, reason.into());
     }
 
-    /// The Services that are set aside, in order, and why.
+    /// The Services that are set aside in some family, in order, and why.
     pub fn all_set_aside(&self) -> impl ExactSizeIterator<Item = (&ObjectKey, &str)> {
-        self.set_aside.iter().map(|(key, reason)| (key, &**reason))
+        self.set_aside.iter().map(|(key, reasons)| (key, reasons.values().next().map_or("", |reason| &**reason)))
     }
 
     /// Gives all Services that are set aside another chance: they count as changed.

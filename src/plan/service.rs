@@ -25,18 +25,27 @@ pub struct ServicePlan {
     pub frontends: Vec<Frontend>,
     /// Addresses of its reachable endpoints on this node: connections from there to there need a masquerade.
     pub hairpins: Vec<IpAddr>,
+    /// Frontends it has a claim to although none of it is in force: nobody else shall get them meanwhile.
+    pub withheld: Vec<(FrontendKey, Class)>,
     /// Where its health check server answers: nobody else may have these.
     pub checks: Vec<FrontendKey>,
     /// Frontends it does not get because servers of this process have them.
     pub refused: Vec<(FrontendKey, Holder)>,
-    /// It would take this many elements or more, which is too many: it contributes nothing.
+    /// It would take this many elements or more, which is too many: nothing of it is in force.
     pub oversized: Option<usize>,
 }
 
 impl ServicePlan {
     /// Nothing in this family.
     pub fn is_empty(&self) -> bool {
-        self.cluster_ip.is_none() && self.frontends.is_empty()
+        self.cluster_ip.is_none() && self.frontends.is_empty() && self.withheld.is_empty()
+    }
+
+    /// The plan of a Service none of which is to be in force: it keeps its claims.
+    pub fn withheld(self) -> Self {
+        let claims = self.frontends.into_iter().map(|frontend| (frontend.key, frontend.class));
+        let withheld = self.withheld.into_iter().chain(claims).collect();
+        Self { withheld, checks: self.checks, refused: self.refused, ..Self::default() }
     }
 
     /// Addresses of its endpoints whose connections may need something after translation, whoever the client is: those
@@ -70,7 +79,8 @@ where
         let selection = select(&found, &settings.node_name, &settings.zone, cluster, local);
         elements = elements.saturating_add(frontends.elements(port, &selection));
         if elements > ELEMENTS_MAX {
-            return ServicePlan { oversized: Some(elements), ..ServicePlan::default() };
+            let withheld = cluster_ip_frontends(service, cluster_ip);
+            return ServicePlan { oversized: Some(elements), withheld, checks: plan.checks, ..ServicePlan::default() };
         }
         let new = frontends.of_port(cluster_ip, port, &selection);
         // There are many Services: room that is given back later leaves holes that nothing fits into.
@@ -96,6 +106,13 @@ where
     // At first those of all Services are there at the same time.
     plan.frontends.shrink_to_fit();
     plan
+}
+
+/// The frontends of a Service at its ClusterIP.
+fn cluster_ip_frontends(service: &Service, ip: IpAddr) -> Vec<(FrontendKey, Class)> {
+    let key = |port: &ServicePort| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
+    let keys: BTreeSet<FrontendKey> = service.ports.iter().map(key).collect();
+    keys.into_iter().map(|key| (key, Class::ClusterIp)).collect()
 }
 
 /// Which sets of endpoints the frontends of a Service port use.

@@ -9,9 +9,6 @@ use super::{FamilySettings, NodePortAddresses, PodDetection};
 use crate::model::Family;
 use crate::ruleset::{ChainId, EndpointMap, Field, Pick, Remember, Rule, SetId, Term, Verdict};
 
-/// The chains every table has, in the order they are listed.
-pub const FIXED_CHAINS: [ChainId; 12] = ChainId::FIXED;
-
 /// Key of an address frontend, before translation.
 const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
 /// Key of a NodePort frontend, before translation.
@@ -269,3 +266,7 @@ fn loopback(family: Family) -> IpNet {
         Family::Ipv6 => IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
     }
 }
+
+#[cfg(test)]
+#[path = "skeleton_tests.rs"]
+mod tests;

@@ -213,7 +213,7 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let fixed = ChainId::FIXED.into_iter().find(|chain| chain.to_string() == name);
+        let fixed = Self::FIXED.into_iter().find(|chain| chain.to_string() == name);
         fixed
             .or_else(|| parse_pick(name))
             .or_else(|| parse_remember(name))

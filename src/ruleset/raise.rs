@@ -125,44 +125,6 @@ fn net(address: &[u8], mask: &[u8]) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{FIXED_CHAINS, FamilySettings, NodePortAddresses, PodDetection, rules};
-    use crate::ruleset::{ChainId, EndpointMap, Pick, Remember, lower};
-
-    #[test]
-    fn every_rule_of_ours_comes_back() {
-        let net = |text: &str| PodDetection::Source(text.parse().expect("a network"));
-        let detections = [
-            PodDetection::None,
-            net("10.244.0.0/16"),
-            net("10.244.3.0/25"),
-            net("10.244.3.7/32"),
-            PodDetection::Interface("cbr0".into()),
-            PodDetection::InterfacePrefix("cali".into()),
-        ];
-        let mut chains = FIXED_CHAINS.to_vec();
-        for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
-            chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds: 5 }));
-        }
-        for map in EndpointMap::ALL {
-            chains.extend([false, true].map(|sticky| ChainId::Pick(Pick { map, sticky, count: 7 })));
-        }
-        for family in Family::ALL {
-            for pods in detections.clone() {
-                let pods = match (&pods, family) {
-                    (PodDetection::Source(_), Family::Ipv6) => net("fd00:1::/64"),
-                    _ => pods,
-                };
-                for node_ports in [NodePortAddresses::AllLocal, NodePortAddresses::Listed(Vec::new())] {
-                    let settings = FamilySettings { pods: pods.clone(), node_ports, node_ip: None };
-                    for (chain, all) in chains.iter().flat_map(|c| [true, false].map(|all| (*c, all))) {
-                        for rule in rules(family, &settings, all, chain) {
-                            assert_eq!(raise(family, &lower(family, &rule)).as_ref(), Some(&rule));
-                        }
-                    }
-                }
-            }
-        }
-    }
 
     #[test]
     fn foreign_code_is_not_a_rule() {

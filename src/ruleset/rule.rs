@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{ChainId, SetName};
+use super::{SetName, Verdict};
 
 /// Something of the packet or its connection that a rule compares or looks up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,19 +23,6 @@ pub enum Field {
     Priority,
     /// `numgen random mod N`: a random slot, 0 to N-1.
     RandomSlot(u32),
-}
-
-/// A verdict, in a rule or as the value of a verdict map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Verdict {
-    /// Silently discard.
-    Drop,
-    /// Leave this chain, go on after the jump that led here.
-    Return,
-    /// Evaluate the chain, then go on behind this rule.
-    Jump(ChainId),
-    /// Evaluate the chain instead of the rest of this one.
-    Goto(ChainId),
 }
 
 /// One part of a rule: a condition (evaluation of the rule stops when it does not hold) or a statement.

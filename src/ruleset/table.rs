@@ -78,6 +78,16 @@ impl fmt::Display for ForeignKind {
 }
 
 impl Table {
+    /// Whether the table can be repaired piece by piece: all its objects are ours, and no set is missing.
+    pub fn is_usable(&self) -> bool {
+        self.foreign.is_empty() && SetId::ALL.iter().all(|set| self.sets.contains_key(set))
+    }
+
+    /// Whether packets enter the table. Where none do, an earlier load was not finished.
+    pub fn is_in_force(&self) -> bool {
+        !self.foreign.is_empty() || self.chains.keys().any(|chain| chain.is_base())
+    }
+
     /// Says which of the sets that are there are in force, once all rules are read.
     pub fn settle_names(&mut self, present: BTreeSet<SetName>) {
         let used = self.chains.values().flatten().flatten().filter_map(Expr::set).collect();

@@ -159,5 +159,14 @@ async fn respond<R: Routes>(
     } else {
         Bytes::new()
     };
-    Ok(routes.answer(&Request { head, body, peer }))
+    let request = Request { head, body, peer };
+    let Some(queue) = routes.queue(&request.head) else { return Ok(routes.answer(&request)) };
+    let permit = queue.acquire_owned().await;
+    let answering = tokio::task::spawn_blocking(move || {
+        let response = routes.answer(&request);
+        // Also when the client has given up: as long as it is worked on, the next one waits.
+        drop(permit);
+        response
+    });
+    Ok(answering.await.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "the answer failed\n")))
 }

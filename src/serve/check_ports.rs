@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::HeaderValue;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
@@ -16,7 +15,7 @@ use super::health_port::status;
 use super::http::{Request, Response, Routes, json};
 use super::listen;
 use crate::events::{EventSink, EventWanted};
-use crate::health::{Check, CheckChanges, CheckId, Health, check_body};
+use crate::health::{Check, CheckChanges, CheckId, CheckReceiver, Health, check_body};
 use crate::model::{Family, ObjectKey};
 use crate::plan::NodePortAddresses;
 
@@ -48,7 +47,7 @@ impl CheckPorts {
     }
 
     /// Follows changes until the sender is gone, then closes everything.
-    pub async fn run(mut self, mut changes: UnboundedReceiver<CheckChanges>) {
+    pub async fn run(mut self, mut changes: CheckReceiver) {
         while let Some(changes) = changes.recv().await {
             self.apply(changes).await;
         }

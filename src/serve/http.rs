@@ -1,12 +1,14 @@
 //! Requests and answers.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use tokio::sync::Semaphore;
 
 /// An answer.
 pub(crate) type Response = http::Response<Full<Bytes>>;
@@ -47,8 +49,14 @@ impl Request {
 
 /// A site.
 pub(crate) trait Routes: Clone + Send + Sync + 'static {
-    /// Answers. Not async: everything is at hand.
+    /// Answers. Not async: everything is at hand, or there is a [`Routes::queue`].
     fn answer(&self, request: &Request) -> Response;
+
+    /// What takes long, as whatever asks the kernel, is answered on a thread where it may block: as many at a time as this
+    /// has permits, while the others wait.
+    fn queue(&self, _: &Parts) -> Option<Arc<Semaphore>> {
+        None
+    }
 
     /// Whether the body is needed for the answer.
     fn wants_body(&self, _: &Parts) -> bool {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use http::header::{CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::http::{Request, Response, Routes, answer, json, not_found, text};
 use super::zpages::{self, Page};
@@ -13,21 +14,30 @@ use super::{ServeOptions, Sources};
 use crate::logging::{LogLevel, filter_of};
 use crate::metrics::{Format, Metrics};
 
-/// What `/statusz` lists.
+/// What `/statusz` lists, besides what a feature gate turns off.
 const PATHS: [&str; 8] =
-    ["/configz", "/debug/loglevel", "/flagz", "/healthz", "/metrics", "/metrics/slis", "/proxyMode", "/statusz"];
+    ["/configz", "/debug/loglevel", FLAGZ, "/healthz", "/metrics", "/metrics/slis", "/proxyMode", STATUSZ];
+const STATUSZ: &str = "/statusz";
+const FLAGZ: &str = "/flagz";
 
 #[derive(Debug, Clone)]
 pub(super) struct MetricsPort {
     metrics: Arc<Metrics>,
     log: Option<LogLevel>,
     options: Arc<ServeOptions>,
+    /// Of scrapes: they may ask the kernel.
+    queue: Arc<Semaphore>,
 }
 
 impl MetricsPort {
     pub(super) fn new(mut options: ServeOptions, sources: &Sources) -> Self {
         options.flagz.sort();
-        Self { metrics: sources.metrics.clone(), log: sources.log.clone(), options: Arc::new(options) }
+        Self {
+            metrics: sources.metrics.clone(),
+            log: sources.log.clone(),
+            options: Arc::new(options),
+            queue: Arc::new(Semaphore::new(1)),
+        }
     }
 
     fn exposition(&self, request: &Request, encode: impl FnOnce(Format) -> String) -> Response {
@@ -112,11 +122,14 @@ impl Routes for MetricsPort {
                 response
             }
             "/configz" => self.configz(),
-            "/statusz" => {
-                let accept = request.accept();
-                zpages::respond(&Page::status(self.metrics.started(), &PATHS), accept.as_deref())
+            STATUSZ if self.options.statusz => {
+                let paths: Vec<&str> =
+                    PATHS.into_iter().filter(|path| *path != FLAGZ || self.options.has_flagz).collect();
+                zpages::respond(&Page::status(self.metrics.started(), &paths), request.accept().as_deref())
             }
-            "/flagz" => zpages::respond(&Page::flags(&self.options.flagz), request.accept().as_deref()),
+            FLAGZ if self.options.has_flagz => {
+                zpages::respond(&Page::flags(&self.options.flagz), request.accept().as_deref())
+            }
             "/debug/loglevel" => self.log_level(request),
             "/debug/flags/v" if self.options.profiling => self.verbosity(request),
             path if self.options.profiling && path.starts_with("/debug/pprof") => {
@@ -124,6 +137,10 @@ impl Routes for MetricsPort {
             }
             _ => not_found(),
         }
+    }
+
+    fn queue(&self, head: &Parts) -> Option<Arc<Semaphore>> {
+        (head.uri.path() == "/metrics").then(|| self.queue.clone())
     }
 
     fn wants_body(&self, head: &Parts) -> bool {

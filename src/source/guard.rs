@@ -15,7 +15,7 @@ use super::api::ApiObject;
 
 /// What is wrong with an object.
 #[derive(Debug, Clone)]
-pub struct Fault {
+pub struct Unreadable {
     /// The path of the field; empty when it is the object as a whole.
     pub field: String,
     /// What is wrong with it.
@@ -27,7 +27,7 @@ pub struct Fault {
 pub struct Guarded<T> {
     meta: ObjectMeta,
     /// All of it that is read.
-    pub object: Result<T, Fault>,
+    pub object: Result<T, Unreadable>,
 }
 
 impl<T: ApiObject> Resource for Guarded<T> {
@@ -83,7 +83,7 @@ impl<T: ApiObject> Guarded<T> {
         let value = match serde_json::from_str::<Value>(text.get()) {
             Ok(value) => value,
             Err(error) => {
-                let fault = Fault { field: String::new(), message: error.to_string() };
+                let fault = Unreadable { field: String::new(), message: error.to_string() };
                 return Self { meta: ObjectMeta::default(), object: Err(fault) };
             }
         };
@@ -95,8 +95,10 @@ impl<T: ApiObject> Guarded<T> {
                 resource_version: meta("resourceVersion"),
                 ..ObjectMeta::default()
             },
-            object: serde_path_to_error::deserialize(&value)
-                .map_err(|error| Fault { field: error.path().to_string(), message: error.into_inner().to_string() }),
+            object: serde_path_to_error::deserialize(&value).map_err(|error| Unreadable {
+                field: error.path().to_string(),
+                message: error.into_inner().to_string(),
+            }),
         }
     }
 }

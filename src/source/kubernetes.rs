@@ -13,6 +13,7 @@ mod gate;
 mod gunzip;
 mod proxy;
 mod server;
+mod shared;
 mod throttle;
 mod timing;
 mod token;
@@ -25,15 +26,16 @@ use tokio::task::JoinSet;
 use self::access::Access;
 pub use self::access::KubeOptions;
 use self::ask::Selector;
-use self::follow::{Follow, Shared};
+use self::follow::Follow;
 pub use self::gate::{Gate, Outcome, Pace, Turn};
 use self::server::Server;
+use self::shared::Shared;
 pub use self::timing::Timing;
 use super::api;
 use super::convert::{Converter, Origin};
 use super::problem::{Reporter, SourceStats};
 use super::{EventSender, SourceError};
-use crate::metrics::RestClientLayer;
+use crate::instruments::RestClientLayer;
 
 /// Selectors of specification 2.1.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::admin::{Client, ClientError, ExplainRows};
+use crate::admin::{Client, ExplainRows};
 use crate::cli::table::{self, Row};
 use crate::conntrack::{Entry, KernelTable};
 use crate::model::Protocol;
@@ -40,8 +40,8 @@ pub(super) fn ask(client: &Client, at: SocketAddr, protocol: Protocol) -> Live {
     let mut live = Live::default();
     match client.get(&format!("/explain?to={at}/{protocol}")) {
         Ok(rows) => live.rows = rows,
-        Err(ClientError::Down { .. }) => {
-            live.notes.push("from the kernel alone; the daemon does not answer, so candidates are not known".into());
+        Err(cause) if cause.is_absent() => {
+            live.notes.push(format!("from the kernel alone, so candidates are not known; {cause}"));
         }
         Err(cause) => live.notes.push(cause.to_string()),
     }

@@ -21,7 +21,7 @@ pub const FLAGS: &[Flag] = &[
     flag("service-proxy-name", Kind::Text, "", Always, "Serve only Services with this value of the label service.kubernetes.io/service-proxy-name, beside the proxy that serves all others"),
     flag("takeover", Kind::Bool, "false", Always, "Once our rules are in force, remove those kube-proxy left, which must have ended (default true when run as kube-proxy)"),
     flag("no-table-ownership", Kind::Bool, "false", Always, "Let other programs change our tables (kernels before 6.9 always do)"),
-    flag("admin-socket", Kind::Text, crate::admin::SOCKET, Always, "Where `portway status` and the like ask; empty: nowhere"),
+    flag("admin-socket", Kind::Text, crate::config::ADMIN_SOCKET, Always, "Where `portway status` and the like ask; empty: nowhere"),
     flag("sysctl-net", Kind::Text, "", Always, "Where the node's /proc/sys/net can be written, as in a container that is not privileged"),
     flag("frontend-metrics-max", Kind::Int(0, u32::MAX as i64), "0", Always, "Show connections of each frontend as metrics, as long as there are no more frontends than this"),
     flag("kubeconfig", Kind::Text, "", Setting, "How to reach the Kubernetes API; default: as a pod in the cluster"),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::in_force::address;
+use super::address;
 use crate::model::Family;
 
 /// `XT_TABLE_MAXNAMELEN`.

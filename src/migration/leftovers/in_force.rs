@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{KUBE_PROXY_TABLE, ipvs, legacy};
+use super::{KUBE_PROXY_TABLE, SERVICES_CHAIN, SERVICES_TABLES, address, ipvs, legacy};
 use crate::model::Family;
 use crate::nftables::{Connection, NftKernel, RequestError, retry_interrupted};
 use crate::ruleset::KernelError;
@@ -16,9 +16,6 @@ use crate::wire::expr;
 
 /// Maps of its nftables mode whose keys begin with an address: Services with endpoints, and without.
 const MAPS: [&str; 2] = ["service-ips", "no-endpoint-services"];
-/// The chain of its iptables mode that names every ClusterIP: in `nat` those with endpoints, in `filter` the others.
-pub(super) const SERVICES_CHAIN: &str = "KUBE-SERVICES";
-pub(super) const SERVICES_TABLES: [&str; 2] = ["nat", "filter"];
 const DOING: &str = "looking for kube-proxy's rules";
 
 impl NftKernel {
@@ -38,14 +35,6 @@ impl NftKernel {
         found.extend(ipvs::addresses().map_err(|source| KernelError::Io { doing: DOING, source })?);
         Ok(found)
     }
-}
-
-/// An address of a family, from the bytes it begins.
-pub(super) fn address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
-    Some(match family {
-        Family::Ipv4 => IpAddr::from(*bytes.first_chunk::<4>()?),
-        Family::Ipv6 => IpAddr::from(*bytes.first_chunk::<16>()?),
-    })
 }
 
 fn keys(connection: &mut Connection, family: Family, map: &str) -> Result<Vec<IpAddr>, KernelError> {

@@ -14,8 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::blob::{Blob, Info, Layout, NAME_LEN};
-use super::in_force::{SERVICES_CHAIN, SERVICES_TABLES};
-use super::{IPTABLES_TABLES, Leftovers, is_kube_proxys};
+use super::{IPTABLES_TABLES, Leftovers, SERVICES_CHAIN, SERVICES_TABLES, is_kube_proxys};
 use crate::ffi;
 use crate::model::Family;
 

@@ -28,7 +28,7 @@ use tower_http::timeout::TimeoutBody;
 use super::gunzip;
 use super::timing::Timing;
 use super::token::TokenFile;
-use crate::metrics::RestClientLayer;
+use crate::instruments::RestClientLayer;
 
 /// The server ends a watch when its time is over, give or take this much.
 pub(super) const WATCH_MARGIN: Duration = Duration::from_secs(5);

@@ -9,24 +9,38 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::InspectFrame;
 use hyper::body::{Body, Bytes, Frame};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tower::{Layer, Service};
 
-use super::labels;
-use super::sync::add;
+use super::add;
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCode {
+    code: String,
+    method: String,
+    host: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVerb {
+    verb: String,
+    host: String,
+}
+
+/// The metrics of all requests to the API server.
 #[derive(Debug, Clone)]
-pub(super) struct RestClientMetrics {
-    requests: Labelled<labels::Request, Counter>,
+pub struct RestClientMetrics {
+    requests: Labelled<ByCode, Counter>,
     duration: Histograms,
     request_size: Histograms,
     response_size: Histograms,
 }
 
-type Histograms = Labelled<labels::ByVerb, Histogram>;
+type Histograms = Labelled<ByVerb, Histogram>;
 
 /// client-go's buckets for times.
 fn seconds() -> Histogram {
@@ -51,7 +65,8 @@ fn bytes() -> Histogram {
 }
 
 impl RestClientMetrics {
-    pub(super) fn register(registry: &mut Registry) -> Self {
+    /// All at zero.
+    pub fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("rest_client");
         let requests = add(registry, "requests", "Requests to the API server", Labelled::default());
         let mut histogram = |name, help, buckets: fn() -> Histogram| {
@@ -69,9 +84,9 @@ impl RestClientMetrics {
         }
     }
 
-    fn answered(&self, labels: &labels::ByVerb, code: &str, start: Instant) {
-        let labels::ByVerb { verb, host } = labels.clone();
-        self.requests.get_or_create(&labels::Request { code: code.to_owned(), method: verb, host }).inc();
+    fn answered(&self, labels: &ByVerb, code: &str, start: Instant) {
+        let ByVerb { verb, host } = labels.clone();
+        self.requests.get_or_create(&ByCode { code: code.to_owned(), method: verb, host }).inc();
         self.duration.get_or_create(labels).observe(start.elapsed().as_secs_f64());
     }
 }
@@ -84,7 +99,8 @@ pub struct RestClientLayer {
 }
 
 impl RestClientLayer {
-    pub(super) fn new(metrics: RestClientMetrics) -> Self {
+    /// Counts there.
+    pub fn new(metrics: RestClientMetrics) -> Self {
         Self { metrics, host: None }
     }
 
@@ -150,7 +166,7 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let host = request.uri().authority().map(ToString::to_string).or_else(|| self.layer.host.clone());
-        let labels = labels::ByVerb { verb: request.method().to_string(), host: host.unwrap_or_default() };
+        let labels = ByVerb { verb: request.method().to_string(), host: host.unwrap_or_default() };
         let (metrics, start) = (self.layer.metrics.clone(), Instant::now());
         if let Some(size) = request.body().size_hint().exact() {
             metrics.request_size.get_or_create(&labels).observe(size as f64);

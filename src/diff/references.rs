@@ -3,21 +3,21 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Reference counts, and which keys came or went since [`Counted::settle`].
+/// Reference counts, and which keys came or went since [`References::take_changes`].
 #[derive(Debug, Clone)]
-pub(super) struct Counted<K> {
+pub(super) struct References<K> {
     counts: HashMap<K, u32>,
     /// Keys touched, with whether they were in force before.
     touched: HashMap<K, bool>,
 }
 
-impl<K> Default for Counted<K> {
+impl<K> Default for References<K> {
     fn default() -> Self {
         Self { counts: HashMap::new(), touched: HashMap::new() }
     }
 }
 
-impl<K: Copy + Eq + Hash + Ord> Counted<K> {
+impl<K: Copy + Eq + Hash + Ord> References<K> {
     pub(super) fn add(&mut self, key: K) {
         let count = self.counts.entry(key).or_insert(0);
         self.touched.entry(key).or_insert(*count > 0);
@@ -36,7 +36,7 @@ impl<K: Copy + Eq + Hash + Ord> Counted<K> {
     }
 
     /// What came into force and what went out of it since the last call, sorted.
-    pub(super) fn settle(&mut self) -> (Vec<K>, Vec<K>) {
+    pub(super) fn take_changes(&mut self) -> (Vec<K>, Vec<K>) {
         let (mut came, mut went) = (Vec::new(), Vec::new());
         // Taken, not drained: after a first sync it is as large as everything in force.
         for (key, before) in std::mem::take(&mut self.touched) {
@@ -68,19 +68,19 @@ mod tests {
 
     #[test]
     fn only_the_first_and_the_last_reference_count() {
-        let mut counted = Counted::default();
+        let mut counted = References::default();
         counted.add(1);
         counted.add(1);
         counted.add(2);
         counted.remove(2);
-        assert_eq!(counted.settle(), (vec![1], vec![]));
+        assert_eq!(counted.take_changes(), (vec![1], vec![]));
         counted.remove(1);
-        assert_eq!(counted.settle(), (vec![], vec![]));
+        assert_eq!(counted.take_changes(), (vec![], vec![]));
         counted.remove(1);
         counted.add(1);
-        assert_eq!(counted.settle(), (vec![], vec![]), "replaced within one sync");
+        assert_eq!(counted.take_changes(), (vec![], vec![]), "replaced within one sync");
         counted.remove(1);
-        assert_eq!(counted.settle(), (vec![], vec![1]));
+        assert_eq!(counted.take_changes(), (vec![], vec![1]));
         assert_eq!(counted.keys().count(), 0);
     }
 }

@@ -1,0 +1,221 @@
+//! Services of one family, brought up to date one by one.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::affinity;
+use super::claims::{Claim, Conflict};
+use super::mirror::{FamilyMirror, ServiceState, Shared};
+use super::recorder::Recorder;
+use super::slots;
+use super::{Hints, Objection, StaleAffinity};
+use crate::model::{Model, ObjectKey};
+use crate::plan::{
+    Action, Class, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
+};
+use crate::ruleset::{ChainId, EndpointMap, Value, Verdict};
+
+/// What comes of bringing Services of a family up to date, besides elements.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) stale: Vec<StaleAffinity>,
+    pub(super) objections: Vec<Objection>,
+}
+
+impl FamilyMirror {
+    /// Brings the given Services, and those that win or lose a frontend by them, up to date.
+    pub(super) fn sync_services(
+        &mut self,
+        settings: &Settings,
+        model: &Model,
+        dirty: &BTreeSet<ObjectKey>,
+        hints: Option<&Hints<'_>>,
+        recorder: &mut Recorder,
+        outcome: &mut Outcome,
+    ) {
+        let plan_of = |key: &ObjectKey, family| {
+            let Some(service) = model.service(key) else { return ServicePlan::default() };
+            let plan = compile(service, || model.slices(key), family, settings);
+            if model.is_set_aside(key, family) { plan.withheld() } else { plan }
+        };
+        let mut plans: Vec<(ObjectKey, ServicePlan)> = Vec::with_capacity(dirty.len());
+        let mut affected = BTreeSet::new();
+        for key in dirty {
+            let plan = plan_of(key, self.family);
+            if let Some(elements) = plan.oversized {
+                let (service, family) = (key.clone(), self.family);
+                outcome.objections.push(Objection::Oversized { service, family, elements });
+            }
+            if plan.is_empty() && !self.services.contains_key(key) {
+                continue;
+            }
+            self.claim(key, model.service(key).and_then(|s| s.created), &plan, &mut affected);
+            plans.push((key.clone(), plan));
+        }
+        for key in affected.into_iter().filter(|key| !dirty.contains(key)) {
+            let plan = plan_of(&key, self.family);
+            plans.push((key, plan));
+        }
+        for (key, plan) in plans {
+            self.sync_service(key, plan, hints, recorder, outcome);
+        }
+    }
+
+    /// Replaces a Service's claims by those of its new plan.
+    fn claim(
+        &mut self,
+        service: &ObjectKey,
+        created: Option<i64>,
+        plan: &ServicePlan,
+        affected: &mut BTreeSet<ObjectKey>,
+    ) {
+        if let Some(state) = self.services.get(service) {
+            let held = state.frontends.iter().map(|f| f.key).chain(state.lost.iter().copied());
+            for key in held.chain(state.checks.iter().copied()) {
+                affected.extend(self.claims.remove(key, service));
+            }
+        }
+        let in_force = plan.frontends.iter().map(|frontend| (frontend.key, frontend.class));
+        let checks = plan.checks.iter().map(|key| (*key, Class::HealthCheck));
+        for (key, class) in in_force.chain(plan.withheld.iter().copied()).chain(checks) {
+            let claim = Claim { class, created: created.unwrap_or(i64::MAX), service: service.clone() };
+            affected.extend(self.claims.add(key, claim));
+        }
+    }
+
+    fn sync_service(
+        &mut self,
+        key: ObjectKey,
+        plan: ServicePlan,
+        hints: Option<&Hints<'_>>,
+        recorder: &mut Recorder,
+        outcome: &mut Outcome,
+    ) {
+        let old = self.services.remove(&key).unwrap_or_default();
+        let mut old_frontends: HashMap<FrontendKey, &Frontend> =
+            old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
+        let shared = shared(&plan).collect();
+        let mut lost: Vec<FrontendKey> = plan.withheld.into_iter().map(|(key, _)| key).collect();
+        let mut frontends = plan.frontends;
+        frontends.retain(|frontend| match self.claims.check(frontend.key, &key) {
+            Ok(()) => true,
+            Err(conflict) => {
+                lost.push(frontend.key);
+                outcome.objections.push(Objection::Contested(conflict));
+                false
+            }
+        });
+        for check in &plan.checks {
+            let conflict = self.claims.check(*check, &key).err();
+            outcome.objections.extend(conflict.map(Objection::Contested));
+        }
+        for (frontend, winner) in plan.refused {
+            lost.push(frontend);
+            outcome.objections.push(Objection::Contested(Conflict { frontend, winner, loser: key.clone() }));
+        }
+        let checks = plan.checks.into();
+        let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), checks, shared };
+        self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
+        for frontend in &mut state.frontends {
+            let previous = old_frontends.remove(&frontend.key);
+            place(frontend, previous, hints);
+            if previous != Some(frontend) {
+                self.replace_frontend(previous, Some(frontend), recorder);
+            }
+        }
+        for gone in old_frontends.values() {
+            self.replace_frontend(Some(gone), None, recorder);
+        }
+        outcome.stale.extend(affinity::stale(&old.frontends, &state.frontends));
+        for shared in &state.shared {
+            self.shared.add(*shared);
+        }
+        for shared in &old.shared {
+            self.shared.remove(*shared);
+        }
+        if !state.shared.is_empty() || !state.frontends.is_empty() || !state.lost.is_empty() {
+            self.services.insert(key, Arc::new(state));
+        }
+    }
+
+    fn replace_frontend(&mut self, old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
+        let old_members = old.map(Frontend::members).unwrap_or_default();
+        let new_members = new.map(Frontend::members).unwrap_or_default();
+        new_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.add(chain));
+        old_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.remove(chain));
+        replace_members(&old_members, &new_members, recorder);
+        replace_endpoints(old, new, recorder);
+    }
+}
+
+/// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
+fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hints<'_>>) {
+    let key = frontend.key.bytes();
+    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
+    let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
+        Action::Refuse | Action::Drop => Vec::new(),
+        Action::Balance(_, targets) => vec![targets],
+        Action::ExternalLocal { cluster, local } => vec![cluster, local],
+    };
+    for (map, list) in maps.into_iter().zip(lists) {
+        let old = match previous {
+            Some(previous) => {
+                let lists = previous.endpoint_lists();
+                lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| Cow::Borrowed(list))
+            }
+            None => hints.map(|hints| Cow::Owned(hints.slots.get(map, &key))),
+        };
+        if let Some(old) = old.filter(|old| !old.is_empty()) {
+            *list = slots::assign(&old, list);
+        }
+    }
+}
+
+pub(super) fn replace_members(old: &[Member], new: &[Member], recorder: &mut Recorder) {
+    missing_in(new, old).for_each(|member| recorder.delete_member(member.clone()));
+    missing_in(old, new).for_each(|member| recorder.add_member(member.clone()));
+}
+
+/// Those of `members` that `others` lack. Mostly there are a handful, but source ranges can come in thousands.
+fn missing_in<'a>(others: &'a [Member], members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
+    let index: Option<HashSet<&Member>> = (others.len() > 16).then(|| others.iter().collect());
+    members.iter().filter(move |member| match &index {
+        Some(index) => !index.contains(member),
+        None => !others.contains(member),
+    })
+}
+
+fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
+    let Some(key) = new.or(old).map(|frontend| frontend.key.bytes()) else {
+        return;
+    };
+    let lists = |frontend: Option<&Frontend>, map| -> Vec<Target> {
+        let lists = frontend.map(Frontend::endpoint_lists).unwrap_or_default();
+        lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| list.to_vec()).unwrap_or_default()
+    };
+    for map in EndpointMap::ALL {
+        let (old, new) = (lists(old, map), lists(new, map));
+        for (slot, target) in old.iter().enumerate().filter(|(slot, target)| new.get(*slot) != Some(target)) {
+            recorder.delete(map.set(), endpoint_element(&key, slot, target));
+        }
+        for (slot, target) in new.iter().enumerate().filter(|(slot, target)| old.get(*slot) != Some(target)) {
+            recorder.add(map.set(), endpoint_element(&key, slot, target));
+        }
+    }
+}
+
+fn shared(plan: &ServicePlan) -> impl Iterator<Item = Shared> {
+    let cluster_ip = plan.cluster_ip.map(Shared::ClusterIp);
+    let hairpins = plan.hairpins.iter().copied().map(Shared::Hairpin);
+    let endpoints = plan.after_dnat_endpoints().into_iter().map(Shared::AfterDnatEndpoint);
+    cluster_ip.into_iter().chain(hairpins).chain(endpoints)
+}
+
+/// The chain a verdict leads to, when it is one that comes and goes.
+fn dynamic_chain(member: &Member) -> Option<ChainId> {
+    match member.element.value {
+        Value::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) if !ChainId::FIXED.contains(&chain) => Some(chain),
+        _ => None,
+    }
+}

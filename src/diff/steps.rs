@@ -1,0 +1,33 @@
+//! The order in which a table is changed.
+
+use crate::model::Family;
+use crate::ruleset::{SetId, Transaction};
+
+/// The transactions of a sync, in this order. What packets meet changes with `main` alone, all at once.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// Deletes maps that a replacement, which was not finished, left behind. Makes successors of maps that need another size,
+    /// without elements, and the chains their elements will lead to, without rules.
+    pub first: Transaction,
+    /// Maps whose successors are filled next ([`super::Mirror::fill`]).
+    pub(super) resized: Vec<(Family, SetId)>,
+    /// Takes the table from the old state to the new one.
+    pub main: Transaction,
+    /// Deletes the maps that have got a successor, as soon as no packet walks rules that name them.
+    pub replaced: Transaction,
+    /// Deletes chains nobody refers to any more. On its own because kernels before 6.2 refuse to delete a chain in the
+    /// transaction that removes the last reference.
+    pub after: Transaction,
+}
+
+impl Steps {
+    /// The transactions, without what fills maps.
+    pub fn transactions(&self) -> [&Transaction; 4] {
+        [&self.first, &self.main, &self.replaced, &self.after]
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.transactions().into_iter().all(Transaction::is_empty)
+    }
+}

@@ -1,0 +1,138 @@
+//! From changes of the model to changes of the tables.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::change::Change;
+use super::mirror::{FamilyMirror, Mirror};
+use super::numbers::Numbers;
+use super::recorder::Recorder;
+use super::services::{Outcome, replace_members};
+use super::{Hints, Objection, StaleAffinity, Steps};
+use crate::model::{Changes, Family, Model, ObjectKey};
+use crate::plan::{Settings, globals};
+use crate::ruleset::ChainId;
+
+/// What a sync has to do.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// What to do in each family whose table is known.
+    pub families: Vec<FamilyUpdate>,
+}
+
+/// What a sync has to do in one family.
+#[derive(Debug)]
+pub struct FamilyUpdate {
+    /// The family.
+    pub family: Family,
+    /// Changes of its table.
+    pub steps: Steps,
+    /// Affinity records to look for after the commit.
+    pub stale: Vec<StaleAffinity>,
+    /// What Services of this update do not get.
+    pub objections: Vec<Objection>,
+}
+
+impl Mirror {
+    /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
+    /// that the hints give them; maps keep sizes that do.
+    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints<'_>>) -> (Self, Vec<Objection>) {
+        let mut this = Self::new(settings);
+        let objections =
+            Family::ALL.into_iter().flat_map(|family| this.compile(family, model, hints.get(&family))).collect();
+        (this, objections)
+    }
+
+    /// Makes the table of one family anew from all Services, as [`Mirror::build`]; none of a family that is not served.
+    pub fn compile(&mut self, family: Family, model: &Model, hints: Option<&Hints<'_>>) -> Vec<Objection> {
+        self.lose(family);
+        if self.settings.family(family).is_none() {
+            return Vec::new();
+        }
+        let mut mirror = FamilyMirror::new(family, &self.settings);
+        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
+        let (mut recorder, mut outcome) = (Recorder::counting(), Outcome::default());
+        mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
+        replace_members(&[], &mirror.globals, &mut recorder);
+        mirror.sync_services(&self.settings, model, &all, hints, &mut recorder, &mut outcome);
+        mirror.record_shared(&mut recorder);
+        mirror.chains.take_changes();
+        mirror.sizes.count(recorder.counts());
+        mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
+        self.families.push(mirror);
+        self.families.sort_unstable_by_key(|mirror| mirror.family);
+        outcome.objections
+    }
+
+    /// Takes over changes. `settings` are those in force from now on.
+    pub fn update(&mut self, settings: &Settings, model: &Model, changes: &Changes) -> Update {
+        let mut update = Update::default();
+        let old = std::mem::replace(&mut self.settings, settings.clone());
+        let all = recompiles_everything(&old, settings);
+        let dirty: BTreeSet<ObjectKey> = if all {
+            let known = self.families.iter().flat_map(|mirror| mirror.services.keys());
+            known.chain(model.services().map(|service| &service.key)).cloned().collect()
+        } else {
+            changes.services.clone()
+        };
+        for mirror in &mut self.families {
+            update.families.push(mirror.update(&old, settings, model, &dirty));
+        }
+        update
+    }
+}
+
+/// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
+fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
+    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
+    old.node_name != new.node_name
+        || old.listeners != new.listeners
+        || old.zone != new.zone
+        || old.external_ips != new.external_ips
+        || node_ips(old) != node_ips(new)
+}
+
+impl FamilyMirror {
+    fn update(&mut self, old: &Settings, new: &Settings, model: &Model, dirty: &BTreeSet<ObjectKey>) -> FamilyUpdate {
+        let (mut recorder, mut outcome) = (Recorder::default(), Outcome::default());
+        let before = self.all_chains_if_rules_may_differ(old, new);
+        self.update_globals(new, &mut recorder);
+        self.sync_services(new, model, dirty, None, &mut recorder, &mut outcome);
+        self.record_shared(&mut recorder);
+        let (mut came, mut went) = self.chains.take_changes();
+        self.sizes.count(recorder.counts());
+        let resized = self.sizes.grow();
+        let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
+        let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
+        // What could not be deleted is still there: wanted again it gets its rules anew, else deleting is tried again.
+        let (back, new_ones) = came.into_iter().partition(|chain| self.undeleted.contains(chain));
+        came = new_ones;
+        went.extend(self.undeleted.iter().filter(|chain| !back.contains(chain)));
+        changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
+        changed.extend(back);
+        let change = Change { came, changed, went, resized, elements: recorder };
+        let mut steps = Steps::default();
+        self.write(new, change, &mut steps);
+        FamilyUpdate { family: self.family, steps, stale: outcome.stale, objections: outcome.objections }
+    }
+
+    /// Records what came into force and what went out of it among the elements Services share.
+    fn record_shared(&mut self, recorder: &mut Recorder) {
+        let (came, went) = self.shared.take_changes();
+        came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
+        went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
+    }
+
+    fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
+        let same = old.family(self.family) == new.family(self.family) && old.masquerade_all == new.masquerade_all;
+        if same { Vec::new() } else { self.all_chains() }
+    }
+
+    fn update_globals(&mut self, settings: &Settings, recorder: &mut Recorder) {
+        let wanted = globals(self.family, settings);
+        if wanted == self.globals {
+            return;
+        }
+        let old = std::mem::replace(&mut self.globals, wanted);
+        replace_members(&old, &self.globals, recorder);
+    }
+}

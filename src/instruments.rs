@@ -1,0 +1,13 @@
+//! What sources measure while they work. The metrics room shows it; sources need not know how.
+
+mod client;
+
+use prometheus_client::registry::{Metric, Registry};
+
+pub use client::{RestClientLayer, RestClientMetrics, RestClientService};
+
+/// Registers a metric and keeps a handle.
+pub(crate) fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}

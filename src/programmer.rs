@@ -1,0 +1,345 @@
+//! Makes the kernel's tables what the model says: claims, reads, loads, commits, forgets, and reads again.
+//!
+//! The [`Programmer`] owns the kernel and the mirror. Each family has a table and transactions of its own, so what the kernel
+//! refuses in one family does not hold up the other. When to do what is for the [`crate::controller`] to decide.
+
+mod repair;
+mod slices;
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use tracing::debug;
+
+use crate::diff::{FamilyUpdate, Hints, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
+use crate::model::{Changes, Family, Model, ObjectKey};
+use crate::plan::Settings;
+use crate::ruleset::{ChainId, Kernel, KernelError, Op, Part, SetId, Table, Transaction};
+use repair::repair_part;
+use slices::{Slices, halves};
+
+/// What was sent to the kernel for one family.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Elements added.
+    pub added: usize,
+    /// Elements deleted.
+    pub deleted: usize,
+    /// A table was made.
+    pub loaded: bool,
+    /// Changes of a table in force, besides elements of maps that have got a successor.
+    pub changes: Transaction,
+    /// Why chains nobody uses any more could not be deleted. They do no harm, and the next update tries again.
+    pub not_deleted: Option<KernelError>,
+}
+
+impl Sent {
+    fn new(changes: Transaction) -> Self {
+        let (added, deleted) = changes.element_counts();
+        Self { added, deleted, loaded: false, changes, not_deleted: None }
+    }
+
+    /// Nothing had to be changed.
+    pub fn is_nothing(&self) -> bool {
+        !self.loaded && self.changes.is_empty()
+    }
+}
+
+/// Why the table of a family is not as it should be.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the kernel said.
+    pub cause: KernelError,
+    /// The Services whose element was refused, where that is known.
+    pub blamed: Vec<ObjectKey>,
+}
+
+impl From<KernelError> for Failure {
+    fn from(cause: KernelError) -> Self {
+        Self { cause, blamed: Vec::new() }
+    }
+}
+
+/// Programs the tables of both families.
+#[derive(Debug)]
+pub struct Programmer<K> {
+    kernel: K,
+    /// The tables that are known to be in force. Before the first one: none at all.
+    mirror: Option<Mirror>,
+    /// The families whose table is what the mirror says, or rightly not there.
+    known: BTreeSet<Family>,
+    slices: Slices,
+    /// What Services do not get, since somebody last asked.
+    objections: Vec<(Family, Vec<Objection>)>,
+}
+
+impl<K: Kernel> Programmer<K> {
+    /// One that knows nothing of the tables yet.
+    pub fn new(kernel: K) -> Self {
+        Self { kernel, mirror: None, known: BTreeSet::new(), slices: Slices::default(), objections: Vec::new() }
+    }
+
+    /// The kernel.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// The tables that are known to be in force; `None` when that is none.
+    pub fn mirror(&self) -> Option<&Mirror> {
+        self.mirror.as_ref().filter(|_| !self.known.is_empty())
+    }
+
+    /// Whether the kernel holds the table of a family as it should be.
+    pub fn knows(&self, family: Family) -> bool {
+        self.known.contains(&family)
+    }
+
+    /// The families whose table is known.
+    pub fn known(&self) -> impl Iterator<Item = Family> + use<K> {
+        self.known.clone().into_iter()
+    }
+
+    /// Makes the tables ours to change; see [`Kernel::claim`].
+    pub fn claim(&mut self) -> Result<(), KernelError> {
+        self.kernel.claim()
+    }
+
+    /// Reads the table of a family back, works out anew what it should be, and sends the difference only: after a restart
+    /// with nothing changed, nothing. Settings of a family that is in force stay in force until [`Programmer::update`].
+    pub fn rebuild(&mut self, family: Family, settings: Settings, model: &Model) -> Result<Sent, Failure> {
+        self.lose(family);
+        let mut mirror = match self.mirror.take() {
+            Some(mut mirror) if mirror.families().next().is_some() => {
+                mirror.set_sizing(settings.sizing);
+                mirror
+            }
+            _ => Mirror::new(settings),
+        };
+        let result = self.kernel.read(family).map_err(Failure::from).and_then(|table| {
+            let hints = table.as_ref().map(Hints::of);
+            let objections = mirror.compile(family, model, hints.as_ref());
+            drop(hints);
+            self.objections.push((family, objections));
+            self.make_equal(&mut mirror, family, table)
+        });
+        self.mirror = Some(mirror);
+        self.judge(family, result)
+    }
+
+    /// Takes over changes in all families whose table is known.
+    pub fn update(
+        &mut self,
+        settings: &Settings,
+        model: &Model,
+        changes: &Changes,
+    ) -> Vec<(Family, Result<Sent, Failure>)> {
+        let Some(mut mirror) = self.mirror.take() else { return Vec::new() };
+        let update = mirror.update(settings, model, changes);
+        let mut results = Vec::new();
+        for FamilyUpdate { family, steps, stale, objections } in update.families {
+            self.objections.push((family, objections));
+            let result = self.commit(&mut mirror, family, steps);
+            let result = result.and_then(|sent| {
+                self.forget_stale(family, &stale)?;
+                Ok(sent)
+            });
+            results.push((family, result));
+        }
+        self.mirror = Some(mirror);
+        results.into_iter().map(|(family, result)| (family, self.judge(family, result))).collect()
+    }
+
+    /// Reads the table of a family back, or the part that others are said to have touched, and repairs what differs from the
+    /// mirror; whether the whole table was read.
+    pub fn compare(&mut self, family: Family, touched: Option<&Part>) -> Result<(Sent, bool), Failure> {
+        let Some(mut mirror) = self.mirror.take() else { return Ok((Sent::default(), false)) };
+        let repaired = touched.and_then(|part| {
+            repair_part(&mut self.kernel, &mirror, family, part).unwrap_or_else(|cause| {
+                debug!(%cause, %family, "what was touched cannot be put right alone");
+                None
+            })
+        });
+        let result = match repaired {
+            Some(changes) => {
+                if touched.is_some_and(|part| part.structure) {
+                    mirror.set_undeleted(family, []);
+                }
+                Ok((Sent::new(changes), false))
+            }
+            None => {
+                let table = self.kernel.read(family).map_err(Failure::from);
+                table.and_then(|table| self.make_equal(&mut mirror, family, table)).map(|sent| (sent, true))
+            }
+        };
+        self.mirror = Some(mirror);
+        self.judge(family, result)
+    }
+
+    /// Reads what these changes concern, and says what of it would make the kernel equal to the mirror; changes nothing.
+    /// Where that does not tell, they are returned as they are.
+    pub fn confirm(&mut self, changes: Transaction) -> Result<Transaction, KernelError> {
+        let Some(mirror) = &self.mirror else { return Ok(changes) };
+        let mut confirmed = Transaction::default();
+        for (family, part) in mirror.concerned(&changes) {
+            if !self.known.contains(&family) {
+                continue;
+            }
+            let table = self.kernel.read_part(family, &part)?;
+            match table.and_then(|table| mirror.mend(family, &part, table)) {
+                Some(steps) => steps.transactions().into_iter().for_each(|part| confirmed.extend(part.clone())),
+                None => confirmed.ops.extend(changes.ops.iter().filter(|(of, _)| *of == family).cloned()),
+            }
+        }
+        Ok(confirmed)
+    }
+
+    /// What Services did not get in rebuilds and updates since the last time, by family.
+    pub fn take_objections(&mut self) -> Vec<(Family, Vec<Objection>)> {
+        std::mem::take(&mut self.objections)
+    }
+
+    /// Whether nobody else can change the tables that are known.
+    pub fn guards_all(&mut self) -> bool {
+        self.known().all(|family| !self.serves(family) || self.kernel.guards(family))
+    }
+
+    /// Deletes affinity records that no sticky frontend stands behind.
+    pub fn forget_orphans(&mut self, family: Family) -> Result<(), Failure> {
+        let Some(mirror) = self.mirror.take() else { return Ok(()) };
+        let result = self.forget_orphans_of(&mirror, family).map_err(Failure::from);
+        self.mirror = Some(mirror);
+        self.judge(family, result)
+    }
+
+    fn serves(&self, family: Family) -> bool {
+        self.mirror.as_ref().is_some_and(|mirror| mirror.families().any(|served| served == family))
+    }
+
+    /// After an error the kernel may hold another table than the mirror says.
+    fn judge<T>(&mut self, family: Family, result: Result<T, Failure>) -> Result<T, Failure> {
+        match &result {
+            Ok(_) => drop(self.known.insert(family)),
+            Err(_) => self.lose(family),
+        }
+        result
+    }
+
+    fn lose(&mut self, family: Family) {
+        self.known.remove(&family);
+        if let Some(mirror) = &mut self.mirror {
+            mirror.lose(family);
+        }
+    }
+
+    /// Makes the kernel, which holds this table, equal to the mirror: in one transaction where the table is in force.
+    fn make_equal(&mut self, mirror: &mut Mirror, family: Family, table: Option<Table>) -> Result<Sent, Failure> {
+        let sent = if let Some(load) = mirror.load(family, table.as_ref()) {
+            drop(table);
+            let mut sent = Sent { loaded: true, ..Sent::default() };
+            sent.added = self.load(mirror, load)?;
+            sent
+        } else {
+            let steps = mirror.rebase(family, table.as_ref());
+            drop(table);
+            self.commit(mirror, family, steps)?
+        };
+        self.forget_orphans_of(mirror, family)?;
+        Ok(sent)
+    }
+
+    /// Takes the steps that lead to a mirror.
+    fn commit(&mut self, mirror: &mut Mirror, family: Family, steps: Steps) -> Result<Sent, Failure> {
+        let mut filled = 0;
+        self.apply(mirror, &steps.first)?;
+        for load in mirror.fill(&steps) {
+            filled += self.load(mirror, load)?;
+        }
+        self.apply(mirror, &steps.main)?;
+        self.apply(mirror, &steps.replaced)?;
+        let not_deleted = match self.apply(mirror, &steps.after) {
+            Ok(()) => None,
+            // They may be gone, or not.
+            Err(failure) if failure.cause.is_uncertain() => return Err(failure),
+            Err(Failure { cause, .. }) => {
+                debug!(%cause, %family, "unused chains stay for now");
+                Some(cause)
+            }
+        };
+        let undeleted = steps.after.ops.iter().filter_map(|(_, op)| deleted_chain(op));
+        mirror.set_undeleted(family, undeleted.filter(|_| not_deleted.is_some()));
+        let mut changes = steps.first;
+        changes.extend(steps.main);
+        let mut sent = Sent::new(changes);
+        sent.added += filled;
+        sent.not_deleted = not_deleted;
+        Ok(sent)
+    }
+
+    /// Sends a transaction that leads to a mirror; where the kernel refuses an element, finds out whose it is.
+    fn apply(&mut self, mirror: &Mirror, transaction: &Transaction) -> Result<(), Failure> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let result = self.kernel.apply(transaction);
+        result.map_err(|cause| Failure { blamed: mirror.blamed(transaction, &cause), cause })
+    }
+
+    /// Sends transactions one by one, each as large as the kernel takes it quickly; the number of their elements.
+    fn load(&mut self, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
+        let mut loaded = 0;
+        while let Some(part) = load.next(self.slices.size()) {
+            loaded += self.send_slice(mirror, &part)?;
+        }
+        Ok(loaded)
+    }
+
+    /// Sends a slice; in halves where it is too large for a message. The number of its elements.
+    fn send_slice(&mut self, mirror: &Mirror, part: &Transaction) -> Result<usize, Failure> {
+        let (start, (added, _)) = (Instant::now(), part.element_counts());
+        match self.apply(mirror, part) {
+            Ok(()) => {
+                self.slices.took(added, start.elapsed());
+                Ok(added)
+            }
+            Err(failure) if failure.cause.is_too_big() => {
+                let Some([first, second]) = halves(part) else { return Err(failure) };
+                self.slices.too_large(added);
+                debug!(elements = self.slices.size(), "slices were too large for a message");
+                Ok(self.send_slice(mirror, &first)? + self.send_slice(mirror, &second)?)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn forget_orphans_of(&mut self, mirror: &Mirror, family: Family) -> Result<(), KernelError> {
+        if !mirror.families().any(|served| served == family) {
+            return Ok(());
+        }
+        let records = self.kernel.read_set(family, SetId::Affinity.into())?;
+        let orphans = mirror.orphans(family, &records);
+        if orphans.is_empty() { Ok(()) } else { self.kernel.forget(family, SetId::Affinity, &orphans) }
+    }
+
+    fn forget_stale(&mut self, family: Family, stale: &[StaleAffinity]) -> Result<(), KernelError> {
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let records = self.kernel.read_set(family, SetId::Affinity.into())?;
+        let elements = stale_records(&records, stale);
+        if elements.is_empty() {
+            return Ok(());
+        }
+        debug!(%family, records = elements.len(), "forgetting affinity records");
+        self.kernel.forget(family, SetId::Affinity, &elements)
+    }
+}
+
+fn deleted_chain(op: &Op) -> Option<ChainId> {
+    match op {
+        Op::DeleteChain(chain) => Some(*chain),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,25 @@
+//! Putting right what others touched, and nothing else.
+
+use crate::diff::Mirror;
+use crate::model::Family;
+use crate::ruleset::{Kernel, KernelError, Part, Transaction};
+
+/// Reads this part of a table and makes it equal to the mirror; what was changed. `None` when that takes a comparison of
+/// everything. After an error, too, nothing is known.
+pub(super) fn repair_part<K: Kernel>(
+    kernel: &mut K,
+    mirror: &Mirror,
+    family: Family,
+    part: &Part,
+) -> Result<Option<Transaction>, KernelError> {
+    let table = kernel.read_part(family, part)?;
+    let Some(steps) = table.and_then(|table| mirror.mend(family, part, table)) else { return Ok(None) };
+    for transaction in steps.transactions() {
+        if !transaction.is_empty() {
+            kernel.apply(transaction)?;
+        }
+    }
+    let mut changes = steps.main;
+    changes.extend(steps.after);
+    Ok(Some(changes))
+}

@@ -1,0 +1,122 @@
+//! How much at once is loaded of what packets do not see yet.
+
+use std::time::Duration;
+
+use crate::model::Family;
+use crate::ruleset::{Op, Transaction};
+
+/// How long a slice should take: so long others wait for their turn with nf_tables.
+const SLICE: Duration = Duration::from_millis(50);
+/// Elements of the first slice: a slow machine takes 5 microseconds for each.
+const FIRST: usize = 8 * 1024;
+/// The fewest and the most elements of a slice. Memory for a slice is about 300 bytes for each.
+const FEWEST: usize = 1024;
+const MOST: usize = 64 * 1024;
+
+/// The size of slices, in elements. It follows the time they take, and never exceeds what the kernel takes in one message.
+#[derive(Debug)]
+pub(super) struct Slices {
+    size: usize,
+    most: usize,
+}
+
+impl Default for Slices {
+    fn default() -> Self {
+        Self { size: FIRST, most: MOST }
+    }
+}
+
+impl Slices {
+    /// The size of the next one.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// So many elements took so long.
+    pub(super) fn took(&mut self, elements: usize, time: Duration) {
+        if elements == self.size {
+            self.size = next_size(elements, time).min(self.most);
+        }
+    }
+
+    /// So many elements were too large a message (EMSGSIZE): where the socket's buffer cannot be enlarged
+    /// (net.core.wmem_max, without CAP_NET_ADMIN in the first user namespace), it bounds what can be sent at once.
+    pub(super) fn too_large(&mut self, elements: usize) {
+        self.most = self.most.min(elements / 2).max(1);
+        self.size = self.size.min(self.most);
+    }
+}
+
+/// The size of the next slice when one of this size took so long.
+fn next_size(size: usize, took: Duration) -> usize {
+    let fitting = size as f64 * SLICE.as_secs_f64() / took.as_secs_f64().max(1e-6);
+    // Not at once up to it: a single measurement may be off.
+    (fitting as usize).clamp(size / 2, size * 2).clamp(FEWEST, MOST)
+}
+
+/// Two halves of a transaction that only adds elements; `None` where there is nothing to halve.
+pub(super) fn halves(part: &Transaction) -> Option<[Transaction; 2]> {
+    let (elements, _) = part.element_counts();
+    if elements < 2 || !part.ops.iter().all(|(_, op)| matches!(op, Op::AddElements(..))) {
+        return None;
+    }
+    let mut halves = [Transaction::default(), Transaction::default()];
+    let mut room = elements / 2;
+    for (family, op) in &part.ops {
+        let Op::AddElements(set, list) = op else { continue };
+        let (first, second) = list.split_at(room.min(list.len()));
+        room -= first.len();
+        let mut push = |half: usize, family: Family, list: &[_]| {
+            halves[half].push(family, Op::AddElements(*set, list.to_vec()));
+        };
+        push(0, *family, first);
+        push(1, *family, second);
+    }
+    Some(halves)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::{Bytes, Element, SetId, Value};
+
+    #[test]
+    fn slices_follow_the_speed_of_the_kernel() {
+        let after = |size, milliseconds| next_size(size, Duration::from_millis(milliseconds));
+        assert_eq!(after(8_192, 50), 8_192);
+        assert_eq!(after(8_192, 40), 10_240);
+        assert_eq!(after(8_192, 1), 16_384);
+        assert_eq!(after(8_192, 10_000), 4_096);
+        assert_eq!(after(1_024, 10_000), FEWEST);
+        assert_eq!(after(MOST, 0), MOST);
+    }
+
+    #[test]
+    fn slices_stay_below_what_was_too_large() {
+        let mut slices = Slices::default();
+        slices.too_large(FIRST);
+        assert_eq!(slices.size(), FIRST / 2);
+        slices.took(FIRST / 2, Duration::from_millis(1));
+        assert_eq!(slices.size(), FIRST / 2, "however fast the kernel is");
+        slices.too_large(1);
+        assert_eq!(slices.size(), 1, "never none");
+    }
+
+    #[test]
+    fn halves_have_all_elements_in_order() {
+        let element = |n: u32| Element { key: Bytes::new().u32_host(n), end: None, value: Value::None, comment: None };
+        let mut part = Transaction::default();
+        part.push(Family::Ipv4, Op::AddElements(SetId::NodeIps.into(), (0..3).map(element).collect()));
+        part.push(Family::Ipv4, Op::AddElements(SetId::ClusterIps.into(), (3..8).map(element).collect()));
+        let [mut first, second] = halves(&part).expect("two");
+        assert_eq!([&first, &second].map(|half| half.element_counts().0), [4, 4]);
+        first.extend(second);
+        let all = first.ops.iter().flat_map(|(_, op)| match op {
+            Op::AddElements(_, list) => list.clone(),
+            _ => Vec::new(),
+        });
+        assert_eq!(all.collect::<Vec<_>>(), (0..8).map(element).collect::<Vec<_>>());
+        part.push(Family::Ipv4, Op::AddTable);
+        assert!(halves(&part).is_none(), "only elements are taken apart");
+    }
+}

@@ -1,0 +1,103 @@
+use std::time::Instant;
+
+use super::*;
+use crate::config::Options;
+use crate::controller::Controller;
+use crate::model::Event;
+use crate::plan::Sizing;
+use crate::ruleset::{FakeKernel, Gate, Gated, Transaction};
+use crate::testing::{added, added_slice, listed, service, slice};
+
+const V4: Family = Family::Ipv4;
+
+/// A kernel that refuses what a test says.
+#[derive(Debug, Default)]
+struct Strict {
+    /// Refuses to delete chains.
+    keeps_chains: bool,
+    /// The most elements in one transaction.
+    most: Option<usize>,
+    reads: usize,
+    largest: usize,
+}
+
+fn refused(errno: i32) -> KernelError {
+    KernelError::Refused { op: 0, element: None, object: "it".into(), reason: "it was told to".into(), errno }
+}
+
+impl Gate<FakeKernel> for Strict {
+    fn apply(&mut self, kernel: &mut FakeKernel, transaction: &Transaction) -> Result<(), KernelError> {
+        let (added, _) = transaction.element_counts();
+        if self.keeps_chains && transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteChain(_))) {
+            return Err(refused(libc::EBUSY));
+        }
+        if self.most.is_some_and(|most| added > most) {
+            return Err(refused(libc::EMSGSIZE));
+        }
+        self.largest = self.largest.max(added);
+        kernel.apply(transaction)
+    }
+
+    fn read(&mut self, kernel: &mut FakeKernel, family: Family) -> Result<Option<Table>, KernelError> {
+        self.reads += 1;
+        kernel.read(family)
+    }
+}
+
+fn endpoints(service: &str, count: usize) -> Event {
+    let addresses: Vec<String> = (1..=count).map(|n| format!("10.1.{}.{}", n / 200, n % 200)).collect();
+    added_slice(slice(service, "n2", &addresses.iter().map(String::as_str).collect::<Vec<_>>()))
+}
+
+fn in_force(controller: &mut Controller<Gated<FakeKernel, Strict>>) -> bool {
+    let wanted = controller.mirror().expect("a sync").listing(V4).expect("served");
+    let held = controller.kernel().kernel.listing(V4).expect("a table");
+    let chains = |listing: &crate::ruleset::Listing| {
+        listing
+            .chains
+            .iter()
+            .map(|(chain, rules)| (*chain, rules.clone()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    held.sets == wanted.sets && chains(held) == chains(&wanted)
+}
+
+#[test]
+fn a_chain_that_cannot_be_deleted_does_not_cost_the_table() {
+    let sizing = Sizing { floor: 8, headroom: 2 };
+    let options = Options { sizing, ..Options::new("n1") };
+    let kernel = Gated { kernel: FakeKernel::new(), gate: Strict::default() };
+    let (mut controller, reports) = Controller::new(kernel, options);
+    let services = [added(service("a", "10.96.0.1")), added(service("b", "10.96.0.2"))];
+    let events = listed("n1").into_iter().chain(services).chain([endpoints("a", 3), endpoints("b", 2)]);
+    controller.handle(events, Instant::now());
+    let reads = controller.kernel().gate.reads;
+
+    // Nobody has three endpoints any more, but the chain stays. Then the map of endpoints gets a successor.
+    controller.kernel().gate.keeps_chains = true;
+    controller.handle([endpoints("a", 2)], Instant::now());
+    controller.handle([endpoints("b", 20)], Instant::now());
+    controller.handle([endpoints("b", 60)], Instant::now());
+    assert_eq!((controller.kernel().gate.reads, reports.borrow().failures), (reads, 0), "nothing was read again");
+
+    // Wanted again, and again not.
+    controller.handle([endpoints("a", 3)], Instant::now());
+    controller.handle([endpoints("a", 2)], Instant::now());
+    assert!(!in_force(&mut controller), "chains too many");
+    controller.kernel().gate.keeps_chains = false;
+    controller.handle([endpoints("a", 4)], Instant::now());
+    assert!(in_force(&mut controller), "deleted at last");
+    assert_eq!((controller.kernel().gate.reads, reports.borrow().failures), (reads, 0));
+}
+
+#[test]
+fn slices_are_as_small_as_the_kernel_wants_them() {
+    let kernel = Gated { kernel: FakeKernel::new(), gate: Strict { most: Some(100), ..Strict::default() } };
+    let (mut controller, reports) = Controller::new(kernel, Options::new("n1"));
+    let events = listed("n1").into_iter().chain([added(service("a", "10.96.0.1")), endpoints("a", 5_000)]);
+    controller.handle(events, Instant::now());
+    assert_eq!((reports.borrow().syncs, reports.borrow().failures), (1, 0));
+    assert!(in_force(&mut controller));
+    let largest = controller.kernel().gate.largest;
+    assert!((50..=100).contains(&largest), "{largest}");
+}
