@@ -17,7 +17,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProto
 use portway::conntrack::{Cleaning, ConntrackObserver};
 use portway::controller::Controller;
 use portway::model::{Event, Protocol};
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 
 const ENTRIES: u32 = 1_000_000;
 /// Of those, TCP.

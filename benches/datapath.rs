@@ -20,7 +20,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use portway::controller::Controller;
 use portway::model::Protocol;
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 
 use support::lane::{Flow, Lane};
 use support::peer;

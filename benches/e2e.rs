@@ -141,7 +141,7 @@ fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> 
         first_syncs.push(time);
         first_cpus.push(cpu);
         program.stop();
-        portway::netlink::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
+        portway::nftables::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
     }
     let program = Program::start(&server.url());
     let (time, cpu) = first_sync(&program, &generation);

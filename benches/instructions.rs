@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 
 use nix::sched::{CloneFlags, unshare};
 use portway::model::Event;
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use serde_json::{Map, Value, json};
 
 use support::phases;

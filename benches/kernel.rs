@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family, Protocol};
-use portway::netlink::{self, NftKernel};
+use portway::nftables::{self, NftKernel};
 use portway::ruleset::{ChainId, Element, Kernel as _, Op, SetId, Term, Touched, Transaction, Verdict};
 
 use support::netns::in_netns;
@@ -202,7 +202,7 @@ fn replacement(services: usize) -> Duration {
 fn repairs(services: usize) -> [Vec<Duration>; 8] {
     eprintln!("repairs, {services} Services");
     let open =
-        || NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() }).expect("nf_tables");
+        || NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() }).expect("nf_tables");
     let mut stranger = open();
     let (mut controller, reports) = Controller::new(open(), options());
     let (sender, heard) = std::sync::mpsc::channel();

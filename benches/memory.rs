@@ -91,7 +91,7 @@ fn measure(programs: &[PathBuf], services: usize, endpoints: usize) -> Vec<(Memo
             std::thread::sleep(REST);
             memory.push(program.memory());
             program.stop();
-            portway::netlink::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
+            portway::nftables::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
         }
     }
     let middle = |mut runs: Vec<Memory>| {

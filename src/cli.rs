@@ -141,7 +141,7 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
-    let mut kernel = crate::netlink::NftKernel::open()?;
+    let mut kernel = crate::nftables::NftKernel::open()?;
     let failures = if kube_proxy_too {
         let found = kernel.remove_kube_proxy()?;
         print!("{found}");

@@ -1,7 +1,8 @@
 //! What this host says of itself: its name, its IP families, and the addresses of its interfaces. [`sysctl`] is what it is
-//! told; [`listening`] who listens.
+//! told; [`listening`] who listens, [`memory`] the heap of this process.
 
 pub mod listening;
+pub mod memory;
 pub mod sysctl;
 
 use std::collections::BTreeSet;

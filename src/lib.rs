@@ -1,6 +1,6 @@
 //! Portway keeps a node's nftables equal to the cluster's Services, without kube-proxy and without the `nft` program.
 //!
-//! Data flows one way: `source` -> `model` -> `plan` -> `diff` -> `netlink`; `controller` runs the flow and `cli` starts
+//! Data flows one way: `source` -> `model` -> `plan` -> `diff` -> `nftables`; `controller` runs the flow and `cli` starts
 //! it. `ruleset` is the language the last three share, `render` prints it as nft text.
 
 pub mod admin;
@@ -11,6 +11,7 @@ pub mod controller;
 pub mod demo;
 pub mod diff;
 pub mod events;
+mod ffi;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod handover;
@@ -19,8 +20,9 @@ pub mod host;
 pub mod instruments;
 pub mod logging;
 pub mod metrics;
+pub mod migration;
 pub mod model;
-pub mod netlink;
+pub mod nftables;
 pub mod plan;
 pub mod programmer;
 pub mod render;
@@ -30,4 +32,5 @@ pub mod source;
 #[cfg(test)]
 mod testing;
 pub mod trace;
+mod wire;
 mod yaml;

@@ -25,7 +25,7 @@ pub struct Log {
 #[derive(Debug, thiserror::Error)]
 pub enum LevelError {
     /// Not in the language of filters.
-    #[error("{text:?} is not a log filter, as `debug` or `info,portway::netlink=trace`: {reason}")]
+    #[error("{text:?} is not a log filter, as `debug` or `info,portway::nftables=trace`: {reason}")]
     Filter {
         /// What was given.
         text: String,
@@ -125,11 +125,11 @@ mod tests {
         let (_layer, handle) = reload::Layer::<EnvFilter, Registry>::new("info".into());
         let level = LogLevel::new(handle);
         assert_eq!(level.get(), "info");
-        level.set(" info,portway::netlink=trace\n").expect("a filter");
-        assert_eq!(level.get(), "portway::netlink=trace,info");
+        level.set(" info,portway::nftables=trace\n").expect("a filter");
+        assert_eq!(level.get(), "portway::nftables=trace,info");
         for text in ["", "portway=loud", "a=b=c"] {
             level.set(text).expect_err(text);
         }
-        assert_eq!(level.get(), "portway::netlink=trace,info", "a refused filter changes nothing");
+        assert_eq!(level.get(), "portway::nftables=trace,info", "a refused filter changes nothing");
     }
 }

@@ -34,7 +34,7 @@ use self::sync::SyncMetrics;
 use self::table::TableMetrics;
 use crate::instruments::{self, RestClientLayer, RestClientMetrics};
 use crate::model::Family;
-use crate::netlink::FrontendCount;
+use crate::nftables::FrontendCount;
 use crate::ruleset::KernelError;
 use crate::source::SourceStats;
 

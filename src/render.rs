@@ -64,7 +64,8 @@ fn one_line(block: &str, table: &str) -> String {
     format!("{kind} {table} {rest}{body}")
 }
 
-fn kind(set: SetId) -> &'static str {
+/// `set` or `map`.
+pub fn kind(set: SetId) -> &'static str {
     if set.spec().value == ValueType::None { "set" } else { "map" }
 }
 
@@ -125,10 +126,7 @@ fn type_text(family: Family, spec: &SetSpec) -> String {
 /// An element as `nft` writes it, without its set: `10.96.0.1 . tcp . 443 comment "default/kubernetes:https" : goto pick-1`.
 pub fn element_text(family: Family, set: SetId, element: &Element) -> String {
     let spec = set.spec();
-    let mut out = match &element.end {
-        Some(end) => range_text(family, spec.key, &element.key, end),
-        None => concat_text(family, spec.key, &element.key),
-    };
+    let mut out = key_text(family, set, element);
     if let Some(comment) = &element.comment {
         out.push_str(&format!(" comment \"{comment}\""));
     }
@@ -142,6 +140,15 @@ pub fn element_text(family: Family, set: SetId, element: &Element) -> String {
         }
     }
     out
+}
+
+/// The key of an element, a range where it is one.
+pub fn key_text(family: Family, set: SetId, element: &Element) -> String {
+    let fields = set.spec().key;
+    match &element.end {
+        Some(end) => range_text(family, fields, &element.key, end),
+        None => concat_text(family, fields, &element.key),
+    }
 }
 
 /// A concatenation in words: `10.96.0.1 . tcp . 443`.

@@ -1,6 +1,6 @@
 //! The vocabulary of the table: which chains, sets and maps exist, what a rule can say, and what a transaction is.
 //!
-//! Everything between `plan` (which decides the content) and `netlink` (which tells the kernel) speaks in these types.
+//! Everything between `plan` (which decides the content) and `nftables` (which tells the kernel) speaks in these types.
 //! They mirror what `nft` can express and nothing more, so that a listing always explains itself and can be loaded again.
 
 mod bytes;
@@ -8,6 +8,7 @@ mod chain;
 mod code;
 mod element;
 mod elements;
+#[cfg(any(test, feature = "testing"))]
 mod fake;
 mod gate;
 mod kernel;
@@ -22,8 +23,9 @@ mod verdict;
 pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick, Remember};
 pub use code::{Expr, Register, lower};
-pub use element::{Element, Value};
+pub use element::{COMMENT_MAX, Element, Value};
 pub use elements::Elements;
+#[cfg(any(test, feature = "testing"))]
 pub use fake::FakeKernel;
 pub use gate::{Gate, Gated};
 pub use kernel::{Kernel, KernelError};

@@ -17,7 +17,7 @@ use portway::model::{
     Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Placement, Protocol, Service, ServicePort,
     ServiceType, SlicePort,
 };
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use support::netns::{Namespace, ip_batch, output_of, set_sysctls};
 
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use portway::cli::{Cli, Command as Portway};
 use portway::config::Options;
 use portway::diff::Mirror;
 use portway::model::{Family, Model};
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use portway::render;
 use portway::ruleset::Kernel;
 use portway::source::load_dir;

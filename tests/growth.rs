@@ -12,7 +12,7 @@ use portway::model::{
     Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
     SlicePort,
 };
-use portway::netlink::{self, NftKernel};
+use portway::nftables::{self, NftKernel};
 use portway::plan::Sizing;
 use portway::ruleset::{Gate, Gated, Kernel, KernelError, Op, SetId, Transaction};
 
@@ -338,7 +338,7 @@ fn others_have_their_turn_during_a_load() {
 fn a_full_map_that_was_miscounted_is_replaced() {
     in_netns(|| {
         let unowned = || {
-            NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() }).expect("nf_tables")
+            NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() }).expect("nf_tables")
         };
         let (mut controller, reports) = Controller::new(unowned(), options(16));
         controller.handle(cluster(20, 53), Instant::now());

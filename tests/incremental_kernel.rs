@@ -14,7 +14,7 @@ use portway::config::Options;
 use portway::controller::Controller;
 use portway::diff::Mirror;
 use portway::model::{Event, Family};
-use portway::netlink::{self, NftKernel};
+use portway::nftables::{self, NftKernel};
 use portway::ruleset::{ChainId, FakeKernel, Kernel, Rule, Table};
 use support::canonical::{Sets, with_first_names};
 use support::cluster::{any_history, any_options, empty_lists};
@@ -69,7 +69,7 @@ fn play_some(next: &AtomicUsize, seed: u64, cases: u64) -> usize {
 }
 
 fn door() -> Result<NftKernel> {
-    Ok(NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() })?)
+    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
 }
 
 fn play(options: &Options, history: &[Vec<Event>]) -> Result<()> {

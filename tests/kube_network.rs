@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use portway::netlink::{self, NftKernel};
+use portway::nftables::{self, NftKernel};
 use serde_json::json;
 use support::api_double::ApiDouble;
 use support::api_double::tls::Authority;
@@ -136,7 +136,7 @@ fn the_program_keeps_its_rules_through_all_of_it() {
         };
         let nft = &Nft::all()[0];
         let mut kernel =
-            NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() }).expect("a kernel");
+            NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() }).expect("a kernel");
 
         // The server comes after the program, and needs none of its rules.
         let mut program = Program::start(&kubeconfig);

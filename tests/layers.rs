@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top to the bottom.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("commands", &["main", "lib", "cli"]),
     ("what runs beside the program", &["demo"]),
     ("answers", &["admin"]),
@@ -17,14 +17,15 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("followers of the sync loop", &["conntrack", "events", "health", "metrics"]),
     ("the sync loop: when", &["controller"]),
     ("the programmer: what is done to the tables", &["programmer"]),
-    ("what comes from outside, and what goes there", &["netlink", "source", "config", "handover", "logging"]),
-    ("this host", &["host"]),
+    ("from another proxy and back", &["migration"]),
+    ("what comes from outside, and what goes there", &["nftables", "source", "config", "handover", "logging"]),
+    ("this host, and netlink messages", &["host", "wire"]),
     ("pure: differences, text, traces", &["diff", "render", "trace", "instruments"]),
     ("pure: what a Service means", &["plan"]),
     ("vocabulary", &["ruleset"]),
 ];
 /// Below all layers: whoever likes may use them, and they use nobody but those before them.
-const BOTTOM: [&str; 2] = ["model", "yaml"];
+const BOTTOM: [&str; 3] = ["model", "yaml", "ffi"];
 /// Rooms of one layer that may use others of it.
 const WITHIN: [(&str, &str); 1] = [("trace", "render")];
 
@@ -78,7 +79,7 @@ fn wrong_imports_are_found() {
     let several = source("diff::load", "use super::{Steps,\n    mirror::{A, B}};\npub use self::part::C;\n");
     assert_eq!(imports(&several), ["diff::Steps", "diff::load::part::C", "diff::mirror::A", "diff::mirror::B"]);
     assert_eq!(upward(&[source("plan", "use crate::controller::X;")]), ["plan: controller"]);
-    assert_eq!(upward(&[source("netlink::read", "use crate::source::X;")]), ["netlink::read: source"]);
+    assert_eq!(upward(&[source("nftables::read", "use crate::source::X;")]), ["nftables::read: source"]);
     assert!(upward(&[source("controller", "use crate::plan::X;")]).is_empty());
     let circle = [source("diff::a", "use super::b::X;"), source("diff::b", "use super::a::Y;")];
     assert_eq!(circles(&circle).len(), 1);

@@ -4,8 +4,9 @@ mod support;
 
 use std::process::Command;
 
+use portway::migration::Leftovers;
 use portway::model::Family;
-use portway::netlink::{Leftovers, NftKernel};
+use portway::nftables::NftKernel;
 use support::netns::in_netns;
 
 /// A table as kube-proxy 1.36 makes it in its nftables mode, shortened.

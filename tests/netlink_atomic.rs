@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 
 use portway::model::Family;
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use portway::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, Transaction, Value};
 
 mod support;

@@ -1,7 +1,7 @@
 //! What `nft` says about our tables. Needs root; PORTWAY_NFT names other versions of `nft` to try as well.
 
 use portway::model::Family;
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use portway::ruleset::Kernel;
 
 mod support;
@@ -52,7 +52,7 @@ fn what_nft_loads_reads_back_as_ours() {
             in_netns(|| {
                 let listing = golden(family, "");
                 nft.run(&["-f", "-"], &listing).expect("loadable");
-                let options = portway::netlink::Options { owned: false, modern: true };
+                let options = portway::nftables::Options { owned: false, modern: true };
                 let mut kernel = NftKernel::open_with(options).expect("a socket");
                 let theirs = kernel.read(family).expect("readable").expect("there");
                 assert_eq!(theirs.foreign, [], "{nft:?}");

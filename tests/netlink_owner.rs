@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use portway::model::Family;
-use portway::netlink::{NftKernel, Options};
+use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{Foreign, Kernel, KernelError, Op, SetId, Transaction};
 
 mod support;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portway::model::Family;
-use portway::netlink::{NftKernel, Options};
+use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{Element, Kernel, Op, SetId, Transaction};
 
 mod support;

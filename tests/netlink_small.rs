@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use portway::model::Family;
-use portway::netlink::{NftKernel, Options};
+use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{Bytes, ChainId, Element, Kernel, KernelError, Op, SetId, Transaction, Value};
 
 mod support;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use portway::model::Family;
-use portway::netlink::{NftKernel, Options};
+use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{
     Bytes, ChainId, Element, Elements, EndpointMap, Expr, Kernel, Op, Pick, SetId, Transaction, Value, Verdict, lower,
 };

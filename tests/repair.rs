@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use portway::model::Family;
-use portway::netlink::{NftKernel, Options};
+use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, SetName, Transaction, Value};
 use support::corpus::Scenario;
 use support::netns::{in_netns, output_of};

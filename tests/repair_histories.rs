@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family};
-use portway::netlink::{self, NftKernel};
+use portway::nftables::{self, NftKernel};
 use portway::ruleset::{
     Bytes, ChainId, Element, Elements, Gate, Gated, Kernel, KernelError, Op, Part, SetId, Table, Term, Touched,
     Transaction, Value, ValueType, Verdict,
@@ -103,7 +103,7 @@ impl Gate<NftKernel> for Counting {
 }
 
 fn door() -> Result<NftKernel> {
-    Ok(NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() })?)
+    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
 }
 
 /// Another value for an element.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
-use portway::netlink::{self, NftKernel};
+use portway::nftables::{self, NftKernel};
 use portway::ruleset::{
     Bytes, ChainId, EndpointMap, FakeKernel, Gate, Gated, Kernel, KernelError, Op, Pick, SetId, SetName, Transaction,
     Value, Verdict,
@@ -152,7 +152,7 @@ fn the_kernel_names_the_element_it_refuses() {
     // Kernels before 6.0 only name the message, which has hundreds of elements.
     for modern in [true, false] {
         in_netns(|| {
-            let kernel = NftKernel::open_with(netlink::Options { owned: false, modern }).expect("a socket");
+            let kernel = NftKernel::open_with(nftables::Options { owned: false, modern }).expect("a socket");
             let kernel = Gated { kernel, gate: Spoiled { frontend: frontend(100, 80) } };
             let (mut controller, reports) = Controller::new(kernel, options());
             let mut events = lists();

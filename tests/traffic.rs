@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use support::corpus::Scenario;
 use support::netns::output_of;
 use support::objects::Objects;

@@ -7,7 +7,7 @@ use kube::api::WatchEvent;
 use portway::config::Options;
 use portway::diff::Mirror;
 use portway::model::{Event, Family, Model};
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use portway::ruleset::Transaction;
 use portway::source::{Converter, Guarded, Origin, api};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::AdminError;
 use crate::controller::Snapshots;
 use crate::model::Family;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::render;
 use crate::ruleset::{Kernel, Transaction};
 

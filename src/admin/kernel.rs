@@ -6,7 +6,7 @@ use super::services::{Counters, frontend_text, port_of};
 use super::{EndpointRow, ServiceRow};
 use crate::diff::target;
 use crate::model::Family;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::plan::FrontendKey;
 use crate::ruleset::{Bytes, ChainId, Element, Kernel, KernelError, SetId, Table, Value, Verdict};
 

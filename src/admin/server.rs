@@ -20,7 +20,7 @@ use crate::controller::Snapshot;
 use crate::diff::Mirror;
 use crate::metrics::Format;
 use crate::model::{Family, Protocol};
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::plan::Target;
 use crate::serve::accept::{self, Places};
 use crate::serve::http::{Request, Response, Routes, json, not_found, text};

@@ -8,7 +8,7 @@ use crate::controller::Snapshot;
 use crate::host::Flows;
 use crate::host::sysctl::Roots;
 use crate::model::Kind;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 
 pub(super) fn rows(admin: &Admin, kernel: &mut NftKernel) -> Vec<StatusRow> {
     let mut rows = vec![daemon(admin)];

@@ -17,7 +17,7 @@ use super::check;
 use super::view::{DaemonArgs, Output, emit, print};
 use crate::admin::Client;
 use crate::model::Family;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::render;
 use crate::ruleset::Kernel as _;
 

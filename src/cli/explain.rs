@@ -15,7 +15,7 @@ use super::view::emit;
 use crate::admin::explain_rows;
 use crate::diff::Mirror;
 use crate::model::{Family, Protocol};
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::plan::{NodePortAddresses, Target};
 use crate::ruleset::{Kernel, Listing, TABLE_NAME};
 use crate::trace::{End, Host, Packet, Trace, trace};

@@ -14,7 +14,7 @@ use crate::config::{Configuration, Options};
 use crate::handover::{Duties, Sight, Wait, after_removal, before_removal};
 use crate::metrics::Metrics;
 use crate::model::{Event, Family, Kind, Model, Service};
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::ruleset::KernelError;
 use crate::source::SourceError;
 use crate::{events, host};

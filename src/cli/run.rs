@@ -21,11 +21,11 @@ use crate::host::sysctl::Maker;
 use crate::logging::{Log, Recent};
 use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::model::{Event, Family};
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::ruleset::{Gated, Kernel};
 use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
 use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
-use crate::{host, netlink};
+use crate::{host, nftables};
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
@@ -37,7 +37,7 @@ const MEMORY_DELAY: Duration = Duration::from_secs(1);
 const QUEUE: usize = 1024;
 
 pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()> {
-    netlink::use_one_heap();
+    host::memory::use_one_heap();
     let (kernel, options) = prepare(configuration)?;
     info!(node = &*options.node_name, families = ?options.families, "portway {}", env!("CARGO_PKG_VERSION"));
 
@@ -116,7 +116,7 @@ impl MemoryObserver {
                 wanted.notified().await;
                 tokio::time::sleep(MEMORY_DELAY).await;
                 // It may take long, and nothing depends on how it ends.
-                tokio::task::spawn_blocking(netlink::give_back_memory).await.ok();
+                tokio::task::spawn_blocking(host::memory::give_back).await.ok();
             }
         });
         this
@@ -159,7 +159,7 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
         anyhow::bail!("bindAddress is {ip}, but this host has no {}", Family::of(ip));
     }
     let owned = configuration.table_ownership;
-    let kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
+    let kernel = NftKernel::open_with(nftables::Options::new(owned))?;
     Ok((kernel, options))
 }
 

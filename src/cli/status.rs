@@ -8,7 +8,7 @@ use super::table::Row;
 use super::view::{DaemonArgs, NOT_OK, ViewArgs};
 use crate::admin::{KernelView, State, StatusRow};
 use crate::model::Family;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 
 /// Flags of `status`.
 #[derive(Debug, Clone, Args)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::table::Row;
 use super::view::{Output, clear, emit, interval, print};
 use crate::model::Family;
-use crate::netlink::{Counted, NftKernel};
+use crate::nftables::{Counted, NftKernel};
 use crate::ruleset::{Bytes, SetId};
 
 /// Flags of `top`.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::table::{self, Row};
 use crate::admin::{Client, KernelView};
 use crate::config::ADMIN_SOCKET;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 
 /// Something is not as it should be, or differs.
 pub(super) const NOT_OK: u8 = 1;

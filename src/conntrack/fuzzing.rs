@@ -2,7 +2,7 @@
 
 use super::wire;
 use crate::model::Family;
-use crate::netlink::message::messages;
+use crate::wire::message::messages;
 
 /// Reads what may be answers to a dump, and asks to delete what they tell of.
 pub fn answers(bytes: &[u8]) {

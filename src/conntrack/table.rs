@@ -7,9 +7,9 @@ use nix::sys::socket::SockProtocol;
 use super::Entry;
 use super::wire::{Filter, put_delete, put_dump, read_entry};
 use crate::model::{Family, Protocol};
-use crate::netlink::message::messages;
-use crate::netlink::socket::{Socket, errno};
 use crate::plan::Target;
+use crate::wire::message::{errno, messages};
+use crate::wire::socket::{self, Socket};
 
 /// The kernel hands out a dump in pieces of at most 32 KiB.
 const RECEIVE_LEN: usize = 64 * 1024;
@@ -108,7 +108,7 @@ impl KernelTable {
             let received = match self.walker.receive(&mut self.buffer) {
                 Ok(received) => received,
                 // What got lost is lost, but the walk goes on.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                Err(error) if socket::is_lost(&error) => {
                     counts.interrupted = true;
                     continue;
                 }
@@ -176,7 +176,7 @@ fn refuses_filters(error: &io::Error) -> bool {
 
 impl Batch {
     /// Deletes what is still to be deleted; how many entries that were.
-    fn send(&mut self, socket: &mut Socket, answers: &mut [u8], still: &mut Still<'_>) -> io::Result<u64> {
+    fn send(&mut self, remover: &mut Socket, answers: &mut [u8], still: &mut Still<'_>) -> io::Result<u64> {
         still(&mut self.entries);
         let mut deleted = 0;
         let (mut start, mut from) = (0, 0);
@@ -192,9 +192,16 @@ impl Batch {
         }
         self.requests.truncate(from);
         if deleted > 0 {
-            socket.send(&self.requests)?;
+            remover.send(&self.requests)?;
             let mut failed = None;
-            while let Some(received) = socket.try_receive(answers)? {
+            loop {
+                let received = match remover.try_receive(answers) {
+                    Ok(Some(received)) => received,
+                    Ok(None) => break,
+                    // Failures that got lost are of entries that stay until the next sweep.
+                    Err(error) if socket::is_lost(&error) => continue,
+                    Err(error) => return Err(error),
+                };
                 for (header, body) in messages(received) {
                     match errno(body) {
                         _ if i32::from(header.kind) != libc::NLMSG_ERROR => {}

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use super::Entry;
 use crate::model::{Family, Protocol};
-use crate::netlink::attr::{Attrs, begin_nest, end_nest, put};
-use crate::netlink::message::{HEADER_LEN, PREFIX_LEN};
+
 use crate::plan::Target;
+use crate::wire::attr::{Attrs, begin_nest, end_nest, put};
+use crate::wire::message::{self, HEADER_LEN, PREFIX_LEN};
 
 /// `NFNL_SUBSYS_CTNETLINK` in the upper byte of a message type.
 const SUBSYSTEM: u16 = 1 << 8;
@@ -66,23 +67,23 @@ impl Filter {
 }
 
 /// An entry as the kernel told it.
-pub(super) struct Told<'a> {
+pub(super) struct ReadEntry<'a> {
     pub(super) entry: Entry,
     /// What names the entry: the original tuple's attributes, and the number that no later entry has.
-    pub(super) name: Name<'a>,
+    pub(super) name: EntryId<'a>,
     /// It is in a zone of somebody else (`ct zone`), who may know the same addresses as other hosts.
     pub(super) foreign: bool,
 }
 
 /// What names an entry in a request to delete it.
-pub(super) struct Name<'a> {
+pub(super) struct EntryId<'a> {
     original: &'a [u8],
     id: Option<&'a [u8]>,
 }
 
 /// Appends a request for all entries; for those of the filter unless `plain`.
 pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32) {
-    let start = put_head(buf, GET, filter.family, libc::NLM_F_DUMP as u16, seq);
+    let start = begin(buf, GET, filter.family, libc::NLM_F_DUMP as u16, seq);
     if !plain {
         let mut flags = FILTER_PROTO_NUM;
         let tuple = begin_nest(buf, CTA_TUPLE_ORIG);
@@ -108,23 +109,23 @@ pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32
         put(buf, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
         end_nest(buf, nest);
     }
-    set_len(buf, start);
+    message::end(buf, start);
 }
 
 /// Appends a request to delete an entry of the default zone. Not acknowledged; only failures are answered.
-pub(super) fn put_delete(buf: &mut Vec<u8>, family: Family, name: &Name<'_>, seq: u32) {
-    let start = put_head(buf, DELETE, family, 0, seq);
+pub(super) fn put_delete(buf: &mut Vec<u8>, family: Family, name: &EntryId<'_>, seq: u32) {
+    let start = begin(buf, DELETE, family, 0, seq);
     let nest = begin_nest(buf, CTA_TUPLE_ORIG);
     buf.extend_from_slice(name.original);
     end_nest(buf, nest);
     if let Some(id) = name.id {
         put(buf, CTA_ID, id);
     }
-    set_len(buf, start);
+    message::end(buf, start);
 }
 
 /// Reads an entry from the part behind `struct nlmsghdr`; `None` for protocols without ports and for what makes no sense.
-pub(super) fn read_entry(body: &[u8]) -> Option<Told<'_>> {
+pub(super) fn read_entry(body: &[u8]) -> Option<ReadEntry<'_>> {
     let family = match i32::from(*body.first()?) {
         libc::AF_INET => Family::Ipv4,
         libc::AF_INET6 => Family::Ipv6,
@@ -148,7 +149,7 @@ pub(super) fn read_entry(body: &[u8]) -> Option<Told<'_>> {
     let answer = read_tuple(reply)?;
     let Tuple { protocol, source, destination } = sent;
     let entry = Entry { family, protocol, source, destination, answers_from: answer.source };
-    Some(Told { entry, name: Name { original, id }, foreign })
+    Some(ReadEntry { entry, name: EntryId { original, id }, foreign })
 }
 
 struct Tuple {
@@ -191,31 +192,19 @@ fn port(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// Appends both heads; where the message begins.
-fn put_head(buf: &mut Vec<u8>, kind: u16, family: Family, flags: u16, seq: u32) -> usize {
-    let start = buf.len();
+/// Begins a request; where it begins.
+fn begin(buf: &mut Vec<u8>, kind: u16, family: Family, flags: u16, seq: u32) -> usize {
     let family = match family {
         Family::Ipv4 => libc::AF_INET,
         Family::Ipv6 => libc::AF_INET6,
     };
-    buf.extend_from_slice(&0_u32.to_ne_bytes());
-    buf.extend_from_slice(&(SUBSYSTEM | kind).to_ne_bytes());
-    buf.extend_from_slice(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    buf.extend_from_slice(&seq.to_ne_bytes());
-    buf.extend_from_slice(&0_u32.to_ne_bytes());
-    buf.extend_from_slice(&[family as u8, 0, 0, 0]);
-    start
-}
-
-fn set_len(buf: &mut [u8], start: usize) {
-    let len = (buf.len() - start) as u32;
-    buf[start..start + 4].copy_from_slice(&len.to_ne_bytes());
+    message::begin_netfilter(buf, SUBSYSTEM | kind, family as u8, flags, seq, 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::attr::put_u32;
+    use crate::wire::attr::put_u32;
 
     /// An entry as the kernel writes it: 10.1.0.9:4000 -> 10.96.0.10:53, answers from 10.1.0.1:5353.
     fn told(protocol: u8) -> Vec<u8> {

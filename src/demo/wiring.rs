@@ -16,7 +16,7 @@ use crate::config::{DetectLocal, Options};
 use crate::controller::{Controller, Report};
 use crate::host;
 use crate::model::Family;
-use crate::netlink::NftKernel;
+use crate::nftables::NftKernel;
 use crate::render;
 use crate::ruleset::Kernel;
 use crate::source::ManifestSource;

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use super::labels;
 use super::table::TableMetrics;
 use crate::model::Family;
-use crate::netlink::FrontendCount;
+use crate::nftables::FrontendCount;
 use crate::ruleset::KernelError;
 
 /// Reads the counts of a family.

@@ -10,13 +10,11 @@ use super::{
     Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, Selection, Settings, candidates, select,
 };
 use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
+use crate::ruleset::COMMENT_MAX;
 
 /// Elements one Service can have in a family. Kubernetes sets no bound to the product of ports, addresses, source ranges
 /// and endpoints: without one, a single tenant could use up the memory of all nodes.
 const ELEMENTS_MAX: usize = 1 << 20;
-
-/// The most bytes of a label: with the terminating zero, 128 are the most that libnftnl takes for a comment.
-const LABEL_MAX: usize = 127;
 
 /// What a Service contributes to the table of one family.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -281,9 +279,9 @@ fn label(service: &Service, port: &ServicePort) -> Arc<str> {
         if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '?' }
     };
     let mut label: String = text.chars().map(plain).collect();
-    if label.len() > LABEL_MAX {
+    if label.len() > COMMENT_MAX {
         let hash = format!("~{:08x}", fnv1a(text.as_bytes()));
-        label.truncate(LABEL_MAX - hash.len());
+        label.truncate(COMMENT_MAX - hash.len());
         label += &hash;
     }
     label.into()

@@ -165,11 +165,11 @@ fn labels_are_safe_in_a_listing() {
     let mut odd = service();
     odd.key = ObjectKey::new("n\"s", "a\n\u{e9}".to_owned() + &"x".repeat(200));
     let label = plan(&odd, &[]).frontends[0].label.clone();
-    assert!(label.starts_with("n?s/a??xxx") && label.len() == 127, "{label}");
+    assert!(label.starts_with("n?s/a??xxx") && label.len() == COMMENT_MAX, "{label}");
     let long = Service { key: ObjectKey::new("n".repeat(63), "s".repeat(63)), ..service() };
     let port = |name: &str| ServicePort { name: name.into(), ..service().ports[0].clone() };
     let [http, https] = ["http", "https"].map(|name| super::label(&long, &port(name)));
-    assert!(http.len() == 127 && http != https, "{http} {https}");
+    assert!(http.len() == COMMENT_MAX && http != https, "{http} {https}");
 }
 
 /// The value of each element in the maps of affinity IDs, by map, for a Service whose ports are numbered 5.

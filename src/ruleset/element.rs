@@ -15,6 +15,9 @@ pub enum Value {
     Data(Bytes),
 }
 
+/// The most bytes of a comment that `nft` reads, without the terminating zero (libnftnl's NFTNL_UDATA_COMMENT_MAXLEN).
+pub const COMMENT_MAX: usize = 128;
+
 /// An element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
@@ -24,6 +27,6 @@ pub struct Element {
     pub end: Option<Bytes>,
     /// What it maps to.
     pub value: Value,
-    /// Which Service it belongs to, for people; at most 128 bytes.
+    /// Which Service it belongs to, for people; at most [`COMMENT_MAX`] bytes.
     pub comment: Option<Arc<str>>,
 }

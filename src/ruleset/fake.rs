@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::Family;
 
-/// Implements [`Kernel`] without a kernel; for tests and for `portway render`.
+/// Implements [`Kernel`] without a kernel, for tests.
 #[derive(Debug, Default)]
 pub struct FakeKernel {
     tables: BTreeMap<Family, Listing>,

@@ -1,4 +1,4 @@
-//! The one door to the kernel. `netlink` implements it for real, [`super::FakeKernel`] in memory.
+//! The one door to the kernel. `nftables` implements it for real; `FakeKernel` (feature `testing`) in memory.
 
 use super::{Element, Elements, Part, SetId, SetName, Table, Transaction};
 use crate::model::Family;

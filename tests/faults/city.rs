@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use portway::config::{DetectLocal, Options};
 use portway::controller::Controller;
 use portway::model::{Event, Family};
-use portway::netlink::NftKernel;
+use portway::nftables::NftKernel;
 use portway::ruleset::{ChainId, Expr, FakeKernel, Kernel as _, SetId, Table};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use portway::config::Options;
 use portway::controller::{Controller, Report};
 use portway::model::{Event, Family};
-use portway::netlink::{self, NftKernel};
+use portway::nftables::{self, NftKernel};
 use portway::ruleset::{Bytes, Element, Kernel as _, SetId, Table};
 use tokio::sync::watch;
 
@@ -103,7 +103,7 @@ impl Live {
 
 fn kernel() -> Result<NftKernel> {
     // Not owned, so that several doors can change the table.
-    Ok(NftKernel::open_with(netlink::Options { owned: false, ..netlink::Options::default() })?)
+    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
 }
 
 /// Empties the memory of clients through a door of its own.

@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use super::CheckRow;
 use crate::conntrack::KernelTable;
+use crate::migration::{BaseChain, Feature, ForwardFilter, Leftovers};
 use crate::model::{Family, Protocol};
-use crate::netlink::{BaseChain, Feature, ForwardFilter, Leftovers, NftKernel};
+use crate::nftables::NftKernel;
 use crate::plan::Target;
 use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
 

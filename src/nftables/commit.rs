@@ -1,0 +1,135 @@
+//! Committing a transaction, and what an error of the kernel is about.
+
+use std::io;
+
+use super::connection::{Answer, Failure};
+use super::elements::{self, Action};
+use super::process::owner_in_words;
+use super::{NftKernel, TRIAL_TABLE, describe, encode, read};
+use crate::ffi::Scratch;
+use crate::model::Family;
+use crate::ruleset::{KernelError, Op, TABLE_NAME, Transaction};
+use crate::wire::batch::Batch;
+
+/// What one commit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Commit,
+    /// As [`Mode::Commit`], but deleting an element that is not there is no error.
+    CommitDestroy,
+    /// Have the kernel check everything, change nothing.
+    Trial,
+}
+
+impl NftKernel {
+    /// Has the kernel check a transaction without applying it. Two things only a commit finds: expressions that are not
+    /// allowed in the hook they can be reached from, and a table that somebody changed meanwhile.
+    pub fn check(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.commit(TABLE_NAME, &transaction.ops, Mode::Trial)
+    }
+
+    pub(crate) fn commit(&mut self, table: &str, ops: &[(Family, Op)], mode: Mode) -> Result<(), KernelError> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let doing = "committing a transaction";
+        let batch = self.encode(table, ops, mode)?;
+        // An error before anything was sent is about the whole.
+        let whole = |errno| Failure { seq: batch.next_seq(), errno, offset: None, words: None };
+        let answer = match self.connection.send_batch(&batch) {
+            Ok(answer) => answer,
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Answer::Failed(whole(libc::EMSGSIZE)),
+            Err(source) => return Err(KernelError::Io { doing, source }),
+        };
+        let result = match answer {
+            Answer::Done => Ok(()),
+            Answer::Failed(failure) => Err(self.refused(table, ops, &batch, &failure)),
+            Answer::Unknown => {
+                // Lost for want of memory. The generation does not tell: it may be another program's.
+                let source = io::Error::from_raw_os_error(libc::ENOBUFS);
+                Err(KernelError::Io { doing, source })
+            }
+        };
+        self.scratch = Some(batch.into_scratch());
+        result
+    }
+
+    pub(super) fn encode(&mut self, table: &str, ops: &[(Family, Op)], mode: Mode) -> Result<Batch, KernelError> {
+        let scratch = self.scratch.take().unwrap_or_else(Scratch::new);
+        let mut batch = Batch::new(self.connection.next_seq(), scratch);
+        let mut deleted = Vec::new();
+        for (index, (family, op)) in ops.iter().enumerate() {
+            let flags = match op {
+                Op::AddTable if table == TABLE_NAME => self.flags_for(*family, deleted.contains(family))?,
+                _ => 0,
+            };
+            match op {
+                Op::DeleteTable => deleted.push(*family),
+                Op::DeleteElements(set, list) if mode == Mode::CommitDestroy => {
+                    elements::write(&mut batch, index, (*family, table, *set), Action::Destroy, list);
+                    continue;
+                }
+                _ => {}
+            }
+            encode::write(&mut batch, index, *family, table, op, flags);
+        }
+        batch.finish(mode == Mode::Trial);
+        Ok(batch)
+    }
+
+    /// Waits until no packet walks rules that were replaced before: they may name maps that are to be deleted, and the
+    /// elements of these go out of force for all packets at once. A commit does not wait for that, but a transaction that
+    /// is not committed does: it ends with `synchronize_rcu` (`__nf_tables_abort`), and packets are handled in one RCU
+    /// read-side section.
+    pub(super) fn wait_for_packets(&mut self) -> Result<(), KernelError> {
+        self.commit(TRIAL_TABLE, &[(Family::Ipv4, Op::AddTable)], Mode::Trial)
+    }
+
+    /// The error for what the kernel said.
+    pub(super) fn refused(
+        &mut self,
+        table: &str,
+        ops: &[(Family, Op)],
+        batch: &Batch,
+        failure: &Failure,
+    ) -> KernelError {
+        let Failure { seq, errno, offset, words } = failure;
+        let origin = batch.origin(*seq);
+        let change = origin.and_then(|origin| ops.get(origin.op));
+        if let (libc::EPERM, Some((family, _))) = (*errno, change) {
+            let info = read::table_info(&mut self.connection, *family, table).ok().flatten();
+            let owner = info.and_then(|info| info.owner).filter(|owner| *owner != self.connection.port_id());
+            if let Some(owner) = owner {
+                return KernelError::Owned { family: *family, owner: owner_in_words(owner) };
+            }
+        }
+        let offset = offset.filter(|_| self.options.is_modern());
+        let element = origin.and_then(|origin| batch.element_at(origin, offset?));
+        let element = element.or_else(|| self.find_element(table, ops, origin?.op));
+        KernelError::Refused {
+            op: origin.map_or(ops.len(), |origin| origin.op),
+            element,
+            object: change.map_or_else(
+                || "the transaction as a whole".to_owned(),
+                |(family, op)| describe::object(*family, table, op, element),
+            ),
+            reason: describe::reason(*errno, words.as_deref(), change.map(|(_, op)| op)),
+            errno: *errno,
+        }
+    }
+
+    /// Which element of a change the kernel refuses, where it does not say (before Linux 6.0): has it check them one by
+    /// one.
+    pub(super) fn find_element(&mut self, table: &str, ops: &[(Family, Op)], op: usize) -> Option<usize> {
+        let (family, Op::AddElements(set, list)) = ops.get(op)? else { return None };
+        if list.len() == 1 {
+            return Some(0);
+        }
+        let mut split = ops[..op].to_vec();
+        split.extend(list.iter().map(|element| (*family, Op::AddElements(*set, vec![element.clone()]))));
+        match self.commit(table, &split, Mode::Trial) {
+            Err(KernelError::Refused { op: found, .. }) => found.checked_sub(op),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Reading elements by key: some, or all of a map of endpoints.
+//!
+//! The kernel walks a map from its start for every 32 KiB of a listing, so listing takes time with the square of the number
+//! of elements. Asking for keys does not, and verdicts say which keys there are: the slots of every frontend.
+
+use std::collections::BTreeSet;
+
+use crate::model::Family;
+use crate::nftables::connection::{Connection, RequestError};
+use crate::nftables::elements::{self, ElementReader};
+use crate::ruleset::{Bytes, ChainId, Element, Elements, EndpointMap, SetName, Table, Value, Verdict};
+use crate::wire::abi::{self, elem};
+use crate::wire::attr;
+use crate::wire::expr;
+
+/// Maps with fewer elements are listed faster.
+const FEWEST: usize = 64 * 1024;
+/// The same where somebody changes them.
+const FEWEST_IN_USE: usize = 4 * 1024;
+/// Keys of one request: each answer is a message of its own, of less than 1 KiB, and all of them have to fit into the
+/// receive buffer a process without privileges gets.
+const KEYS: usize = 256;
+
+/// Reads a map of endpoints of which the kernel says how many elements it has (Linux 6.17). `None` when it has to be listed:
+/// because it is another map, a small one, or not what the verdicts of the table, as far as it was read, say.
+pub(super) fn endpoints(
+    connection: &mut Connection,
+    (family, name): (Family, &str),
+    table: &Table,
+    set: SetName,
+    count: Option<u32>,
+) -> Option<ElementReader> {
+    let map = endpoint_map(set)?;
+    let count = count? as usize;
+    if count < FEWEST {
+        return None;
+    }
+    // One more than there should be tells that something is wrong.
+    let keys: Vec<Bytes> = keys(table, map).take(count + 1).collect();
+    if keys.len() != count {
+        return None;
+    }
+    let mut reader = ElementReader::new(family, set.set);
+    for keys in keys.chunks(KEYS) {
+        let mut foreign = false;
+        let asked = connection.get_many(
+            abi::msg::GETSETELEM,
+            expr::nfproto(family),
+            |buf| put_keys(buf, name, set, keys),
+            |message| foreign |= reader.message(&message.attrs).is_err(),
+        );
+        if foreign || asked.is_err() {
+            return None;
+        }
+    }
+    (reader.count() == count && !reader.has_duplicates()).then_some(reader)
+}
+
+/// Reads the elements with these keys, as far as they are there. One with a value none of ours can have comes without.
+///
+/// One key at a time: of several the kernel answers none behind the first that is not there.
+pub(super) fn some(
+    connection: &mut Connection,
+    (family, name): (Family, &str),
+    set: SetName,
+    keys: &BTreeSet<Bytes>,
+) -> Result<Elements, RequestError> {
+    let mut reader = ElementReader::new(family, set.set);
+    let mut strange = Vec::new();
+    for key in keys {
+        let asked = connection.get(
+            abi::msg::GETSETELEM,
+            expr::nfproto(family),
+            |buf| put_keys(buf, name, set, std::slice::from_ref(key)),
+            |message| Ok(reader.message(&message.attrs).is_err()),
+        );
+        match asked {
+            Ok(Some(true)) => {
+                strange.push(Element { key: *key, end: None, value: Value::None, comment: None });
+            }
+            Ok(_) | Err(RequestError::Errno(libc::ENOENT)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reader.finish().values().chain(strange).collect())
+}
+
+fn put_keys(buf: &mut Vec<u8>, table: &str, set: SetName, keys: &[Bytes]) {
+    attr::put_str(buf, elem::LIST_TABLE, table);
+    attr::put_str(buf, elem::LIST_SET, &set.to_string());
+    let list = attr::begin_nest(buf, elem::LIST_ELEMENTS);
+    keys.iter().for_each(|key| elements::put_key(buf, key));
+    attr::end_nest(buf, list);
+}
+
+/// Reads a large map of endpoints by the keys that the verdicts of the table say, as far as they are there. `None` when it is
+/// small or another map.
+pub(super) fn known_endpoints(
+    connection: &mut Connection,
+    (family, name): (Family, &str),
+    table: &Table,
+    set: SetName,
+) -> Result<Option<Elements>, RequestError> {
+    let keys: Vec<Bytes> = endpoint_keys(table, set).collect();
+    if keys.len() < FEWEST_IN_USE {
+        return Ok(None);
+    }
+    let mut all = Elements::default();
+    for keys in keys.chunks(KEYS) {
+        let mut reader = ElementReader::new(family, set.set);
+        let mut foreign = None;
+        let asked = connection.get_many(
+            abi::msg::GETSETELEM,
+            expr::nfproto(family),
+            |buf| put_keys(buf, name, set, keys),
+            |message| foreign = foreign.take().or(reader.message(&message.attrs).err()),
+        );
+        let found = match (asked, foreign) {
+            (Ok(()), None) => reader.finish(),
+            // One of them has gone, or is strange.
+            (Ok(()), Some(_)) | (Err(RequestError::Errno(libc::ENOENT)), _) => {
+                some(connection, (family, name), set, &keys.iter().copied().collect())?
+            }
+            (Err(error), _) => return Err(error),
+        };
+        for element in found.values() {
+            all.insert(element);
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The keys that a map of endpoints has according to the verdicts; none for others.
+pub(super) fn endpoint_keys(table: &Table, set: SetName) -> impl Iterator<Item = Bytes> {
+    endpoint_map(set).into_iter().flat_map(|map| keys(table, map))
+}
+
+fn endpoint_map(set: SetName) -> Option<EndpointMap> {
+    EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)
+}
+
+/// The keys that verdicts lead to.
+fn keys(table: &Table, map: EndpointMap) -> impl Iterator<Item = Bytes> {
+    let elements = table.sets.values().flat_map(|elements| elements.values());
+    let picks = elements.filter_map(move |element| match element.value {
+        Value::Verdict(Verdict::Goto(ChainId::Pick(pick))) if pick.map == map => Some((element.key, pick.count)),
+        _ => None,
+    });
+    picks.flat_map(|(frontend, count)| (0..count).map(move |slot| frontend.u32_host(slot)))
+}
