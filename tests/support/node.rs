@@ -55,11 +55,6 @@ impl Program {
         Self::launch(under, &kubeconfig, TempDir::new().expect("a folder"))
     }
 
-    /// The same with these flags.
-    pub(crate) fn connect_with(flags: &[&str]) -> Self {
-        Self::launch(&[], flags, TempDir::new().expect("a folder"))
-    }
-
     fn launch(under: &[&str], flags: &[&str], folder: TempDir) -> Self {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
