@@ -394,6 +394,7 @@ fn a_bundle_has_everything_and_is_for_root() {
             "configuration.json",
             "diff.json",
             "endpoints.json",
+            "faults.json",
             "metrics.txt",
             "problems.json",
             "services.json",

@@ -450,7 +450,7 @@ table inet firewalls {
 }
 
 #[test]
-fn h_the_policy_of_legacy_iptables_counts_too() {
+fn h_what_iptables_made_counts_too() {
     in_netns(|| {
         let detail = || {
             let output = portway(&["check", "-o", "json", "--admin-socket=/nonexistent"]);
@@ -469,6 +469,11 @@ fn h_the_policy_of_legacy_iptables_counts_too() {
             assert!(detail().contains(&words), "{}", detail());
             run(&["-P", "FORWARD", "ACCEPT"]);
         }
+        let run = |words: &[&str]| assert!(Command::new("iptables-nft").args(words).status().expect("it").success());
+        run(&["-A", "FORWARD", "-p", "tcp", "--dport", "25", "-j", "REJECT"]);
+        assert!(!detail().contains("FORWARD"), "{}", detail());
+        run(&["-A", "FORWARD", "-j", "REJECT", "--reject-with", "icmp-host-prohibited"]);
+        assert!(detail().contains("chain FORWARD of table ip filter"), "{}", detail());
     });
 }
 

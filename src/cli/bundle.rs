@@ -44,10 +44,11 @@ const SYSCTLS: [&str; 19] = [
     "netfilter/nf_conntrack_udp_timeout_stream",
 ];
 /// What the daemon is asked for, and the file it gets into.
-const VIEWS: [(&str, &str); 7] = [
+const VIEWS: [(&str, &str); 8] = [
     ("/status", "status.json"),
     ("/services", "services.json"),
     ("/endpoints", "endpoints.json"),
+    ("/faults", "faults.json"),
     ("/diff", "diff.json"),
     ("/configuration", "configuration.json"),
     ("/metrics", "metrics.txt"),

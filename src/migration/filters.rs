@@ -17,8 +17,10 @@ const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
 const FORWARD: u32 = 2;
 /// `NF_DROP`, as a policy and as a verdict.
 const DROP: u32 = 0;
-/// What a rule that meets all packets may consist of.
-const UNCONDITIONAL: [&str; 4] = ["counter", "log", "immediate", "reject"];
+/// What a rule that meets all packets may consist of; `target` is how iptables-nft keeps some of its targets.
+const UNCONDITIONAL: [&str; 5] = ["counter", "log", "immediate", "reject", "target"];
+/// `NFTA_TARGET_NAME`.
+const TARGET_NAME: u16 = 1;
 
 /// A chain that drops forwarded packets unless a rule of it accepts them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +137,13 @@ fn ends_all(expressions: &Attrs<'_>) -> bool {
             let data = expression.nested_of(abi::EXPR_DATA)?.nested_of(abi::IMMEDIATE_DATA)?;
             data.nested_of(abi::DATA_VERDICT)?.u32_of(abi::VERDICT_CODE)
         };
-        name(expression) == "reject" || (name(expression) == "immediate" && data() == Some(DROP))
+        let target = || expression.nested_of(abi::EXPR_DATA)?.str_of(TARGET_NAME);
+        match name(expression).as_str() {
+            "reject" => true,
+            "immediate" => data() == Some(DROP),
+            "target" => target() == Some("REJECT"),
+            _ => false,
+        }
     };
     let parts: Vec<Attrs<'_>> = expressions.clone().map(|expression| expression.nested()).collect();
     parts.iter().all(|part| UNCONDITIONAL.contains(&name(part).as_str())) && parts.iter().any(drops)
