@@ -304,6 +304,29 @@ async fn a_server_restored_from_a_backup() {
 }
 
 #[tokio::test]
+async fn kinds_whose_versions_a_restored_server_has_passed_again_are_listed_anew_too() {
+    let double = filled().await;
+    let mut follower = following(&double, fast()).await;
+    let backup = double.backup();
+    double.put(slice("lost", "a", "10.244.0.2"));
+    follower.until("two slices", |model| model.slice_count() == 2).await;
+    (0..50).for_each(|number| double.put(service("b", &format!("10.96.1.{number}"))));
+    follower.services(&["a", "b"]).await;
+    follower.follow_for(Duration::from_millis(100)).await;
+    double.stop().await;
+    double.restore(backup);
+    // The new history passes the version the slices were last seen at, but not that of the Services.
+    (0..10).for_each(|_| double.put(support::follower::node("node-2")));
+    double.restart().await;
+    follower.services(&["a"]).await;
+    follower.until("one slice", |model| model.slice_count() == 1).await;
+    follower.follow_for(Duration::from_millis(300)).await;
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
+        assert_eq!(follower.count(&Event::ListStarted(kind)), 2, "{kind:?}");
+    }
+}
+
+#[tokio::test]
 async fn tokens_are_checked_and_a_new_one_is_read() {
     let authority = Authority::new();
     let double = ApiDouble::start_tls(authority.server("127.0.0.1", None)).await;
