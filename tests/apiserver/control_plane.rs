@@ -83,6 +83,11 @@ impl Process {
 
     pub(crate) fn tail(&self) -> String {
         let lines = self.log();
+        let lines: Vec<&str> = lines
+            .iter()
+            .map(String::as_str)
+            .filter(|line| !line.contains(" synced ") && !line.contains("FLAG"))
+            .collect();
         format!("--- {}\n{}", self.name, lines[lines.len().saturating_sub(60)..].join("\n"))
     }
 

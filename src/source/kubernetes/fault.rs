@@ -37,6 +37,9 @@ pub(super) enum Fault {
     /// etcd has been restored from a backup.
     #[error("the API server has gone back to an older state: its version is {present}, the last one seen {version}")]
     Behind { present: String, version: String },
+    /// Another kind has found that out. Versions of this kind may be of the old history though they are not too large.
+    #[error("the API server has gone back to an older state")]
+    Rewound,
 }
 
 impl Fault {
@@ -85,7 +88,7 @@ impl Fault {
 
     /// The server has not come as far as the version we know.
     pub(super) fn is_behind(&self) -> bool {
-        matches!(self, Self::Behind { .. })
+        matches!(self, Self::Behind { .. } | Self::Rewound)
             || self.status().is_some_and(|status| status.code == 504 && status.message.contains(TOO_LARGE))
     }
 

@@ -4,10 +4,10 @@ use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::future::Either;
-use futures::{FutureExt, Stream, StreamExt, future};
+use futures::{FutureExt, Stream, StreamExt};
 use kube::api::WatchEvent;
 use kube::{Api, Resource};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -63,6 +63,8 @@ pub(super) struct Follow<T> {
     floor: Option<String>,
     /// Since then another server, or one restored from a backup, may be behind the next watch.
     doubt: Option<Instant>,
+    /// The history the last list is of.
+    history: watch::Receiver<Option<Instant>>,
     failing: bool,
     turn: Turn,
     throttle: Throttle,
@@ -87,6 +89,7 @@ impl<T: Convert> Follow<T> {
             version: None,
             floor: None,
             doubt: None,
+            history: shared.server.history(),
             failing: false,
             turn: Turn::new(&shared.access.timing().pace),
             throttle: Throttle::default(),
@@ -125,17 +128,21 @@ impl<T: Convert> Follow<T> {
 
     /// Lists by a watch that begins with all objects, and goes on with it.
     async fn stream_list(&mut self) -> Result<(), Stop> {
+        self.history.mark_unchanged();
         let floor = self.floor.clone().unwrap_or_default();
         let stream = self.api().watch(&self.selector.watch(self.seconds(), true), &floor).await;
         let stream = stream.map_err(Fault::Request)?;
         self.note(Outcome::Served);
         self.problems(Reporter::list_started);
         self.list = Some(vec![Event::ListStarted(T::KIND)]);
-        self.read(stream, future::pending()).await
+        let (selector, history) = (self.selector.clone(), self.history.clone());
+        let lost = self.shared.clone().history_lost::<T>(selector, String::new(), None, history);
+        self.read(stream, lost).await
     }
 
     /// Lists at once, from servers that cannot stream.
     async fn plain_list(&mut self) -> Result<(), Stop> {
+        self.history.mark_unchanged();
         let list = self.api().list(&self.selector.list(self.floor.as_deref())).await.map_err(Fault::Request)?;
         self.note(Outcome::Served);
         self.problems(Reporter::list_started);
@@ -155,32 +162,26 @@ impl<T: Convert> Follow<T> {
         let stream = self.api().watch(&self.selector.watch(self.seconds(), false), &version).await;
         let stream = stream.map_err(Fault::Request)?;
         self.note(Outcome::Served);
-        let check = match self.doubt {
-            Some(since) => Either::Left(self.shared.clone().check_history::<T>(self.selector.clone(), version, since)),
-            None => Either::Right(future::pending()),
-        };
-        self.read(stream, check).await
+        let (selector, history) = (self.selector.clone(), self.history.clone());
+        let lost = self.shared.clone().history_lost::<T>(selector, version, self.doubt, history);
+        self.read(stream, lost).await
     }
 
     /// Reads a watch to its end, with an eye on what may tell that it is in vain.
     async fn read(
         &mut self,
         stream: impl Stream<Item = kube::Result<WatchEvent<Guarded<T>>>>,
-        check: impl Future<Output = Result<(), Fault>>,
+        lost: impl Future<Output = Fault>,
     ) -> Result<(), Stop> {
         let started = Instant::now();
         self.bookmarks = false;
         let mut stream = pin!(stream);
-        let mut check = pin!(check.fuse());
+        let mut lost = pin!(lost);
         loop {
             let item = tokio::select! {
                 biased;
                 item = self.next(&mut stream) => item?,
-                checked = &mut check => {
-                    checked?;
-                    self.doubt = None;
-                    continue;
-                }
+                fault = &mut lost => return Err(fault.into()),
             };
             let Some(item) = item else { break };
             self.take(item.map_err(Fault::Stream)?)?;
@@ -192,6 +193,7 @@ impl<T: Convert> Follow<T> {
             return Err(Fault::Short.into());
         }
         // A healthy server ends a watch when its time is over, not before.
+        self.doubt = None;
         if started.elapsed() + WATCH_MARGIN < self.shared.access.timing().watch {
             self.doubt = Some(Instant::now());
             self.note(Outcome::Broken);

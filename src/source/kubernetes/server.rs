@@ -16,6 +16,8 @@ pub(super) struct Server {
     opened: watch::Sender<()>,
     /// The last version the server called its present one, and when it was asked.
     present: tokio::sync::Mutex<Option<(Instant, String)>>,
+    /// Tells that the history is another one, and when that was found out.
+    rewound: watch::Sender<Option<Instant>>,
 }
 
 impl Server {
@@ -24,6 +26,7 @@ impl Server {
             gate: Mutex::new(Gate::random(pace)),
             opened: watch::Sender::new(()),
             present: tokio::sync::Mutex::default(),
+            rewound: watch::Sender::new(None),
         }
     }
 
@@ -66,6 +69,23 @@ impl Server {
         let version = ask.await?;
         *present = Some((asked, version.clone()));
         Ok(version)
+    }
+
+    /// A kind that has been in doubt since then has found that the server went back. It is news unless another one, which
+    /// had the same reason to look, has found so already.
+    pub(super) fn has_gone_back(&self, since: Instant) {
+        self.rewound.send_if_modified(|found| {
+            let news = found.is_none_or(|found| found < since);
+            if news {
+                *found = Some(Instant::now());
+            }
+            news
+        });
+    }
+
+    /// Changes whenever what kinds know, and their versions, belongs to a history that is no more.
+    pub(super) fn history(&self) -> watch::Receiver<Option<Instant>> {
+        self.rewound.subscribe()
     }
 }
 

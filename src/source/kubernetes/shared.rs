@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::access::Access;
@@ -27,16 +28,34 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// A server restored from an older backup keeps silent until it is past our version: where one may stand behind a watch,
-    /// its version is asked for. Kinds share one history, so one of them asks and the others look at the answer.
-    pub(super) async fn check_history<T: Convert>(
+    /// Ends when a watch from this version is in vain, because the server has gone back to an older state. Kinds share one
+    /// history: what one of them finds out holds for all.
+    ///
+    /// A server restored from an older backup keeps silent until it is past our version: where one may stand behind the
+    /// watch (`doubt`), its version is asked for.
+    pub(super) async fn history_lost<T: Convert>(
         self: Arc<Self>,
         selector: Selector,
         version: String,
-        since: Instant,
-    ) -> Result<(), Fault> {
-        sleep(DOUBT).await;
-        let present = self.server.present(since, &version, selector.present::<T>(&self.access)).await?;
-        if is_older(&present, &version) { Err(Fault::Behind { present, version }) } else { Ok(()) }
+        doubt: Option<Instant>,
+        mut history: watch::Receiver<Option<Instant>>,
+    ) -> Fault {
+        let check = async {
+            if let Some(since) = doubt {
+                sleep(DOUBT).await;
+                let present = self.server.present(since, &version, selector.present::<T>(&self.access)).await?;
+                if is_older(&present, &version) {
+                    self.server.has_gone_back(since);
+                    return Err(Fault::Behind { present, version });
+                }
+            }
+            std::future::pending::<Result<(), Fault>>().await
+        };
+        tokio::select! {
+            biased;
+            checked = check => checked.err().unwrap_or(Fault::Rewound),
+            // The sender lives as long as we do.
+            _ = history.changed() => Fault::Rewound,
+        }
     }
 }
