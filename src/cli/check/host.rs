@@ -59,7 +59,7 @@ fn ipvs(roots: &Roots) -> CheckRow {
         services => CheckRow::warn(
             what,
             format!("{services} services"),
-            "if they are kube-proxy's: stop it, run `kube-proxy --cleanup` and delete the interface kube-ipvs0",
+            "if they are kube-proxy's: stop it; then run with --takeover, or `portway cleanup --kube-proxy`",
         ),
     }
 }

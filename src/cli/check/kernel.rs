@@ -1,6 +1,10 @@
 //! What the kernel can do, and whose rules it has.
 
+use std::io;
+
 use super::CheckRow;
+use crate::conntrack;
+use crate::host;
 use crate::model::Family;
 use crate::netlink::{BaseChain, Feature, Leftovers, NftKernel};
 use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
@@ -10,10 +14,11 @@ pub(super) fn rows() -> Vec<CheckRow> {
     let mut rows = vec![CheckRow::ok("kernel", release.unwrap_or_else(|_| "unknown release".to_owned()))];
     match NftKernel::open_to_read() {
         Ok(mut kernel) => {
-            rows.extend(features(&kernel.features()));
+            rows.extend(features(&kernel.features(&host::families())));
             if rows.iter().all(|row| row.remedy.is_empty()) {
                 rows.push(ownership(kernel.can_own()));
             }
+            rows.push(flows(conntrack::reach()));
             rows.extend(Family::ALL.map(|family| our_table(family, kernel.owner(family))));
             rows.push(kube_proxy(kernel.find_kube_proxy()));
             rows.push(neighbours(kernel.nat_chains_of_others()));
@@ -53,6 +58,15 @@ fn ownership(can_own: Result<bool, KernelError>) -> CheckRow {
             "use Linux 6.9 or newer, or keep others from `nft flush ruleset`; Portway repairs what they change",
         ),
         Err(cause) => CheckRow::warn(what, cause.to_string(), "run as root"),
+    }
+}
+
+/// Portway asks for flows only when one may have become stale, which may be long after the start.
+fn flows(reached: io::Result<()>) -> CheckRow {
+    let what = "flows (ctnetlink)";
+    match reached {
+        Ok(()) => CheckRow::ok(what, "can be listed and deleted"),
+        Err(cause) => CheckRow::fail(what, cause.to_string(), conntrack::UNREACHABLE),
     }
 }
 
