@@ -140,7 +140,8 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
     host_settings(configuration);
     let owned = configuration.table_ownership;
     let mut kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
-    keep_what_can_be_served(&mut options, kernel.unfit(&options.families))?;
+    let unfit = kernel.unfit(&options.families);
+    keep_what_can_be_served(&mut options, unfit)?;
     Ok((kernel, options))
 }
 

@@ -115,7 +115,7 @@ pub(super) mod set {
     pub(in crate::netlink) const DATA_LEN: u16 = 7;
     pub(in crate::netlink) const DESC: u16 = 9;
     pub(in crate::netlink) const EXPR: u16 = 17;
-    /// Linux 6.17: the number of elements.
+    /// Linux 6.16: the number of elements.
     pub(in crate::netlink) const COUNT: u16 = 20;
     /// `NFTA_SET_DESC_SIZE`.
     pub(in crate::netlink) const DESC_SIZE: u16 = 1;
