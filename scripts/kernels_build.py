@@ -27,12 +27,9 @@ def native_architecture():
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
 
-def build(source, architecture, profile, tests):
+def build(source, profile, tests):
     """Builds with cargo, as `make test` does: what is built already is not built again."""
-    if architecture != native_architecture():
-        raise PackageError(f"cannot build for {architecture} here")
     words = ["cargo", "test", "--no-run", "--locked", "--profile", profile, "--message-format=json-render-diagnostics"]
-    # The profile of tests that `--release` means.
     words += [word for test in sorted(tests) for word in ("--test", test)]
     done = subprocess.run(words, cwd=source, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:

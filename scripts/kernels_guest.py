@@ -6,9 +6,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 # How long a guest with KVM may take to come up: where KVM is there but does not work, guests hang.
 KVM_PATIENCE = 25
@@ -91,13 +89,17 @@ class Guest:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         timer = threading.Timer(patience, process.kill)
         timer.start()
-        with (folder / "console.log").open("wb") as console:
-            for line in process.stdout:
-                console.write(line)
-                console.flush()
-                self._read(line.decode(errors="replace"), outcome, tell)
-        process.wait()
-        timer.cancel()
+        try:
+            with (folder / "console.log").open("wb") as console:
+                for line in process.stdout:
+                    console.write(line)
+                    console.flush()
+                    self._read(line.decode(errors="replace"), outcome, tell)
+        finally:
+            # Also when this program is interrupted.
+            process.kill()
+            process.wait()
+            timer.cancel()
         if outcome.done:
             with tarfile.open(results) as archive:
                 archive.extractall(folder, filter="data")
