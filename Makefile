@@ -79,6 +79,15 @@ kills: ## kill the program 3,000 times under traffic, or KILLS=number, in about 
 	PORTWAY_KILLS=$(KILLS) cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']" \
 		--test faults -- --nocapture no_kill_costs_a_connection
 
+# As scripts/kernels names them; and options of it, as --short.
+KERNELS ?= 6.1 6.12 sid experimental
+KERNELS_OPTIONS ?=
+
+.PHONY: kernels
+kernels: ## run tests on other kernels under qemu, KERNELS="6.1 6.12 FOLDER", and note in docs/compatibility.md how it went
+	scripts/setup --kernels
+	nice scripts/kernels $(KERNELS_OPTIONS) $(KERNELS)
+
 .PHONY: lint
 lint: ## check formatting, and clippy without a single warning
 	cargo fmt --check

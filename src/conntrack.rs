@@ -28,5 +28,5 @@ pub use entry::Entry;
 pub use frontends::Frontends;
 pub use observer::ConntrackObserver;
 pub use sweep::{FamilySweep, Sweep};
-pub use table::{Counts, KernelTable, Still, Table};
+pub use table::{Counts, KernelTable, Still, Table, UNREACHABLE, reach};
 pub use wire::Filter;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use portway::admin::{self, Activity, Admin};
 use portway::controller::{Controller, Report};
 use portway::health::{Health, HealthObserver};
+use portway::host::sysctl::{ConntrackSettings, Maker, Roots};
 use portway::metrics::Metrics;
 use portway::model::{Event, Family, Kind};
 use portway::nftables::NftKernel;

@@ -134,8 +134,9 @@ fn errors_name_their_object() {
             key: Bytes::new().ip(sample::ip(family, 1)).u8(6).u16(443).ip([10, 0, 3, 0].into()),
             ..overlap
         };
+        let overlap = Op::AddElements(SetId::AllowedSources.into(), vec![overlap]);
         let pick = sample::pick(1);
-        for (op, object) in [
+        let mut refused = vec![
             (
                 Op::DeleteElements(SetId::ServiceCidrs.into(), vec![first.clone()]),
                 "element 10.96.0.1 of set ip portway service-cidrs",
@@ -144,14 +145,18 @@ fn errors_name_their_object() {
                 Op::DeleteElements(SetId::Services.into(), vec![sample::element(family, SetId::Services, 77)]),
                 "element 10.96.0.77 . sctp . 157 of map ip portway services",
             ),
-            (
-                Op::AddElements(SetId::AllowedSources.into(), vec![overlap]),
-                "element 10.96.0.1 . tcp . 443 . 10.0.3.0-10.0.255.255 of set ip portway allowed-sources",
-            ),
             (Op::DeleteChain(sample::pick(9)), "chain ip portway pick-9"),
             (Op::DeleteChain(portway::ruleset::ChainId::Refuse), "chain ip portway refuse"),
             (Op::AddRule(sample::pick(9), Vec::new()), "a rule of chain ip portway pick-9"),
-        ] {
+        ];
+        // Up to Linux 6.6 a range may overlap another one; Portway merges its own before.
+        if kernel.check(&Transaction { ops: vec![(family, overlap.clone())] }).is_err() {
+            refused.push((
+                overlap,
+                "element 10.96.0.1 . tcp . 443 . 10.0.3.0-10.0.255.255 of set ip portway allowed-sources",
+            ));
+        }
+        for (op, object) in refused {
             let ops = vec![(family, Op::AddChain(pick)), (family, op)];
             match kernel.apply(&Transaction { ops }) {
                 Err(KernelError::Refused { op: 1, object: named, .. }) => assert_eq!(named, object),

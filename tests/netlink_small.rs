@@ -128,7 +128,8 @@ fn the_longest_comment_is_cut_at_a_character() {
 fn this_kernel_lacks_nothing_and_trying_leaves_nothing() {
     in_netns(|| {
         let mut kernel = NftKernel::open().expect("a socket");
-        assert_eq!(kernel.preflight(), []);
+        assert_eq!(kernel.preflight(&Family::ALL), []);
+        assert_eq!(kernel.unfit(&Family::ALL), []);
         assert_eq!(Nft::all()[0].run(&["list", "ruleset"], "").expect("listable"), "");
     });
 }
@@ -139,7 +140,7 @@ fn without_the_capability_it_is_named() {
     const INSIDE: &str = "PORTWAY_TEST_UNPRIVILEGED";
     if std::env::var_os(INSIDE).is_some() {
         let mut kernel = NftKernel::open().expect("anybody can open a socket");
-        let missing = kernel.preflight();
+        let missing = kernel.preflight(&Family::ALL);
         assert_eq!(missing.len(), 1, "{missing:?}");
         assert!(missing[0].to_string().contains("CAP_NET_ADMIN"), "{missing:?}");
         let ops = vec![(Family::Ipv4, Op::AddTable)];

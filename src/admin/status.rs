@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Admin, AdminError, State, StatusRow, comparison, present};
+use crate::conntrack;
 use crate::controller::Snapshot;
 use crate::host::Flows;
 use crate::host::sysctl::Roots;
@@ -113,6 +114,10 @@ fn tables(admin: &Admin, kernel: &mut NftKernel) -> StatusRow {
 }
 
 fn conntrack() -> StatusRow {
+    if let Err(cause) = conntrack::reach() {
+        let detail = format!("cannot be listed: {cause}; {}", conntrack::UNREACHABLE);
+        return StatusRow::new("conntrack", State::Warn, detail);
+    }
     match Flows::read(&Roots::default()) {
         Some(flows) => {
             let state = if flows.is_nearly_full() { State::Warn } else { State::Ok };

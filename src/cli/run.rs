@@ -21,6 +21,7 @@ use crate::host::sysctl::Maker;
 use crate::logging::{Log, Recent};
 use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::model::{Event, Family};
+use crate::migration::Missing;
 use crate::nftables::NftKernel;
 use crate::ruleset::{Gated, Kernel};
 use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
@@ -139,10 +140,10 @@ impl Observer for MemoryObserver {
 
 /// `--init-only`: what needs more privileges than serving does.
 pub(super) fn init(configuration: &Configuration) -> anyhow::Result<()> {
-    let (mut kernel, _) = prepare(configuration)?;
+    let (mut kernel, options) = prepare(configuration)?;
     settings::make(configuration);
-    let missing: Vec<String> = kernel.preflight().iter().map(ToString::to_string).collect();
-    anyhow::ensure!(missing.is_empty(), "{}", missing.join("\nportway: "));
+    let missing = kernel.preflight(&options.families);
+    anyhow::ensure!(missing.is_empty(), "{}", in_lines(&missing));
     info!("this node is ready for Portway; ending because of --init-only");
     Ok(())
 }
@@ -159,8 +160,29 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
         anyhow::bail!("bindAddress is {ip}, but this host has no {}", Family::of(ip));
     }
     let owned = configuration.table_ownership;
-    let kernel = NftKernel::open_with(nftables::Options::new(owned))?;
+    let mut kernel = NftKernel::open_with(nftables::Options::new(owned))?;
+    let unfit = kernel.unfit(&options.families);
+    keep_what_can_be_served(&mut options, unfit)?;
     Ok((kernel, options))
+}
+
+/// Goes on with the families that this kernel can serve, before anything is changed in it. The other one is then as on a
+/// host without it.
+fn keep_what_can_be_served(options: &mut Options, unfit: Vec<(Family, Vec<Missing>)>) -> anyhow::Result<()> {
+    options.families.retain(|family| unfit.iter().all(|(lacking, _)| lacking != family));
+    let all: Vec<_> = unfit.iter().flat_map(|(_, missing)| missing).cloned().collect();
+    anyhow::ensure!(!options.families.is_empty(), "{}", in_lines(&all));
+    for (family, missing) in unfit {
+        let served = options.bind_address.is_none_or(|ip| Family::of(ip) != family);
+        anyhow::ensure!(served, "bindAddress asks for {family}, but {}", in_lines(&missing));
+        let sentences: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        warn!("{family} is not served on this node: {}", sentences.join("; "));
+    }
+    Ok(())
+}
+
+fn in_lines(missing: &[Missing]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nportway: ")
 }
 
 /// Where tables cannot be owned, has the sync loop told who else changes them. Without that changes are found within the
@@ -174,17 +196,17 @@ fn watch_others(controller: &mut Controller<Gated<NftKernel, Stopwatch>>) {
     }
 }
 
-/// Comes back when the first sync failed because the kernel lacks something or we may not do it. Asked only then: trying
-/// every feature takes half a second that a healthy start should not wait for.
-async fn kernel_fails(mut reports: watch::Receiver<Report>) -> anyhow::Error {
+/// Comes back when the first sync failed because the kernel lacks something that only a commit shows. Asked only then:
+/// trying every feature takes half a second that a healthy start should not wait for.
+async fn kernel_fails(families: Vec<Family>, mut reports: watch::Receiver<Report>) -> anyhow::Error {
     let failed = reports.wait_for(|report| report.syncs > 0 || report.failures > 0).await;
     if failed.is_ok_and(|report| report.syncs == 0) {
-        let missing = tokio::task::spawn_blocking(|| NftKernel::open().map(|mut kernel| kernel.preflight())).await;
+        let ask = move || NftKernel::open().map(|mut kernel| kernel.preflight(&families));
+        let missing = tokio::task::spawn_blocking(ask).await;
         if let Ok(Ok(missing)) = missing
             && !missing.is_empty()
         {
-            let sentences: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            return anyhow::anyhow!("{}", sentences.join("\nportway: "));
+            return anyhow::anyhow!("{}", in_lines(&missing));
         }
     }
     std::future::pending().await
@@ -302,7 +324,7 @@ async fn feed(
             Err(anyhow::anyhow!("{path} was updated; ending, so that a new process reads it"))
         }
         fatal = node::supervise(node, configuration, &options.families) => Err(fatal),
-        cause = kernel_fails(reports.clone()) => Err(cause),
+        cause = kernel_fails(options.families.clone(), reports.clone()) => Err(cause),
         cause = take_over(configuration.takeover == Some(true), reports) => Err(cause),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

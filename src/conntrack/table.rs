@@ -5,7 +5,7 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 
 use super::Entry;
-use super::wire::{Filter, put_delete, put_dump, read_entry};
+use super::wire::{Filter, put_delete, put_dump, put_stats, read_entry};
 use crate::model::{Family, Protocol};
 use crate::plan::Target;
 use crate::wire::message::{errno, messages};
@@ -42,6 +42,27 @@ pub trait Table: Send {
         stale: &mut dyn FnMut(&Entry) -> bool,
         still: &mut Still<'_>,
     ) -> io::Result<Counts>;
+}
+
+/// What to do where [`reach`] fails.
+pub const UNREACHABLE: &str = "load the kernel module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK): without it UDP flows keep \
+                               going to endpoints that are gone";
+
+/// Whether the kernel lets its table of flows be listed and changed; asking loads the module where there is one.
+pub fn reach() -> io::Result<()> {
+    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let mut request = Vec::new();
+    put_stats(&mut request, socket.next_seq());
+    socket.send(&request)?;
+    let mut buffer = vec![0; RECEIVE_LEN];
+    let answer = messages(socket.receive(&mut buffer)?).next();
+    match answer {
+        Some((header, body)) if i32::from(header.kind) == libc::NLMSG_ERROR && errno(body) != 0 => {
+            Err(io::Error::from_raw_os_error(errno(body)))
+        }
+        Some(_) => Ok(()),
+        None => Err(io::Error::other("the kernel gave no answer")),
+    }
 }
 
 /// The kernel's table in one network namespace.

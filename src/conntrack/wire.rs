@@ -16,6 +16,9 @@ const GET: u16 = 1;
 /// `IPCTNL_MSG_CT_DELETE`.
 const DELETE: u16 = 2;
 
+/// `IPCTNL_MSG_CT_GET_STATS`: one answer, whatever the size of the table.
+const GET_STATS: u16 = 5;
+
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
@@ -109,6 +112,12 @@ pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32
         put(buf, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
         end_nest(buf, nest);
     }
+    message::end(buf, start);
+}
+
+/// Appends a request for the number of entries, answered at once.
+pub(super) fn put_stats(buf: &mut Vec<u8>, seq: u32) {
+    let start = begin(buf, GET_STATS, Family::Ipv4, 0, seq);
     message::end(buf, start);
 }
 

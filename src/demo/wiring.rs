@@ -125,7 +125,7 @@ pub(super) fn explain(node: &Namespace, cause: anyhow::Error) -> anyhow::Error {
     if cause.is::<Interrupted>() {
         return cause;
     }
-    match node.run(|| Ok(kernel()?.preflight())) {
+    match node.run(|| Ok(kernel()?.preflight(&Family::ALL))) {
         Ok(missing) => missing.into_iter().fold(cause, |cause, missing| cause.context(missing)),
         Err(_) => cause,
     }

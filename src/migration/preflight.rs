@@ -15,6 +15,8 @@ use crate::ruleset::{
 pub struct Missing {
     /// One sentence for people.
     pub sentence: String,
+    /// It is this process that may not, whatever the kernel has.
+    pub is_forbidden: bool,
 }
 
 impl fmt::Display for Missing {
@@ -42,51 +44,77 @@ struct Probe {
 }
 
 impl NftKernel {
+    /// Which of these families this kernel cannot serve, and what it lacks for them. All is tried in one transaction for
+    /// each family that is never committed, so a start for which nothing is missing waits some milliseconds only. What a
+    /// commit alone shows, [`NftKernel::preflight`] finds.
+    pub fn unfit(&mut self, families: &[Family]) -> Vec<(Family, Vec<Missing>)> {
+        let mut unfit = Vec::new();
+        for family in families {
+            let ops = probes(*family).into_iter().flat_map(|probe| probe.ops);
+            let ops: Vec<_> = std::iter::once(Op::AddTable).chain(ops).map(|op| (*family, op)).collect();
+            if self.commit(TRIAL_TABLE, &ops, Mode::Trial).is_ok() {
+                continue;
+            }
+            let missing: Vec<_> = self.try_one_by_one(*family).into_iter().filter_map(|tried| tried.missing).collect();
+            if !missing.is_empty() {
+                unfit.push((*family, missing));
+            }
+        }
+        unfit
+    }
+
     /// Tries every feature our tables use, in a table that is never committed, or deleted again. Empty when all is well.
-    pub fn preflight(&mut self) -> Vec<Missing> {
-        self.features().into_iter().filter_map(|feature| feature.missing).collect()
+    pub fn preflight(&mut self, families: &[Family]) -> Vec<Missing> {
+        self.features(families).into_iter().filter_map(|feature| feature.missing).collect()
     }
 
     /// As [`NftKernel::preflight`], and names what is there, too. The list ends early when nothing more can be learned.
-    pub fn features(&mut self) -> Vec<Feature> {
+    pub fn features(&mut self, families: &[Family]) -> Vec<Feature> {
         let mut features = Vec::new();
-        for family in Family::ALL {
-            for probe in probes(family) {
-                let ops: Vec<_> = std::iter::once(Op::AddTable).chain(probe.ops).map(|op| (family, op)).collect();
-                let name = probe.feature;
-                let Err(error) = self.commit(TRIAL_TABLE, &ops, Mode::Trial) else {
-                    features.push(Feature { name, family, missing: None });
-                    continue;
-                };
-                if let KernelError::Refused { errno: libc::EPERM, .. } = error {
-                    let sentence = "this process may not change nf_tables: it needs CAP_NET_ADMIN in the user \
-                                    namespace of its network namespace"
-                        .to_owned();
-                    return vec![Feature { name, family, missing: Some(Missing { sentence }) }];
-                }
-                let why = match &error {
-                    KernelError::Refused { reason, .. } => reason.clone(),
-                    other => other.to_string(),
-                };
-                let sentence = format!(
-                    "this kernel lacks {}: no {} in family {}: {why}",
-                    probe.source,
-                    probe.feature,
-                    family.nft()
-                );
-                features.push(Feature { name, family, missing: Some(Missing { sentence }) });
-                if ops.len() == 1 {
-                    // Without tables nothing else works either.
-                    break;
-                }
+        for family in families {
+            let tried = self.try_one_by_one(*family);
+            let forbidden = matches!(&tried[..], [Feature { missing: Some(missing), .. }] if missing.is_forbidden);
+            features.extend(tried);
+            if forbidden {
+                return features;
             }
         }
         if features.iter().all(|feature| feature.missing.is_none()) {
-            features.extend(Family::ALL.map(|family| Feature {
+            features.extend(families.iter().map(|family| Feature {
                 name: "reject before routing, masquerade after it",
-                family,
-                missing: self.try_hooks(family).err(),
+                family: *family,
+                missing: self.try_hooks(*family).err(),
             }));
+        }
+        features
+    }
+
+    fn try_one_by_one(&mut self, family: Family) -> Vec<Feature> {
+        let mut features = Vec::new();
+        for probe in probes(family) {
+            let ops: Vec<_> = std::iter::once(Op::AddTable).chain(probe.ops).map(|op| (family, op)).collect();
+            let name = probe.feature;
+            let Err(error) = self.commit(TRIAL_TABLE, &ops, Mode::Trial) else {
+                features.push(Feature { name, family, missing: None });
+                continue;
+            };
+            if let KernelError::Refused { errno: libc::EPERM, .. } = error {
+                let sentence = "this process may not change nf_tables: it needs CAP_NET_ADMIN in the user \
+                                namespace of its network namespace"
+                    .to_owned();
+                return vec![Feature { name, family, missing: Some(Missing { sentence, is_forbidden: true }) }];
+            }
+            let why = match &error {
+                KernelError::Refused { reason, .. } => reason.clone(),
+                other => other.to_string(),
+            };
+            let (source, nft) = (probe.source, family.nft());
+            let sentence = format!("this kernel lacks {source}: no {name} in family {nft}: {why}");
+            features.push(Feature { name, family, missing: Some(Missing { sentence, is_forbidden: false }) });
+            if ops.len() == 1 {
+                // Without tables nothing else works either.
+                break;
+            }
         }
         features
     }
@@ -126,7 +154,7 @@ impl NftKernel {
             }
             Err(error) => format!("this kernel lacks Linux 5.9: no reject before routing in family {nft}: {error}"),
         };
-        Err(Missing { sentence })
+        Err(Missing { sentence, is_forbidden: false })
     }
 }
 

@@ -1,13 +1,13 @@
 //! What the kernel can do, and whose rules it has.
 
-use std::net::Ipv4Addr;
+use std::io;
 
 use super::CheckRow;
-use crate::conntrack::KernelTable;
+use crate::conntrack;
+use crate::host;
 use crate::migration::{BaseChain, Feature, ForwardFilter, Leftovers};
-use crate::model::{Family, Protocol};
+use crate::model::Family;
 use crate::nftables::NftKernel;
-use crate::plan::Target;
 use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
 
 pub(super) fn rows() -> Vec<CheckRow> {
@@ -15,10 +15,11 @@ pub(super) fn rows() -> Vec<CheckRow> {
     let mut rows = vec![CheckRow::ok("kernel", release.unwrap_or_else(|_| "unknown release".to_owned()))];
     match NftKernel::open_to_read() {
         Ok(mut kernel) => {
-            rows.extend(features(&kernel.features()));
+            rows.extend(features(&kernel.features(&host::families())));
             if rows.iter().all(|row| row.remedy.is_empty()) {
                 rows.push(ownership(kernel.can_own()));
             }
+            rows.push(flows(conntrack::reach()));
             rows.extend(Family::ALL.map(|family| our_table(family, kernel.owner(family))));
             rows.push(kube_proxy(kernel.find_kube_proxy()));
             rows.push(neighbours(kernel.nat_chains_of_others()));
@@ -27,23 +28,7 @@ pub(super) fn rows() -> Vec<CheckRow> {
         Err(cause) => rows.push(CheckRow::fail("nf_tables", cause.to_string(), "load the kernel module nf_tables")),
     }
     rows.push(legacy_iptables());
-    rows.push(flows());
     rows
-}
-
-/// Tried by asking for flows nobody has.
-fn flows() -> CheckRow {
-    let what = "deletion of stale UDP flows (ctnetlink)";
-    let nobody = Target { ip: Ipv4Addr::UNSPECIFIED.into(), port: 9 };
-    match KernelTable::open().and_then(|mut table| table.flows_to(Protocol::Udp, nobody)) {
-        Ok(_) => CheckRow::ok(what, "there"),
-        Err(cause) => CheckRow::warn(
-            what,
-            cause.to_string(),
-            "load the kernel module nf_conntrack_netlink (CONFIG_NF_CT_NETLINK), or UDP flows keep going to endpoints that \
-             are gone",
-        ),
-    }
 }
 
 /// A line for each feature, both families together when nothing is missing.
@@ -75,6 +60,15 @@ fn ownership(can_own: Result<bool, KernelError>) -> CheckRow {
             "use Linux 6.9 or newer, or keep others from `nft flush ruleset`; Portway repairs what they change",
         ),
         Err(cause) => CheckRow::warn(what, cause.to_string(), "run as root"),
+    }
+}
+
+/// Portway asks for flows only when one may have become stale, which may be long after the start.
+fn flows(reached: io::Result<()>) -> CheckRow {
+    let what = "flows (ctnetlink)";
+    match reached {
+        Ok(()) => CheckRow::ok(what, "can be listed and deleted"),
+        Err(cause) => CheckRow::fail(what, cause.to_string(), conntrack::UNREACHABLE),
     }
 }
 

@@ -21,7 +21,7 @@ const FEWEST_IN_USE: usize = 4 * 1024;
 /// receive buffer a process without privileges gets.
 const KEYS: usize = 256;
 
-/// Reads a map of endpoints of which the kernel says how many elements it has (Linux 6.17). `None` when it has to be listed:
+/// Reads a map of endpoints of which the kernel says how many elements it has (Linux 6.16). `None` when it has to be listed:
 /// because it is another map, a small one, or not what the verdicts of the table, as far as it was read, say.
 pub(super) fn endpoints(
     connection: &mut Connection,
