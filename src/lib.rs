@@ -15,6 +15,7 @@ pub mod events;
 pub mod fuzzing;
 pub mod health;
 pub mod host;
+pub mod localhost;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -7,6 +7,7 @@ mod client;
 mod frontends;
 mod kernel;
 mod labels;
+mod localhost;
 mod observer;
 mod process;
 mod services;
@@ -31,6 +32,7 @@ pub use text::Format;
 
 use self::client::RestClientMetrics;
 use self::frontends::Frontends;
+use self::localhost::Localhost;
 use self::sources::Sources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
@@ -54,6 +56,7 @@ pub struct Metrics {
     sources: Sources,
     features: Labelled<labels::Feature, Gauge>,
     frontends: Frontends,
+    localhost: Localhost,
 }
 
 impl Metrics {
@@ -70,6 +73,7 @@ impl Metrics {
             sync: SyncMetrics::register(&mut registry),
             frontends: Frontends::register(&mut registry, table.clone()),
             table,
+            localhost: Localhost::register(&mut registry),
             features: sync::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
             client: RestClientMetrics::register(&mut registry),
             sources: Sources::register(&mut registry),
@@ -134,6 +138,11 @@ impl Metrics {
         max: u32,
     ) {
         self.frontends.show(Box::new(read), families, max);
+    }
+
+    /// Shows what the relay of NodePorts on localhost counts from now on.
+    pub fn show_localhost(&self, stats: Arc<crate::localhost::Stats>) {
+        self.localhost.show(stats);
     }
 
     /// Measures the requests of a client of the API server.

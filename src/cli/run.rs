@@ -24,7 +24,7 @@ use crate::netlink::NftKernel;
 use crate::ruleset::{Gated, Kernel};
 use crate::serve::{self, CheckPorts, ServeError, ServeOptions};
 use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
-use crate::{host, netlink};
+use crate::{host, localhost, netlink};
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
@@ -59,6 +59,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     }
     let (events, queue) = events::queue();
     controller.observe(events.clone());
+    relay_localhost(&options, &mut controller, &metrics, &events);
     let source = runtime.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, &runtime);
     let sources = serve::Sources {
@@ -233,6 +234,27 @@ fn start_servers<K: Kernel>(
     runtime.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
     serve_commands(configuration, controller, &sources, recent);
     serve::serve(serve, sources)
+}
+
+/// Relays NodePorts on localhost where that is wanted. Without that everything else still works.
+fn relay_localhost<K: Kernel>(
+    options: &Options,
+    controller: &mut Controller<K>,
+    metrics: &Metrics,
+    events: &EventSink,
+) {
+    let families = options.localhost_families();
+    if families.is_empty() {
+        return;
+    }
+    match localhost::start(&families, events.clone()) {
+        Ok((observer, stats)) => {
+            info!(?families, "NodePorts answer on localhost");
+            metrics.show_localhost(stats);
+            controller.observe(observer);
+        }
+        Err(cause) => warn!(%cause, "cannot start threads: NodePorts do not answer on localhost"),
+    }
 }
 
 /// Answers the operator's commands. Without that everything else still works.
