@@ -1,8 +1,8 @@
 //! NodePorts on localhost (KEP-6032), where nodePortAddresses names it: a relay in user space. Rules cannot do it: a packet
 //! from loopback may not leave the host, and the setting that would allow it (`route_localnet`) opens what listens on loopback.
 //!
-//! [`LocalhostObserver`] follows the sync loop and says which ports have which endpoints; the same choice of endpoints as in
-//! the rules. All else happens on threads of their own, so that no connection here is in the way of health checks.
+//! The plan says which ports have which endpoints (`Action::Relay`), and [`LocalhostObserver`] follows it. Rules just let such
+//! packets pass, and count them. All else happens on threads of their own, so that no connection here is in the way of health checks.
 
 mod budget;
 mod choice;
@@ -51,5 +51,5 @@ pub fn start(families: &[Family], events: EventSink) -> io::Result<(LocalhostObs
     let budget = Budget::raised();
     let shared = Shared { pipes: Pipes::new(budget.clone()), budget, stats: stats.clone(), events };
     threads.spawn(Ports::new(shared).run(changes));
-    Ok((LocalhostObserver::new(families, sender, Some(threads)), stats))
+    Ok((LocalhostObserver::new(stats.clone(), sender, Some(threads)), stats))
 }

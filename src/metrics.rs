@@ -141,8 +141,13 @@ impl Metrics {
     }
 
     /// Shows what the relay of NodePorts on localhost counts from now on.
-    pub fn show_localhost(&self, stats: Arc<crate::localhost::Stats>) {
-        self.localhost.show(stats);
+    /// `rejected` asks the kernel how many packets of a family came for what is not relayed.
+    pub fn show_localhost(
+        &self,
+        stats: Arc<crate::localhost::Stats>,
+        rejected: impl FnMut(Family) -> Result<u64, KernelError> + Send + 'static,
+    ) {
+        self.localhost.show(stats, Box::new(rejected));
     }
 
     /// Measures the requests of a client of the API server.

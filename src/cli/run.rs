@@ -1,6 +1,7 @@
 //! `portway run`: wires a source to the sync loop.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -247,13 +248,15 @@ fn relay_localhost<K: Kernel>(
     if families.is_empty() {
         return;
     }
-    match localhost::start(&families, events.clone()) {
-        Ok((observer, stats)) => {
+    // A socket of its own, as for frontends.
+    let started = NftKernel::open_to_read().map_err(io::Error::other);
+    match started.and_then(|counters| Ok((counters, localhost::start(&families, events.clone())?))) {
+        Ok((mut counters, (observer, stats))) => {
             info!(?families, "NodePorts answer on localhost");
-            metrics.show_localhost(stats);
+            metrics.show_localhost(stats, move |family| counters.rejected_on_localhost(family));
             controller.observe(observer);
         }
-        Err(cause) => warn!(%cause, "cannot start threads: NodePorts do not answer on localhost"),
+        Err(cause) => warn!(%cause, "NodePorts do not answer on localhost"),
     }
 }
 

@@ -101,7 +101,7 @@ impl Ports {
             }
         }
         for family in Family::ALL {
-            let is_open = |(key, port): &(&PortKey, &Port)| key.family == family && port.server.is_some();
+            let is_open = |(key, port): &(&PortKey, &Port)| key.family() == family && port.server.is_some();
             self.shared.stats.set_listeners(family, self.ports.iter().filter(is_open).count());
         }
     }
@@ -119,7 +119,7 @@ impl Port {
 
     /// It is tried again; saying so once is enough.
     fn complain(&mut self, key: PortKey, cause: &io::Error, shared: &Shared) {
-        shared.stats.failed(key.family);
+        shared.stats.failed(key.family());
         let (service, complaint) = (&self.wanted.service, cause.to_string());
         if self.complaint.as_ref() == Some(&complaint) {
             return debug!(%service, "cannot listen on {key}: {cause}");

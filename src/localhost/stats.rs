@@ -11,6 +11,7 @@ pub struct Stats {
     families: Vec<Family>,
     listeners: [AtomicU64; 2],
     failures: [AtomicU64; 2],
+    unrelayed: AtomicU64,
     open: [AtomicU64; 2],
     refused: [AtomicU64; 2],
 }
@@ -22,6 +23,7 @@ impl Stats {
             families: families.to_vec(),
             listeners: Default::default(),
             failures: Default::default(),
+            unrelayed: AtomicU64::new(0),
             open: Default::default(),
             refused: Default::default(),
         }
@@ -50,6 +52,15 @@ impl Stats {
     /// Connections and flows that were refused for want of file descriptors or room.
     pub fn refused(&self, protocol: Protocol) -> u64 {
         self.refused[usize::from(protocol == Protocol::Udp)].load(Ordering::Relaxed)
+    }
+
+    /// Some NodePort has a protocol that is not relayed.
+    pub fn has_unrelayed(&self) -> bool {
+        self.unrelayed.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn set_unrelayed(&self, count: usize) {
+        self.unrelayed.store(count as u64, Ordering::Relaxed);
     }
 
     pub(super) fn set_listeners(&self, family: Family, count: usize) {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::task::coop::consume_budget;
@@ -146,9 +147,11 @@ impl UdpPort {
             },
         };
         line.touch();
+        // Not by way of tokio, which would have to be told first that a new socket can be written to.
+        let endpoint = SockRef::from(&line.endpoint);
         // The first attempt may just tell that an earlier packet was refused.
-        if line.endpoint.try_send(packet).is_err_and(|cause| cause.kind() == ErrorKind::ConnectionRefused) {
-            line.endpoint.try_send(packet).ok();
+        if endpoint.send(packet).is_err_and(|cause| cause.kind() == ErrorKind::ConnectionRefused) {
+            endpoint.send(packet).ok();
         }
     }
 
@@ -205,7 +208,7 @@ impl UdpPort {
                 line.answered.store(true, Ordering::Relaxed);
                 line.touch();
                 // A client that is gone, or does not keep up, loses the packet.
-                self.socket.try_send_to(&room[..count], client).ok();
+                SockRef::from(&self.socket).send_to(&room[..count], &client.into()).ok();
                 Ok(())
             });
             if brought.is_err_and(|cause| cause.kind() != ErrorKind::WouldBlock) {

@@ -2,22 +2,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::stats::Stats;
 use crate::controller::{Observer, Synced};
 use crate::diff::Mirror;
 use crate::model::{Family, ObjectKey, Protocol};
 use crate::plan::{Action, FrontendKey, Settings, Target};
 
-/// A NodePort on the loopback address of a family.
+/// A NodePort on a loopback address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PortKey {
-    pub(super) family: Family,
+    pub(super) ip: IpAddr,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
 }
@@ -25,11 +26,11 @@ pub(super) struct PortKey {
 impl PortKey {
     /// Where it listens.
     pub(super) fn address(self) -> SocketAddr {
-        let ip: IpAddr = match self.family {
-            Family::Ipv4 => Ipv4Addr::LOCALHOST.into(),
-            Family::Ipv6 => Ipv6Addr::LOCALHOST.into(),
-        };
-        SocketAddr::new(ip, self.port)
+        SocketAddr::new(self.ip, self.port)
+    }
+
+    pub(super) fn family(self) -> Family {
+        Family::of(self.ip)
     }
 }
 
@@ -60,16 +61,17 @@ pub struct LocalhostObserver {
     /// The ports each Service claims, with or without getting them.
     claims: HashMap<ObjectKey, BTreeSet<PortKey>>,
     settings: Option<Settings>,
+    stats: Arc<Stats>,
     sender: UnboundedSender<Changes>,
     /// Where the relay runs.
     threads: Option<Runtime>,
 }
 
 impl LocalhostObserver {
-    /// Sends what happens in these families; the threads end with it.
-    pub(super) fn new(families: &[Family], sender: UnboundedSender<Changes>, threads: Option<Runtime>) -> Self {
-        let (known, claims) = (HashMap::new(), HashMap::new());
-        Self { families: families.to_vec(), known, claims, settings: None, sender, threads }
+    /// Sends what happens; the threads end with it.
+    pub(super) fn new(stats: Arc<Stats>, sender: UnboundedSender<Changes>, threads: Option<Runtime>) -> Self {
+        let families = stats.families().to_vec();
+        Self { families, known: HashMap::new(), claims: HashMap::new(), settings: None, stats, sender, threads }
     }
 
     fn changes(&mut self, sync: &Synced<'_>) -> Changes {
@@ -93,6 +95,10 @@ impl LocalhostObserver {
             if !claimed.is_empty() {
                 self.claims.insert(service, claimed);
             }
+        }
+        if !touched.is_empty() {
+            let unrelayed = self.claims.values().flatten().filter(|port| port.protocol == Protocol::Sctp);
+            self.stats.set_unrelayed(unrelayed.count());
         }
         // A port may have come from one Service to another that did not change.
         let mut changes = Changes::new();
@@ -134,25 +140,19 @@ fn claimed_by<'a>(
 ) -> impl Iterator<Item = PortKey> + use<'a> {
     families.iter().flat_map(move |family| {
         let has = mirror.frontends_of(*family, service).iter().map(|frontend| &frontend.key);
-        let keys = has.chain(mirror.lost_by(*family, service));
-        keys.filter_map(move |key| match *key {
-            // Nothing here can relay SCTP.
-            FrontendKey::NodePort { protocol: Protocol::Sctp, .. } | FrontendKey::Address { .. } => None,
-            FrontendKey::NodePort { protocol, port } => Some(PortKey { family: *family, protocol, port }),
+        has.chain(mirror.lost_by(*family, service)).filter_map(|key| match *key {
+            FrontendKey::Address { ip, protocol, port } if ip.is_loopback() => Some(PortKey { ip, protocol, port }),
+            _ => None,
         })
     })
 }
 
-/// Where a port leads, as in KEP-6032: with policy Local to endpoints of this node only.
+/// Where a port leads; `None` when nobody is to listen.
 fn wanted(mirror: &Mirror, port: PortKey) -> Option<Wanted> {
-    let key = FrontendKey::NodePort { protocol: port.protocol, port: port.port };
-    let service = mirror.owner(port.family, key)?;
-    let frontend = mirror.frontends_of(port.family, service).iter().find(|frontend| frontend.key == key)?;
-    let targets = match &frontend.action {
-        Action::Refuse | Action::Drop => return None,
-        Action::Balance(_, targets) => targets,
-        Action::ExternalLocal { local, .. } => local,
-    };
+    let key = FrontendKey::Address { ip: port.ip, protocol: port.protocol, port: port.port };
+    let service = mirror.owner(port.family(), key)?;
+    let frontend = mirror.frontends_of(port.family(), service).iter().find(|frontend| frontend.key == key)?;
+    let Action::Relay(targets) = &frontend.action else { return None };
     if targets.is_empty() {
         return None;
     }

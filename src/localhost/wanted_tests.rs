@@ -3,7 +3,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
-use crate::config::Options;
+use crate::config::{NodePortsOn, Options};
 use crate::controller::Controller;
 use crate::model::{
     Endpoint, EndpointSlice, Event, Kind, Node, Placement, Service, ServicePort, ServiceType, SlicePort,
@@ -62,8 +62,10 @@ struct Loop {
 impl Loop {
     fn start(events: Vec<Event>) -> Self {
         let (sender, changes) = unbounded_channel();
-        let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
-        controller.observe(LocalhostObserver::new(&Family::ALL, sender, None));
+        let ranges = ["127.0.0.0/8", "::1/128"].map(|net| net.parse().expect("a network"));
+        let options = Options { node_ports: NodePortsOn::ranges(ranges.into()), ..Options::new("n1") };
+        let (mut controller, _) = Controller::new(FakeKernel::new(), options);
+        controller.observe(LocalhostObserver::new(Arc::new(Stats::new(&Family::ALL)), sender, None));
         let mut this = Self { controller, changes };
         let node = Event::Node(Box::new(Node { name: "n1".into(), ..Node::default() }));
         let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone);

@@ -44,6 +44,19 @@ impl From<Protocol> for ByProtocol {
     }
 }
 
+/// Both.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByFamilyAndProtocol {
+    ip_family: IpFamily,
+    protocol: String,
+}
+
+impl ByFamilyAndProtocol {
+    pub(super) fn new(family: Family, protocol: Protocol) -> Self {
+        Self { ip_family: family.into(), protocol: protocol.to_string() }
+    }
+}
+
 /// `traffic_policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types)]

@@ -11,6 +11,7 @@ fn settings() -> Settings {
             pods: PodDetection::None,
             node_ports: NodePortAddresses::AllLocal,
             node_ip: ip.parse().ok(),
+            localhost: None,
         })
     };
     Settings {
