@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::netns::{in_netns, ip_batch};
 use support::node::Program;
+use support::packets::{Probe, Protocol};
 use support::wait::{eventually, within};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -221,6 +222,31 @@ fn tcp_and_udp_of_both_families() {
         program.replace(NODE);
         eventually("the end of the port", || is_refused_tcp(V4) && is_refused_udp(V4) && is_refused_tcp(V6));
         assert_eq!(metric("kubeproxy_nftables_localhost_nodeport_listeners{ip_family=\"IPv4\"}"), Some(0.0));
+    });
+}
+
+/// The kernel itself refuses SCTP at once, as nobody listens: with what it has for that, or because it knows no SCTP.
+#[test]
+fn sctp_is_refused_and_counted() {
+    in_netns(|| {
+        let _program = Program::start(&objects("", &[NEAR]), &[FLAG]);
+        let counted = || {
+            metric("kubeproxy_nftables_localhost_nodeport_rejected_packets_total{ip_family=\"IPv4\",protocol=\"SCTP\"}")
+        };
+        eventually("a count", || counted() == Some(0.0));
+        let (source, target) = (SocketAddr::from(([127, 0, 0, 1], 5555)), V4.parse().expect("an address"));
+        let errors = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4))
+            .expect("root");
+        errors.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::from(255)));
+        let probe = Probe { tag: 7, protocol: Protocol::Sctp, source, target };
+        raw.expect("root").send_to(&probe.to_bytes(), &target.into()).expect("sent");
+        eventually("it counts", || counted() == Some(1.0));
+        if !std::path::Path::new("/proc/net/sctp").exists() {
+            let mut room = [0; 64];
+            let count = (&errors).read(&mut room).expect("an answer at once");
+            assert!(count >= 28 && room[20] == 3, "destination unreachable");
+        }
     });
 }
 
