@@ -163,6 +163,8 @@ impl Options {
             pods: self.pod_detection(family, model.node()),
             node_ports: self.node_ports.addresses(family, node_ip, &local),
             node_ip,
+            localhost: (self.localhost_node_ports && self.node_ports.names_localhost(family))
+                .then(|| node_ports::localhost(family)),
         }
     }
 

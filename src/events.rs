@@ -42,6 +42,15 @@ pub enum EventWanted {
         /// What somebody else had changed.
         repair: Repair,
     },
+    /// Regarding a Service: FailedToListenOnLocalhost, which kube-proxy does not know.
+    LocalhostNodePortFailed {
+        /// The Service.
+        service: ObjectKey,
+        /// Address, port and protocol.
+        address: String,
+        /// What the system said.
+        cause: String,
+    },
     /// Regarding a Service: FailedToStartServiceHealthcheck.
     ServiceHealthCheckFailed {
         /// The Service.

@@ -18,6 +18,7 @@ pub mod handover;
 pub mod health;
 pub mod host;
 pub mod instruments;
+pub mod localhost;
 pub mod logging;
 pub mod metrics;
 pub mod migration;

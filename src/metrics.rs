@@ -6,6 +6,7 @@
 mod frontends;
 mod kernel;
 mod labels;
+mod localhost;
 mod observer;
 mod process;
 mod services;
@@ -28,6 +29,7 @@ pub use slis::Slis;
 pub use text::Format;
 
 use self::frontends::Frontends;
+use self::localhost::Localhost;
 use self::process::Process;
 use self::sources::Sources;
 use self::sync::SyncMetrics;
@@ -54,6 +56,7 @@ pub struct Metrics {
     features: Labelled<labels::Feature, Gauge>,
     frontends: Frontends,
     process: Process,
+    localhost: Localhost,
 }
 
 impl Metrics {
@@ -72,6 +75,7 @@ impl Metrics {
             sync: SyncMetrics::register(&mut registry),
             frontends: Frontends::register(&mut registry, table.clone()),
             table,
+            localhost: Localhost::register(&mut registry),
             features: instruments::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
             client: RestClientMetrics::register(&mut registry),
             sources: Sources::register(&mut registry),
@@ -146,6 +150,16 @@ impl Metrics {
         max: u32,
     ) {
         self.frontends.show(Box::new(read), families, max);
+    }
+
+    /// Shows what the relay of NodePorts on localhost counts from now on.
+    /// `rejected` asks the kernel how many packets of a family came for what is not relayed.
+    pub fn show_localhost(
+        &self,
+        stats: Arc<crate::localhost::Stats>,
+        rejected: impl FnMut(Family) -> Result<u64, KernelError> + Send + 'static,
+    ) {
+        self.localhost.show(stats, Box::new(rejected));
     }
 
     /// Measures the requests of a client of the API server.

@@ -39,7 +39,7 @@ metadata: {namespace: kube-system, name: dns}
 spec:
   clusterIP: 10.96.0.5
   clusterIPs: [10.96.0.5]
-  ports: [{name: tcp, port: 53}, {name: udp, port: 53, protocol: UDP}]
+  ports: [{name: tcp, port: 53, nodePort: 30053}, {name: udp, port: 53, protocol: UDP}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -191,7 +191,12 @@ fn life_of_a_pod(user: User) {
         output_of("iptables-legacy", &["-t", "nat", "-N", "KUBE-SERVICES"]);
         let close_wait = || output_of("cat", &["/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait"]);
         assert_eq!(close_wait().trim(), "60", "the kernel's own");
-        let flags = ["--takeover", "--frontend-metrics-max=10", "--sysctl-net=/run/net"];
+        let flags = [
+            "--takeover",
+            "--frontend-metrics-max=10",
+            "--sysctl-net=/run/net",
+            "--nodeport-addresses=primary,localhost",
+        ];
         let container = Container::start(user, |under| Program::start_under(under, OBJECTS, &flags));
         container.is_confined();
         let log = container.program.start_log();
@@ -207,8 +212,15 @@ fn life_of_a_pod(user: User) {
 
         // Traffic, and a client that keeps its port while the endpoint changes.
         ["10.0.0.1:5353", "10.0.0.2:5353"].into_iter().for_each(backend);
-        let _tcp = TcpListener::bind("10.0.0.1:5353").expect("a backend");
+        let endpoint = TcpListener::bind("10.0.0.1:5353").expect("a backend");
         TcpStream::connect("10.96.0.5:53").expect("through the Service");
+        endpoint.accept().expect("that client");
+        // A NodePort on localhost is relayed through a pipe.
+        eventually("localhost", || {
+            TcpStream::connect("127.0.0.1:30053").is_ok_and(|mut it| it.write_all(b"x").is_ok())
+        });
+        let mut byte = [0];
+        endpoint.accept().expect("a client").0.read_exact(&mut byte).expect("what it sent");
         let client = UdpSocket::bind("10.0.0.1:0").expect("a client");
         client.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
         let who_answers = || {

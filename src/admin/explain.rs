@@ -41,8 +41,12 @@ pub fn rows(
     let service = model.service(owner);
     let ports = service.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
     let asked = |port: &crate::model::ServicePort| match key {
-        FrontendKey::Address { port: number, .. } => port.port == number && port.protocol == protocol,
-        FrontendKey::NodePort { port: number, .. } => port.node_port == Some(number) && port.protocol == protocol,
+        FrontendKey::Address { ip, port: number, .. } if !ip.is_loopback() => {
+            port.port == number && port.protocol == protocol
+        }
+        FrontendKey::Address { port: number, .. } | FrontendKey::NodePort { port: number, .. } => {
+            port.node_port == Some(number) && port.protocol == protocol
+        }
     };
     let candidates = ports
         .filter(|(_, port)| asked(port))

@@ -42,6 +42,8 @@ fn row(service: &Service, family: Family, frontend: &Frontend, counters: &Counte
     let (action, backends, local_backends) = match &frontend.action {
         Action::Refuse => ("refuse", Vec::new(), None),
         Action::Drop => ("drop", Vec::new(), None),
+        Action::Relay(targets) if targets.is_empty() => ("refuse", Vec::new(), None),
+        Action::Relay(targets) => ("relay", texts(targets), None),
         Action::Balance(_, targets) => ("balance", texts(targets), None),
         Action::ExternalLocal { cluster, local } => ("balance", texts(cluster), Some(texts(local))),
     };

@@ -1,6 +1,7 @@
 //! `portway run`: wires a source to the sync loop.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +21,13 @@ use crate::health::{self, CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::Maker;
 use crate::logging::{Log, Recent};
 use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
-use crate::model::{Event, Family};
 use crate::migration::Missing;
+use crate::model::{Event, Family};
 use crate::nftables::NftKernel;
 use crate::ruleset::{Gated, Kernel};
 use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
 use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
-use crate::{host, nftables};
+use crate::{host, localhost, nftables};
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
@@ -67,6 +68,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let (events, queue) = events::queue();
     controller.observe(events.clone());
     controller.observe(FaultObserver::new(events.clone()));
+    relay_localhost(&options, &mut controller, &metrics, &events);
     let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, runtimes.vital.handle());
     // Only now: whoever starts this without a source has changed nothing.
@@ -274,6 +276,29 @@ fn start_servers<K: Kernel>(
     runtimes.vital.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
     serve_commands(configuration, options, controller, &sources, recent, maker);
     serve::serve(serve, sources, runtimes)
+}
+
+/// Relays NodePorts on localhost where that is wanted. Without that everything else still works.
+fn relay_localhost<K: Kernel>(
+    options: &Options,
+    controller: &mut Controller<K>,
+    metrics: &Metrics,
+    events: &EventSink,
+) {
+    let families = options.localhost_families();
+    if families.is_empty() {
+        return;
+    }
+    // A socket of its own, as for frontends.
+    let started = NftKernel::open_to_read().map_err(io::Error::other);
+    match started.and_then(|counters| Ok((counters, localhost::start(&families, events.clone())?))) {
+        Ok((mut counters, (observer, stats))) => {
+            info!(?families, "NodePorts answer on localhost");
+            metrics.show_localhost(stats, move |family| counters.rejected_on_localhost(family));
+            controller.observe(observer);
+        }
+        Err(cause) => warn!(%cause, "NodePorts do not answer on localhost"),
+    }
 }
 
 /// Answers the operator's commands. Without that everything else still works.

@@ -89,7 +89,7 @@ impl NodePortsOn {
 }
 
 /// The loopback address on which NodePorts can be relayed.
-fn localhost(family: Family) -> IpAddr {
+pub(super) fn localhost(family: Family) -> IpAddr {
     match family {
         Family::Ipv4 => Ipv4Addr::LOCALHOST.into(),
         Family::Ipv6 => Ipv6Addr::LOCALHOST.into(),

@@ -172,8 +172,9 @@ struct Now<'a> {
 
 impl Now<'_> {
     fn udp_frontends(&self, service: &ObjectKey) -> impl Iterator<Item = FrontendKey> {
-        let frontends = self.mirror.frontends_of(self.family, service);
-        frontends.iter().map(|frontend| frontend.key).filter(|key| protocol(key) == Protocol::Udp)
+        // Flows that are relayed were not translated.
+        let frontends = self.mirror.frontends_of(self.family, service).iter().filter(|frontend| !frontend.is_relayed());
+        frontends.map(|frontend| frontend.key).filter(|key| protocol(key) == Protocol::Udp)
     }
 
     /// Where flows of a frontend may go; `None` when it does not exist (any more).

@@ -154,7 +154,7 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hi
     let key = frontend.key.bytes();
     let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
     let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
-        Action::Refuse | Action::Drop => Vec::new(),
+        Action::Refuse | Action::Drop | Action::Relay(_) => Vec::new(),
         Action::Balance(_, targets) => vec![targets],
         Action::ExternalLocal { cluster, local } => vec![cluster, local],
     };

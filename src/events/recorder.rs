@@ -75,6 +75,12 @@ impl Recorder {
                 let note = format!("the nftables tables of Portway were {repair}");
                 (node, event(EventType::Warning, "TablesRepaired", "Repair", Some(note)))
             }
+            EventWanted::LocalhostNodePortFailed { service, address, cause } => {
+                let name = node.name.unwrap_or_default();
+                let note = format!("node {name} cannot serve the NodePort of {service} on {address}: {cause}");
+                let regarding = reference("Service", Some(service.namespace()), service.name());
+                (regarding, event(EventType::Warning, "FailedToListenOnLocalhost", "Listen", Some(note)))
+            }
             EventWanted::ServiceHealthCheckFailed { service, port, cause } => {
                 let name = node.name.unwrap_or_default();
                 let note = format!("node {name} failed to start the health check of {service} on port {port}: {cause}");

@@ -2,7 +2,7 @@
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 
-use crate::model::Family;
+use crate::model::{Family, Protocol};
 use crate::ruleset::SetId;
 
 /// `ip_family`: `IPv4` or `IPv6`.
@@ -29,6 +29,31 @@ impl From<Family> for IpFamily {
 impl From<Family> for ByFamily {
     fn from(family: Family) -> Self {
         Self { ip_family: family.into() }
+    }
+}
+
+/// `protocol`: `TCP`, `UDP` or `SCTP`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByProtocol {
+    protocol: String,
+}
+
+impl From<Protocol> for ByProtocol {
+    fn from(protocol: Protocol) -> Self {
+        Self { protocol: protocol.to_string() }
+    }
+}
+
+/// Both.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByFamilyAndProtocol {
+    ip_family: IpFamily,
+    protocol: String,
+}
+
+impl ByFamilyAndProtocol {
+    pub(super) fn new(family: Family, protocol: Protocol) -> Self {
+        Self { ip_family: family.into(), protocol: protocol.to_string() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::NftKernel;
 use super::connection::RequestError;
 use super::elements::read_comment;
-use crate::model::Family;
+use crate::model::{Family, Protocol};
 use crate::plan::FrontendKey;
 use crate::ruleset::{Bytes, KernelError, SetId, SetName, TABLE_NAME};
 use crate::wire::abi::{self, elem};
@@ -70,6 +70,16 @@ impl NftKernel {
             Err(RequestError::Errno(libc::ENOENT)) => Ok(HashMap::new()),
             Err(error) => Err(error.into_kernel(DOING)),
         }
+    }
+
+    /// Packets that came for NodePorts on localhost of a protocol that is not relayed there.
+    pub fn rejected_on_localhost(&mut self, family: Family) -> Result<u64, KernelError> {
+        let counts = self.counters(family, SetId::Services)?;
+        let rejected = counts.into_iter().filter(|(key, _)| match FrontendKey::from_bytes(key) {
+            Some(FrontendKey::Address { ip, protocol, .. }) => ip.is_loopback() && protocol == Protocol::Sctp,
+            _ => false,
+        });
+        Ok(rejected.map(|(_, counted)| counted.packets).sum())
     }
 
     /// The connections of all frontends of a family.

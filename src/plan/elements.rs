@@ -117,7 +117,7 @@ impl Frontend {
     pub fn endpoint_lists(&self) -> Vec<(EndpointMap, EndpointSet, &[Target])> {
         let maps = Maps::of(self);
         match &self.action {
-            Action::Refuse | Action::Drop => Vec::new(),
+            Action::Refuse | Action::Drop | Action::Relay(_) => Vec::new(),
             Action::Balance(set, targets) => vec![(maps.endpoints, *set, targets)],
             Action::ExternalLocal { cluster, local } => {
                 vec![(maps.endpoints, EndpointSet::Cluster, cluster), (maps.local_endpoints, EndpointSet::Local, local)]
@@ -129,6 +129,7 @@ impl Frontend {
         match &self.action {
             Action::Refuse => Verdict::Goto(ChainId::Refuse),
             Action::Drop => Verdict::Drop,
+            Action::Relay(_) => Verdict::Return,
             Action::Balance(_, targets) => self.pick(Maps::of(self).endpoints, targets),
             Action::ExternalLocal { .. } if self.key.is_node_port() => Verdict::Goto(ChainId::NodeportExternalLocal),
             Action::ExternalLocal { .. } => Verdict::Goto(ChainId::ExternalLocal),
@@ -152,7 +153,7 @@ impl Frontend {
     /// What is due after translation (specification 6.4). ClusterIPs are masqueraded by a rule for all of them.
     pub(super) fn after_dnat(&self) -> Option<Verdict> {
         let masquerade = match (&self.action, self.class) {
-            (Action::Refuse | Action::Drop, _) => return None,
+            (Action::Refuse | Action::Drop | Action::Relay(_), _) => return None,
             (_, Class::ClusterIp) => None,
             (Action::Balance(..), _) => Some(ChainId::MasqueradeIt),
             (Action::ExternalLocal { .. }, _) => Some(ChainId::MasqueradeOwn),

@@ -154,6 +154,9 @@ pub enum Action {
         /// The local set; empty means drop.
         local: Vec<Target>,
     },
+    /// A NodePort on localhost: rules leave the connection to the relay, which takes one of these at random; without any,
+    /// and for protocols it cannot relay, nobody listens and the kernel refuses.
+    Relay(Vec<Target>),
 }
 
 /// Session affinity ClientIP (specification 7).
@@ -212,10 +215,15 @@ impl Frontend {
         (self.port.clone(), self.key.protocol())
     }
 
-    /// All endpoints connections can be sent to, those of the cluster set first; one may come twice.
+    /// It is a NodePort on localhost.
+    pub fn is_relayed(&self) -> bool {
+        matches!(self.action, Action::Relay(_))
+    }
+
+    /// All endpoints that rules can send connections to, those of the cluster set first; one may come twice.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         let (first, second): (&[Target], &[Target]) = match &self.action {
-            Action::Refuse | Action::Drop => (&[], &[]),
+            Action::Refuse | Action::Drop | Action::Relay(_) => (&[], &[]),
             Action::Balance(_, targets) => (targets, &[]),
             Action::ExternalLocal { cluster, local } => (cluster, local),
         };

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{
-    Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, Selection, Settings, candidates, select,
+    Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, Selection, Settings, Target, candidates,
+    select,
 };
 use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 use crate::ruleset::COMMENT_MAX;
@@ -139,6 +140,7 @@ struct Frontends<'a> {
     external_ips: Vec<IpAddr>,
     load_balancer_ips: Vec<IpAddr>,
     sources: Option<Vec<IpNet>>,
+    localhost: Option<IpAddr>,
 }
 
 impl<'a> Frontends<'a> {
@@ -153,6 +155,7 @@ impl<'a> Frontends<'a> {
             external_ips: if settings.external_ips { of_family(&service.external_ips) } else { Vec::new() },
             sources: allowed_sources(service, &load_balancer_ips, family, node_ip),
             load_balancer_ips,
+            localhost: settings.family(family).and_then(|f| f.localhost),
         }
     }
 
@@ -220,8 +223,12 @@ impl<'a> Frontends<'a> {
             push(at(*ip), Class::ExternalIp, self.external_action(selection), None);
         }
         if let Some(node_port) = port.node_port {
-            let key = FrontendKey::NodePort { protocol: port.protocol, port: node_port };
-            push(key, Class::NodePort, self.external_action(selection), None);
+            let (protocol, port) = (port.protocol, node_port);
+            push(FrontendKey::NodePort { protocol, port }, Class::NodePort, self.external_action(selection), None);
+            if let Some(ip) = self.localhost {
+                let relayed = Action::Relay(self.relayed(protocol, selection));
+                push(FrontendKey::Address { ip, protocol, port }, Class::NodePort, relayed, None);
+            }
         }
         out
     }
@@ -235,6 +242,16 @@ impl<'a> Frontends<'a> {
             (false, _) => Action::Refuse,
             (true, true) => Action::Drop,
             (true, false) => Action::Balance(set, targets.clone()),
+        }
+    }
+
+    /// Where the relay sends connections, as KEP-6032 has it: with policy Local to this node only, although the node's own
+    /// connections to its other addresses reach all endpoints then. It cannot relay SCTP.
+    fn relayed(&self, protocol: Protocol, selection: &Selection) -> Vec<Target> {
+        match protocol {
+            Protocol::Sctp => Vec::new(),
+            _ if self.service.external_local() => selection.local.clone(),
+            _ => selection.cluster.clone(),
         }
     }
 

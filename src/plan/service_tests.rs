@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{Endpoint, ObjectKey, Placement, Protocol, SlicePort};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
-use crate::ruleset::{SetId, Value};
+use crate::ruleset::{SetId, Value, Verdict};
 
 fn settings() -> Settings {
     let family = |ip: &str| {
@@ -11,6 +11,7 @@ fn settings() -> Settings {
             pods: PodDetection::None,
             node_ports: NodePortAddresses::AllLocal,
             node_ip: ip.parse().ok(),
+            localhost: None,
         })
     };
     Settings {
@@ -75,6 +76,7 @@ fn actions(plan: &ServicePlan) -> Vec<String> {
         Action::Drop => "drop".to_owned(),
         Action::Balance(_, targets) => format!("{}", targets.len()),
         Action::ExternalLocal { cluster, local } => format!("{}/{}", cluster.len(), local.len()),
+        Action::Relay(targets) => format!("relay {}", targets.len()),
     };
     plan.frontends.iter().map(|f| format!("{:?}:{}", f.class, action(f))).collect()
 }
@@ -125,6 +127,32 @@ fn policies_local() {
         actions(&plan(&local, &["n2"])),
         ["ClusterIp:drop", "LoadBalancer:1/0", "ExternalIp:1/0", "NodePort:1/0"]
     );
+}
+
+/// Where nodePortAddresses names localhost: one element more for each NodePort, and no rule.
+#[test]
+fn node_ports_on_localhost_are_left_to_the_relay() {
+    let mut settings = settings();
+    let ip: IpAddr = "127.0.0.1".parse().expect("an address");
+    settings.ipv4.as_mut().expect("served").localhost = Some(ip);
+    let relayed = |service: &Service, nodes: &[&str]| {
+        let slices = [slice(nodes)];
+        let plan = compile(service, || slices.iter(), Family::Ipv4, &settings);
+        let frontend = plan.frontends.last().expect("frontends").clone();
+        let protocol = service.ports[0].protocol;
+        assert_eq!(frontend.key, FrontendKey::Address { ip, protocol, port: 30_080 });
+        let members = frontend.members();
+        assert!(matches!(&members[..], [member] if member.element.value == Value::Verdict(Verdict::Return)));
+        assert_eq!((members[0].set, frontend.after_dnat()), (SetId::Services, None));
+        actions(&plan).pop().expect("frontends")
+    };
+    assert_eq!(relayed(&service(), &["n1", "n2"]), "NodePort:relay 2");
+    assert_eq!(relayed(&service(), &[]), "NodePort:relay 0");
+    let local = Service { external_policy_local: true, affinity_seconds: Some(60), ..service() };
+    assert_eq!(relayed(&local, &["n1", "n2"]), "NodePort:relay 1");
+    assert_eq!(relayed(&local, &["n2"]), "NodePort:relay 0");
+    let port = ServicePort { protocol: Protocol::Sctp, ..service().ports[0].clone() };
+    assert_eq!(relayed(&Service { ports: vec![port], ..service() }, &["n1"]), "NodePort:relay 0");
 }
 
 #[test]

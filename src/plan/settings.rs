@@ -21,7 +21,8 @@ pub enum PodDetection {
     InterfacePrefix(String),
 }
 
-/// Which addresses of the node answer NodePorts (specification 5.1), in one family. Loopback never does.
+/// Which addresses of the node answer NodePorts (specification 5.1), in one family. Loopback never does: see
+/// [`FamilySettings::localhost`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodePortAddresses {
     /// Every address the routing table calls local.
@@ -39,6 +40,8 @@ pub struct FamilySettings {
     pub node_ports: NodePortAddresses,
     /// This node's own address: source ranges that contain it let the load balancer's addresses in (specification 5.5).
     pub node_ip: Option<IpAddr>,
+    /// The loopback address on which NodePorts are relayed (KEP-6032); `None` for nowhere.
+    pub localhost: Option<IpAddr>,
 }
 
 /// A socket of this process that listens for TCP on addresses of this node: no frontend may take its connections away.

@@ -26,7 +26,7 @@ fn every_rule_of_ours_comes_back() {
                 _ => pods,
             };
             for node_ports in [NodePortAddresses::AllLocal, NodePortAddresses::Listed(Vec::new())] {
-                let settings = FamilySettings { pods: pods.clone(), node_ports, node_ip: None };
+                let settings = FamilySettings { pods: pods.clone(), node_ports, node_ip: None, localhost: None };
                 for (chain, all) in chains.iter().flat_map(|c| [true, false].map(|all| (*c, all))) {
                     for rule in rules(family, &settings, all, chain) {
                         assert_eq!(raise(family, &lower(family, &rule)).as_ref(), Some(&rule));

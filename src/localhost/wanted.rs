@@ -1,0 +1,165 @@
+//! Which ports are to be relayed, and where to.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::stats::Stats;
+use crate::controller::{Observer, Synced};
+use crate::diff::Mirror;
+use crate::model::{Family, ObjectKey, Protocol};
+use crate::plan::{Action, FrontendKey, Settings, Target};
+
+/// A NodePort on a loopback address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PortKey {
+    pub(super) ip: IpAddr,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+}
+
+impl PortKey {
+    /// Where it listens.
+    pub(super) fn address(self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+
+    pub(super) fn family(self) -> Family {
+        Family::of(self.ip)
+    }
+}
+
+impl fmt::Display for PortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address(), self.protocol)
+    }
+}
+
+/// Where a port leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) service: ObjectKey,
+    /// Not empty: a port without endpoints is closed, so the kernel refuses.
+    pub(super) targets: Arc<[Target]>,
+    /// How long a client stays with its endpoint.
+    pub(super) affinity: Option<Duration>,
+}
+
+/// What a sync changed: ports that are new, different, or (`None`) gone.
+pub(super) type Changes = Vec<(PortKey, Option<Wanted>)>;
+
+/// Follows the sync loop and tells the relay what changed.
+#[derive(Debug)]
+pub struct LocalhostObserver {
+    families: Vec<Family>,
+    known: HashMap<PortKey, Wanted>,
+    /// The ports each Service claims, with or without getting them.
+    claims: HashMap<ObjectKey, BTreeSet<PortKey>>,
+    settings: Option<Settings>,
+    stats: Arc<Stats>,
+    sender: UnboundedSender<Changes>,
+    /// Where the relay runs.
+    threads: Option<Runtime>,
+}
+
+impl LocalhostObserver {
+    /// Sends what happens; the threads end with it.
+    pub(super) fn new(stats: Arc<Stats>, sender: UnboundedSender<Changes>, threads: Option<Runtime>) -> Self {
+        let families = stats.families().to_vec();
+        Self { families, known: HashMap::new(), claims: HashMap::new(), settings: None, stats, sender, threads }
+    }
+
+    fn changes(&mut self, sync: &Synced<'_>) -> Changes {
+        let settings = sync.mirror.settings();
+        // Another zone makes other endpoints the near ones, of all Services.
+        let all = sync.full || self.settings.as_ref() != Some(settings);
+        if all {
+            self.settings = Some(settings.clone());
+        }
+        let services: BTreeSet<ObjectKey> = if all {
+            let present = sync.model.services().map(|service| &service.key);
+            present.chain(self.claims.keys()).cloned().collect()
+        } else {
+            sync.changes.services.clone()
+        };
+        let mut touched = BTreeSet::new();
+        for service in services {
+            touched.extend(self.claims.remove(&service).into_iter().flatten());
+            let claimed: BTreeSet<PortKey> = claimed_by(sync.mirror, &self.families, &service).collect();
+            touched.extend(&claimed);
+            if !claimed.is_empty() {
+                self.claims.insert(service, claimed);
+            }
+        }
+        if !touched.is_empty() {
+            let unrelayed = self.claims.values().flatten().filter(|port| port.protocol == Protocol::Sctp);
+            self.stats.set_unrelayed(unrelayed.count());
+        }
+        // A port may have come from one Service to another that did not change.
+        let mut changes = Changes::new();
+        for port in touched {
+            let wanted = wanted(sync.mirror, port);
+            if wanted.as_ref() != self.known.get(&port) {
+                match &wanted {
+                    Some(wanted) => drop(self.known.insert(port, wanted.clone())),
+                    None => drop(self.known.remove(&port)),
+                }
+                changes.push((port, wanted));
+            }
+        }
+        changes
+    }
+}
+
+impl Observer for LocalhostObserver {
+    fn synced(&mut self, sync: &Synced<'_>) {
+        let changes = self.changes(sync);
+        if !changes.is_empty() && self.sender.send(changes).is_err() {
+            tracing::warn!("the relay of NodePorts on localhost has died");
+        }
+    }
+}
+
+impl Drop for LocalhostObserver {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+fn claimed_by<'a>(
+    mirror: &'a Mirror,
+    families: &'a [Family],
+    service: &'a ObjectKey,
+) -> impl Iterator<Item = PortKey> + use<'a> {
+    families.iter().flat_map(move |family| {
+        let has = mirror.frontends_of(*family, service).iter().map(|frontend| &frontend.key);
+        has.chain(mirror.lost_by(*family, service)).filter_map(|key| match *key {
+            FrontendKey::Address { ip, protocol, port } if ip.is_loopback() => Some(PortKey { ip, protocol, port }),
+            _ => None,
+        })
+    })
+}
+
+/// Where a port leads; `None` when nobody is to listen.
+fn wanted(mirror: &Mirror, port: PortKey) -> Option<Wanted> {
+    let key = FrontendKey::Address { ip: port.ip, protocol: port.protocol, port: port.port };
+    let service = mirror.owner(port.family(), key)?;
+    let frontend = mirror.frontends_of(port.family(), service).iter().find(|frontend| frontend.key == key)?;
+    let Action::Relay(targets) = &frontend.action else { return None };
+    if targets.is_empty() {
+        return None;
+    }
+    let affinity = frontend.affinity.map(|affinity| Duration::from_secs(affinity.seconds.into()));
+    Some(Wanted { service: service.clone(), targets: targets.as_slice().into(), affinity })
+}
+
+#[cfg(test)]
+#[path = "wanted_tests.rs"]
+mod tests;
