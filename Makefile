@@ -30,6 +30,13 @@ test: ## run all tests (root: they make network namespaces)
 	PORTWAY_FLOWS=$(CURDIR)/tests/flows/more.yaml \
 	cargo test --release --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']" --test packet_flows
 
+# KUBEBUILDER_ASSETS is a folder with etcd and kube-apiserver, as envtest has it; kube-proxy there is compared with.
+.PHONY: test-apiserver
+test-apiserver: ## run Portway with a real kube-apiserver: recovery, restored etcd, 10,000 Services (root)
+	scripts/setup --test
+	cargo test --release --locked --features test-apiserver \
+		--config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']" --test apiserver
+
 # Benchmarks make network namespaces too. Results: benches/results/, explained in benches/README.md.
 BENCH := cargo bench --locked --config "target.'cfg(unix)'.runner = ['$(AS_ROOT)']"
 

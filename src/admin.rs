@@ -14,6 +14,7 @@ mod faults;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod kernel;
+mod present;
 mod rows;
 mod server;
 mod services;
@@ -21,14 +22,17 @@ mod status;
 
 pub use activity::Activity;
 pub use client::{Client, ClientError};
+pub use explain::rows as explain_rows;
 pub use kernel::KernelView;
 pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusRow};
 pub use server::start;
 
 use std::sync::Arc;
 
+use crate::config::Options;
 use crate::controller::{SnapshotError, Snapshots};
 use crate::health::Health;
+use crate::host::sysctl::Maker;
 use crate::logging::Recent;
 use crate::metrics::Metrics;
 use crate::model::Family;
@@ -50,6 +54,10 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The last warnings and errors of the log.
     pub recent: Recent,
+    /// What the sync loop goes by.
+    pub options: Options,
+    /// Kernel settings, made or not.
+    pub settings: Arc<Maker>,
     /// The configuration in force, as `/configz` shows it.
     pub configuration: serde_json::Value,
 }

@@ -13,6 +13,7 @@ mod node;
 mod render;
 mod run;
 mod services;
+mod settings;
 mod status;
 mod table;
 mod top;

@@ -18,6 +18,7 @@ mod node_ports;
 mod note;
 mod notes;
 mod overlay;
+mod shortfalls;
 mod validate;
 mod watch;
 
@@ -43,6 +44,7 @@ pub use kube_proxy::{
 pub use mode::Mode;
 pub use node_ports::NodePortsOn;
 pub use note::Note;
+pub use shortfalls::Shortfall;
 pub use watch::changed;
 
 /// Where the socket for the operator's commands is when nobody says otherwise.
@@ -187,6 +189,22 @@ mod tests {
         let mut model = Model::default();
         model.apply(Event::Node(Box::new(Node { name: "n".into(), ips, ..Node::default() })));
         model
+    }
+
+    #[test]
+    fn without_a_node_ip_of_the_family_no_address_answers_node_ports() {
+        let mut model = with_node(&["10.0.0.1"]);
+        let all = ["10.0.0.1", "10.9.0.1", "fd00::1", "fd00::2"].map(|ip| ip.parse().expect("IP"));
+        model.apply(Event::LocalAddresses(all.into()));
+        let on = |model: &Model| {
+            let settings = Options::new("n").settings(model);
+            [settings.ipv4, settings.ipv6].map(|family| family.expect("served").node_ports)
+        };
+        let listed = |ips: &[&str]| NodePortAddresses::Listed(ips.iter().map(|ip| ip.parse().expect("IP")).collect());
+        assert_eq!(on(&model), [listed(&["10.0.0.1"]), listed(&[])]);
+        let mut nobody = Model::default();
+        nobody.apply(Event::LocalAddresses(all.into()));
+        assert_eq!(on(&nobody), [listed(&[]), listed(&[])]);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! needed any more. docs/migration.md has the steps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::{Family, ObjectKey, Service, ServiceType};
@@ -48,7 +47,7 @@ pub struct Sight {
     pub listening: BTreeSet<u16>,
 }
 
-/// What a node waits for, as a sentence that says what to do.
+/// What a node waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wait {
     /// A Portway still runs.
@@ -95,41 +94,52 @@ pub fn after_removal(duties: &Duties, sight: &Sight, own_ports: &[u16]) -> Optio
     (!missing.is_empty()).then_some(Wait::Ports(missing))
 }
 
-/// kube-proxy tries the ports of health checks once, when it hears of the Service.
-const RESTART: &str = "if kube-proxy runs, it found them taken when it started and does not try again: restart it on this \
-                       node (kubectl -n kube-system delete pod -l k8s-app=kube-proxy --field-selector spec.nodeName=NODE)";
+impl Wait {
+    /// Whether kube-proxy has to be started anew, if this is so for long. It does try its own two ports again.
+    pub fn wants_restart(&self) -> bool {
+        matches!(self, Wait::KubeProxy(_, true) | Wait::Ports(_))
+    }
 
-impl fmt::Display for Wait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// As a sentence that says what to do on this node.
+    pub fn in_words(&self, node: &str) -> String {
         match self {
-            Wait::Portway(who) => write!(f, "Portway{who} still runs on this node and has the tables: end it"),
-            Wait::Services => write!(f, "the Services are not known yet: is the API server reachable?"),
-            Wait::Unseen(why) => write!(f, "cannot see what kube-proxy has put in force: {why}"),
-            Wait::Labelled(first, more) => {
-                write!(f, "{first}{} still has the label service.kubernetes.io/service-proxy-name", others(*more))?;
-                write!(f, ", so kube-proxy leaves it alone: take the label away")
-            }
+            Wait::Portway(who) => format!("Portway{who} still runs on this node and has the tables: end it"),
+            Wait::Services => "the Services are not known yet: is the API server reachable?".to_owned(),
+            Wait::Unseen(why) => format!("cannot see what kube-proxy has put in force: {why}"),
+            Wait::Labelled(first, more) => format!(
+                "{first}{} still has the label service.kubernetes.io/service-proxy-name, so kube-proxy leaves it alone: \
+                 take the label away",
+                others(*more)
+            ),
             Wait::KubeProxy(ports, false) => {
-                write!(f, "kube-proxy does not run on this node, nobody listens on {}: start it", in_words(ports))
+                format!("kube-proxy does not run on this node, nobody listens on {}: start it", in_words(ports))
             }
             Wait::KubeProxy(ports, true) => {
-                write!(f, "kube-proxy's rules are there, but nobody listens on {}: {RESTART}", in_words(ports))
+                format!("kube-proxy's rules are there, but nobody listens on {}: {}", in_words(ports), restart(node))
             }
-            Wait::Rules(ip, key, has, of) => {
-                write!(f, "kube-proxy's rules answer for {has} of {of} addresses of Services; {key} ({ip}) is missing")
-            }
+            Wait::Rules(ip, key, has, of) => format!(
+                "kube-proxy's rules answer for {has} of {of} addresses of Services; {key} ({ip}) is missing. It adds them \
+                 some seconds after its start; if not, see its log and restart it"
+            ),
             Wait::Ports(missing) => {
-                write!(f, "kube-proxy's rules are in force, but nobody listens on ")?;
-                for (index, (port, service)) in missing.iter().enumerate() {
-                    write!(f, "{}port {port}", if index == 0 { "" } else { ", " })?;
-                    if let Some(service) = service {
-                        write!(f, " (health checks of {service})")?;
-                    }
-                }
-                write!(f, ": {RESTART}")
+                let port = |(port, service): &(u16, Option<ObjectKey>)| match service {
+                    Some(service) => format!("port {port} (health checks of {service})"),
+                    None => format!("port {port}"),
+                };
+                let ports: Vec<String> = missing.iter().map(port).collect();
+                let ports = ports.join(", ");
+                format!("kube-proxy's rules are in force, but nobody listens on {ports}: {}", restart(node))
             }
         }
     }
+}
+
+/// kube-proxy tries the port of a Service's health checks once, when it hears of the Service.
+fn restart(node: &str) -> String {
+    format!(
+        "if kube-proxy runs, it found them taken when it started and does not try again; restart it on this node (kubectl -n \
+         kube-system delete pod -l k8s-app=kube-proxy --field-selector spec.nodeName={node})"
+    )
 }
 
 fn others(more: usize) -> String {
@@ -170,7 +180,7 @@ mod tests {
         let services = [service("a", 1, Some(31_000)), service("b", 2, None)];
         let mut duties = Duties::default();
         duties.add(services.iter(), &[Family::Ipv4]);
-        let wait = |sight: &Sight| before_removal(Some(&duties), sight, &OWN).map(|wait| wait.to_string());
+        let wait = |sight: &Sight| before_removal(Some(&duties), sight, &OWN).map(|wait| wait.in_words("n"));
         let mut sight = Sight { portway: Some(" (portway, pid 7)".into()), ..Sight::default() };
         assert!(wait(&sight).expect("waits").starts_with("Portway (portway, pid 7) still runs"));
         sight.portway = None;
@@ -184,7 +194,7 @@ mod tests {
         let said = wait(&sight).expect("waits");
         assert!(said.contains("1 of 2") && said.contains("ns/b (10.96.0.2)"), "{said}");
         duties.leave_alone([service("c", 3, None)].iter());
-        let said = before_removal(Some(&duties), &sight, &OWN).expect("waits").to_string();
+        let said = before_removal(Some(&duties), &sight, &OWN).expect("waits").in_words("n");
         assert!(said.starts_with("ns/c still has the label"), "{said}");
     }
 
@@ -193,8 +203,9 @@ mod tests {
         let mut duties = Duties::default();
         duties.add([service("a", 1, Some(31_000)), service("b", 2, None)].iter(), &Family::ALL);
         let mut sight = Sight { listening: [10249, 10256].into(), ..Sight::default() };
-        let said = after_removal(&duties, &sight, &OWN).expect("waits").to_string();
+        let said = after_removal(&duties, &sight, &OWN).expect("waits").in_words("n");
         assert!(said.contains("port 31000 (health checks of ns/a): if kube-proxy runs"), "{said}");
+        assert!(said.ends_with("spec.nodeName=n)"), "{said}");
         sight.listening.insert(31_000);
         assert_eq!(after_removal(&duties, &sight, &OWN), None);
     }

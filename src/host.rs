@@ -6,13 +6,14 @@ pub mod sysctl;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::{Handle, MulticastGroup};
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteType};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -125,6 +126,53 @@ async fn follow(sender: &mpsc::Sender<Vec<Event>>) -> Result<(), HostError> {
     };
     task.abort();
     result
+}
+
+/// Whether this host's own connections to an address get as far as our rules: without a route they end before.
+pub async fn has_route_to(ip: IpAddr) -> Result<bool, HostError> {
+    let message = match ip {
+        IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
+        IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
+    };
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let task = tokio::spawn(connection);
+    let found = handle.route().get(message).execute().try_next().await;
+    task.abort();
+    match found {
+        Ok(route) => Ok(route.is_some_and(|route| leads_on(&route))),
+        Err(rtnetlink::Error::NetlinkError(error))
+            if matches!(
+                error.raw_code().abs(),
+                libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the main table of a family has a default route.
+pub async fn has_default_route(family: Family) -> Result<bool, HostError> {
+    let message = match family {
+        Family::Ipv4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        Family::Ipv6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    };
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let task = tokio::spawn(connection);
+    let routes: Result<Vec<RouteMessage>, _> = handle.route().get(message).execute().try_collect().await;
+    task.abort();
+    let is_default = |route: &RouteMessage| {
+        route.header.destination_prefix_length == 0
+            && route.header.table == RouteHeader::RT_TABLE_MAIN
+            && leads_on(route)
+    };
+    Ok(routes?.iter().any(is_default))
+}
+
+/// Routes can also say that there is no way.
+fn leads_on(route: &RouteMessage) -> bool {
+    !matches!(route.header.kind, RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit)
 }
 
 async fn list(handle: &Handle) -> Result<BTreeSet<IpAddr>, HostError> {

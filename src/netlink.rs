@@ -15,6 +15,7 @@ mod declare;
 mod elements;
 mod expr;
 mod ffi;
+mod filters;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod holder;
@@ -42,6 +43,7 @@ use batch::Batch;
 pub use counters::{Counted, FrontendCount};
 use elements::Action;
 use ffi::Scratch;
+pub use filters::ForwardFilter;
 use holder::owner_in_words;
 pub use leftovers::Leftovers;
 use link::{Answer, Failure, Link};

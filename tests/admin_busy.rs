@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use portway::admin::{self, Activity, Admin};
 use portway::controller::{Controller, Report};
 use portway::health::{Health, HealthObserver};
+use portway::host::sysctl::{ConntrackSettings, Maker, Roots};
 use portway::metrics::Metrics;
 use portway::model::{Event, Family, Kind};
 use portway::netlink::NftKernel;
@@ -48,8 +49,18 @@ impl Node {
         controller.observe(activity.clone());
         controller.observe(HealthObserver::new(health.clone()));
         let snapshots = controller.snapshots();
-        let (recent, configuration) = (Default::default(), Value::Null);
-        let admin = Admin { snapshots, activity, health, metrics, recent, configuration };
+        let (recent, configuration, options) = (Default::default(), Value::Null, cluster::options());
+        let settings = Maker::new(ConntrackSettings::default(), Roots::default());
+        let admin = Admin {
+            snapshots,
+            activity,
+            health,
+            metrics,
+            recent,
+            options,
+            settings: Arc::new(settings),
+            configuration,
+        };
         admin::start(&folder.path().join("admin.sock"), admin).expect("an admin socket");
         let (events, receiver) = mpsc::channel(1024);
         let sync_loop = std::thread::spawn(move || controller.run(receiver));

@@ -77,12 +77,37 @@ fn the_program_takes_what_is_rendered() {
 
 #[test]
 fn cleanup_is_a_command() {
-    let objects = rendered("cleanup");
-    let pod = &of_kind(&objects, "DaemonSet").expect("a DaemonSet")["spec"]["template"]["spec"];
-    for container in items(&pod["initContainers"]).iter().chain(items(&pod["containers"])) {
-        let words = ["portway".to_owned()].into_iter().chain(arguments(container, Path::new("unused")));
-        let parsed = <portway::cli::Cli as clap::Parser>::try_parse_from(words).expect("valid arguments");
-        assert!(matches!(parsed.command, Some(portway::cli::Command::Cleanup(_))));
+    use portway::cli::{Cli, Command};
+    use portway::config::Configuration;
+
+    for (name, waits, port) in
+        [("cleanup", false, 0), ("after-kube-proxy", true, 10256), ("after-kube-proxy-own", true, 10266)]
+    {
+        let objects = rendered(name);
+        let daemon_set = &of_kind(&objects, "DaemonSet").expect("a DaemonSet")["spec"];
+        let pod = &daemon_set["template"]["spec"];
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("config.conf");
+        let map = of_kind(&objects, "ConfigMap").map(|map| map["data"]["config.conf"].as_str().expect("the file"));
+        fs::write(&config, map.unwrap_or(include_str!("config/kubeadm.yaml"))).expect("written");
+        let [first, last] = [&pod["initContainers"][0], &pod["containers"][0]].map(|container| {
+            assert!(items(&container["ports"]).is_empty(), "{name}: kube-proxy wants them");
+            let words = ["portway".to_owned()].into_iter().chain(arguments(container, &config));
+            match <Cli as clap::Parser>::try_parse_from(words).expect("valid arguments").command {
+                Some(Command::Cleanup(args)) => args,
+                other => panic!("{name}: {other:?}"),
+            }
+        });
+        // A pod is ready when its first container has ended, and then stays.
+        assert_eq!((first.after_kube_proxy, first.stay), (waits, false), "{name}");
+        assert_eq!((last.after_kube_proxy, last.stay), (false, true), "{name}");
+        if waits {
+            let configuration = Configuration::load(first.source.0).expect("valid");
+            assert_eq!(configuration.health_address.expect("served").port(), port, "{name}");
+            let update = &daemon_set["updateStrategy"];
+            let all_at_once = update["rollingUpdate"]["maxUnavailable"] == "100%" || update["type"] == "OnDelete";
+            assert!(all_at_once, "{name}: pods that wait must not keep others from waiting");
+        }
     }
 }
 
@@ -116,6 +141,31 @@ fn every_alert_says_what_to_do() {
         assert!(page.contains(&format!("\n## {name}\n")), "{name}");
     }
     assert_eq!(page.matches("\n## ").count(), rules.len(), "no advice for alerts there are not");
+}
+
+/// Helm would refuse a value that is not there, but only after somebody has typed it.
+#[test]
+fn documents_set_values_there_are() {
+    let values: Value = serde_yaml::from_str(&text("values.yaml")).expect("YAML");
+    let schema: Value = serde_json::from_str(&text("values.schema.json")).expect("JSON");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = BTreeSet::new();
+    for file in ["README.md", "SECURITY.md", "charts/portway/README.md", "docs/install.md", "docs/migration.md"] {
+        let text = fs::read_to_string(root.join(file)).expect("text");
+        for (at, _) in text.match_indices("--set ") {
+            let (name, value) = text[at + 6..].trim_start().split_once('=').expect("a value");
+            let path: Vec<&str> = name.split('.').take_while(|word| !word.starts_with('"')).collect();
+            let has_default = path.iter().try_fold(&values, |value, word| value.get(word)).is_some();
+            let is_allowed = || path.iter().try_fold(&schema, |schema, word| schema["properties"].get(word)).is_some();
+            assert!(has_default || is_allowed(), "{file}: no value {name}");
+            if path == ["cleanup"] {
+                let value = value.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+                assert!(["true", "afterKubeProxy"].contains(&value), "{file}: {value}");
+            }
+            found.insert(path.join("."));
+        }
+    }
+    assert!(found.len() >= 8, "{found:?}");
 }
 
 /// Fields a user may set by `config`: all there are, but those the chart sets and those of Windows.

@@ -297,6 +297,24 @@ fn in_a_cluster() {
         double.delete("services", "kube-system", "dns");
         eventually("no rules", || !output_of("nft", &["list", "table", "ip", "portway"]).contains("10.96.0.5"));
         assert!(container.program.end().success());
+
+        // The way back: kube-proxy serves what the API has.
+        for document in serde_yaml::Deserializer::from_str(OBJECTS) {
+            double.put(Value::deserialize(document).expect("an object"));
+        }
+        let _ports = [10249, 10256].map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a free port"));
+        let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+        let words = ["cleanup", "--after-kube-proxy", &kubeconfig, "--hostname-override=n1"];
+        let mut waiting = in_a_container(User::Root, &words).spawn().expect("started");
+        let has_tables = || output_of("nft", &["list", "tables"]).contains("table ip portway");
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(waiting.try_wait().expect("asked").is_none() && has_tables());
+        let service =
+            "{ type ipv4_addr . inet_proto . inet_service : verdict; elements = { 10.96.0.5 . tcp . 53 : drop }; }";
+        output_of("nft", &["add", "table", "ip", "kube-proxy"]);
+        output_of("nft", &["add", "map", "ip", "kube-proxy", "service-ips", service]);
+        eventually("the end", || waiting.try_wait().expect("asked").is_some_and(|status| status.success()));
+        assert!(!has_tables());
     });
 }
 

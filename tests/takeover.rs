@@ -110,7 +110,7 @@ spec: {cidrs: [10.96.0.0/12]}
 ";
 
 #[test]
-fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
+fn rules_go_there_and_back_without_a_lost_connection() {
     let folder = tempfile::tempdir().expect("a folder");
     let street = Street::build();
     street.load(KUBE_PROXY);
@@ -130,8 +130,8 @@ fn from_kube_proxy_to_portway_and_back_without_a_lost_connection() {
     asking.ask(500);
     assert_ne!(counter(), before, "Portway decides");
 
-    // Back: kube-proxy starts and programs, then Portway ends and its tables go. Of equal priorities the newer comes first,
-    // so Portway's counters stand still.
+    // Rules that come later decide: of equal priorities the newer comes first, so Portway's counters stand still. Its tables can
+    // go at any time then. (The whole way back, with ports: way_back.rs.)
     street.load(KUBE_PROXY);
     let before = counter();
     asking.ask(200);

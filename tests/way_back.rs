@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -128,7 +129,8 @@ impl HandOver {
 
     /// Waits until it says something.
     fn says(&self, words: &str) {
-        eventually(words, || self.has_said(words));
+        // Some things it says only after a while.
+        support::wait::within(Duration::from_secs(40), words, || self.has_said(words));
     }
 
     /// Waits until it has ended by itself, content.
@@ -309,6 +311,18 @@ fn labelled_services_have_to_become_kube_proxys() {
     std::fs::write(&file, format!("{MANIFESTS}---{BALANCED}")).expect("written");
     hand_over.ends();
     assert!(!scene.has_tables());
+}
+
+/// Nobody who wanted to wait removes tables at once because of a word too few.
+#[test]
+fn flags_of_the_waiting_are_refused_without_it() {
+    let street = Street::build();
+    street.load("add table ip portway");
+    for wrong in [&["cleanup", "--kubeconfig", "x"][..], &["cleanup", "--after-kube-proxy", "--kube-proxy"]] {
+        let code = start(&street.node, PORTWAY, wrong).wait().expect("ended").code();
+        assert_eq!(code, Some(1), "{wrong:?}");
+    }
+    assert!(output(&street.node, "nft", &["list", "tables"]).contains("portway"));
 }
 
 /// A pod that waits ends at once when it is told to, and removes nothing.

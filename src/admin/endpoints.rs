@@ -2,7 +2,7 @@
 
 use super::EndpointRow;
 use crate::model::{Family, Model, Service, ServicePort, ServiceType};
-use crate::plan::{Candidate, Judge, Needs, Settings, candidates};
+use crate::plan::{Candidate, Fit, Judge, Needs, Settings, candidates};
 use crate::source::{Problem, Subject};
 
 /// The endpoints of all Services, and what of their slices is left out.
@@ -88,11 +88,14 @@ fn row(service: &Service, port: &ServicePort, candidate: &Candidate, judge: &Jud
         ("local", needs.local.then(|| judge.local(candidate))),
     ];
     let sets: Vec<_> = sets.into_iter().filter_map(|(name, fit)| Some((name, fit?))).collect();
-    let reason = match sets.as_slice() {
+    let mut reason = match sets.as_slice() {
         [(_, fit)] => fit.to_string(),
         [(_, cluster), (_, local)] if cluster == local => cluster.to_string(),
         several => several.iter().map(|(name, fit)| format!("{name}: {fit}")).collect::<Vec<_>>().join("; "),
     };
+    if let Some(unused) = judge.unused_hints().filter(|_| needs.cluster && judge.cluster(candidate) == Fit::Ready) {
+        reason += &format!("; {unused}");
+    }
     let Candidate { target, ready, serving, terminating, .. } = *candidate;
     let conditions = [("ready", ready), ("serving", serving), ("terminating", terminating)];
     let strings = |list: &[std::sync::Arc<str>]| list.iter().map(|text| text.to_string()).collect();

@@ -4,11 +4,11 @@ use super::services::{self, Counters};
 use super::{ExplainRows, endpoints, faults};
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Protocol};
-use crate::plan::{FrontendKey, Holder, NodePortAddresses, Target};
+use crate::plan::{FrontendKey, Holder, Listener, NodePortAddresses, Target};
 use crate::source::Problem;
 
-/// What is known of a destination; empty when no Service has it.
-pub(super) fn rows(
+/// What is known of a destination; empty when no Service has it. Without counters no connections are shown.
+pub fn rows(
     model: &Model,
     mirror: &Mirror,
     problems: &[Problem],
@@ -22,8 +22,12 @@ pub(super) fn rows(
     if answers_node_ports(model, mirror, family, at) {
         keys.push(FrontendKey::NodePort { protocol, port: at.port });
     }
-    let Some((key, owner)) = keys.into_iter().find_map(|key| Some((key, mirror.owner(family, key)?))) else {
-        return ExplainRows::default();
+    let Some((key, owner)) = keys.iter().find_map(|key| Some((*key, mirror.owner(family, *key)?))) else {
+        let node_ip = mirror.settings().family(family).and_then(|settings| settings.node_ip);
+        let is_hit = |listener: &&Listener| keys.iter().any(|key| listener.is_hit_by(key, family, node_ip));
+        let listener = mirror.settings().listeners.iter().find(is_hit);
+        let notes = listener.map(|listener| format!("Portway's {} answers there", listener.name)).into_iter().collect();
+        return ExplainRows { notes, ..ExplainRows::default() };
     };
     let text = services::frontend_text(key);
     let of_this = |row: &super::ServiceRow| row.frontend == text && row.family == family.to_string();

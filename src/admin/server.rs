@@ -13,11 +13,13 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::services::{self, Counters};
-use super::{ALIVE, Admin, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, status};
+use super::{
+    ALIVE, Admin, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, present, status,
+};
 use crate::controller::Snapshot;
 use crate::diff::Mirror;
 use crate::metrics::Format;
-use crate::model::Protocol;
+use crate::model::{Family, Protocol};
 use crate::netlink::NftKernel;
 use crate::plan::Target;
 use crate::serve::accept::{self, Places};
@@ -109,7 +111,10 @@ impl Site {
         let (at, protocol) = request.query("to").and_then(destination).ok_or(AdminError::Destination)?;
         let (snapshot, mirror) = self.snapshot()?;
         let problems = self.admin.metrics.present_problems();
-        Ok(rows(&explain::rows(&snapshot.model, &mirror, &problems, &self.counters(&mirror)?, at, protocol)))
+        let mut found = explain::rows(&snapshot.model, &mirror, &problems, &self.counters(&mirror)?, at, protocol);
+        let lacks = self.admin.options.shortfalls(&snapshot.model).into_iter();
+        found.notes.extend(lacks.filter(|lack| lack.family == Family::of(at.ip)).map(|lack| lack.text));
+        Ok(rows(&found))
     }
 
     fn route(&self, request: &Request) -> Result<Response, AdminError> {
@@ -123,7 +128,9 @@ impl Site {
             }
             "/faults" => {
                 let (snapshot, mirror) = self.snapshot()?;
-                rows(&faults::present(&snapshot.model, &mirror, &self.admin.metrics.present_problems()))
+                let mut found = present::of_node(&self.admin, &snapshot.model);
+                found.extend(faults::present(&snapshot.model, &mirror, &self.admin.metrics.present_problems()));
+                rows(&found)
             }
             "/diff" => {
                 let found = self.with_kernel(|kernel| comparison::differences(kernel, &self.admin.snapshots))?;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Admin, AdminError, State, StatusRow, comparison};
+use super::{Admin, AdminError, State, StatusRow, comparison, present};
 use crate::controller::Snapshot;
 use crate::host::Flows;
 use crate::host::sysctl::Roots;
@@ -13,7 +13,10 @@ use crate::netlink::NftKernel;
 pub(super) fn rows(admin: &Admin, kernel: &mut NftKernel) -> Vec<StatusRow> {
     let mut rows = vec![daemon(admin)];
     match admin.snapshots.take(comparison::PATIENCE) {
-        Ok(snapshot) => rows.extend([source(admin, &snapshot), model(&snapshot), sync(admin, &snapshot)]),
+        Ok(snapshot) => {
+            rows.extend([source(admin, &snapshot), model(&snapshot), sync(admin, &snapshot)]);
+            rows.extend(present::status(admin, &snapshot));
+        }
         Err(cause) => rows.push(StatusRow::new("sync", State::Fail, cause.to_string())),
     }
     rows.extend([tables(admin, kernel), conntrack(), health(admin)]);
@@ -45,7 +48,7 @@ fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
     if let Some(latency) = seen.latency {
         detail += &format!(", in the kernel {latency:.1?} after its cause");
     }
-    detail += &format!("; {} errors, {} faults in objects", sum(|stats| &stats.errors), sum(|stats| &stats.problems));
+    detail += &format!("; {} errors", sum(|stats| &stats.errors));
     row(State::Ok, detail)
 }
 

@@ -97,6 +97,9 @@ pub struct RenderArgs {
     /// The folder with Kubernetes manifests
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
+    /// Print nothing, and exit 1, if anything in the manifests is not as its author meant
+    #[arg(long)]
+    pub strict: bool,
     /// Flags that shape the table.
     #[command(flatten)]
     pub plan: PlanArgs,

@@ -2,14 +2,18 @@
 
 mod host;
 mod kernel;
+mod routes;
+mod settings;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::args::PlanArgs;
 use super::table::{Row, cell};
-use super::view::{NOT_OK, Output, emit, print};
+use super::view::{DaemonArgs, NOT_OK, Output, emit, print};
 use crate::admin::State;
 use crate::host::sysctl::Roots;
 
@@ -19,6 +23,15 @@ pub struct CheckArgs {
     /// The form of the output
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
+    /// A configuration file to look at; without it, and without flags of `run`, the daemon is asked for its own
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+    /// Flags of `run` to look at.
+    #[command(flatten)]
+    pub plan: PlanArgs,
 }
 
 /// A line: one thing that was looked at.
@@ -49,7 +62,8 @@ impl CheckRow {
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let rows = rows();
+    let mut rows = rows();
+    rows.extend(settings::rows(args)?);
     emit(&print(&rows, args.output)?)?;
     let fails = rows.iter().any(|row| row.state == State::Fail);
     Ok(if fails { NOT_OK.into() } else { ExitCode::SUCCESS })
@@ -59,6 +73,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn rows() -> Vec<CheckRow> {
     let mut rows = kernel::rows();
     rows.extend(host::rows(&Roots::default()));
+    rows.extend(routes::rows());
     rows
 }
 

@@ -2,6 +2,7 @@
 
 mod live;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
@@ -9,11 +10,13 @@ use serde_json::json;
 
 use self::live::Live;
 use super::args::ExplainArgs;
-use super::render::mirror_of;
+use super::render::{Compiled, compile};
 use super::view::emit;
+use crate::admin::explain_rows;
+use crate::diff::Mirror;
 use crate::model::{Family, Protocol};
 use crate::netlink::NftKernel;
-use crate::plan::NodePortAddresses;
+use crate::plan::{NodePortAddresses, Target};
 use crate::ruleset::{Kernel, Listing, TABLE_NAME};
 use crate::trace::{End, Host, Packet, Trace, trace};
 
@@ -29,11 +32,20 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         port: destination.port(),
         interface: args.interface.clone(),
     };
-    let (listing, host) = table(args, Family::of(destination.ip()))?;
-    let live = match args.manifests {
-        Some(_) => Live::default(),
-        None => live::ask(&args.daemon.client(), destination, protocol),
+    let family = Family::of(destination.ip());
+    let ((listing, host), mut live) = match &args.manifests {
+        Some(folder) => {
+            let compiled = compile(folder, &args.plan.options()?)?;
+            let target = Target { ip: destination.ip(), port: destination.port() };
+            let Compiled { model, mirror, problems, .. } = &compiled;
+            let rows = explain_rows(model, mirror, problems, &HashMap::new(), target, protocol);
+            (of_manifests(mirror, family)?, Live { rows, ..Live::default() })
+        }
+        None => (in_kernel(family)?, live::ask(&args.daemon.client(), destination, protocol)),
     };
+    if args.manifests.is_none() {
+        live.rows.notes.extend(no_route(&packet, &host)?);
+    }
     live.notes.iter().for_each(|note| eprintln!("portway: {note}"));
     let trace = trace(&listing, &host, &packet);
     emit(&match args.output.as_str() {
@@ -43,10 +55,23 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The table to walk and the host it is for: what manifests compile to, or what the kernel holds.
-fn table(args: &ExplainArgs, family: Family) -> anyhow::Result<(Listing, Host)> {
-    let Some(folder) = &args.manifests else { return in_kernel(family) };
-    let mirror = mirror_of(folder, &args.plan.options()?)?;
+/// Why a connection of this host itself does not get as far as the rules.
+fn no_route(packet: &Packet, host: &Host) -> anyhow::Result<Option<String>> {
+    if !host.is_local(packet.source) || host.is_local(packet.destination) {
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let to = packet.destination;
+    Ok((!runtime.block_on(crate::host::has_route_to(to))?).then(|| {
+        format!(
+            "this node has no route to {to}, so its own connections there fail before any rule is asked: add a default \
+             route, or one for the Services' range"
+        )
+    }))
+}
+
+/// The table manifests compile to, and the host it is for.
+fn of_manifests(mirror: &Mirror, family: Family) -> anyhow::Result<(Listing, Host)> {
     let listing = mirror.listing(family).context("this family is not served")?;
     let settings = mirror.settings().family(family).context("this family is not served")?;
     let mut host = Host { addresses: settings.node_ip.into_iter().collect() };

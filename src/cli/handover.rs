@@ -23,6 +23,8 @@ use crate::{events, host};
 const LOOK: Duration = Duration::from_millis(500);
 /// How often what is waited for is said again.
 const REPEAT: Duration = Duration::from_secs(60);
+/// How long kube-proxy may go on trying its ports before it is said that it does not: it tries its own two every 5 s.
+const PATIENCE: Duration = Duration::from_secs(6);
 /// Batches on their way from a source.
 const QUEUE: usize = 64;
 /// kube-proxy's own ports where it ran beside Portway, which then had others.
@@ -120,7 +122,9 @@ struct Node {
     /// The last look found its rules complete.
     was_complete: bool,
     is_removed: bool,
-    said: Option<(Wait, Instant)>,
+    /// What is waited for, since when, and when that was said last.
+    waiting: Option<(Wait, Instant, Option<Instant>)>,
+    name: Arc<str>,
 }
 
 impl Node {
@@ -130,8 +134,15 @@ impl Node {
             None => configured.into_iter().flatten().map(|address| address.port()).collect(),
             Some(_) => USUAL_PORTS.to_vec(),
         };
-        let kernel = NftKernel::open()?;
-        Ok(Self { kernel, families: host::families(), ports, was_complete: false, is_removed: false, said: None })
+        Ok(Self {
+            kernel: NftKernel::open()?,
+            families: host::families(),
+            ports,
+            was_complete: false,
+            is_removed: false,
+            waiting: None,
+            name: configuration.node_name.clone(),
+        })
     }
 
     /// Does what can be done now; whether that was the last of it.
@@ -179,10 +190,16 @@ impl Node {
 
     /// Says what is waited for when it is something else, and from time to time.
     fn say(&mut self, wait: Wait) {
-        let is_known = |(said, at): &(Wait, Instant)| *said == wait && at.elapsed() < REPEAT;
-        if !self.said.as_ref().is_some_and(is_known) {
-            println!("waiting: {wait}");
-            self.said = Some((wait, Instant::now()));
+        let now = Instant::now();
+        let patience = if wait.wants_restart() { PATIENCE } else { Duration::ZERO };
+        let (since, said) = match &self.waiting {
+            Some((known, since, said)) if *known == wait => (*since, *said),
+            _ => (now, None),
+        };
+        let is_due = said.map_or(since.elapsed() >= patience, |at| at.elapsed() >= REPEAT);
+        if is_due {
+            println!("waiting: {}", wait.in_words(&self.name));
         }
+        self.waiting = Some((wait, since, if is_due { Some(now) } else { said }));
     }
 }

@@ -9,10 +9,14 @@ use super::args::RenderArgs;
 use crate::config::Options;
 use crate::diff::Mirror;
 use crate::model::{Family, Model};
+use crate::plan::mismatches;
+use crate::source::Problem;
 use crate::{render, source};
 
 pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
-    let mirror = mirror_of(&args.manifests, &args.plan.options()?)?;
+    let Compiled { mirror, problems, objections, .. } = compile(&args.manifests, &args.plan.options()?)?;
+    let faults = problems.len() + objections;
+    anyhow::ensure!(!args.strict || faults == 0, "not printed because of --strict: faults: {faults}");
     let listings = Family::ALL.into_iter().filter_map(|family| mirror.listing(family));
     let text: Vec<String> = listings.map(|listing| render::table(&listing)).collect();
     print!("{}", text.join("\n"));
@@ -20,17 +24,32 @@ pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
 }
 
 /// What a folder of manifests compiles to.
-pub(super) fn mirror_of(folder: &Path, options: &Options) -> anyhow::Result<Mirror> {
+pub(super) struct Compiled {
+    pub(super) model: Model,
+    pub(super) mirror: Mirror,
+    pub(super) problems: Vec<Problem>,
+    /// What Services do not get, and what of their slices does not fit.
+    objections: usize,
+}
+
+/// Compiles a folder of manifests, and says what is wrong with them.
+pub(super) fn compile(folder: &Path, options: &Options) -> anyhow::Result<Compiled> {
     let (events, problems) = source::load_dir(folder, &options.node_name, options.service_proxy_name.clone())
         .with_context(|| format!("cannot read the manifests in {}", folder.display()))?;
-    for problem in problems {
+    for problem in &problems {
         eprintln!("portway: {problem}");
     }
     let mut model = Model::default();
     events.into_iter().for_each(|event| model.apply(event));
     let (mirror, objections) = Mirror::build(options.settings(&model), &model, &HashMap::new());
-    for objection in objections {
-        eprintln!("portway: {objection}");
+    let mut sentences: Vec<String> = objections.iter().map(ToString::to_string).collect();
+    let families: Vec<Family> = mirror.families().collect();
+    let mut services: Vec<_> = model.services().collect();
+    services.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    for service in services {
+        let found = mismatches(service, || model.slices(&service.key), &families);
+        sentences.extend(found.iter().map(|mismatch| format!("Service {}: {mismatch}", service.key)));
     }
-    Ok(mirror)
+    sentences.iter().for_each(|sentence| eprintln!("portway: {sentence}"));
+    Ok(Compiled { model, mirror, problems, objections: sentences.len() })
 }

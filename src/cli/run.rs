@@ -10,13 +10,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
+use super::settings::{self, SettingsObserver};
 use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Observer, Report, Synced};
 use crate::events::{self, EventQueue, EventSink, EventWanted, FaultObserver, Rate, Recorder};
 use crate::health::{self, CheckObserver, Health, HealthObserver};
-use crate::host::sysctl::{self, ConntrackSettings, Roots};
+use crate::host::sysctl::Maker;
 use crate::logging::{Log, Recent};
 use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::model::{Event, Family};
@@ -67,13 +68,17 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     controller.observe(FaultObserver::new(events.clone()));
     let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, runtimes.vital.handle());
+    // Only now: whoever starts this without a source has changed nothing.
+    let maker = settings::make(configuration);
+    runtimes.vital.spawn(settings::make_later(maker.clone(), reports.clone()));
+    controller.observe(SettingsObserver::new(options.clone()));
     let sources = serve::Sources {
         health: Health::new(configuration.sync_period, options.families.iter().copied()),
         metrics,
         log: Some(log.level),
         events: events.clone(),
     };
-    let serving = start_servers(configuration, &options, &mut controller, sources, log.recent, &runtimes);
+    let serving = start_servers(configuration, &options, &mut controller, sources, log.recent, maker, &runtimes);
     let (ended, end) = std::sync::mpsc::channel::<()>();
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || {
         controller.run(receiver);
@@ -135,6 +140,7 @@ impl Observer for MemoryObserver {
 /// `--init-only`: what needs more privileges than serving does.
 pub(super) fn init(configuration: &Configuration) -> anyhow::Result<()> {
     let (mut kernel, _) = prepare(configuration)?;
+    settings::make(configuration);
     let missing: Vec<String> = kernel.preflight().iter().map(ToString::to_string).collect();
     anyhow::ensure!(missing.is_empty(), "{}", missing.join("\nportway: "));
     info!("this node is ready for Portway; ending because of --init-only");
@@ -152,7 +158,6 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
     if let Some(ip) = options.bind_address.filter(|ip| !options.families.contains(&Family::of(*ip))) {
         anyhow::bail!("bindAddress is {ip}, but this host has no {}", Family::of(ip));
     }
-    host_settings(configuration);
     let owned = configuration.table_ownership;
     let kernel = NftKernel::open_with(netlink::Options { owned, ..netlink::Options::default() })?;
     Ok((kernel, options))
@@ -188,7 +193,12 @@ async fn kernel_fails(mut reports: watch::Receiver<Report>) -> anyhow::Error {
 /// Removes kube-proxy's rules as soon as ours are in force, in all families; comes back only when that fails.
 async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow::Error {
     if wanted && reports.wait_for(|report| report.syncs > 0 && report.failures == 0).await.is_ok() {
-        let removal = || NftKernel::open().and_then(|mut kernel| kernel.remove_kube_proxy());
+        let removal = || {
+            NftKernel::open().and_then(|mut kernel| {
+                warn_of_filters(&mut kernel);
+                kernel.remove_kube_proxy()
+            })
+        };
         match tokio::task::spawn_blocking(removal).await {
             Ok(Ok(found)) => {
                 found.to_string().lines().for_each(|line| info!("{line}"));
@@ -201,26 +211,17 @@ async fn take_over(wanted: bool, mut reports: watch::Receiver<Report>) -> anyhow
     std::future::pending().await
 }
 
-/// Sets what the node's kernel is to do besides our tables, and what it is to do with this process when memory is short.
-fn host_settings(configuration: &Configuration) {
-    let mut roots = Roots::default();
-    if let Some(net) = &configuration.sysctl_net {
-        roots.net.clone_from(net);
-    }
-    let wanted = &configuration.conntrack;
-    let settings = ConntrackSettings {
-        max_per_core: wanted.max_per_core.unwrap_or(0),
-        min: wanted.min,
-        tcp_established: wanted.tcp_established_timeout.unwrap_or_default(),
-        tcp_close_wait: wanted.tcp_close_wait_timeout.unwrap_or_default(),
-        tcp_be_liberal: wanted.tcp_be_liberal,
-        udp: wanted.udp_timeout.unwrap_or_default(),
-        udp_stream: wanted.udp_stream_timeout.unwrap_or_default(),
-    };
-    sysctl::apply_or_warn(&settings, &roots);
-    let score = configuration.oom_score_adj;
-    if let Err(cause) = sysctl::set_oom_score(score, &roots) {
-        warn!(%cause, "cannot set the OOM score of this process to {score}");
+/// What kube-proxy's mark let pass is dropped from now on.
+fn warn_of_filters(kernel: &mut NftKernel) {
+    match kernel.forward_filters() {
+        Ok(filters) => filters.iter().for_each(|filter| {
+            warn!(
+                "{filter} drops forwarded packets that none of its rules accepts, and without kube-proxy nobody sets the \
+                 mark 0x4000: if connections to Services end there, {}",
+                filter.remedy()
+            );
+        }),
+        Err(cause) => warn!(%cause, "cannot see whether filters drop forwarded packets"),
     }
 }
 
@@ -231,6 +232,7 @@ fn start_servers<K: Kernel>(
     controller: &mut Controller<K>,
     sources: serve::Sources,
     recent: Recent,
+    maker: Arc<Maker>,
     runtimes: &Runtimes,
 ) -> impl Future<Output = ServeError> + use<K> {
     let serve = ServeOptions {
@@ -248,23 +250,26 @@ fn start_servers<K: Kernel>(
     controller.observe(MetricsObserver::new(sources.metrics.clone(), &options.families));
     controller.observe(CheckObserver::new(sender, options.node_ports.primary));
     runtimes.vital.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
-    serve_commands(configuration, controller, &sources, recent);
+    serve_commands(configuration, options, controller, &sources, recent, maker);
     serve::serve(serve, sources, runtimes)
 }
 
 /// Answers the operator's commands. Without that everything else still works.
 fn serve_commands<K: Kernel>(
     configuration: &Configuration,
+    options: &Options,
     controller: &mut Controller<K>,
     sources: &serve::Sources,
     recent: Recent,
+    settings: Arc<Maker>,
 ) {
     let Some(path) = &configuration.admin_socket else { return };
     let activity = Activity::default();
     controller.observe(activity.clone());
     let snapshots = controller.snapshots();
     let (health, metrics) = (sources.health.clone(), sources.metrics.clone());
-    let admin = Admin { snapshots, activity, health, metrics, recent, configuration: configuration.configz() };
+    let (options, configuration) = (options.clone(), configuration.configz());
+    let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, configuration };
     if let Err(cause) = admin::start(path, admin) {
         let path = path.display();
         warn!(%cause, "cannot listen on {path}: `portway status` and the like have nobody to ask; see --admin-socket");

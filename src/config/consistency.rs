@@ -27,7 +27,7 @@ impl Configuration {
         }
         let node_ports = &options.node_ports;
         let ip = |family: Family| options.node_ip(node, family).filter(|ip| node_ports.primary && !ip.is_loopback());
-        // A restriction that has nothing to say about a family does not restrict it, in kube-proxy neither.
+        // Ranges of one family do not restrict the other one, in kube-proxy neither; `primary` does.
         let open: Vec<Family> = families
             .iter()
             .copied()
@@ -35,17 +35,22 @@ impl Configuration {
             .collect();
         match node_ports.primary {
             true if open.len() == families.len() => {
-                add(false, "this node has no IP: NodePorts answer on all its addresses".into());
+                add(false, "this node has no IP: no address answers NodePorts until it has one".into());
             }
             is_primary => {
                 for family in open {
-                    let why = if is_primary { "this node has no IP of" } else { "nodePortAddresses has no range of" };
-                    add(
-                        false,
+                    let text = if is_primary {
                         format!(
-                            "{why} {family}: NodePorts answer on all its {family} addresses; name a range to restrict them"
-                        ),
-                    );
+                            "this node has no IP of {family}: no {family} address answers NodePorts; name ranges in \
+                             nodePortAddresses if some should"
+                        )
+                    } else {
+                        format!(
+                            "nodePortAddresses has no range of {family}: NodePorts answer on all its {family} addresses; \
+                             name a range to restrict them"
+                        )
+                    };
+                    add(false, text);
                 }
             }
         }

@@ -20,7 +20,8 @@ const ALL: &str = "all";
 pub struct NodePortsOn {
     /// `primary`: the node IP of each family.
     pub primary: bool,
-    /// Addresses of this host in these ranges. A family that has neither a range nor a node IP uses all its addresses.
+    /// Addresses of this host in these ranges. A family without a range uses all its addresses, as in kube-proxy; with
+    /// `primary`, only the node IP, and none where there is no node IP.
     pub ranges: Vec<IpNet>,
 }
 
@@ -75,6 +76,10 @@ impl NodePortsOn {
     ) -> NodePortAddresses {
         let primary = node_ip.filter(|ip| self.primary && !ip.is_loopback()).map(IpNet::from);
         let ranges: Vec<IpNet> = self.of_family(family).copied().chain(primary).collect();
+        if self.primary && ranges.is_empty() {
+            // Without a node IP of the family there is none to answer: never all addresses in its place.
+            return NodePortAddresses::Listed(Vec::new());
+        }
         if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
             return NodePortAddresses::AllLocal;
         }
@@ -128,7 +133,7 @@ mod tests {
     #[test]
     fn keywords_and_ranges_in_any_mixture() {
         for (text, v4, v6) in [
-            ("primary", "10.0.0.1", "all"),
+            ("primary", "10.0.0.1", ""),
             ("all", "all", "all"),
             ("localhost", "", ""),
             ("primary,localhost", "10.0.0.1", ""),

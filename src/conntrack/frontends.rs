@@ -9,6 +9,7 @@ use crate::controller::Synced;
 use crate::diff::Mirror;
 use crate::model::{Changes, Family, Model, ObjectKey, Protocol, Service, ServicePort};
 use crate::plan::{FrontendKey, NodePortAddresses, Target, candidates};
+use crate::ruleset::{Op, SetId, Transaction};
 
 /// The UDP frontends of the last sync.
 #[derive(Debug, Default)]
@@ -32,12 +33,52 @@ impl Frontends {
         let Synced { model, mirror, family, changes, full, .. } = *sync;
         let mut sweep = Sweep::default();
         let now = Now { model, mirror, family, endpoints: HashMap::new() };
-        self.families.entry(family).or_default().update(now, changes, full, sweep.family_mut(family));
+        let known = self.families.entry(family).or_default();
+        if full {
+            known.recall(Gone::of(family, sync.transaction));
+        }
+        known.update(now, changes, full, sweep.family_mut(family));
         sweep
     }
 }
 
+/// What a full sync took out of the table of a family: frontends of an earlier process, which we never knew.
+#[derive(Debug, Default)]
+struct Gone {
+    frontends: Vec<FrontendKey>,
+    node_addresses: Vec<IpAddr>,
+}
+
+impl Gone {
+    fn of(family: Family, transaction: &Transaction) -> Self {
+        let mut gone = Self::default();
+        for (_, op) in transaction.ops.iter().filter(|(of, _)| *of == family) {
+            let Op::DeleteElements(set, elements) = op else { continue };
+            match set.set {
+                SetId::Services | SetId::Nodeports => {
+                    let keys = elements.iter().filter_map(|element| FrontendKey::from_bytes(&element.key));
+                    gone.frontends.extend(keys.filter(|key| protocol(key) == Protocol::Udp));
+                }
+                SetId::NodeIps => gone.node_addresses.extend(elements.iter().filter_map(|element| match family {
+                    Family::Ipv4 => element.key.ipv4_at(0),
+                    Family::Ipv6 => element.key.ipv6_at(0),
+                })),
+                _ => {}
+            }
+        }
+        gone
+    }
+}
+
 impl Known {
+    /// Makes what an earlier process had ours, so that the update that follows finds it gone.
+    fn recall(&mut self, gone: Gone) {
+        for key in gone.frontends {
+            self.valid.entry(key).or_insert_with(|| [].into());
+        }
+        self.node_addresses.extend(gone.node_addresses);
+    }
+
     fn update(&mut self, mut now: Now<'_>, changes: &Changes, full: bool, sweep: &mut FamilySweep) {
         let touched = self.touched(&now, changes, full);
         for key in touched {

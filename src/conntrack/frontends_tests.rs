@@ -2,7 +2,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::*;
-use crate::config::Options;
+use crate::config::{NodePortsOn, Options};
 use crate::conntrack::Entry;
 use crate::controller::{Controller, Observer};
 use crate::model::{Endpoint, EndpointSlice, Event, Kind, Node, Placement, ServiceType, SlicePort};
@@ -25,7 +25,11 @@ struct Stage {
 
 impl Stage {
     fn new(events: impl IntoIterator<Item = Event>) -> Self {
-        let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("here"));
+        Self::with(Options::new("here"), events)
+    }
+
+    fn with(options: Options, events: impl IntoIterator<Item = Event>) -> Self {
+        let (mut controller, _) = Controller::new(FakeKernel::new(), options);
         let last = Arc::new(Mutex::new(Sweep::default()));
         controller.observe(Follower(Frontends::default(), last.clone()));
         let mut all = vec![node("192.168.0.1")];
@@ -304,7 +308,8 @@ fn a_pods_link_local_address_is_no_reason_to_clean() {
         |ips: &[&str]| Event::LocalAddresses(ips.iter().map(|ip| ip.parse().expect("an address")).collect());
     let mut v6 = with_node_port(service("six", 1), 30053);
     v6.cluster_ips = vec!["fd00::1".parse().expect("an address")];
-    let mut stage = Stage::new([node("0.0.0.0"), put(&v6), addresses(&["fd01::1"])]);
+    let options = Options { node_ports: NodePortsOn::ranges(Vec::new()), ..Options::new("here") };
+    let mut stage = Stage::with(options, [node("0.0.0.0"), put(&v6), addresses(&["fd01::1"])]);
     let mut asked = |ips: &[&str]| {
         stage.sync([addresses(ips)]);
         let sweep = stage.last.lock().expect("no panic");
@@ -325,4 +330,44 @@ fn a_sync_after_a_failure_asks_for_everything_that_happened_meanwhile() {
     let sweep = stage.sync([]);
     assert_eq!(allows(&sweep, VIP, POD_1), Some(false));
     assert_eq!(allows(&sweep, "10.96.0.9:53", "10.96.0.9:53"), Some(false));
+}
+
+#[test]
+fn frontends_that_went_while_nobody_ran_are_cleared_at_the_next_start() {
+    let mut with_all = with_node_port(service("dns", 1), 30053);
+    with_all.external_ips = vec![[1, 2, 3, 4].into()];
+    let kept = [put(&service("kept", 7)), slice("kept", vec![endpoint(7)])];
+    let rest = |extra: Vec<Event>| {
+        let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone);
+        [vec![node("192.168.0.1")], kept.to_vec(), extra, listed.to_vec()].concat()
+    };
+    let all = [(VIP, true), ("192.168.0.1:30053", true), ("1.2.3.4:53", true)];
+    let without_port = Service { ports: vec![], ..service("dns", 1) };
+    let cases: [(&str, Vec<Event>, &[(&str, bool)]); 4] = [
+        ("the Service", vec![], &all),
+        ("its port", vec![put(&without_port), slice("dns", vec![endpoint(1)])], &all),
+        (
+            "nodePort and external IP",
+            vec![put(&service("dns", 1)), slice("dns", vec![endpoint(1)])],
+            &[(VIP, false), ("192.168.0.1:30053", true), ("1.2.3.4:53", true)],
+        ),
+        (
+            "nothing",
+            vec![put(&with_all), slice("dns", vec![endpoint(1)])],
+            &[(VIP, false), ("192.168.0.1:30053", false), ("1.2.3.4:53", false)],
+        ),
+    ];
+    for (gone, events, cut) in cases {
+        let mut before = Stage::new([kept.to_vec(), vec![put(&with_all), slice("dns", vec![endpoint(1)])]].concat());
+        let kernel = std::mem::take(before.controller.kernel());
+        let (mut controller, _) = Controller::new(kernel, Options::new("here"));
+        let last = Arc::new(Mutex::new(Sweep::default()));
+        controller.observe(Follower(Frontends::default(), last.clone()));
+        controller.handle(rest(events), Instant::now());
+        let sweep = last.lock().expect("no panic").family(Family::Ipv4).clone();
+        for (frontend, is_cut) in cut {
+            assert_eq!(allows(&sweep, frontend, POD_1), Some(!is_cut), "{frontend} without {gone}");
+        }
+        assert_eq!(allows(&sweep, "10.96.0.7:53", "10.1.0.7:53"), Some(true), "without {gone}");
+    }
 }

@@ -1,10 +1,11 @@
-//! Kernel settings that are made once at start (specification 8.2).
+//! Kernel settings that are made at start, or as soon as they are there (specification 8.2).
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// More connections than this are not asked for, however many CPUs there are.
 const MAX_CEILING: u64 = 1_048_576;
@@ -69,6 +70,13 @@ pub struct SettingError {
     pub advice: String,
 }
 
+impl SettingError {
+    /// The setting is not there; it may come.
+    fn is_absent(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
 /// Where the kernel's settings are.
 #[derive(Debug, Clone)]
 pub struct Roots {
@@ -97,17 +105,48 @@ struct Setting {
     opt_out: &'static str,
 }
 
-/// Makes the settings, each only where it differs. One that fails does not keep the others from being made; the caller
-/// warns of what is returned and goes on.
-pub fn apply(settings: &ConntrackSettings, roots: &Roots) -> Vec<SettingError> {
-    list(settings, roots, cpus()).iter().filter_map(|setting| setting.apply().err()).collect()
+/// Makes the settings, and keeps what could not be made: on a cold node some are not there before the first sync has the
+/// kernel load connection tracking.
+#[derive(Debug)]
+pub struct Maker {
+    settings: ConntrackSettings,
+    roots: Roots,
+    missing: Mutex<Vec<SettingError>>,
 }
 
-/// As [`apply`], with a warning for each setting that could not be made.
-pub fn apply_or_warn(settings: &ConntrackSettings, roots: &Roots) {
-    for error in apply(settings, roots) {
-        warn!("{error}");
+impl Maker {
+    /// Nothing is made yet.
+    pub fn new(settings: ConntrackSettings, roots: Roots) -> Self {
+        Self { settings, roots, missing: Mutex::default() }
     }
+
+    /// Makes the settings, each only where it differs. One that fails does not keep the others from being made. Whether it
+    /// may help to try again later: some are not there yet.
+    pub fn make(&self) -> bool {
+        let errors = apply(&self.settings, &self.roots);
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |error: &SettingError| missing.iter().any(|known| known.name == error.name);
+        for error in errors.iter().filter(|error| !is_known(error)) {
+            if error.is_absent() {
+                info!(setting = error.name, "not there yet; it is set as soon as connection tracking is loaded");
+            } else {
+                warn!("{error}");
+            }
+        }
+        *missing = errors;
+        missing.iter().any(SettingError::is_absent)
+    }
+
+    /// What is not made yet, a sentence each.
+    pub fn missing(&self) -> Vec<String> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.iter().map(SettingError::to_string).collect()
+    }
+}
+
+/// Makes the settings, each only where it differs.
+fn apply(settings: &ConntrackSettings, roots: &Roots) -> Vec<SettingError> {
+    list(settings, roots, cpus()).iter().filter_map(|setting| setting.apply().err()).collect()
 }
 
 /// Makes it less likely (or more) that the kernel ends this process when memory is short; -1000 to 1000.
@@ -122,7 +161,8 @@ fn list(settings: &ConntrackSettings, roots: &Roots, cpus: usize) -> Vec<Setting
         list.push(Setting { name, path, wanted, at_least, opt_out });
     };
     if let Some(max) = settings.max(cpus) {
-        sysctl("nf_conntrack_max", max, false, "conntrack.maxPerCore: 0");
+        // kube-proxy would lower it, too: on a host that somebody gave more room, connections would be lost.
+        sysctl("nf_conntrack_max", max, true, "conntrack.maxPerCore: 0");
         // The same as hashsize in /sys, which kube-proxy writes.
         sysctl("nf_conntrack_buckets", max / ENTRIES_PER_BUCKET, true, "conntrack.maxPerCore: 0");
     }
@@ -148,8 +188,10 @@ fn list(settings: &ConntrackSettings, roots: &Roots, cpus: usize) -> Vec<Setting
 
 impl Setting {
     fn apply(&self) -> Result<(), SettingError> {
-        let enough = self.at_least && read_number(&self.path).is_some_and(|present| present >= self.wanted);
-        if enough {
+        if let Some(present) = read_number(&self.path).filter(|present| self.at_least && *present >= self.wanted) {
+            if present > self.wanted {
+                debug!(setting = %self.path.display(), present, wanted = self.wanted, "kernel setting is higher, and stays");
+            }
             return Ok(());
         }
         write_if_different(&self.path, &self.wanted.to_string()).map_err(|source| {
@@ -172,13 +214,14 @@ impl Setting {
 }
 
 fn write_if_different(path: &Path, wanted: &str) -> io::Result<()> {
-    if std::fs::read_to_string(path)?.trim() == wanted {
+    let present = std::fs::read_to_string(path)?;
+    if present.trim() == wanted {
         return Ok(());
     }
     // Never creates a file: what is not there is not a setting.
     let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(path)?;
     io::Write::write_all(&mut file, wanted.as_bytes())?;
-    info!(setting = %path.display(), value = wanted, "kernel setting changed");
+    info!(setting = %path.display(), old = present.trim(), new = wanted, "kernel setting changed");
     Ok(())
 }
 
@@ -297,6 +340,38 @@ mod tests {
         std::fs::write(&path, "86400\n").expect("a file");
         assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
         assert_eq!(std::fs::read_to_string(&path).expect("a file"), "86400\n", "our own would have no line break");
+    }
+
+    #[test]
+    fn what_is_higher_is_not_lowered() {
+        let (_folder, roots) = roots();
+        for name in ["nf_conntrack_max", "nf_conntrack_buckets"] {
+            std::fs::write(roots.net.join("netfilter").join(name), "4194304\n").expect("a file");
+        }
+        assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
+        assert_eq!(value(&roots, "nf_conntrack_max"), "4194304");
+        assert_eq!(value(&roots, "nf_conntrack_buckets"), "4194304");
+    }
+
+    #[test]
+    fn settings_that_come_later_are_made_then() {
+        let (folder, roots) = roots();
+        let (there, away) = (roots.net.join("netfilter"), folder.path().join("away"));
+        std::fs::rename(&there, &away).expect("moved");
+        let maker = Maker::new(ConntrackSettings::default(), roots.clone());
+        assert!(maker.make(), "try again");
+        assert_eq!(maker.missing().len(), 4, "{:?}", maker.missing());
+        assert!(maker.missing()[0].contains("nf_conntrack_max") && !there.exists());
+        assert!(maker.make(), "still not there");
+        std::fs::rename(&away, &there).expect("moved");
+        assert!(!maker.make());
+        assert!(maker.missing().is_empty());
+        assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_established"), "86400");
+        // What cannot be set at all need not be tried again.
+        std::fs::remove_file(there.join("nf_conntrack_max")).expect("was there");
+        std::fs::create_dir(there.join("nf_conntrack_max")).expect("a folder");
+        assert!(!maker.make());
+        assert_eq!(maker.missing().len(), 1);
     }
 
     #[test]

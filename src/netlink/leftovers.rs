@@ -46,6 +46,8 @@ const CHAINS: [&str; 13] = [
 const CHAIN_PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-"];
 const DOING: &str = "removing what kube-proxy left";
 
+pub(super) use legacy::forward_drops as legacy_forward_drops;
+
 /// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Leftovers {

@@ -164,6 +164,28 @@ pub struct Judge<'a> {
     cluster_drains: bool,
     /// The same in the local set.
     local_drains: bool,
+    unused_hints: Option<UnusedHints>,
+}
+
+/// Why hints that are there narrow nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnusedHints {
+    /// Zones are hinted, and the Node has no label `topology.kubernetes.io/zone`.
+    NoZone,
+    /// Not every ready endpoint has one.
+    Incomplete,
+    /// None is for this node or its zone.
+    ForOthers,
+}
+
+impl fmt::Display for UnusedHints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UnusedHints::NoZone => "hints unused: this Node has no zone",
+            UnusedHints::Incomplete => "hints unused: not every ready endpoint has one",
+            UnusedHints::ForOthers => "hints unused: none is for this node or its zone",
+        })
+    }
 }
 
 impl<'a> Judge<'a> {
@@ -171,7 +193,8 @@ impl<'a> Judge<'a> {
     pub fn new(candidates: &[Candidate], node: &'a str, zone: &'a str) -> Self {
         let ready = || candidates.iter().filter(|c| c.ready);
         let topology = topology(ready, node, zone);
-        let mut judge = Self { topology, node, zone, cluster_drains: false, local_drains: false };
+        let unused_hints = if topology == Topology::None { unused_hints(ready, zone) } else { None };
+        let mut judge = Self { topology, node, zone, cluster_drains: false, local_drains: false, unused_hints };
         judge.cluster_drains = !ready().any(|c| judge.cluster(c).is_taken());
         judge.local_drains = !ready().any(|c| judge.local(c).is_taken());
         judge
@@ -185,6 +208,11 @@ impl<'a> Judge<'a> {
             Topology::SameNode if !hinted(&candidate.placement.node_hints, self.node) => Fit::OtherNode,
             _ => Fit::Ready,
         }
+    }
+
+    /// Why hints do not narrow the cluster set; `None` where there are none, or they do.
+    pub fn unused_hints(&self) -> Option<UnusedHints> {
+        self.unused_hints
     }
 
     /// About the local set.
@@ -216,6 +244,21 @@ fn topology<'a, I: Iterator<Item = &'a Candidate>>(ready: impl Fn() -> I, node: 
     } else {
         Topology::None
     }
+}
+
+fn unused_hints<'a, I: Iterator<Item = &'a Candidate>>(ready: impl Fn() -> I, zone: &str) -> Option<UnusedHints> {
+    let has = |c: &Candidate| !c.placement.zone_hints.is_empty() || !c.placement.node_hints.is_empty();
+    if !ready().any(has) {
+        return None;
+    }
+    let zones = || ready().map(|c| !c.placement.zone_hints.is_empty());
+    Some(if zone.is_empty() && zones().all(|has| has) {
+        UnusedHints::NoZone
+    } else if !zones().all(|has| has) && !ready().all(|c| !c.placement.node_hints.is_empty()) {
+        UnusedHints::Incomplete
+    } else {
+        UnusedHints::ForOthers
+    })
 }
 
 fn hinted(hints: &[Arc<str>], wanted: &str) -> bool {

@@ -92,6 +92,19 @@ fn a_node_without_a_zone_matches_no_hint() {
     assert_eq!((numbers(&selection.cluster), selection.topology), (vec![1, 2], Topology::None));
 }
 
+#[test]
+fn hints_without_effect_say_why() {
+    let unused = |text: &str, zone| Judge::new(&endpoints(text), NODE, zone).unused_hints();
+    assert_eq!(unused("Lr[za] Qr[zb]", ""), Some(UnusedHints::NoZone));
+    assert_eq!(unused("Lr[za] Qr", ZONE), Some(UnusedHints::Incomplete));
+    assert_eq!(unused("Lr[za] Qr", ""), Some(UnusedHints::Incomplete));
+    assert_eq!(unused("Qr[zb]", ZONE), Some(UnusedHints::ForOthers));
+    assert_eq!(unused("Qr[n2]", ZONE), Some(UnusedHints::ForOthers));
+    for used in ["Lr[za] Qr[zb]", "Lr[n1] Qr[n2]", "Lr Qr", "Lr Qn[za]", ""] {
+        assert_eq!(unused(used, ZONE), None, "{used}");
+    }
+}
+
 mod duplicates {
     use super::*;
     use crate::model::{Endpoint, ObjectKey, Protocol, SlicePort};

@@ -120,6 +120,11 @@ impl Converter {
         self
     }
 
+    /// The name of the Node that counts.
+    pub(super) fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
     /// A Node: only the one this proxy runs on counts.
     pub fn node(&mut self, object: &api::Node) -> Converted {
         let metadata = &object.metadata;

@@ -5,6 +5,7 @@ mod folder;
 mod locate;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod watch;
 
 use std::path::Path;

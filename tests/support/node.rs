@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,7 @@ pub(crate) struct Program {
     child: Child,
     folder: TempDir,
     start: Vec<String>,
+    later: Arc<Mutex<Vec<String>>>,
 }
 
 impl Program {
@@ -30,6 +32,15 @@ impl Program {
     pub(crate) fn start_under(under: &[&str], objects: &str, flags: &[&str]) -> Self {
         let addresses = ["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"];
         ip_batch(&addresses.map(|address| format!("addr replace {address} dev lo\n")).concat()).expect("addresses");
+        Self::over(under, objects, flags)
+    }
+
+    /// Starts it where another one has run.
+    pub(crate) fn again(objects: &str, flags: &[&str]) -> Self {
+        Self::over(&[], objects, flags)
+    }
+
+    fn over(under: &[&str], objects: &str, flags: &[&str]) -> Self {
         let folder = TempDir::new().expect("a folder");
         // For a program that is not root.
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our own");
@@ -67,8 +78,18 @@ impl Program {
             }
         }
         // A full pipe would stop the program.
-        std::thread::spawn(move || log.for_each(drop));
-        Self { child, folder, start }
+        let later = Arc::<Mutex<Vec<String>>>::default();
+        let lines = Arc::clone(&later);
+        std::thread::spawn(move || {
+            log.map_while(Result::ok).for_each(|line| lines.lock().expect("no panic").push(line))
+        });
+        Self { child, folder, start, later }
+    }
+
+    /// Whether it has logged these words by now.
+    pub(crate) fn said(&self, words: &str) -> bool {
+        let later = self.later.lock().expect("no panic");
+        self.start.iter().chain(later.iter()).any(|line| line.contains(words))
     }
 
     /// What it logged until its first sync.

@@ -2,7 +2,7 @@
 
 use super::CheckRow;
 use crate::model::Family;
-use crate::netlink::{BaseChain, Feature, Leftovers, NftKernel};
+use crate::netlink::{BaseChain, Feature, ForwardFilter, Leftovers, NftKernel};
 use crate::ruleset::{ChainId, KernelError, TABLE_NAME};
 
 pub(super) fn rows() -> Vec<CheckRow> {
@@ -17,6 +17,7 @@ pub(super) fn rows() -> Vec<CheckRow> {
             rows.extend(Family::ALL.map(|family| our_table(family, kernel.owner(family))));
             rows.push(kube_proxy(kernel.find_kube_proxy()));
             rows.push(neighbours(kernel.nat_chains_of_others()));
+            rows.push(filters(kernel.forward_filters()));
         }
         Err(cause) => rows.push(CheckRow::fail("nf_tables", cause.to_string(), "load the kernel module nf_tables")),
     }
@@ -105,6 +106,25 @@ fn neighbours(chains: Result<Vec<BaseChain>, KernelError>) -> CheckRow {
         names.join(", "),
         "these may come first: make sure that they leave addresses of Services and NodePorts alone",
     )
+}
+
+/// Portway sets no mark and accepts nothing: what kube-proxy's mark 0x4000 let pass is dropped once its rules are gone.
+fn filters(filters: Result<Vec<ForwardFilter>, KernelError>) -> CheckRow {
+    let what = "filters of forwarded packets";
+    let filters = match filters {
+        Ok(filters) => filters,
+        Err(cause) => return CheckRow::fail(what, cause.to_string(), "run as root"),
+    };
+    let Some(first) = filters.first() else {
+        return CheckRow::ok(what, "no chain drops what no rule accepts");
+    };
+    let names: Vec<String> = filters.iter().map(ForwardFilter::to_string).collect();
+    let remedy = format!(
+        "Portway adds no accept rules, and rules for kube-proxy's mark 0x4000 match nothing any more; if no other rule \
+         accepts connections to Services: {}",
+        first.remedy()
+    );
+    CheckRow::warn(what, format!("drop what no rule accepts: {}", names.join(", ")), &remedy)
 }
 
 /// Legacy iptables is not part of nf_tables; only whose NAT rules these are remains to be seen.

@@ -14,6 +14,10 @@ const HOOKS: usize = 5;
 /// A target's name begins behind its size, and its data behind its head.
 const TARGET_NAME: usize = 2;
 const TARGET_DATA: usize = 32;
+/// `NF_INET_FORWARD`.
+const FORWARD: usize = 2;
+/// `-NF_DROP - 1`, as a verdict of the standard target.
+const DROP: u32 = u32::MAX;
 /// `XT_ERROR_TARGET`: the head of a chain, with its name, and the end of the table.
 const ERROR: &str = "ERROR";
 
@@ -198,6 +202,15 @@ impl Blob {
         found
     }
 
+    /// Whether packets end in chain FORWARD that none of its rules accepts: the policy is the last rule.
+    pub(super) fn drops_forwarded(&self) -> bool {
+        if self.info.valid_hooks & (1 << FORWARD) == 0 {
+            return false;
+        }
+        let policy = self.entries.iter().find(|entry| entry.offset == self.info.underflow[FORWARD]);
+        policy.is_some_and(|entry| u32_at(&entry.bytes, entry.target + TARGET_DATA) == Some(DROP))
+    }
+
     /// `struct ipt_replace`, with room for the pointer to the old counters, and the entries.
     pub(super) fn replace(&self, name: &[u8; NAME_LEN], num_counters: u32) -> Vec<u8> {
         let info = &self.info;
@@ -306,6 +319,25 @@ mod tests {
         let numbers: Vec<u32> = (32..88).step_by(4).filter_map(|at| u32_at(&replace, at)).collect();
         let (entries, size) = (8, expected.len() as u32);
         assert_eq!(numbers, [8, entries, size, 7, 7, 7, 0, 7, 7, 7, 7, 152, 7, 13]);
+    }
+
+    #[test]
+    fn the_policy_of_forward_is_read() {
+        for (policy, drops) in [(-1, true), (ACCEPT, false)] {
+            let entries = [verdict(RETURN), verdict(policy), head(ERROR)];
+            let bytes = entries.concat();
+            let mut info = Info {
+                valid_hooks: 1 << FORWARD,
+                hook_entry: [0; HOOKS],
+                underflow: [0, 0, 152, 0, 0],
+                num_entries: entries.len() as u32,
+                size: bytes.len() as u32,
+            };
+            let blob = |info| Blob::read(info, bytes.clone(), &Layout::IPV4).expect("a table");
+            assert_eq!(blob(info).drops_forwarded(), drops);
+            info.valid_hooks = 0;
+            assert!(!blob(info).drops_forwarded(), "no such chain");
+        }
     }
 
     #[test]

@@ -76,6 +76,16 @@ pub(super) fn destinations(family: Family) -> io::Result<BTreeSet<IpAddr>> {
     Ok(found)
 }
 
+/// Whether the policy of chain FORWARD of legacy iptables is DROP.
+pub(in crate::netlink) fn forward_drops(family: Family) -> io::Result<bool> {
+    if usize::BITS != 64 || !tables(family)?.contains(&"filter") {
+        return Ok(false);
+    }
+    let (socket, layout) = open(family)?;
+    let (_, blob) = read(socket.as_fd(), "filter", &layout)?;
+    Ok(blob.drops_forwarded())
+}
+
 /// Any socket of the family will do.
 fn open(family: Family) -> io::Result<(OwnedFd, Layout)> {
     if usize::BITS != 64 {

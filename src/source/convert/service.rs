@@ -36,6 +36,13 @@ impl Converter {
             // The watch of an API server leaves these out as well.
             return Converted { problems: notes.finish(), event: Some(Event::ServiceDeleted(key)) };
         }
+        let is_given = [&spec.cluster_ip].into_iter().flatten().chain(list(&spec.cluster_ips)).any(|ip| !ip.is_empty());
+        if self.origin == Origin::Manifest && service_type != ServiceType::ExternalName && !is_given {
+            notes.add(
+                "spec.clusterIP",
+                "is missing, so the Service has no address: without an API server nobody allocates one, write one",
+            );
+        }
         let external_policy_local =
             is_local(spec.external_traffic_policy.as_deref(), "spec.externalTrafficPolicy", &mut notes);
         let ingress = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());

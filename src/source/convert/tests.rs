@@ -259,7 +259,7 @@ fn health_check_port_needs_load_balancer_and_local() {
         (Origin::Manifest, format!("type: LoadBalancer, {local} 0"), None, 0),
         (Origin::Api, format!("type: LoadBalancer, {local} 99999"), None, 1),
     ] {
-        let (service, fields) = service_from(origin, &spec);
+        let (service, fields) = service_from(origin, &format!("clusterIP: 10.0.0.1, {spec}"));
         assert_eq!((service.health_check_node_port, fields.len()), (port, problems), "{origin:?} {spec}");
     }
 }

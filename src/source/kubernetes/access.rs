@@ -30,6 +30,8 @@ pub struct KubeOptions {
 /// The client that all kinds share.
 pub(super) struct Access {
     options: KubeOptions,
+    /// The server's URL when the program began, for messages.
+    server: String,
     measure: Option<RestClientLayer>,
     current: Mutex<Current>,
 }
@@ -53,12 +55,17 @@ impl Access {
             );
         }
         let measure = measure.map(|layer| layer.for_server(&config.cluster_url));
+        let server = config.cluster_url.to_string();
         let client = client_from(config, options, measure.as_ref())?;
-        Ok(Self { options: options.clone(), measure, current: Mutex::new(Current { client, renewed: None }) })
+        Ok(Self { options: options.clone(), server, measure, current: Mutex::new(Current { client, renewed: None }) })
     }
 
     pub(super) fn timing(&self) -> &Timing {
         &self.options.timing
+    }
+
+    pub(super) fn server(&self) -> &str {
+        self.server.trim_end_matches('/')
     }
 
     pub(super) fn client(&self) -> Client {

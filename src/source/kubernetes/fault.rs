@@ -126,8 +126,8 @@ impl Fault {
         })
     }
 
-    /// For operators: the server's words and what to do, or the whole chain of causes.
-    pub(super) fn describe(&self, plural: &str) -> String {
+    /// For operators: the server's words and what to do, or the whole chain of causes and where the server should be.
+    pub(super) fn describe(&self, plural: &str, server: &str) -> String {
         if let Some(status) = self.status() {
             let advice = match status.code {
                 401 => "; check this proxy's credentials",
@@ -136,14 +136,13 @@ impl Fault {
                 _ => "",
             };
             let (code, reason, message) = (status.code, &status.reason, &status.message);
-            return format!("the API server answered {code} {reason} for {plural}: {message}{advice}");
+            return format!("the API server {server} answered {code} {reason} for {plural}: {message}{advice}");
         }
-        let what = match self {
-            Self::Request(_) => "cannot list or watch",
-            Self::Stream(_) => "the watch broke off",
+        let mut text = match self {
+            Self::Request(_) => format!("cannot list or watch {plural} at {server}"),
+            Self::Stream(_) => format!("the watch of {plural} at {server} broke off"),
             other => return other.to_string(),
         };
-        let mut text = what.to_owned();
         // kube's outermost text repeats the one of its cause.
         for cause in causes(self.error()).skip(1) {
             let more = cause.to_string();
@@ -215,8 +214,8 @@ mod tests {
 
     #[test]
     fn the_text_tells_what_to_do() {
-        let text = answered(403).describe("services");
-        assert!(text.starts_with("the API server answered 403 Reason for services: words; grant"), "{text}");
+        let text = answered(403).describe("services", "https://a");
+        assert!(text.starts_with("the API server https://a answered 403 Reason for services: words; grant"), "{text}");
     }
 
     #[test]
@@ -224,7 +223,8 @@ mod tests {
         let busy = NoAnswer::Busy { code: http::StatusCode::SERVICE_UNAVAILABLE, wait: Duration::from_secs(3) };
         let fault = Fault::Request(kube::Error::Service(busy.into()));
         assert_eq!(fault.outcome(true), Outcome::Busy(Duration::from_secs(3)));
-        assert!(fault.describe("services").starts_with("cannot list or watch: the API server answered 503"));
+        let text = fault.describe("services", "https://a");
+        assert!(text.starts_with("cannot list or watch services at https://a: the API server answered 503"), "{text}");
         let tls = io::Error::new(io::ErrorKind::InvalidData, "bad certificate");
         assert!(Fault::Request(kube::Error::Service(io::Error::other(tls).into())).doubts_credentials());
         assert!(answered(401).doubts_credentials() && !answered(403).doubts_credentials());

@@ -1,7 +1,7 @@
 //! One kind of object: list, watch, convert, send.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::Either;
@@ -11,16 +11,14 @@ use kube::{Api, Resource};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::access::Access;
-use super::ask::{Selector, is_older, known};
+use super::ask::{Selector, known};
 use super::client::WATCH_MARGIN;
 use super::fault::Fault;
 use super::gate::{Outcome, Turn};
-use super::server::Server;
+use super::shared::Shared;
 use super::throttle::Throttle;
 use crate::model::{Event, ObjectKey};
-use crate::source::EventSender;
-use crate::source::convert::{Convert, Converter};
+use crate::source::convert::Convert;
 use crate::source::guard::Guarded;
 use crate::source::problem::{Problem, Reporter, SourceStats, Subject};
 
@@ -32,20 +30,8 @@ const BROKEN_STREAMS: u32 = 3;
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 /// How often to look whether a kind exists by now (a cluster upgrade).
 const RETRY_UNKNOWN: Duration = Duration::from_secs(600);
-/// A server whose history does not reach back to our version says so at once. Only one that keeps silent is asked.
-const DOUBT: Duration = Duration::from_millis(200);
 /// The annotation of the bookmark that completes a streaming list.
 const LIST_COMPLETE: &str = "k8s.io/initial-events-end";
-
-/// What all kinds share.
-pub(super) struct Shared {
-    pub(super) converter: Mutex<Converter>,
-    pub(super) reporter: Mutex<Reporter>,
-    pub(super) stats: Arc<SourceStats>,
-    pub(super) sender: EventSender,
-    pub(super) access: Access,
-    pub(super) server: Server,
-}
 
 /// Why nothing more is read at present.
 enum Stop {
@@ -170,7 +156,7 @@ impl<T: Convert> Follow<T> {
         let stream = stream.map_err(Fault::Request)?;
         self.note(Outcome::Served);
         let check = match self.doubt {
-            Some(since) => Either::Left(check_history::<T>(self.shared.clone(), self.selector.clone(), version, since)),
+            Some(since) => Either::Left(self.shared.clone().check_history::<T>(self.selector.clone(), version, since)),
             None => Either::Right(future::pending()),
         };
         self.read(stream, check).await
@@ -302,7 +288,7 @@ impl<T: Convert> Follow<T> {
         if outcome == Outcome::Expired {
             // What is known of the history is a floor for the list, unless the history is another one.
             self.floor = self.version.take().filter(|_| !fault.is_behind());
-            info!(kind = self.plural, "listing anew: {}", fault.describe(&self.plural));
+            info!(kind = self.plural, "listing anew: {}", fault.describe(&self.plural, self.shared.access.server()));
             self.note(outcome);
             return Ok(());
         }
@@ -319,7 +305,7 @@ impl<T: Convert> Follow<T> {
         if fault.doubts_credentials() {
             self.shared.access.renew().await;
         }
-        let message = fault.describe(&self.plural);
+        let message = fault.describe(&self.plural, self.shared.access.server());
         if self.throttle.pass(&message) {
             warn!(kind = self.plural, "{message}; trying again");
         }
@@ -390,19 +376,6 @@ impl<T: Convert> Follow<T> {
         place.send(std::mem::take(&mut self.pending));
         Ok(())
     }
-}
-
-/// A server restored from an older backup keeps silent until it is past our version: where one may stand behind a watch,
-/// its version is asked for. Kinds share one history, so one of them asks and the others look at the answer.
-async fn check_history<T: Convert>(
-    shared: Arc<Shared>,
-    selector: Selector,
-    version: String,
-    since: Instant,
-) -> Result<(), Fault> {
-    sleep(DOUBT).await;
-    let present = shared.server.present(since, &version, selector.present::<T>(&shared.access)).await?;
-    if is_older(&present, &version) { Err(Fault::Behind { present, version }) } else { Ok(()) }
 }
 
 /// Namespace (empty for cluster-scoped kinds) and name.

@@ -6,9 +6,9 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::de::StrRead;
 use serde_yaml::Value;
 use serde_yaml::value::Mapping;
-use tracing::debug;
 
 use super::locate::{Step, line_of, steps};
+use super::unknown;
 use crate::source::api;
 use crate::source::problem::Problem;
 use crate::yaml::split;
@@ -32,6 +32,20 @@ pub(super) struct Parsed {
     pub(super) objects: Vec<(usize, Object)>,
     /// The documents and list items that cannot be read.
     pub(super) broken: Vec<Problem>,
+    /// Fields of good objects that are not read because there are none of that name.
+    pub(super) notes: Vec<Problem>,
+    /// Objects of kinds that are not read.
+    pub(super) unread: Vec<Unread>,
+}
+
+/// An object of a kind that is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) line: usize,
+    /// `Deployment`; with the group's version where the kind alone misleads, as in `serving.knative.dev/v1 Service`.
+    pub(super) kind: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
 }
 
 /// Reads all documents of a file; `file` is its name for messages.
@@ -119,11 +133,11 @@ impl<'t> Document<'t> {
             }
         };
         match (version.as_str(), kind.as_str()) {
-            ("v1", "Service") => self.object(map, path, Object::Service, parsed),
-            ("discovery.k8s.io/v1", "EndpointSlice") => self.object(map, path, Object::Slice, parsed),
-            ("v1", "Node") => self.object(map, path, Object::Node, parsed),
+            ("v1", "Service") => self.object(&kind, map, path, Object::Service, parsed),
+            ("discovery.k8s.io/v1", "EndpointSlice") => self.object(&kind, map, path, Object::Slice, parsed),
+            ("v1", "Node") => self.object(&kind, map, path, Object::Node, parsed),
             ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => {
-                self.object(map, path, Object::Cidr, parsed);
+                self.object(&kind, map, path, Object::Cidr, parsed);
             }
             (version, list) if list.ends_with("List") && map.contains_key("items") => {
                 let item = list.strip_suffix("List").filter(|item| !item.is_empty());
@@ -135,7 +149,18 @@ impl<'t> Document<'t> {
                 parsed.broken.push(self.problem(path, &message));
                 path.pop();
             }
-            _ => debug!(file = self.file, line = self.line, version, kind, "not a kind that is read, ignored"),
+            _ => {
+                let metadata = map.get("metadata");
+                let text = |key: &str| metadata.and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
+                let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+                let is_misleading = matches!(kind.as_str(), "Service" | "Node" | "ServiceCIDR");
+                parsed.unread.push(Unread {
+                    line: self.line,
+                    namespace: namespace.to_owned(),
+                    name: text("name").to_owned(),
+                    kind: if is_misleading { format!("{version} {kind}") } else { kind },
+                });
+            }
         }
     }
 
@@ -157,6 +182,7 @@ impl<'t> Document<'t> {
 
     fn object<T: DeserializeOwned>(
         &self,
+        kind: &str,
         map: Mapping,
         path: &[Step],
         wrap: impl FnOnce(T) -> Object,
@@ -164,7 +190,14 @@ impl<'t> Document<'t> {
     ) {
         let value = Value::Mapping(map);
         match serde_path_to_error::deserialize::<_, T>(&value) {
-            Ok(object) => parsed.objects.push((self.line, wrap(object))),
+            Ok(object) => {
+                for field in unknown::fields(kind, &value) {
+                    let full: Vec<Step> = path.iter().cloned().chain(field).collect();
+                    let message = format!("is not a field of a {kind} and is ignored; correct its spelling");
+                    parsed.notes.push(self.problem(&full, &message));
+                }
+                parsed.objects.push((self.line, wrap(object)));
+            }
             Err(error) => {
                 let mut full = path.to_vec();
                 full.extend(steps(error.path()));

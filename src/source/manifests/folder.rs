@@ -1,7 +1,7 @@
 //! The folder as last read: which objects are in force, from which file.
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::document::{Object, parse};
+use super::document::{Object, Unread, parse};
 use crate::model::{Event, Kind, ObjectKey};
 use crate::source::SourceError;
 use crate::source::convert::{Converter, Origin};
-use crate::source::problem::Problem;
+use crate::source::problem::{Problem, Subject};
 
 /// Larger files are not manifests.
 const MAX_FILE: u64 = 64 << 20;
@@ -82,6 +82,9 @@ struct File {
     hash: Option<u64>,
     entries: Vec<Entry>,
     problems: Vec<Problem>,
+    unread: Vec<Unread>,
+    /// Names of Nodes that are not ours.
+    nodes: Vec<String>,
 }
 
 /// What a reload found.
@@ -182,21 +185,22 @@ impl Folder {
         if hash.is_some() && known.is_some_and(|file| file.hash == hash) {
             return false;
         }
-        let (mut entries, mut problems) = (Vec::new(), Vec::new());
+        let mut read = File { hash, ..File::default() };
         let missing = match content {
             Ok(text) => {
                 let parsed = parse(name, &text);
                 let mut missing = parsed.broken.len();
-                problems.extend(parsed.broken);
+                read.problems.extend(parsed.broken.into_iter().chain(parsed.notes));
+                read.unread = parsed.unread;
                 for (line, object) in parsed.objects {
-                    if !convert(&mut self.converter, name, line, &object, &mut entries, &mut problems) {
+                    if !convert(&mut self.converter, name, line, &object, &mut read) {
                         missing += 1;
                     }
                 }
                 missing
             }
             Err(message) => {
-                problems.push(Problem::at(name, "", message));
+                read.problems.push(Problem::at(name, "", message));
                 1
             }
         };
@@ -204,7 +208,7 @@ impl Folder {
             let old = known.map(|file| file.entries.as_slice()).unwrap_or_default();
             let kept: Vec<Entry> = old
                 .iter()
-                .filter(|old| old.event.is_some() && !entries.iter().any(|new| new.id == old.id))
+                .filter(|old| old.event.is_some() && !read.entries.iter().any(|new| new.id == old.id))
                 .map(|old| Entry { kept: true, ..old.clone() })
                 .collect();
             if !kept.is_empty() {
@@ -214,15 +218,15 @@ impl Folder {
                     kept[0].id,
                     if kept.len() > 1 { ", ..." } else { "" },
                 );
-                problems.push(Problem::at(name, "", message));
+                read.problems.push(Problem::at(name, "", message));
             }
-            entries.extend(kept);
+            read.entries.extend(kept);
         }
-        let changed = known.is_none_or(|file| file.hash.is_some() || hash.is_some() || file.problems != problems);
+        let changed = known.is_none_or(|file| file.hash.is_some() || hash.is_some() || file.problems != read.problems);
         if changed {
             *broken += missing as u64;
         }
-        self.files.insert(name.to_owned(), File { hash, entries, problems });
+        self.files.insert(name.to_owned(), read);
         changed
     }
 
@@ -234,7 +238,7 @@ impl Folder {
                 entries.iter().filter(move |entry| entry.kept == kept).map(move |entry| (name, entry))
             })
         };
-        let mut winners: HashMap<&Id, (&String, &Entry)> = HashMap::new();
+        let mut winners: Winners<'_> = HashMap::new();
         let mut conflicts = Vec::new();
         for (name, entry) in entries(true).chain(entries(false)) {
             let Some((other, loser)) = winners.insert(&entry.id, (name, entry)) else { continue };
@@ -244,6 +248,8 @@ impl Folder {
             let message = format!("{} is also at {other}:{}; the later one counts", entry.id, loser.line);
             conflicts.push((name.clone(), Problem::at(format!("{name}:{}", entry.line), "", message)));
         }
+        conflicts.extend(self.unread(names, &winners));
+        conflicts.extend(self.other_nodes(names, &winners));
         let mut events = Vec::with_capacity(winners.len() + 8);
         for kind in [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
             events.push(Event::ListStarted(kind));
@@ -256,27 +262,82 @@ impl Folder {
     }
 }
 
+/// The objects in force, with the files they are from.
+type Winners<'a> = HashMap<&'a Id, (&'a String, &'a Entry)>;
+
+impl Folder {
+    /// What of each file is not read: its kinds, and Endpoints that no slice stands for.
+    fn unread(&self, names: &[(String, PathBuf)], winners: &Winners<'_>) -> Vec<(String, Problem)> {
+        let service_of = |entry: &Entry| match entry.event.as_ref()? {
+            Event::Slice(slice) => Some(slice.service.clone()),
+            _ => None,
+        };
+        let served: HashSet<ObjectKey> = winners.values().filter_map(|(_, entry)| service_of(entry)).collect();
+        let mut found = Vec::new();
+        for (name, file) in names.iter().filter_map(|(name, _)| Some((name, self.files.get(name)?))) {
+            let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+            for Unread { line, kind, namespace, name: called } in &file.unread {
+                if kind != "Endpoints" {
+                    *kinds.entry(kind).or_default() += 1;
+                } else if !served.contains(&ObjectKey::new(namespace, called)) {
+                    let subject = Some(Subject::new(kind, namespace, called));
+                    let message = "is of a kind that is not read: write an EndpointSlice for the Service".to_owned();
+                    let place = Some(format!("{name}:{line}"));
+                    found.push((name.clone(), Problem { place, subject, field: String::new(), message }));
+                }
+            }
+            if !kinds.is_empty() {
+                let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+                let message = format!(
+                    "has objects of kinds that are not read: {}; only Service, EndpointSlice, Node and ServiceCIDR are",
+                    kinds.join(", ")
+                );
+                found.push((name.clone(), Problem::at(name, "", message)));
+            }
+        }
+        found
+    }
+
+    /// Our Node is missed where there are others: then the name is wrong.
+    fn other_nodes(&self, names: &[(String, PathBuf)], winners: &Winners<'_>) -> Option<(String, Problem)> {
+        if winners.contains_key(&Id::Node) {
+            return None;
+        }
+        let files = names.iter().filter_map(|(name, _)| Some((name, self.files.get(name)?)));
+        let all: Vec<(&String, &str)> =
+            files.flat_map(|(name, file)| file.nodes.iter().map(move |node| (name, node.as_str()))).collect();
+        let (file, _) = all.first()?;
+        let shown: Vec<&str> = all.iter().take(5).map(|(_, node)| *node).collect();
+        let more = if all.len() > shown.len() { ", ..." } else { "" };
+        let ours = self.converter.node_name();
+        let message = format!(
+            "no Node {ours}; the folder has {}{more}: give this node's name with --hostname-override, or correct it",
+            shown.join(", ")
+        );
+        Some(((*file).clone(), Problem::at(file.as_str(), "", message)))
+    }
+}
+
 /// Converts one object; false if it cannot be named.
-fn convert(
-    converter: &mut Converter,
-    name: &str,
-    line: usize,
-    object: &Object,
-    entries: &mut Vec<Entry>,
-    problems: &mut Vec<Problem>,
-) -> bool {
+fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, file: &mut File) -> bool {
     let converted = match object {
         Object::Service(service) => converter.service(service),
         Object::Slice(slice) => converter.slice(slice),
-        Object::Node(node) => converter.node(node),
+        Object::Node(node) => {
+            let converted = converter.node(node);
+            if converted.event.is_none() {
+                file.nodes.extend(node.metadata.name.clone());
+            }
+            converted
+        }
         Object::Cidr(cidr) => converter.service_cidr(cidr),
     };
     let named = converted.event.is_some() || converted.problems.is_empty();
     for problem in converted.problems {
-        problems.push(Problem { place: Some(format!("{name}:{line}")), ..problem });
+        file.problems.push(Problem { place: Some(format!("{name}:{line}")), ..problem });
     }
     if let Some((event, (id, in_force))) = converted.event.and_then(|event| Id::of(&event).map(|id| (event, id))) {
-        entries.push(Entry { id, line, event: in_force.then_some(event), kept: false });
+        file.entries.push(Entry { id, line, event: in_force.then_some(event), kept: false });
     }
     named
 }

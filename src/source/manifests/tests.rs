@@ -75,7 +75,17 @@ fn multi_document_files_lists_and_kubectl_output() {
         ("empty.yaml", "\n# nothing\n"),
     ]);
     let (model, problems) = load(dir.path());
-    assert_eq!(problems, []);
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let only = "only Service, EndpointSlice, Node and ServiceCIDR are";
+    assert_eq!(
+        problems,
+        [
+            format!("b.yml: has objects of kinds that are not read: Secret (1); {only}"),
+            format!(
+                "d.yaml: has objects of kinds that are not read: Deployment (1), serving.knative.dev/v1 Service (1); {only}"
+            ),
+        ]
+    );
     assert_eq!(names(&model), ["default/a", "default/c", "ns/b"]);
     assert_eq!(model.slice_count(), 2);
     assert_eq!(model.node().map(|node| &*node.name), Some("node-1"));
@@ -93,6 +103,40 @@ fn what_the_api_selectors_exclude_is_excluded() {
     let dir = folder(&[("a.yaml", text)]);
     let (model, problems) = load(dir.path());
     assert_eq!((model.services().count(), model.slice_count(), problems.len()), (0, 0, 0));
+}
+
+#[test]
+fn ordinary_manifests_say_what_is_missing() {
+    let said = |text: &str| -> Vec<String> {
+        let dir = folder(&[("a.yaml", text)]);
+        load(dir.path()).1.iter().map(ToString::to_string).collect()
+    };
+    let one = |text: &str, wanted: &str| {
+        let said = said(text);
+        assert!(said.len() == 1 && said[0].contains(wanted), "{text}: {said:?}");
+    };
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: node-1}}";
+    let endpoints = "{apiVersion: v1, kind: Endpoints, metadata: {name: a}, subsets: []}";
+    one(
+        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}]}}",
+        "spec.clusterIP: is missing",
+    );
+    one(
+        "\n{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 10.0.0.1, clusterIPS: [10.0.0.1]}}",
+        "a.yaml:2: spec.clusterIPS: is not a field of a Service",
+    );
+    one(endpoints, "a.yaml:1: Endpoints default/a: is of a kind that is not read");
+    one("{apiVersion: v1, kind: Node, metadata: {name: node-2}}", "a.yaml: no Node node-1; the folder has node-2");
+    for fine in [
+        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: None}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: ExternalName, externalName: a.example}}",
+        node,
+        &format!("{node}\n---\n{{apiVersion: v1, kind: Node, metadata: {{name: node-2}}}}"),
+        // What a cluster's controller mirrors.
+        &format!("{endpoints}\n---\n{}", slice("a-1", "a", "10.1.0.1")),
+    ] {
+        assert_eq!(said(fine), [""; 0], "{fine}");
+    }
 }
 
 #[test]

@@ -49,6 +49,15 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config))
     }
 
+    /// Writes the certificate and the key of a server at this address.
+    pub fn write_server(&self, address: &str, certificate: &Path, key: &Path) {
+        let pair = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([address.to_owned()]).expect("a name");
+        let signed = params.signed_by(&pair, &self.0).expect("a certificate");
+        std::fs::write(certificate, signed.pem()).expect("written");
+        std::fs::write(key, pair.serialize_pem()).expect("written");
+    }
+
     /// Writes a client's certificate and key.
     pub fn write_client(&self, certificate: &Path, key: &Path) {
         let pair = KeyPair::generate().expect("a key");

@@ -1,0 +1,115 @@
+//! What this node's settings come to: kernel settings that are made when they can be, and settings that lack data.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::config::{Configuration, Options, Shortfall};
+use crate::controller::{Observer, Report, Synced};
+use crate::host::sysctl::{self, ConntrackSettings, Maker, Roots};
+use crate::model::Family;
+use crate::plan::NodePortAddresses;
+
+/// Pauses between attempts at kernel settings that are not there yet.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Sets what the node's kernel is to do besides our tables, and what it is to do with this process when memory is short.
+pub(super) fn make(configuration: &Configuration) -> Arc<Maker> {
+    let mut roots = Roots::default();
+    if let Some(net) = &configuration.sysctl_net {
+        roots.net.clone_from(net);
+    }
+    let wanted = &configuration.conntrack;
+    let settings = ConntrackSettings {
+        max_per_core: wanted.max_per_core.unwrap_or(0),
+        min: wanted.min,
+        tcp_established: wanted.tcp_established_timeout.unwrap_or_default(),
+        tcp_close_wait: wanted.tcp_close_wait_timeout.unwrap_or_default(),
+        tcp_be_liberal: wanted.tcp_be_liberal,
+        udp: wanted.udp_timeout.unwrap_or_default(),
+        udp_stream: wanted.udp_stream_timeout.unwrap_or_default(),
+    };
+    let score = configuration.oom_score_adj;
+    if let Err(cause) = sysctl::set_oom_score(score, &roots) {
+        warn!(%cause, "cannot set the OOM score of this process to {score}");
+    }
+    let maker = Arc::new(Maker::new(settings, roots));
+    maker.make();
+    maker
+}
+
+/// Makes what was not there at the start: our own rules have the kernel load connection tracking.
+pub(super) async fn make_later(maker: Arc<Maker>, mut reports: watch::Receiver<Report>) {
+    if maker.missing().is_empty() || reports.wait_for(|report| report.syncs > 0).await.is_err() {
+        return;
+    }
+    let mut pause = RETRY_MIN;
+    loop {
+        let attempt = maker.clone();
+        // A larger table of flows takes the kernel a while.
+        if !tokio::task::spawn_blocking(move || attempt.make()).await.unwrap_or(false) {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Tells where NodePorts answer, and of settings that lack data, once each.
+#[derive(Debug)]
+pub(super) struct SettingsObserver {
+    options: Options,
+    /// Families with Services.
+    used: HashSet<Family>,
+    known: Vec<Shortfall>,
+    node_ports: Vec<(Family, NodePortAddresses)>,
+}
+
+impl SettingsObserver {
+    pub(super) fn new(options: Options) -> Self {
+        Self { options, used: HashSet::new(), known: Vec::new(), node_ports: Vec::new() }
+    }
+
+    /// Whether a lack may have come or gone.
+    fn is_news(&mut self, sync: &Synced<'_>) -> bool {
+        let changed = sync.changes.services.iter().filter_map(|key| sync.model.service(key));
+        let families = changed.flat_map(|service| service.cluster_ips.iter().copied().map(Family::of));
+        let mut is_news = sync.full || sync.changes.node;
+        families.for_each(|family| is_news |= self.used.insert(family));
+        is_news
+    }
+
+    fn tell_node_ports(&mut self, sync: &Synced<'_>) {
+        let settings = sync.mirror.settings();
+        let now: Vec<_> = settings.families().map(|(family, of)| (family, of.node_ports.clone())).collect();
+        for (family, addresses) in now.iter().filter(|of| !self.node_ports.contains(of)) {
+            match addresses {
+                NodePortAddresses::AllLocal => {
+                    info!("NodePorts answer on all {family} addresses of this node but loopback")
+                }
+                NodePortAddresses::Listed(ips) if ips.is_empty() => {}
+                NodePortAddresses::Listed(ips) => {
+                    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+                    info!("NodePorts answer on {} only; see --nodeport-addresses", ips.join(", "));
+                }
+            }
+        }
+        self.node_ports = now;
+    }
+}
+
+impl Observer for SettingsObserver {
+    fn synced(&mut self, sync: &Synced<'_>) {
+        if !self.is_news(sync) {
+            return;
+        }
+        self.tell_node_ports(sync);
+        let found = self.options.shortfalls(sync.model);
+        found.iter().filter(|lack| !self.known.contains(lack)).for_each(|lack| warn!("{}", lack.text));
+        self.known = found;
+    }
+}

@@ -1,0 +1,156 @@
+//! Settings that lack what they go by in a family that Services use: what they ask for does not happen.
+
+use super::{DetectLocal, Options};
+use crate::model::{Family, Model, Service};
+
+/// A setting without data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortfall {
+    /// A word for programs: `NoPodRange`, `NoNodeAddress`.
+    pub reason: &'static str,
+    /// The family.
+    pub family: Family,
+    /// One sentence, with what to do.
+    pub text: String,
+}
+
+impl Options {
+    /// What lacks data in families that Services use. Looks at all Services where there is no lack, so not at each sync.
+    pub fn shortfalls(&self, model: &Model) -> Vec<Shortfall> {
+        let is_used = |family: Family, counts: fn(&Service) -> bool| {
+            model.services().any(|service| service.cluster_ip(family).is_some() && counts(service))
+        };
+        let mut found = Vec::new();
+        for family in self.families.iter().copied() {
+            if let Some(text) = self.without_pods(family, model).filter(|_| is_used(family, |_| true)) {
+                found.push(Shortfall { reason: "NoPodRange", family, text });
+            }
+            let has_node_ports = |service: &Service| service.ports.iter().any(|port| port.node_port.is_some());
+            if let Some(text) = self.without_node_ip(family, model).filter(|_| is_used(family, has_node_ports)) {
+                found.push(Shortfall { reason: "NoNodeAddress", family, text });
+            }
+        }
+        found
+    }
+
+    /// Why nobody counts as a pod, as far as that can be told without the cluster.
+    pub fn pod_detection_lacks(&self, family: Family) -> Option<String> {
+        match self.detect_local {
+            DetectLocal::ClusterCidr(ref nets) if nets.is_empty() => self.without_pods(family, &Model::default()),
+            _ => None,
+        }
+    }
+
+    /// Why nobody counts as a pod.
+    fn without_pods(&self, family: Family, model: &Model) -> Option<String> {
+        let of_family = |net: &ipnet::IpNet| Family::of_net(net) == family;
+        let (lack, remedy) = match &self.detect_local {
+            DetectLocal::ClusterCidr(nets) if !nets.iter().any(of_family) => (
+                format!("detectLocalMode is ClusterCIDR, and clusterCIDR has no {family} range"),
+                "give the pods' range as --cluster-cidr (clusterCIDR), or choose another --detect-local-mode",
+            ),
+            DetectLocal::NodeCidr if !model.node().is_some_and(|node| node.pod_cidrs.iter().any(of_family)) => (
+                format!("detectLocalMode is NodeCIDR, and the Node has no {family} podCIDR"),
+                "have one allocated, or choose another --detect-local-mode",
+            ),
+            _ => return None,
+        };
+        // What is masqueraded anyway needs no detection.
+        let effect = match self.masquerade_all {
+            true => "policy Local treats pods as clients from outside",
+            false => {
+                "connections to ClusterIPs keep their source, and endpoints that answer another way than they were \
+                 reached are not heard; policy Local treats pods as clients from outside"
+            }
+        };
+        Some(format!("{lack}: nobody counts as a pod, so {effect}; {remedy}"))
+    }
+
+    /// Why no address answers NodePorts.
+    fn without_node_ip(&self, family: Family, model: &Model) -> Option<String> {
+        let ip = self.node_ip(model.node(), family).filter(|ip| !ip.is_loopback());
+        let on = &self.node_ports;
+        if !on.primary || ip.is_some() || on.of_family(family).next().is_some() {
+            return None;
+        }
+        let node = match model.node() {
+            Some(node) => format!("Node {} has no {family} address", node.name),
+            None => format!("there is no Node {}", self.node_name),
+        };
+        Some(format!(
+            "{node} and nodePortAddresses is primary: NodePorts answer on no {family} address; give the Node one, or name \
+             ranges with --nodeport-addresses"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NodePortsOn;
+    use crate::model::{Event, Node, ObjectKey, Protocol, ServicePort, ServiceType};
+
+    fn model(cluster_ips: &[&str], node_port: Option<u16>, node: Option<(&[&str], &[&str])>) -> Model {
+        let mut model = Model::default();
+        let service = Service {
+            key: ObjectKey::new("ns", "web"),
+            created: None,
+            service_type: ServiceType::NodePort,
+            cluster_ips: cluster_ips.iter().map(|ip| ip.parse().expect("IP")).collect(),
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            bad_source_ranges: false,
+            external_policy_local: false,
+            internal_policy_local: false,
+            affinity_seconds: None,
+            health_check_node_port: None,
+            ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port }],
+        };
+        model.apply(Event::Service(service.into()));
+        if let Some((ips, pods)) = node {
+            model.apply(Event::Node(Box::new(Node {
+                name: "n".into(),
+                ips: ips.iter().map(|ip| ip.parse().expect("IP")).collect(),
+                pod_cidrs: pods.iter().map(|net| net.parse().expect("CIDR")).collect(),
+                ..Node::default()
+            })));
+        }
+        model
+    }
+
+    fn reasons(options: &Options, model: &Model) -> Vec<(&'static str, Family)> {
+        options.shortfalls(model).iter().map(|lack| (lack.reason, lack.family)).collect()
+    }
+
+    #[test]
+    fn lacks_count_in_families_that_services_use() {
+        let (pods, address) = ("NoPodRange", "NoNodeAddress");
+        let node: Option<(&[&str], &[&str])> = Some((&["10.0.0.1"], &["10.1.0.0/24"]));
+        let v4 = model(&["10.96.0.1"], Some(30_000), node);
+        let dual = model(&["10.96.0.1", "fd00::1"], Some(30_000), node);
+        let inner = model(&["10.96.0.1", "fd00::1"], None, node);
+        let nobody = model(&["10.96.0.1"], Some(30_000), None);
+        let (four, six) = (Family::Ipv4, Family::Ipv6);
+
+        let mut options = Options::new("n");
+        assert_eq!(reasons(&options, &v4), [(pods, four)]);
+        assert_eq!(reasons(&options, &dual), [(pods, four), (pods, six), (address, six)]);
+        assert_eq!(reasons(&options, &inner), [(pods, four), (pods, six)]);
+        assert_eq!(reasons(&options, &nobody), [(pods, four), (address, four)]);
+        assert_eq!(reasons(&options, &Model::default()), []);
+        options.detect_local = DetectLocal::NodeCidr;
+        assert_eq!(reasons(&options, &dual), [(pods, six), (address, six)]);
+        options.detect_local = DetectLocal::InterfaceNamePrefix("veth".into());
+        assert_eq!(reasons(&options, &v4), []);
+        options.node_ports = NodePortsOn::ranges(Vec::new());
+        assert_eq!(reasons(&options, &dual), []);
+    }
+
+    #[test]
+    fn each_lack_says_what_to_do() {
+        for lack in Options::new("n").shortfalls(&model(&["10.96.0.1", "fd00::1"], Some(30_000), None)) {
+            assert!(lack.text.contains(&lack.family.to_string()) && lack.text.contains("--"), "{}", lack.text);
+        }
+    }
+}
