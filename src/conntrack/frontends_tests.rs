@@ -343,7 +343,8 @@ fn frontends_that_went_while_nobody_ran_are_cleared_at_the_next_start() {
     };
     let all = [(VIP, true), ("192.168.0.1:30053", true), ("1.2.3.4:53", true)];
     let without_port = Service { ports: vec![], ..service("dns", 1) };
-    let cases: [(&str, Vec<Event>, &[(&str, bool)]); 4] = [
+    type Case<'a> = (&'static str, Vec<Event>, &'a [(&'static str, bool)]);
+    let cases: [Case<'_>; 4] = [
         ("the Service", vec![], &all),
         ("its port", vec![put(&without_port), slice("dns", vec![endpoint(1)])], &all),
         (
