@@ -188,7 +188,7 @@ fn life_of_a_pod(user: User) {
         output_of("iptables-legacy", &["-t", "nat", "-N", "KUBE-SERVICES"]);
         let close_wait = || output_of("cat", &["/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait"]);
         assert_eq!(close_wait().trim(), "60", "the kernel's own");
-        let flags = ["--takeover", "--frontend-metrics-max=10", "--sysctl-net=/run/net"];
+        let flags = ["--takeover", "--frontend-metrics-max=10", "--sysctl-net=/run/net", "--cluster-cidr=10.1.0.0/16"];
         let container = Container::start(user, |under| Program::start_under(under, OBJECTS, &flags));
         container.is_confined();
         let log = container.program.start_log();
