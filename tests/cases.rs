@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -113,7 +113,7 @@ fn serve(at: &str, words: &'static str) {
     let listener = TcpListener::bind(at).expect("a server");
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            stream.read(&mut [0; 512]).ok();
+            BufReader::new(&stream).read_line(&mut String::new()).ok();
             write!(stream, "HTTP/1.0 200 OK\r\n\r\n{words}").ok();
         }
     });

@@ -196,6 +196,7 @@ fn life_of_a_pod(user: User) {
             "--frontend-metrics-max=10",
             "--sysctl-net=/run/net",
             "--nodeport-addresses=primary,localhost",
+            "--cluster-cidr=10.1.0.0/16",
         ];
         let container = Container::start(user, |under| Program::start_under(under, OBJECTS, &flags));
         container.is_confined();

@@ -68,14 +68,17 @@ impl NftKernel {
             all.extend(drops.map(|((table, chain), _)| ForwardFilter { family, table, chain, is_legacy: false }));
         }
         for family in Family::ALL {
-            let drops = leftovers::legacy_forward_drops(family);
-            let drops = drops.map_err(|source| KernelError::Io { doing: DOING, source })?;
-            all.extend(drops.then(|| ForwardFilter {
-                family: family.nft(),
-                table: "filter".to_owned(),
-                chain: "FORWARD".to_owned(),
-                is_legacy: true,
-            }));
+            match leftovers::legacy_forward_drops(family) {
+                Ok(false) => {}
+                Ok(true) => all.push(ForwardFilter {
+                    family: family.nft(),
+                    table: "filter".to_owned(),
+                    chain: "FORWARD".to_owned(),
+                    is_legacy: true,
+                }),
+                // Only root may look; who removes kube-proxy's chains is told so then.
+                Err(cause) => tracing::debug!(%cause, %family, "cannot read legacy iptables"),
+            }
         }
         Ok(all)
     }
