@@ -29,7 +29,7 @@ pub struct KubeOptions {
 
 /// The client that all kinds share.
 pub(super) struct Access {
-    options: KubeOptions,
+    options: Box<KubeOptions>,
     /// The server's URL when the program began, for messages.
     server: String,
     measure: Option<RestClientLayer>,
@@ -57,7 +57,7 @@ impl Access {
         let measure = measure.map(|layer| layer.for_server(&config.cluster_url));
         let server = config.cluster_url.to_string();
         let client = client_from(config, options, measure.as_ref())?;
-        Ok(Self { options: options.clone(), server, measure, current: Mutex::new(Current { client, renewed: None }) })
+        Ok(Self { options: Box::new(options.clone()), server, measure, current: Mutex::new(Current { client, renewed: None }) })
     }
 
     pub(super) fn timing(&self) -> &Timing {
