@@ -1,6 +1,7 @@
 //! Forgetting records, foreign content, and what a kernel or process lacks. Needs root.
 
 use std::process::Command;
+use std::time::Instant;
 
 use portway::model::Family;
 use portway::nftables::{NftKernel, Options};
@@ -128,8 +129,14 @@ fn the_longest_comment_is_cut_at_a_character() {
 fn this_kernel_lacks_nothing_and_trying_leaves_nothing() {
     in_netns(|| {
         let mut kernel = NftKernel::open().expect("a socket");
+        let start = Instant::now();
         assert_eq!(kernel.preflight(&Family::ALL), []);
+        let full = start.elapsed();
+        let start = Instant::now();
         assert_eq!(kernel.unfit(&Family::ALL), []);
+        let quick = start.elapsed();
+        println!("all features one by one: {full:?}, at once: {quick:?}");
+        assert!(quick * 3 < full, "a start must not wait for each feature: {quick:?} of {full:?}");
         assert_eq!(Nft::all()[0].run(&["list", "ruleset"], "").expect("listable"), "");
     });
 }

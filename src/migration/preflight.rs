@@ -50,8 +50,14 @@ impl NftKernel {
     pub fn unfit(&mut self, families: &[Family]) -> Vec<(Family, Vec<Missing>)> {
         let mut unfit = Vec::new();
         for family in families {
-            let ops = probes(*family).into_iter().flat_map(|probe| probe.ops);
-            let ops: Vec<_> = std::iter::once(Op::AddTable).chain(ops).map(|op| (*family, op)).collect();
+            let mut ops = vec![(*family, Op::AddTable)];
+            for op in probes(*family).into_iter().flat_map(|probe| probe.ops) {
+                // Several features are tried in one chain.
+                let is_there = matches!(op, Op::AddChain(_)) && ops.iter().any(|(_, other)| *other == op);
+                if !is_there {
+                    ops.push((*family, op));
+                }
+            }
             if self.commit(TRIAL_TABLE, &ops, Mode::Trial).is_ok() {
                 continue;
             }
