@@ -5,8 +5,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,6 +19,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 const V4: &str = "127.0.0.1:30080";
 const V6: &str = "[::1]:30080";
 const FLAG: &str = "--nodeport-addresses=primary,localhost";
+
+/// Two tests need most of the file descriptors that this process may have.
+static DESCRIPTORS: Mutex<()> = Mutex::new(());
 
 const NODE: &str = "
 apiVersion: v1
@@ -407,6 +410,7 @@ fn much_passes_beside_who_does_not_read() {
 #[test]
 fn ten_thousand_connections_hold() {
     const WANTED: usize = 10_000;
+    let _alone = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("our own limit");
     let hard = usize::try_from(hard).unwrap_or(usize::MAX);
@@ -491,6 +495,7 @@ fn ten_thousand_connections_hold() {
 /// Flows have a limit for the whole process; who comes later is served all the same.
 #[test]
 fn many_clients_of_udp() {
+    let _alone = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
     in_netns(|| {
         endpoints();
         let _program = Program::start(&objects("", &[NEAR]), &[FLAG]);
