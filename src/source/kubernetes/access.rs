@@ -57,7 +57,12 @@ impl Access {
         let measure = measure.map(|layer| layer.for_server(&config.cluster_url));
         let server = config.cluster_url.to_string();
         let client = client_from(config, options, measure.as_ref())?;
-        Ok(Self { options: Box::new(options.clone()), server, measure, current: Mutex::new(Current { client, renewed: None }) })
+        Ok(Self {
+            options: Box::new(options.clone()),
+            server,
+            measure,
+            current: Mutex::new(Current { client, renewed: None }),
+        })
     }
 
     pub(super) fn timing(&self) -> &Timing {
