@@ -334,14 +334,17 @@ fn failures_pass_through() {
         let listener = TcpListener::bind("10.1.0.1:8080").expect("a port");
         let program = Program::start(&objects("", &[NEAR]), &[FLAG]);
         eventually("the port", || !is_refused_tcp(V4));
-        let pair = || loop {
+        let pair = |mark: u8| {
             let client = connect(V4).expect("connected");
-            let (endpoint, _) = listener.accept().expect("accepted");
-            endpoint.set_read_timeout(Some(LIMIT)).expect("a timeout");
-            // Not one of those that only looked whether the port is there.
-            (&client).write_all(b"x").expect("sent");
-            if matches!((&endpoint).read(&mut [0]), Ok(1)) {
-                return (client, endpoint);
+            (&client).write_all(&[mark]).expect("sent");
+            loop {
+                let (endpoint, _) = listener.accept().expect("accepted");
+                endpoint.set_read_timeout(Some(LIMIT)).expect("a timeout");
+                // Not one of those that only looked whether the port is there.
+                let mut byte = [0];
+                if matches!((&endpoint).read(&mut byte), Ok(1)) && byte == [mark] {
+                    return (client, endpoint);
+                }
             }
         };
         let reset = |stream: TcpStream| {
@@ -351,10 +354,10 @@ fn failures_pass_through() {
         let is_reset = |mut stream: TcpStream| {
             stream.read(&mut [0]).is_err_and(|cause| cause.kind() == ErrorKind::ConnectionReset)
         };
-        let (client, endpoint) = pair();
+        let (client, endpoint) = pair(1);
         reset(endpoint);
         assert!(is_reset(client), "the client learns it");
-        let (client, endpoint) = pair();
+        let (client, endpoint) = pair(2);
         reset(client);
         assert!(is_reset(endpoint), "the endpoint learns it");
         // Nobody listens: a failure, not an end.
