@@ -334,14 +334,17 @@ fn failures_pass_through() {
         let listener = TcpListener::bind("10.1.0.1:8080").expect("a port");
         let program = Program::start(&objects("", &[NEAR]), &[FLAG]);
         eventually("the port", || !is_refused_tcp(V4));
-        let pair = || loop {
+        let pair = |mark: u8| {
             let client = connect(V4).expect("connected");
-            let (endpoint, _) = listener.accept().expect("accepted");
-            endpoint.set_read_timeout(Some(LIMIT)).expect("a timeout");
-            // Not one of those that only looked whether the port is there.
-            (&client).write_all(b"x").expect("sent");
-            if matches!((&endpoint).read(&mut [0]), Ok(1)) {
-                return (client, endpoint);
+            (&client).write_all(&[mark]).expect("sent");
+            loop {
+                let (endpoint, _) = listener.accept().expect("accepted");
+                endpoint.set_read_timeout(Some(LIMIT)).expect("a timeout");
+                // Not one of those that only looked whether the port is there.
+                let mut byte = [0];
+                if matches!((&endpoint).read(&mut byte), Ok(1)) && byte == [mark] {
+                    return (client, endpoint);
+                }
             }
         };
         let reset = |stream: TcpStream| {
@@ -351,10 +354,10 @@ fn failures_pass_through() {
         let is_reset = |mut stream: TcpStream| {
             stream.read(&mut [0]).is_err_and(|cause| cause.kind() == ErrorKind::ConnectionReset)
         };
-        let (client, endpoint) = pair();
+        let (client, endpoint) = pair(1);
         reset(endpoint);
         assert!(is_reset(client), "the client learns it");
-        let (client, endpoint) = pair();
+        let (client, endpoint) = pair(2);
         reset(client);
         assert!(is_reset(endpoint), "the endpoint learns it");
         // Nobody listens: a failure, not an end.
@@ -419,7 +422,11 @@ fn ten_thousand_connections_hold() {
     assert!(room > 1000, "a limit of {hard} open files is too small for this test");
     in_netns(|| {
         ip_batch("addr add 10.1.0.1/32 dev lo\n").expect("an address");
-        let listener = TcpListener::bind("10.1.0.1:8080").expect("a port");
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from(([10, 1, 0, 1], 8080)).into()).expect("a port");
+        // On a busy machine many wait; who waits for too long is reset.
+        listener.listen(16_384).expect("a listener");
+        let listener = TcpListener::from(listener);
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = accepted.clone();
         let (sender, streams) = std::sync::mpsc::channel();
