@@ -1,18 +1,59 @@
-//! The only module with `unsafe`: thin wrappers over libnftnl's object builders, socket options, and the C library's heap.
+//! The only module with `unsafe`: thin wrappers over libmnl's socket, libnftnl's object builders, socket options, and the C
+//! library's heap.
 //!
 //! A wrapper owns one libnftnl object and gives no pointer away; attributes are copied in by libnftnl. Sizes are checked
 //! here where libnftnl does not.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
 use nftnl::nftnl_sys as sys;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// Room for one structural message. Ours are below 4 KiB; a rule cannot be longer than a 16-bit attribute.
 const SCRATCH_LEN: usize = 160 * 1024;
+
+/// A netlink socket of libmnl that can move to another thread.
+pub(crate) struct NetlinkSocket(mnl::Socket);
+
+// SAFETY: a `mnl_socket` is a file descriptor and its address on the heap, with no tie to a thread. It is not `Sync`.
+unsafe impl Send for NetlinkSocket {}
+
+impl NetlinkSocket {
+    /// Opens a socket in the network namespace of this thread. A child process does not get it.
+    pub(crate) fn open(bus: mnl::Bus) -> io::Result<Self> {
+        let this = Self(mnl::Socket::open(bus)?);
+        fcntl(this.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        Ok(this)
+    }
+
+    /// Gives it an address of the kernel's choice, and has it hear these multicast groups (a bit each).
+    pub(crate) fn bind(&self, groups: u32) -> io::Result<()> {
+        self.0.bind(groups, 0)
+    }
+
+    /// Its address, once it has one.
+    pub(crate) fn port_id(&self) -> u32 {
+        self.0.portid()
+    }
+}
+
+impl AsFd for NetlinkSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: libmnl keeps the descriptor open as long as the socket lives.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
+
+impl fmt::Debug for NetlinkSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NetlinkSocket").field(&self.0.as_raw_fd()).finish()
+    }
+}
 
 /// Sets an integer option of a socket.
 pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::socket::SockProtocol;
+use mnl::Bus;
 
 use super::Entry;
 use super::wire::{Filter, put_delete, put_dump, put_stats, read_entry};
@@ -50,7 +50,7 @@ pub const UNREACHABLE: &str = "load the kernel module nf_conntrack_netlink (CONF
 
 /// Whether the kernel lets its table of flows be listed and changed; asking loads the module where there is one.
 pub fn reach() -> io::Result<()> {
-    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let mut socket = Socket::open(Bus::Netfilter)?;
     let mut request = Vec::new();
     put_stats(&mut request, socket.next_seq());
     socket.send(&request)?;
@@ -91,8 +91,8 @@ impl KernelTable {
     /// Opens the table of the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            walker: Socket::open(SockProtocol::NetlinkNetFilter)?,
-            remover: Socket::open(SockProtocol::NetlinkNetFilter)?,
+            walker: Socket::open(Bus::Netfilter)?,
+            remover: Socket::open(Bus::Netfilter)?,
             buffer: vec![0; RECEIVE_LEN],
             answers: vec![0; RECEIVE_LEN],
             batch: Batch::default(),
@@ -178,12 +178,12 @@ impl Table for KernelTable {
                 tracing::debug!(%error, "the kernel does not filter its table of flows");
                 self.plain = true;
                 self.batch.clear();
-                self.walker = Socket::open(SockProtocol::NetlinkNetFilter)?;
+                self.walker = Socket::open(Bus::Netfilter)?;
                 self.walk(filter, stale, still)
             }
             Err(error) => {
                 // The rest of a walk may still be in the socket, or hold it occupied.
-                self.walker = Socket::open(SockProtocol::NetlinkNetFilter)?;
+                self.walker = Socket::open(Bus::Netfilter)?;
                 Err(error)
             }
             result => result,

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use nix::sys::socket::SockProtocol;
+use mnl::Bus;
 
 use super::watch::Announcements;
 use crate::model::Family;
@@ -104,7 +104,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open() -> io::Result<Self> {
-        let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+        let socket = Socket::open(Bus::Netfilter)?;
         socket.ask_for_precise_errors();
         socket.reserve_receiving(RECEIVE_ROOM)?;
         let send_room = if socket.reserve_sending(SEND_ROOM) { SEND_ROOM } else { 0 };

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use nix::sys::socket::SockProtocol;
+use mnl::Bus;
 use nix::sys::time::TimeVal;
 use socket2::SockFilter;
 
@@ -56,7 +56,7 @@ pub(super) fn start(
 }
 
 fn open(own_port: u32) -> io::Result<Socket> {
-    Socket::listen(SockProtocol::NetlinkNetFilter, GROUP, &all_but(own_port), RECEIVE_ROOM)
+    Socket::listen(Bus::Netfilter, GROUP, &all_but(own_port), RECEIVE_ROOM)
 }
 
 /// A filter that lets pass what others do. What one send of the kernel announces is the work of one transaction, so its

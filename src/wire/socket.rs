@@ -1,17 +1,15 @@
 //! The netlink socket: for requests and their answers, or for the kernel's announcements.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
+use mnl::Bus;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, sendmsg,
-    setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendmsg, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use socket2::{SockFilter, SockRef};
 
-use crate::ffi;
+use crate::ffi::{self, NetlinkSocket};
 
 /// Room for failures of a whole batch, in bytes.
 const RECEIVE_ROOM: usize = 1 << 20;
@@ -29,15 +27,14 @@ const SOL_NETLINK: i32 = 270;
 /// tables after us.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    fd: OwnedFd,
-    port: u32,
+    socket: NetlinkSocket,
     seq: u32,
 }
 
 impl Socket {
     /// Opens a socket for requests.
-    pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
-        let this = Self::bound(protocol, 0, &[])?;
+    pub(crate) fn open(bus: Bus) -> io::Result<Self> {
+        let this = Self::bound(bus, 0, &[])?;
         this.wait_at_most(PATIENCE)?;
         this.reserve_receiving(RECEIVE_ROOM)?;
         Ok(this)
@@ -45,25 +42,24 @@ impl Socket {
 
     /// Opens a socket for what the kernel announces to these groups (a bit each), as far as the filter lets it pass; with this
     /// room in bytes.
-    pub(crate) fn listen(protocol: SockProtocol, groups: u32, filter: &[SockFilter], room: usize) -> io::Result<Self> {
-        let this = Self::bound(protocol, groups, filter)?;
+    pub(crate) fn listen(bus: Bus, groups: u32, filter: &[SockFilter], room: usize) -> io::Result<Self> {
+        let this = Self::bound(bus, groups, filter)?;
         this.reserve_receiving(room)?;
         Ok(this)
     }
 
-    fn bound(protocol: SockProtocol, groups: u32, filter: &[SockFilter]) -> io::Result<Self> {
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+    fn bound(bus: Bus, groups: u32, filter: &[SockFilter]) -> io::Result<Self> {
+        let socket = NetlinkSocket::open(bus)?;
         if !filter.is_empty() {
-            SockRef::from(&fd).attach_filter(filter)?;
+            SockRef::from(&socket).attach_filter(filter)?;
         }
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-        let port = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
-        Ok(Self { fd, port, seq: 0 })
+        socket.bind(groups)?;
+        Ok(Self { socket, seq: 0 })
     }
 
     /// Its address: what the kernel knows the owner of a table by.
     pub(crate) fn port_id(&self) -> u32 {
-        self.port
+        self.socket.port_id()
     }
 
     /// A number for the next request.
@@ -75,7 +71,7 @@ impl Socket {
     /// Errors say which attribute they are about, and do not repeat the message. Kernels before 4.12 and 4.15 do without.
     pub(crate) fn ask_for_precise_errors(&self) {
         for option in [EXT_ACK, CAP_ACK] {
-            if let Err(error) = ffi::set_option(self.fd.as_fd(), SOL_NETLINK, option, 1) {
+            if let Err(error) = ffi::set_option(self.socket.as_fd(), SOL_NETLINK, option, 1) {
                 tracing::debug!(option, %error, "netlink option not available");
             }
         }
@@ -83,22 +79,22 @@ impl Socket {
 
     /// How long [`Socket::receive`] waits.
     pub(crate) fn wait_at_most(&self, time: TimeVal) -> io::Result<()> {
-        Ok(setsockopt(&self.fd, sockopt::ReceiveTimeout, &time)?)
+        Ok(setsockopt(&self.socket, sockopt::ReceiveTimeout, &time)?)
     }
 
     /// Room in bytes for what is received. Beyond the system's limit needs a right that containers may lack; the limit does
     /// then.
     pub(crate) fn reserve_receiving(&self, room: usize) -> io::Result<()> {
-        let forced = setsockopt(&self.fd, sockopt::RcvBufForce, &room);
-        Ok(forced.or_else(|_| setsockopt(&self.fd, sockopt::RcvBuf, &room))?)
+        let forced = setsockopt(&self.socket, sockopt::RcvBufForce, &room);
+        Ok(forced.or_else(|_| setsockopt(&self.socket, sockopt::RcvBuf, &room))?)
     }
 
     /// Room in bytes for what is sent at once; whether there is that much now. Beyond the system's limit as above.
     pub(crate) fn reserve_sending(&self, room: usize) -> bool {
-        if setsockopt(&self.fd, sockopt::SndBufForce, &room).is_ok() {
+        if setsockopt(&self.socket, sockopt::SndBufForce, &room).is_ok() {
             return true;
         }
-        if let Err(error) = setsockopt(&self.fd, sockopt::SndBuf, &room) {
+        if let Err(error) = setsockopt(&self.socket, sockopt::SndBuf, &room) {
             tracing::warn!(room, %error, "cannot raise the netlink buffer");
         }
         false
@@ -114,7 +110,7 @@ impl Socket {
         let len: usize = slices.iter().map(|slice| slice.len()).sum();
         let kernel = NetlinkAddr::new(0, 0);
         loop {
-            match sendmsg(self.fd.as_raw_fd(), slices, &[], MsgFlags::empty(), Some(&kernel)) {
+            match sendmsg(self.socket.as_fd().as_raw_fd(), slices, &[], MsgFlags::empty(), Some(&kernel)) {
                 Ok(sent) if sent == len => return Ok(()),
                 Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
                 // Interrupted before anything was sent.
@@ -141,7 +137,7 @@ impl Socket {
 
     fn receive_len(&self, buffer: &mut [u8], flags: MsgFlags) -> nix::Result<usize> {
         loop {
-            match recv(self.fd.as_raw_fd(), buffer, flags) {
+            match recv(self.socket.as_fd().as_raw_fd(), buffer, flags) {
                 Err(Errno::EINTR) => {}
                 result => return result,
             }

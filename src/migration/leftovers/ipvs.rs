@@ -7,7 +7,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use nix::sys::socket::{SockProtocol, SockaddrStorage};
+use mnl::Bus;
+use nix::sys::socket::SockaddrStorage;
 
 use super::Leftovers;
 use crate::wire::attr::{self, Attrs};
@@ -65,8 +66,7 @@ pub(super) fn remove(found: &mut Leftovers) {
         }
     }
     if has_interface && found.failures.is_empty() {
-        match Socket::open(SockProtocol::NetlinkRoute).and_then(|mut socket| ask(&mut socket, &delete_link(INTERFACE)))
-        {
+        match Socket::open(Bus::Route).and_then(|mut socket| ask(&mut socket, &delete_link(INTERFACE))) {
             Ok(_) => found.interface = true,
             Err(cause) => found.failed(format!("cannot delete interface {INTERFACE}: {cause}")),
         }
@@ -101,7 +101,7 @@ fn ip_sets() -> io::Result<(Option<Socket>, Vec<String>)> {
     if !Path::new("/sys/module/ip_set").exists() {
         return Ok((None, Vec::new()));
     }
-    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let mut socket = Socket::open(Bus::Netfilter)?;
     let answers = ask(&mut socket, &list_sets())?;
     let name = |body: &Vec<u8>| Some(Attrs::new(body.get(4..)?).str_of(set::NAME)?.to_owned());
     Ok((Some(socket), answers.iter().filter_map(name).collect()))
@@ -109,7 +109,7 @@ fn ip_sets() -> io::Result<(Option<Socket>, Vec<String>)> {
 
 /// Deletes all virtual services.
 fn flush() -> io::Result<()> {
-    let mut socket = Socket::open(SockProtocol::NetlinkGeneric)?;
+    let mut socket = Socket::open(Bus::Generic)?;
     let answers = ask(&mut socket, &find_family("IPVS"))?;
     let family = answers.first().and_then(|body| {
         let id = Attrs::new(body.get(4..)?).find_kind(genl::FAMILY_ID)?;
