@@ -9,12 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top to the bottom.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("commands", &["main", "lib", "cli"]),
     ("what runs beside the program", &["demo"]),
     ("answers", &["admin"]),
     ("servers", &["serve"]),
-    ("followers of the sync loop", &["conntrack", "events", "health", "metrics"]),
+    ("followers of the sync loop", &["conntrack", "health", "metrics"]),
+    ("NodePorts on localhost", &["localhost"]),
+    ("Kubernetes Events", &["events"]),
     ("the sync loop: when", &["controller"]),
     ("the programmer: what is done to the tables", &["programmer"]),
     ("from another proxy and back", &["migration"]),

@@ -1,13 +1,15 @@
 //! `portway run`: wires a source to the sync loop.
 
+mod memory;
+mod objects;
+
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
@@ -15,26 +17,26 @@ use super::settings::{self, SettingsObserver};
 use crate::admin::{self, Activity, Admin};
 use crate::config::{self, Configuration, Options};
 use crate::conntrack::ConntrackObserver;
-use crate::controller::{Controller, Observer, Report, Synced};
-use crate::events::{self, EventQueue, EventSink, EventWanted, FaultObserver, Rate, Recorder};
+use crate::controller::{Controller, Report};
+use crate::events::{self, EventSink, FaultObserver};
 use crate::health::{self, CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::Maker;
 use crate::logging::{Log, Recent};
 use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::migration::Missing;
-use crate::model::{Event, Family};
+use crate::model::Family;
 use crate::nftables::NftKernel;
 use crate::ruleset::{Gated, Kernel};
 use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
-use crate::source::{EventSender, KubeOptions, KubeSource, ManifestSource, SourceError};
+use crate::source::{EventSender, SourceError};
 use crate::{host, localhost, nftables};
+use memory::MemoryObserver;
+pub(super) use objects::Source;
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
 /// How long the sync loop may take to end: it may be in the middle of a call to the kernel.
 const LAST_SYNC: Duration = Duration::from_secs(5);
-/// From a list or a comparison of everything until what it needed is free.
-const MEMORY_DELAY: Duration = Duration::from_secs(1);
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
 
@@ -105,39 +107,6 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         return Ok(());
     }
     sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
-}
-
-/// Gives back what only lists and comparisons of everything need; a little later, when it is free.
-struct MemoryObserver(Arc<Notify>);
-
-impl MemoryObserver {
-    fn start(runtime: &Handle) -> Self {
-        let wanted = Arc::new(Notify::new());
-        let this = Self(wanted.clone());
-        runtime.spawn(async move {
-            loop {
-                wanted.notified().await;
-                tokio::time::sleep(MEMORY_DELAY).await;
-                // It may take long, and nothing depends on how it ends.
-                tokio::task::spawn_blocking(host::memory::give_back).await.ok();
-            }
-        });
-        this
-    }
-}
-
-impl Observer for MemoryObserver {
-    fn received(&mut self, batch: &[Event]) {
-        if let Some(Event::ListDone(_)) = batch.last() {
-            self.0.notify_one();
-        }
-    }
-
-    fn synced(&mut self, sync: &Synced<'_>) {
-        if sync.full {
-            self.0.notify_one();
-        }
-    }
 }
 
 /// `--init-only`: what needs more privileges than serving does.
@@ -367,56 +336,5 @@ async fn config_changed(configuration: &Configuration) -> String {
             file.path.display().to_string()
         }
         None => std::future::pending().await,
-    }
-}
-
-/// Where the objects come from.
-pub(super) enum Source {
-    Manifests(Box<ManifestSource>),
-    Kubernetes(Box<KubeSource>),
-}
-
-impl Source {
-    /// Finds the way to the objects; the API server need not answer yet.
-    pub(super) async fn open(
-        configuration: &Configuration,
-        options: &Options,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, SourceError> {
-        let proxy_name = options.service_proxy_name.clone();
-        if let Some(folder) = &configuration.manifests {
-            let source = ManifestSource::open(folder, &options.node_name)?.serving(proxy_name);
-            metrics.watch_source("manifests", source.stats());
-            return Ok(Self::Manifests(Box::new(source)));
-        }
-        let client = &configuration.client;
-        let access = KubeOptions {
-            kubeconfig: client.kubeconfig.clone(),
-            master: client.master.clone(),
-            ..KubeOptions::default()
-        };
-        let source = KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
-        let source = source.serving(proxy_name);
-        metrics.watch_source("kubernetes", source.stats());
-        Ok(Self::Kubernetes(Box::new(source)))
-    }
-
-    /// Has Events created where there is an API server.
-    fn record(&self, configuration: &Configuration, options: &Options, queue: EventQueue, runtime: &Handle) {
-        if let Self::Kubernetes(source) = self {
-            let client = &configuration.client;
-            let host = host::name().unwrap_or_else(|| options.node_name.to_string());
-            let rate = Rate::new(client.qps, client.burst);
-            runtime.spawn(Recorder::new(source.client(), &options.node_name, &host, rate).run(queue));
-        }
-    }
-
-    /// Sends what the source has to say until the receiver is gone.
-    pub(super) async fn run(self, sender: EventSender, events: EventSink) -> Result<(), SourceError> {
-        events.wanted(EventWanted::Starting);
-        match self {
-            Self::Manifests(source) => source.run(sender).await,
-            Self::Kubernetes(source) => source.run(sender).await,
-        }
     }
 }
