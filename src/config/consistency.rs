@@ -33,25 +33,18 @@ impl Configuration {
             .copied()
             .filter(|f| ip(*f).is_none() && node_ports.of_family(*f).next().is_none())
             .collect();
-        match node_ports.primary {
-            true if open.len() == families.len() => {
+        if node_ports.primary {
+            // Services of a family without an address are told when there are any ([`Options::shortfalls`]).
+            if open.len() == families.len() {
                 add(false, "this node has no IP: no address answers NodePorts until it has one".into());
             }
-            is_primary => {
-                for family in open {
-                    let text = if is_primary {
-                        format!(
-                            "this node has no IP of {family}: no {family} address answers NodePorts; name ranges in \
-                             nodePortAddresses if some should"
-                        )
-                    } else {
-                        format!(
-                            "nodePortAddresses has no range of {family}: NodePorts answer on all its {family} addresses; \
-                             name a range to restrict them"
-                        )
-                    };
-                    add(false, text);
-                }
+        } else {
+            for family in open {
+                let text = format!(
+                    "nodePortAddresses has no range of {family}: NodePorts answer on all its {family} addresses; name a range \
+                     to restrict them"
+                );
+                add(false, text);
             }
         }
         if let DetectLocal::ClusterCidr(nets) = &options.detect_local
@@ -116,11 +109,9 @@ mod tests {
         assert_one(&findings(&["--cluster-cidr=fd01::/48"], &four, V4), true, "clusterCIDR");
         assert_one(&findings(&["--cluster-cidr=fd01::/48", all], &four, BOTH), false, "clusterCIDR");
         assert_eq!(findings(&["--cluster-cidr=fd01::/48", "--detect-local-mode=NodeCIDR"], &four, V4), []);
-        for open in ["10.0.0.0/8", "primary", "primary,10.0.0.0/8"] {
-            let found = findings(&[&format!("--nodeport-addresses={open}")], &four, BOTH);
-            assert_one(&found, false, "NodePorts answer on all its IPv6 addresses");
-        }
-        for closed in ["primary,localhost", "primary,fd00::/8", "all"] {
+        let found = findings(&["--nodeport-addresses=10.0.0.0/8"], &four, BOTH);
+        assert_one(&found, false, "NodePorts answer on all its IPv6 addresses");
+        for closed in ["primary", "primary,10.0.0.0/8", "primary,localhost", "primary,fd00::/8", "all"] {
             assert_eq!(findings(&[&format!("--nodeport-addresses={closed}")], &four, BOTH), [], "{closed}");
         }
         assert_one(

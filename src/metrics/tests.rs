@@ -339,6 +339,8 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     metrics.watch_source("manifests", Arc::default());
     metrics.show_gates([("Gate", "", true)]);
     metrics.show_frontends(|_| Ok(vec![count([10, 96, 0, 1], "ns/a:http", 5)]), &[Family::Ipv4], 9);
+    let relayed = Arc::new(crate::localhost::Stats::new(&[Family::Ipv4]));
+    metrics.show_localhost(relayed, |_| Ok(0));
     metrics.slis().pinged();
     // What appears with the first value only.
     let family = labels::ByFamily::from(Family::Ipv4);
