@@ -56,7 +56,7 @@ class Kernel:
         if not images:
             raise PackageError(f"no kernel in {folder}: no file vmlinuz*, bzImage or Image")
         self.image = images[0]
-        modules = [path.parent for path in sorted(folder.glob("**/modules.builtin"))]
+        modules = [path.parent for path in sorted(folder.glob("**/lib/modules/*/kernel"))]
         self.modules = modules[0] if modules else None
         self.release = self.modules.name if self.modules else release_of(self.image)
 
