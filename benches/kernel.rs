@@ -16,7 +16,7 @@ use portway::config::Options;
 use portway::controller::Controller;
 use portway::model::{Event, Family, Protocol};
 use portway::nftables::{self, NftKernel};
-use portway::ruleset::{ChainId, Element, Kernel as _, Op, SetId, Term, Touched, Transaction, Verdict};
+use portway::ruleset::{ChainId, ChangedParts, Element, Kernel as _, Op, SetId, Term, Transaction, Verdict};
 
 use support::netns::in_netns;
 use support::peer;
@@ -220,7 +220,7 @@ fn repairs(services: usize) -> [Vec<Duration>; 8] {
                 let took = timed(|| {
                     stranger.apply(&change).expect("nobody owns it");
                     let (by, touched) = heard.recv().expect("it listens");
-                    controller.doubts().raise(by, if everything { Touched::Everything } else { touched });
+                    controller.doubts().raise(by, if everything { ChangedParts::Everything } else { touched });
                     controller.check_doubts();
                 });
                 for family in Family::ALL {

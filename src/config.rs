@@ -29,7 +29,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::{Family, Model, Node};
-use crate::plan::{FamilySettings, Listener, PodDetection, Settings, Sizing};
+use crate::plan::{FamilySettings, ListeningSocket, PodDetection, Settings, Sizing};
 
 pub use consistency::Finding;
 pub use document::PortwayConfiguration;
@@ -93,7 +93,7 @@ pub struct Options {
     /// Room of the maps.
     pub sizing: Sizing,
     /// Servers of this process, whose ports no Service gets.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListeningSocket>,
 }
 
 impl Options {

@@ -24,9 +24,9 @@ mod table;
 mod wire;
 
 pub use cleaner::Cleaning;
-pub use entry::Entry;
-pub use frontends::Frontends;
+pub use entry::FlowEntry;
+pub use frontends::UdpFrontends;
 pub use observer::ConntrackObserver;
 pub use sweep::{FamilySweep, Sweep};
-pub use table::{Counts, KernelTable, Still, Table, UNREACHABLE, reach};
-pub use wire::Filter;
+pub use table::{Counts, FlowTable, KernelTable, Still, UNREACHABLE, reach};
+pub use wire::DumpFilter;

@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use manifests::Folder;
+use manifests::DemoFolder;
 use screen::{Screen, millis, thousands};
 use steps::Story;
-use stop::{Interrupted, Stop};
-use wiring::{Change, Portway};
+use stop::{Interrupted, StopSignal};
+use wiring::{Portway, TimedChange};
 use world::World;
 
 /// The options of `portway demo`.
@@ -55,7 +55,7 @@ pub fn run(args: DemoArgs) -> Result<()> {
         bail!("portway demo uses IPv6 too, and this kernel runs without: boot it without ipv6.disable=1");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let stop = Stop::listen(&runtime)?;
+    let stop = StopSignal::listen(&runtime)?;
     let result = play(&args, &stop);
     runtime.shutdown_timeout(Duration::from_secs(1));
     match result {
@@ -80,13 +80,13 @@ fn remove_leftovers() -> Result<(usize, bool)> {
     Ok((netns::remove_leftovers()?, manifests::remove_leftovers()?))
 }
 
-fn play(args: &DemoArgs, stop: &Stop) -> Result<()> {
+fn play(args: &DemoArgs, stop: &StopSignal) -> Result<()> {
     let started = Instant::now();
     let screen = Screen::new();
     remove_leftovers().context("cannot remove what an earlier demo has left")?;
     introduce(screen);
     // Dropped in the opposite order, whatever happens: first Portway, then the network, then the folder.
-    let folder = Folder::create()?;
+    let folder = DemoFolder::create()?;
     let world = World::build(stop)?;
     let mut story = Story {
         world: &world,
@@ -130,7 +130,7 @@ fn summary(story: &Story<'_>, took: Duration) -> usize {
     screen.heading("Summary");
     let good = story.complaints.is_empty();
     screen.verdict(good, &format!("{} requests answered, all by the right pods, evenly", thousands(story.answered)));
-    let span = |time: fn(&Change) -> Duration| {
+    let span = |time: fn(&TimedChange) -> Duration| {
         let times = || story.changes.iter().map(time);
         let (least, most) = (times().min().unwrap_or_default(), times().max().unwrap_or_default());
         format!("{} to {}", millis(least), millis(most))
@@ -146,7 +146,7 @@ fn summary(story: &Story<'_>, took: Duration) -> usize {
     story.complaints.len()
 }
 
-fn invite(screen: Screen, folder: &Folder, world: &World) {
+fn invite(screen: Screen, folder: &DemoFolder, world: &World) {
     let (client, node, pod) = (world.client.name(), world.node.name(), world.pods[3].name());
     screen.heading("Everything stays until Ctrl-C, or `portway demo --clean` elsewhere. In another terminal:");
     screen.line(&format!("   ip netns exec {client} curl http://10.96.0.10"));

@@ -72,7 +72,7 @@ pub enum EventWanted {
 }
 
 #[derive(Debug)]
-enum Message {
+enum RecorderMessage {
     Event(EventWanted),
     /// Answered when everything before has been dealt with.
     Flush(oneshot::Sender<()>),
@@ -80,11 +80,11 @@ enum Message {
 
 /// Takes events. Never waits.
 #[derive(Debug, Clone)]
-pub struct EventSink(mpsc::Sender<Message>);
+pub struct EventSink(mpsc::Sender<RecorderMessage>);
 
 /// What [`EventSink`]s were given.
 #[derive(Debug)]
-pub struct EventQueue(mpsc::Receiver<Message>);
+pub struct EventQueue(mpsc::Receiver<RecorderMessage>);
 
 /// A queue of events, with both its ends.
 pub fn queue() -> (EventSink, EventQueue) {
@@ -95,7 +95,7 @@ pub fn queue() -> (EventSink, EventQueue) {
 impl EventSink {
     /// This happened.
     pub fn wanted(&self, event: EventWanted) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(Message::Event(event)) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(RecorderMessage::Event(event)) {
             debug!("an Event is lost: too many wait for the API server");
         }
     }
@@ -104,7 +104,7 @@ impl EventSink {
     pub async fn flush(&self, patience: Duration) {
         let (done, is_done) = oneshot::channel();
         let flush = async {
-            if self.0.send(Message::Flush(done)).await.is_ok() {
+            if self.0.send(RecorderMessage::Flush(done)).await.is_ok() {
                 is_done.await.ok();
             }
         };
@@ -124,7 +124,7 @@ impl Observer for EventSink {
 impl EventQueue {
     /// Everything wanted since the last time.
     pub(crate) fn take(&mut self) -> Vec<EventWanted> {
-        let event = |message| if let Message::Event(event) = message { Some(event) } else { None };
+        let event = |message| if let RecorderMessage::Event(event) = message { Some(event) } else { None };
         std::iter::from_fn(|| self.0.try_recv().ok()).filter_map(event).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Whether the proxy does its work: what `/healthz`, `/livez` and `/readyz` say, and how many endpoints a load balancer
 //! may count on (specification 5.6 and 10.4).
 //!
-//! [`State`] is the pure rule, [`Health`] shares it between the sync loop and the servers. [`CheckObserver`] works out
+//! [`HealthState`] is the pure rule, [`Health`] shares it between the sync loop and the servers. [`CheckObserver`] works out
 //! what the servers behind `healthCheckNodePort` have to say; `serve` opens them.
 
 mod body;
@@ -11,9 +11,9 @@ mod state;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use body::{Answer, check_body};
-pub use checks::{Check, CheckChanges, CheckId, CheckObserver, CheckReceiver, CheckSender, check_channel};
-pub use state::{FamilyVerdict, Moment, State, Verdict};
+pub use body::{HealthAnswer, check_body};
+pub use checks::{CheckChanges, CheckId, CheckObserver, CheckReceiver, CheckSender, CheckServer, check_channel};
+pub use state::{FamilyVerdict, HealthState, HealthVerdict, Moment};
 
 use crate::controller::{Observer, Synced};
 use crate::model::{Event, Family};
@@ -21,13 +21,13 @@ use crate::model::{Event, Family};
 /// The proxy's health, as observers write and servers read it.
 #[derive(Debug)]
 pub struct Health {
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
 }
 
 impl Health {
     /// The sync loop starts now and serves these families; `sync_period` is kube-proxy's `syncPeriod`.
     pub fn new(sync_period: Duration, families: impl IntoIterator<Item = Family>) -> Arc<Self> {
-        let mut state = State::new(sync_period);
+        let mut state = HealthState::new(sync_period);
         let now = Moment::now();
         families.into_iter().for_each(|family| state.begin(family, now));
         Arc::new(Self { state: Mutex::new(state) })
@@ -44,21 +44,21 @@ impl Health {
     }
 
     /// How things stand.
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> HealthVerdict {
         self.with(|state| state.verdict(Moment::now()))
     }
 
     /// The answer on `/healthz`: the proxy works and load balancers may use the node.
-    pub fn healthz(&self) -> Answer {
-        Answer::healthz(&self.verdict())
+    pub fn healthz(&self) -> HealthAnswer {
+        HealthAnswer::healthz(&self.verdict())
     }
 
     /// The answer on `/livez`: the proxy works.
-    pub fn livez(&self) -> Answer {
-        Answer::livez(&self.verdict())
+    pub fn livez(&self) -> HealthAnswer {
+        HealthAnswer::livez(&self.verdict())
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HealthState) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

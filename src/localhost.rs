@@ -32,7 +32,7 @@ const THREADS: usize = 2;
 
 /// What all ports share.
 #[derive(Debug)]
-struct Shared {
+struct RelayContext {
     budget: Budget,
     pipes: Pipes,
     stats: Arc<Stats>,
@@ -49,7 +49,7 @@ pub fn start(families: &[Family], events: EventSink) -> io::Result<(LocalhostObs
     let (sender, changes) = unbounded_channel();
     let stats = Arc::new(Stats::new(families));
     let budget = Budget::raised();
-    let shared = Shared { pipes: Pipes::new(budget.clone()), budget, stats: stats.clone(), events };
+    let shared = RelayContext { pipes: Pipes::new(budget.clone()), budget, stats: stats.clone(), events };
     threads.spawn(Ports::new(shared).run(changes));
     Ok((LocalhostObserver::new(stats.clone(), sender, Some(threads)), stats))
 }

@@ -28,10 +28,10 @@ pub use observer::MetricsObserver;
 pub use slis::Slis;
 pub use text::Format;
 
-use self::frontends::Frontends;
+use self::frontends::FrontendMetrics;
 use self::localhost::Localhost;
 use self::process::Process;
-use self::sources::Sources;
+use self::sources::WatchedSources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
 use crate::instruments::{self, RestClientLayer, RestClientMetrics};
@@ -52,9 +52,9 @@ pub struct Metrics {
     sync: SyncMetrics,
     table: TableMetrics,
     client: RestClientMetrics,
-    sources: Sources,
-    features: Labelled<labels::Feature, Gauge>,
-    frontends: Frontends,
+    sources: WatchedSources,
+    features: Labelled<labels::FeatureLabels, Gauge>,
+    frontends: FrontendMetrics,
     process: Process,
     localhost: Localhost,
 }
@@ -73,12 +73,12 @@ impl Metrics {
             process,
             slis: Slis::default(),
             sync: SyncMetrics::register(&mut registry),
-            frontends: Frontends::register(&mut registry, table.clone()),
+            frontends: FrontendMetrics::register(&mut registry, table.clone()),
             table,
             localhost: Localhost::register(&mut registry),
             features: instruments::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
             client: RestClientMetrics::register(&mut registry),
-            sources: Sources::register(&mut registry),
+            sources: WatchedSources::register(&mut registry),
             registry,
         })
     }
@@ -138,7 +138,7 @@ impl Metrics {
     /// Shows feature gates: name, stage (empty for general availability), and whether they are on.
     pub fn show_gates(&self, gates: impl IntoIterator<Item = (&'static str, &'static str, bool)>) {
         for (name, stage, is_on) in gates {
-            self.features.get_or_create(&labels::Feature { name, stage }).set(is_on.into());
+            self.features.get_or_create(&labels::FeatureLabels { name, stage }).set(is_on.into());
         }
     }
 

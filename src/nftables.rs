@@ -28,10 +28,10 @@ use crate::ruleset::{
     Element, Elements, Kernel, KernelError, Op, Part, SetId, SetName, TABLE_NAME, Table, Transaction,
 };
 use crate::wire::abi;
-pub(crate) use commit::Mode;
+pub(crate) use commit::CommitMode;
 use connection::READING_GENERATION;
-pub(crate) use connection::{Answer, Connection, RequestError, retry_interrupted};
-pub use counters::{Counted, FrontendCount};
+pub(crate) use connection::{Connection, KernelAnswer, RequestError, retry_interrupted};
+pub use counters::{ElementCount, FrontendCount};
 pub(crate) use describe::reason;
 use lock::Lock;
 
@@ -142,7 +142,7 @@ impl NftKernel {
                 }
             }
             let ops: Vec<_> = there.iter().map(|family| (*family, Op::DeleteTable)).collect();
-            match self.commit(name, &ops, Mode::Commit) {
+            match self.commit(name, &ops, CommitMode::Commit) {
                 Ok(()) => return Ok(there),
                 // Somebody else was quicker with one of them.
                 Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
@@ -160,14 +160,14 @@ impl NftKernel {
             if list.is_empty() {
                 return Ok(());
             }
-            match self.commit(TABLE_NAME, &[(family, Op::DeleteElements(set.into(), list))], Mode::Commit) {
+            match self.commit(TABLE_NAME, &[(family, Op::DeleteElements(set.into(), list))], CommitMode::Commit) {
                 Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
                 result => return result,
             }
         }
         for element in elements {
             let op = Op::DeleteElements(set.into(), vec![element.clone()]);
-            match self.commit(TABLE_NAME, &[(family, op)], Mode::Commit) {
+            match self.commit(TABLE_NAME, &[(family, op)], CommitMode::Commit) {
                 Ok(()) | Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -190,14 +190,14 @@ impl Kernel for NftKernel {
                 orphans.push((family, Op::AddTable));
             }
         }
-        self.commit(TABLE_NAME, &orphans, Mode::Commit)
+        self.commit(TABLE_NAME, &orphans, CommitMode::Commit)
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         if transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteSet(_))) {
             self.wait_for_packets()?;
         }
-        self.commit(TABLE_NAME, &transaction.ops, Mode::Commit)
+        self.commit(TABLE_NAME, &transaction.ops, CommitMode::Commit)
     }
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
@@ -232,7 +232,7 @@ impl Kernel for NftKernel {
         }
         if self.options.is_modern() && self.can_destroy != Some(false) {
             let ops = [(family, Op::DeleteElements(set.into(), elements.to_vec()))];
-            match self.commit(TABLE_NAME, &ops, Mode::CommitDestroy) {
+            match self.commit(TABLE_NAME, &ops, CommitMode::CommitDestroy) {
                 Ok(()) => {
                     self.can_destroy = Some(true);
                     return Ok(());

@@ -17,5 +17,5 @@ pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, 
 pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, Fit, Judge, Selection, Topology, UnusedHints, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
-pub use settings::{FamilySettings, Listener, NodePortAddresses, PodDetection, Settings, Sizing};
+pub use settings::{FamilySettings, ListeningSocket, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::rules;

@@ -5,34 +5,34 @@
 
 mod bytes;
 mod chain;
+mod changed_parts;
 mod code;
+mod decode;
 mod element;
 mod elements;
 #[cfg(any(test, feature = "testing"))]
 mod fake;
-mod gate;
+mod interceptor;
 mod kernel;
 mod name;
-mod raise;
 mod rule;
 mod set;
 mod table;
-mod touched;
 mod verdict;
 
 pub use bytes::Bytes;
 pub use chain::{BaseHook, ChainId, EndpointMap, Pick, Remember};
-pub use code::{Expr, Register, lower};
+pub use changed_parts::{ChangedParts, Keys, Part};
+pub use code::{Expr, Register, encode_rule};
+pub use decode::decode_rule;
 pub use element::{COMMENT_MAX, Element, Value};
 pub use elements::Elements;
 #[cfg(any(test, feature = "testing"))]
 pub use fake::FakeKernel;
-pub use gate::{Gate, Gated};
+pub use interceptor::{Intercepted, Interceptor};
 pub use kernel::{Kernel, KernelError};
 pub use name::{Names, SetName};
-pub use raise::raise;
 pub use rule::{Field, Rule, Term};
 pub use set::{FieldType, SetId, SetSpec, ValueType};
 pub use table::{Foreign, ForeignKind, Listing, Op, TABLE_NAME, Table, Transaction};
-pub use touched::{Keys, Part, Touched};
 pub use verdict::Verdict;

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 pub use convert::{Converted, Converter, Origin};
 pub use guard::{Guarded, Unreadable};
-pub use kubernetes::{Gate, KubeOptions, KubeSource, Outcome, Pace, Timing, Turn};
+pub use kubernetes::{KubeOptions, KubeSource, RequestGate, RequestOutcome, RetryPolicy, Timing, Turn};
 pub use manifests::{ManifestSource, load_dir};
 pub use problem::{Problem, SourceStats, Subject};
 

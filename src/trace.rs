@@ -73,7 +73,7 @@ impl fmt::Display for End {
 
 /// A rule that decided something on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct TraceStep {
     /// The chain of the rule.
     pub chain: ChainId,
     /// The rule, as `nft` writes it.
@@ -82,7 +82,7 @@ pub struct Step {
     pub element: Option<String>,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for TraceStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.chain, self.rule)?;
         match &self.element {
@@ -98,7 +98,7 @@ pub struct Trace {
     /// The possible ends with their probabilities, which add up to 1; sorted.
     pub ends: Vec<(End, f64)>,
     /// The rules that decided, in order, each once.
-    pub steps: Vec<Step>,
+    pub steps: Vec<TraceStep>,
 }
 
 /// Follows a packet. The hook is output when the source is an address of the host, else prerouting.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use portway::admin::{self, Activity, Admin};
 use portway::controller::{Controller, Report};
 use portway::health::{Health, HealthObserver};
-use portway::host::sysctl::{ConntrackSettings, Maker, Roots};
+use portway::host::sysctl::{ConntrackSysctls, Maker, Roots};
 use portway::metrics::Metrics;
 use portway::model::{Event, Family, Kind};
 use portway::nftables::NftKernel;
@@ -51,7 +51,7 @@ impl Node {
         let snapshots = controller.snapshots();
         let (recent, configuration) = (Default::default(), Value::Null);
         let options = cluster::options();
-        let settings = Arc::new(Maker::new(ConntrackSettings::default(), Roots::default()));
+        let settings = Arc::new(Maker::new(ConntrackSysctls::default(), Roots::default()));
         let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, configuration };
         admin::start(&folder.path().join("admin.sock"), admin).expect("an admin socket");
         let (events, receiver) = mpsc::channel(1024);

@@ -19,7 +19,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use support::nft::Nft;
 use support::node::Program;
-use support::town::{NODE_IP, Town};
+use support::three_pods::{NODE_IP, ThreePodNetwork};
 
 /// Files whose commands are run, and how Portway is started for them.
 const RUN: [(&str, &[&str]); 2] = [("docs/commands.md", &["--no-table-ownership"]), ("docs/debugging.md", &[])];
@@ -102,13 +102,13 @@ fn differences(file: &str, flags: &[&str]) -> Vec<String> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .expect("private mounts");
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /run");
-    let town = Town::build().expect("a town");
+    let network = ThreePodNetwork::build().expect("a network");
     let cluster = text("docs/examples/cluster.yaml");
     let node = ["--hostname-override=node-a", "--cluster-cidr=10.1.0.0/16"];
     let _program = Program::start(&cluster, &[&node, flags].concat());
     // What kube-proxy left behind.
     Nft::all()[0].run(&["-f", "-"], "add table ip kube-proxy").expect("a table");
-    let _shopping = town.call((NODE_IP, 30083).into()).expect("the cart answers");
+    let _shopping = network.call((NODE_IP, 30083).into()).expect("the cart answers");
     let resolver = UdpSocket::bind("10.51.0.1:0").expect("a socket");
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -116,7 +116,7 @@ fn differences(file: &str, flags: &[&str]) -> Vec<String> {
             while !is_over.load(Ordering::Relaxed) {
                 // Nobody answers; the flow is there as long as somebody asks.
                 resolver.send_to(b"?", "10.96.0.53:53").expect("sent");
-                drop(town.call((NODE_IP, 30080).into()).expect("the web answers"));
+                drop(network.call((NODE_IP, 30080).into()).expect("the web answers"));
                 std::thread::sleep(Duration::from_millis(50));
             }
         });

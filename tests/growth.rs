@@ -14,7 +14,7 @@ use portway::model::{
 };
 use portway::nftables::{self, NftKernel};
 use portway::plan::Sizing;
-use portway::ruleset::{Gate, Gated, Kernel, KernelError, Op, SetId, Transaction};
+use portway::ruleset::{Intercepted, Interceptor, Kernel, KernelError, Op, SetId, Transaction};
 
 mod support;
 use support::netns::{in_netns, ip_batch};
@@ -196,7 +196,7 @@ fn a_restart_finishes_or_undoes_a_replacement() {
             kernel().cleanup().expect("no table is left");
             let (mut controller, reports) = Controller::new(Door::new(), options(16));
             controller.handle(cluster(15, 53), Instant::now());
-            controller.kernel().gate.left = applied;
+            controller.kernel().interceptor.left = applied;
             controller.handle((15..60).flat_map(|n| service(n, 53)), Instant::now());
             let is_done = reports.borrow().failures == 0;
             end(controller);
@@ -293,12 +293,12 @@ struct Door {
 }
 
 impl Door {
-    fn new() -> Gated<NftKernel, Self> {
-        Gated { kernel: kernel(), gate: Self { generations: Vec::new(), left: usize::MAX } }
+    fn new() -> Intercepted<NftKernel, Self> {
+        Intercepted { kernel: kernel(), interceptor: Self { generations: Vec::new(), left: usize::MAX } }
     }
 }
 
-impl Gate<NftKernel> for Door {
+impl Interceptor<NftKernel> for Door {
     fn apply(&mut self, kernel: &mut NftKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let closed = || KernelError::Io { doing: "being tested", source: io::Error::from_raw_os_error(libc::ENOBUFS) };
         self.left = self.left.checked_sub(1).ok_or_else(closed)?;
@@ -324,7 +324,7 @@ fn others_have_their_turn_during_a_load() {
             controller.handle(events, Instant::now());
             done.store(true, Ordering::Relaxed);
         });
-        let generations = &controller.kernel().gate.generations;
+        let generations = &controller.kernel().interceptor.generations;
         assert!(generations.len() > 4, "not in slices");
         assert!(
             generations.windows(2).any(|pair| pair[1] > pair[0] + 1),

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use portway::model::Kind;
-use portway::source::{Pace, Timing};
+use portway::source::{RetryPolicy, Timing};
 use support::follower::{Follower, fast, filled, service, slice};
 
 /// Resident memory, in kB.
@@ -31,8 +31,9 @@ async fn a_thousand_relists_leave_nothing_behind() {
             double.put(slice(&format!("s{number}-1"), &format!("s{number}"), &format!("10.244.1.{number}")));
         }
         let retry = Duration::from_millis(1);
-        let pace = Pace { first_retry: retry, longest_retry: retry, spread: retry, ..fast().pace };
-        let timing = Timing { pace, list: Duration::from_secs(30), ..fast() };
+        let retry_policy =
+            RetryPolicy { first_retry: retry, longest_retry: retry, spread: retry, ..fast().retry_policy };
+        let timing = Timing { retry_policy, list: Duration::from_secs(30), ..fast() };
         let mut follower = Follower::start_with(&double, timing).await;
         follower.listed().await;
         let both = |_: &_| double.opened("services") > 0 && double.opened("endpointslices") > 0;

@@ -119,7 +119,7 @@ async fn pass_on(
 #[tokio::test]
 async fn a_server_that_dies_behind_a_balancer_that_lives_is_noticed_by_pings() {
     let timing = Timing::default();
-    assert!(timing.ping * 2 + timing.pace.spread <= Duration::from_secs(45), "what operators are told");
+    assert!(timing.ping * 2 + timing.retry_policy.spread <= Duration::from_secs(45), "what operators are told");
 
     let (double, mut options, _folder) = secure(http2).await;
     let dead = Arc::new(AtomicBool::new(false));

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use portway::model::Family;
 use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, EndpointMap, Expr, Kernel, Op, Pick, SetId, Transaction, Value, Verdict, lower,
+    Bytes, ChainId, Element, Elements, EndpointMap, Expr, Kernel, Op, Pick, SetId, Transaction, Value, Verdict,
+    encode_rule,
 };
 
 mod support;
@@ -17,7 +18,7 @@ fn assert_reads_back(kernel: &mut NftKernel, family: Family) {
     assert_eq!(table.foreign, []);
     let want: HashMap<ChainId, Vec<Vec<Expr>>> = sample::chains(family)
         .into_iter()
-        .map(|(chain, rules)| (chain, rules.iter().map(|rule| lower(family, rule)).collect()))
+        .map(|(chain, rules)| (chain, rules.iter().map(|rule| encode_rule(family, rule)).collect()))
         .collect();
     assert_eq!(table.chains.into_iter().collect::<HashMap<_, _>>(), want);
     for set in SetId::ALL {

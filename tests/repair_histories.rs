@@ -15,8 +15,8 @@ use portway::controller::Controller;
 use portway::model::{Event, Family};
 use portway::nftables::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, Gate, Gated, Kernel, KernelError, Op, Part, SetId, Table, Term, Touched,
-    Transaction, Value, ValueType, Verdict,
+    Bytes, ChainId, ChangedParts, Element, Elements, Intercepted, Interceptor, Kernel, KernelError, Op, Part, SetId,
+    Table, Term, Transaction, Value, ValueType, Verdict,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// What somebody does; the numbers choose where.
 #[derive(Debug, Clone)]
-enum Deed {
+enum Tampering {
     /// Deletes elements of a set.
     Delete(Index, Vec<Index>),
     /// Gives an element another value, or another comment where it has none, in one transaction.
@@ -64,23 +64,23 @@ const COMMANDS: [&str; 12] = [
     "delete table ip portway",
 ];
 
-fn any_deed() -> impl Strategy<Value = (Family, Deed)> {
+fn any_tampering() -> impl Strategy<Value = (Family, Tampering)> {
     let index = any::<Index>;
-    let deed = prop_oneof![
-        4 => (index(), prop::collection::vec(index(), 1..5)).prop_map(|(set, which)| Deed::Delete(set, which)),
-        3 => (index(), index()).prop_map(|(set, which)| Deed::Alter(set, which)),
-        3 => (index(), prop::array::uniform(0_u8..4)).prop_map(|(set, key)| Deed::Add(set, key)),
-        1 => index().prop_map(Deed::Flush),
-        1 => index().prop_map(Deed::AddRule),
-        1 => index().prop_map(Deed::FlushChain),
-        2 => prop::sample::select(COMMANDS.as_slice()).prop_map(Deed::Commands),
+    let tampering = prop_oneof![
+        4 => (index(), prop::collection::vec(index(), 1..5)).prop_map(|(set, which)| Tampering::Delete(set, which)),
+        3 => (index(), index()).prop_map(|(set, which)| Tampering::Alter(set, which)),
+        3 => (index(), prop::array::uniform(0_u8..4)).prop_map(|(set, key)| Tampering::Add(set, key)),
+        1 => index().prop_map(Tampering::Flush),
+        1 => index().prop_map(Tampering::AddRule),
+        1 => index().prop_map(Tampering::FlushChain),
+        2 => prop::sample::select(COMMANDS.as_slice()).prop_map(Tampering::Commands),
     ];
-    (prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)], deed)
+    (prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)], tampering)
 }
 
 /// Deeds between two batches, and whether there is another batch before anybody hears of them.
-fn any_deeds() -> impl Strategy<Value = Vec<(Vec<(Family, Deed)>, bool)>> {
-    prop::collection::vec((prop::collection::vec(any_deed(), 1..4), prop::bool::weighted(0.2)), 12)
+fn any_tamperings() -> impl Strategy<Value = Vec<(Vec<(Family, Tampering)>, bool)>> {
+    prop::collection::vec((prop::collection::vec(any_tampering(), 1..4), prop::bool::weighted(0.2)), 12)
 }
 
 /// How often tables were read.
@@ -90,7 +90,7 @@ struct Counting {
     parts: usize,
 }
 
-impl Gate<NftKernel> for Counting {
+impl Interceptor<NftKernel> for Counting {
     fn read(&mut self, kernel: &mut NftKernel, family: Family) -> Result<Option<Table>, KernelError> {
         self.whole += 1;
         kernel.read(family)
@@ -137,7 +137,7 @@ fn new_element(family: Family, set: SetId, bytes: &[u8; 40]) -> Element {
 }
 
 /// Does it, if the kernel lets it happen.
-fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
+fn act(stranger: &mut NftKernel, family: Family, tampering: &Tampering) -> Result<()> {
     let table = stranger.read(family)?.unwrap_or_default();
     let pick = |index: &Index| SetId::ALL[index.index(SetId::ALL.len())];
     let name = |index: &Index| table.names.of(pick(index));
@@ -148,8 +148,8 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
     };
     let chain = |index: &Index| ChainId::FIXED[index.index(ChainId::FIXED.len())];
     let mut ops = Vec::new();
-    match deed {
-        Deed::Delete(set, which) => {
+    match tampering {
+        Tampering::Delete(set, which) => {
             let all = elements(pick(set));
             if !all.is_empty() {
                 let chosen: BTreeMap<Bytes, Element> =
@@ -157,7 +157,7 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
                 ops.push(Op::DeleteElements(name(set), chosen.into_values().collect()));
             }
         }
-        Deed::Alter(set, which) => {
+        Tampering::Alter(set, which) => {
             let all = elements(pick(set));
             if !all.is_empty() {
                 let element = which.get(&all);
@@ -165,11 +165,11 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
                 ops.push(Op::AddElements(name(set), vec![altered(pick(set), element)]));
             }
         }
-        Deed::Add(set, bytes) => ops.push(Op::AddElements(name(set), vec![new_element(family, pick(set), bytes)])),
-        Deed::Flush(set) => ops.push(Op::DeleteElements(name(set), elements(pick(set)))),
-        Deed::AddRule(index) => ops.push(Op::AddRule(chain(index), vec![Term::Verdict(Verdict::Return)])),
-        Deed::FlushChain(index) => ops.push(Op::FlushChain(chain(index))),
-        Deed::Commands(commands) => drop(Nft::all()[0].run(&["-f", "-"], commands)),
+        Tampering::Add(set, bytes) => ops.push(Op::AddElements(name(set), vec![new_element(family, pick(set), bytes)])),
+        Tampering::Flush(set) => ops.push(Op::DeleteElements(name(set), elements(pick(set)))),
+        Tampering::AddRule(index) => ops.push(Op::AddRule(chain(index), vec![Term::Verdict(Verdict::Return)])),
+        Tampering::FlushChain(index) => ops.push(Op::FlushChain(chain(index))),
+        Tampering::Commands(commands) => drop(Nft::all()[0].run(&["-f", "-"], commands)),
     }
     // There may be such an element already, or no such table any more.
     let mut transaction = Transaction::default();
@@ -179,8 +179,8 @@ fn act(stranger: &mut NftKernel, family: Family, deed: &Deed) -> Result<()> {
 }
 
 struct World {
-    controller: Controller<Gated<NftKernel, Counting>>,
-    heard: Receiver<(Option<String>, Touched)>,
+    controller: Controller<Intercepted<NftKernel, Counting>>,
+    heard: Receiver<(Option<String>, ChangedParts)>,
     stranger: NftKernel,
 }
 
@@ -188,7 +188,7 @@ impl World {
     fn new(options: &Options) -> Result<Self> {
         let mut stranger = door()?;
         stranger.cleanup()?;
-        let kernel = Gated { kernel: door()?, gate: Counting::default() };
+        let kernel = Intercepted { kernel: door()?, interceptor: Counting::default() };
         let mut controller = Controller::new(kernel, options.clone()).0;
         let (sender, heard) = channel();
         controller.kernel().kernel.watch(move |by, touched| sender.send((by, touched)).is_ok())?;
@@ -228,14 +228,15 @@ fn whatever_others_do_is_put_right() {
     let (seed, cases) = (number("PORTWAY_SEED", 1), number("PORTWAY_CASES", HISTORIES));
     let (mut whole, mut parts) = (0, 0);
     for case in 0..cases {
-        let (options, history, deeds) = sample(&(any_options(), any_history(), any_deeds()), seed << 32 | case);
-        match in_netns(|| play(&options, &history, &deeds)) {
+        let (options, history, tamperings) =
+            sample(&(any_options(), any_history(), any_tamperings()), seed << 32 | case);
+        match in_netns(|| play(&options, &history, &tamperings)) {
             Ok(reads) => {
                 whole += reads.0;
                 parts += reads.1;
             }
             Err(error) => {
-                panic!("history {case} of seed {seed}: {error:#}\n{options:#?}\n{history:#?}\n{deeds:#?}")
+                panic!("history {case} of seed {seed}: {error:#}\n{options:#?}\n{history:#?}\n{tamperings:#?}")
             }
         }
     }
@@ -244,14 +245,18 @@ fn whatever_others_do_is_put_right() {
 }
 
 /// Says how often tables were read whole and in part, besides the first time.
-fn play(options: &Options, history: &[Vec<Event>], deeds: &[(Vec<(Family, Deed)>, bool)]) -> Result<(usize, usize)> {
+fn play(
+    options: &Options,
+    history: &[Vec<Event>],
+    tamperings: &[(Vec<(Family, Tampering)>, bool)],
+) -> Result<(usize, usize)> {
     let mut world = World::new(options)?;
     world.controller.handle(empty_lists(), Instant::now());
-    world.controller.kernel().gate.whole = 0;
-    for (number, (batch, (deeds, deaf))) in history.iter().zip(deeds).enumerate() {
+    world.controller.kernel().interceptor.whole = 0;
+    for (number, (batch, (tamperings, deaf))) in history.iter().zip(tamperings).enumerate() {
         world.controller.handle(batch.clone(), Instant::now());
-        for (family, deed) in deeds {
-            act(&mut world.stranger, *family, deed)?;
+        for (family, tampering) in tamperings {
+            act(&mut world.stranger, *family, tampering)?;
         }
         if !deaf {
             world.check_doubts().with_context(|| format!("after batch {number}"))?;
@@ -261,6 +266,6 @@ fn play(options: &Options, history: &[Vec<Event>], deeds: &[(Vec<(Family, Deed)>
     // Objects are harmless, and only looked for where somebody is said to have made them.
     let listing = Nft::all()[0].run(&["list", "table", "ip", "portway"], "").unwrap_or_default();
     ensure!(!listing.contains("theirs"), "something is left: {listing}");
-    let Counting { whole, parts } = world.controller.kernel().gate;
+    let Counting { whole, parts } = world.controller.kernel().interceptor;
     Ok((whole, parts))
 }

@@ -9,8 +9,8 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::nftables::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, EndpointMap, FakeKernel, Gate, Gated, Kernel, KernelError, Op, Pick, SetId, SetName, Transaction,
-    Value, Verdict,
+    Bytes, ChainId, EndpointMap, FakeKernel, Intercepted, Interceptor, Kernel, KernelError, Op, Pick, SetId, SetName,
+    Transaction, Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
 use serde_json::json;
@@ -133,7 +133,7 @@ struct Spoiled {
     frontend: Bytes,
 }
 
-impl Gate<NftKernel> for Spoiled {
+impl Interceptor<NftKernel> for Spoiled {
     fn apply(&mut self, kernel: &mut NftKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let mut spoiled = transaction.clone();
         for (_, op) in &mut spoiled.ops {
@@ -153,7 +153,7 @@ fn the_kernel_names_the_element_it_refuses() {
     for modern in [true, false] {
         in_netns(|| {
             let kernel = NftKernel::open_with(nftables::Options { owned: false, modern }).expect("a socket");
-            let kernel = Gated { kernel, gate: Spoiled { frontend: frontend(100, 80) } };
+            let kernel = Intercepted { kernel, interceptor: Spoiled { frontend: frontend(100, 80) } };
             let (mut controller, reports) = Controller::new(kernel, options());
             let mut events = lists();
             events.extend((1..=200).flat_map(|number| service(number, 80)));

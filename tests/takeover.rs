@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::street::{Client, MANIFESTS, PORTWAY, Street, output, start};
+use support::one_pod::{Client, MANIFESTS, OnePodNetwork, PORTWAY, output, start};
 use support::wait::eventually;
 
 /// kube-proxy 1.36's shape for one Service, in its nftables mode.
@@ -112,18 +112,18 @@ spec: {cidrs: [10.96.0.0/12]}
 #[test]
 fn rules_go_there_and_back_without_a_lost_connection() {
     let folder = tempfile::tempdir().expect("a folder");
-    let street = Street::build();
-    street.load(KUBE_PROXY);
-    let asking = Client::start(street.client.clone(), "10.96.0.1:80");
+    let network = OnePodNetwork::build();
+    network.load(KUBE_PROXY);
+    let asking = Client::start(network.client.clone(), "10.96.0.1:80");
     asking.ask(300);
 
-    let mut child = street.portway(folder.path(), MANIFESTS, &["--takeover"]);
+    let mut child = network.portway(folder.path(), MANIFESTS, &["--takeover"]);
     eventually("the takeover", || {
-        let tables = output(&street.node, "nft", &["list", "tables"]);
+        let tables = output(&network.node, "nft", &["list", "tables"]);
         tables.contains("portway") && !tables.contains("kube-proxy")
     });
     let counter = || {
-        let services = output(&street.node, "nft", &["list", "map", "ip", "portway", "services"]);
+        let services = output(&network.node, "nft", &["list", "map", "ip", "portway", "services"]);
         services.lines().find(|line| line.contains("10.96.0.1 . tcp . 80")).expect("the Service").to_owned()
     };
     let before = counter();
@@ -132,17 +132,17 @@ fn rules_go_there_and_back_without_a_lost_connection() {
 
     // Rules that come later decide: of equal priorities the newer comes first, so Portway's counters stand still. Its tables can
     // go at any time then. (The whole way back, with ports: way_back.rs.)
-    street.load(KUBE_PROXY);
+    network.load(KUBE_PROXY);
     let before = counter();
     asking.ask(200);
     assert_eq!(counter(), before);
     child.kill().expect("killed");
     child.wait().expect("ended");
     asking.ask(200);
-    let mut cleanup = start(&street.node, PORTWAY, &["cleanup", "--stay"]);
+    let mut cleanup = start(&network.node, PORTWAY, &["cleanup", "--stay"]);
     let mut said = BufReader::new(cleanup.stdout.take().expect("piped")).lines();
     assert!(said.any(|line| line.expect("text").starts_with("staying")), "it stays");
-    assert!(!output(&street.node, "nft", &["list", "tables"]).contains("portway"));
+    assert!(!output(&network.node, "nft", &["list", "tables"]).contains("portway"));
     asking.ask(500);
     let pid = Pid::from_raw(i32::try_from(cleanup.id()).expect("a pid"));
     kill(pid, Signal::SIGTERM).expect("sent");
@@ -156,13 +156,13 @@ fn rules_go_there_and_back_without_a_lost_connection() {
 #[test]
 fn the_table_of_an_earlier_version_is_replaced_without_a_lost_connection() {
     let folder = tempfile::tempdir().expect("a folder");
-    let street = Street::build();
-    street.load(EARLIER);
-    let asking = Client::start(street.client.clone(), "10.96.0.1:80");
+    let network = OnePodNetwork::build();
+    network.load(EARLIER);
+    let asking = Client::start(network.client.clone(), "10.96.0.1:80");
     asking.ask(300);
-    let table = || output(&street.node, "nft", &["list", "map", "ip", "portway", "affinity"]);
+    let table = || output(&network.node, "nft", &["list", "map", "ip", "portway", "affinity"]);
     assert!(!table().contains("classid"));
-    let mut child = street.portway(folder.path(), MANIFESTS, &[]);
+    let mut child = network.portway(folder.path(), MANIFESTS, &[]);
     eventually("the new table", || table().contains("classid"));
     asking.ask(500);
     child.kill().expect("killed");
@@ -174,19 +174,19 @@ fn the_table_of_an_earlier_version_is_replaced_without_a_lost_connection() {
 #[test]
 fn rules_of_an_earlier_version_are_replaced_and_elements_stay() {
     let folder = tempfile::tempdir().expect("a folder");
-    let street = Street::build();
+    let network = OnePodNetwork::build();
     // Else `nft` could not change its table.
-    let run = || street.portway(folder.path(), MANIFESTS, &["--no-table-ownership"]);
-    let rules = || output(&street.node, "nft", &["-s", "list", "table", "ip", "portway"]);
+    let run = || network.portway(folder.path(), MANIFESTS, &["--no-table-ownership"]);
+    let rules = || output(&network.node, "nft", &["-s", "list", "table", "ip", "portway"]);
     let mut child = run();
-    eventually("the table", || output(&street.node, "nft", &["list", "ruleset"]).contains("hook postrouting"));
+    eventually("the table", || output(&network.node, "nft", &["list", "ruleset"]).contains("hook postrouting"));
     let ours = rules();
     child.kill().expect("killed");
     child.wait().expect("ended");
-    street.load(EARLIER_RULES);
+    network.load(EARLIER_RULES);
     assert_ne!(rules(), ours);
 
-    let asking = Client::start(street.client.clone(), "10.96.0.1:80");
+    let asking = Client::start(network.client.clone(), "10.96.0.1:80");
     asking.ask(300);
     let mut child = run();
     eventually("the new rules", || rules() == ours);
@@ -195,7 +195,7 @@ fn rules_of_an_earlier_version_are_replaced_and_elements_stay() {
     child.wait().expect("ended");
     let (asked, failures) = asking.finish();
     assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
-    let services = output(&street.node, "nft", &["list", "map", "ip", "portway", "services"]);
+    let services = output(&network.node, "nft", &["list", "map", "ip", "portway", "services"]);
     let counted = services.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
     assert_eq!(counted, Some(asked), "counted on through the restart: {services}");
 }
@@ -203,17 +203,17 @@ fn rules_of_an_earlier_version_are_replaced_and_elements_stay() {
 #[test]
 fn beside_kube_proxy_each_serves_its_services() {
     let folder = tempfile::tempdir().expect("a folder");
-    let street = Street::build();
-    street.load(KUBE_PROXY);
-    let theirs = Client::start(street.client.clone(), "10.96.0.1:80");
+    let network = OnePodNetwork::build();
+    network.load(KUBE_PROXY);
+    let theirs = Client::start(network.client.clone(), "10.96.0.1:80");
     theirs.ask(100);
     let manifests = format!("{MANIFESTS}---{LABELLED}");
-    let mut child = street.portway(folder.path(), &manifests, &["--service-proxy-name", "portway"]);
-    eventually("our table", || output(&street.node, "nft", &["list", "ruleset"]).contains("default/ours"));
-    let table = output(&street.node, "nft", &["list", "table", "ip", "portway"]);
+    let mut child = network.portway(folder.path(), &manifests, &["--service-proxy-name", "portway"]);
+    eventually("our table", || output(&network.node, "nft", &["list", "ruleset"]).contains("default/ours"));
+    let table = output(&network.node, "nft", &["list", "table", "ip", "portway"]);
     assert!(!table.contains("default/web"), "{table}");
 
-    let ours = Client::start(street.client.clone(), "10.96.0.2:80");
+    let ours = Client::start(network.client.clone(), "10.96.0.2:80");
     ours.ask(200);
     theirs.ask(200);
     for client in [ours, theirs] {

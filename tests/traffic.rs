@@ -14,7 +14,7 @@ use support::corpus::Scenario;
 use support::netns::output_of;
 use support::objects::Objects;
 use support::program::{Launch, Program};
-use support::town::{NODE_IP, POD_PORT, PODS, Town};
+use support::three_pods::{NODE_IP, POD_PORT, PODS, ThreePodNetwork};
 use support::wait::eventually;
 
 const SHOP: &str = "10.96.0.10:80";
@@ -64,10 +64,10 @@ endpoints: [{}]
     text
 }
 
-fn counts(town: &Town, to: SocketAddr, requests: usize) -> BTreeMap<Ipv4Addr, usize> {
+fn counts(network: &ThreePodNetwork, to: SocketAddr, requests: usize) -> BTreeMap<Ipv4Addr, usize> {
     let mut counts = BTreeMap::new();
     for _ in 0..requests {
-        *counts.entry(town.call(to).expect("an answer").pod).or_default() += 1;
+        *counts.entry(network.call(to).expect("an answer").pod).or_default() += 1;
     }
     counts
 }
@@ -93,10 +93,10 @@ fn rules() -> String {
 
 #[test]
 fn a_thousand_requests_are_spread_evenly() {
-    let town = Town::build().expect("a town");
+    let network = ThreePodNetwork::build().expect("a network");
     let _program = Program::start(&scenario(), &cluster(&PODS, 0)).expect("a first sync");
     for to in [shop(), SocketAddr::new(NODE_IP.into(), NODE_PORT)] {
-        let counts = counts(&town, to, 1000);
+        let counts = counts(&network, to, 1000);
         let expected = 1000.0 / 3.0;
         let of = |pod: &Ipv4Addr| counts.get(pod).copied().unwrap_or(0) as f64;
         let chi_square: f64 = PODS.iter().map(|pod| (of(pod) - expected).powi(2) / expected).sum();
@@ -107,9 +107,9 @@ fn a_thousand_requests_are_spread_evenly() {
 
 #[test]
 fn connections_survive_changes_and_new_ones_follow_them() {
-    let town = Town::build().expect("a town");
+    let network = ThreePodNetwork::build().expect("a network");
     let program = Program::start(&scenario(), &cluster(&PODS, 0)).expect("a first sync");
-    let mut calls: Vec<_> = (0..24).map(|_| town.call(shop()).expect("an answer")).collect();
+    let mut calls: Vec<_> = (0..24).map(|_| network.call(shop()).expect("an answer")).collect();
     let ends: BTreeSet<Ipv4Addr> = calls.iter().map(|call| call.pod).collect();
     assert_eq!(ends.len(), 3, "24 connections have chosen {ends:?}");
     let mut all_talk = |word: &str| {
@@ -121,7 +121,7 @@ fn connections_survive_changes_and_new_ones_follow_them() {
     all_talk("after unrelated changes");
 
     program.reload(&cluster(&PODS[1..], 50)).expect("a sync");
-    let reached = counts(&town, shop(), 300);
+    let reached = counts(&network, shop(), 300);
     assert_eq!(reached.keys().copied().collect::<Vec<_>>(), PODS[1..], "after the removal of {}", PODS[0]);
     all_talk("after the removal of an endpoint");
 
@@ -129,7 +129,7 @@ fn connections_survive_changes_and_new_ones_follow_them() {
     all_talk("after the removal of all endpoints");
     for to in [shop(), SocketAddr::new(NODE_IP.into(), NODE_PORT)] {
         // The ICMP answer to a SYN can be back before connect() has let go of its socket: then the kernel only notes it.
-        let kinds: Vec<ErrorKind> = (0..5).map(|_| town.failure(to).expect("no answer").0).collect();
+        let kinds: Vec<ErrorKind> = (0..5).map(|_| network.failure(to).expect("no answer").0).collect();
         assert!(kinds.contains(&ErrorKind::ConnectionRefused), "{to}: {kinds:?}");
         assert!(
             kinds.iter().all(|k| [ErrorKind::ConnectionRefused, ErrorKind::TimedOut].contains(k)),
@@ -138,18 +138,18 @@ fn connections_survive_changes_and_new_ones_follow_them() {
     }
 
     program.reload(&cluster(&PODS[..1], 0)).expect("a sync");
-    assert_eq!(town.call(shop()).expect("an answer").pod, PODS[0], "endpoints are back");
+    assert_eq!(network.call(shop()).expect("an answer").pod, PODS[0], "endpoints are back");
 }
 
 #[test]
 fn rules_stay_when_the_program_ends() {
     for owned in [false, true] {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            let town = Town::build().expect("a town");
+            let network = ThreePodNetwork::build().expect("a network");
             let launch = Launch { owned, ..Launch::default() };
             let objects = cluster(&PODS, 20);
             let mut program = Program::launch(launch, &scenario(), &objects).expect("a first sync");
-            let mut call = town.call(shop()).expect("an answer");
+            let mut call = network.call(shop()).expect("an answer");
             let before = (rules(), generation());
             let pid = Pid::from_raw(i32::try_from(program.pid()).expect("a process"));
             kill(pid, signal).expect("a running program");
@@ -159,7 +159,7 @@ fn rules_stay_when_the_program_ends() {
             assert!(before.0.contains("10.1.0.3"), "{}", before.0);
             assert_eq!(rules(), before.0, "{signal}, owned: {owned}");
             call.talk("nobody is there").expect("an echo");
-            assert_eq!(counts(&town, shop(), 60).len(), 3, "{signal}, owned: {owned}");
+            assert_eq!(counts(&network, shop(), 60).len(), 3, "{signal}, owned: {owned}");
             // The kernel itself notes the end of an owner.
             let after = generation();
             let _next = Program::launch(launch, &scenario(), &objects).expect("a first sync");
@@ -181,7 +181,7 @@ fn rules_stay_when_the_program_ends() {
 
 #[test]
 fn no_process_is_ever_started() {
-    let town = Town::build().expect("a town");
+    let network = ThreePodNetwork::build().expect("a network");
     let folder = tempfile::tempdir().expect("a folder");
     let record = folder.path().join("calls");
     let record = record.to_str().expect("a plain name");
@@ -199,7 +199,7 @@ fn no_process_is_ever_started() {
     let mut program = Program::launch(Launch { under: &under, owned: true }, &scenario(), &cluster(&PODS, 3))
         .expect("strace and a first sync");
     program.reload(&cluster(&PODS[1..], 20)).expect("a sync");
-    assert_eq!(counts(&town, shop(), 60).len(), 2);
+    assert_eq!(counts(&network, shop(), 60).len(), 2);
     let calls = || std::fs::read_to_string(record).expect("strace has written");
     let first = calls().split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a process number");
     kill(Pid::from_raw(first), Signal::SIGTERM).expect("a running program");

@@ -9,7 +9,7 @@ use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::street::{Client, MANIFESTS, PORTWAY, Street, output, start};
+use support::one_pod::{Client, MANIFESTS, OnePodNetwork, PORTWAY, output, start};
 use support::wait::eventually;
 
 /// Another Service, without endpoints.
@@ -28,7 +28,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(street: &Street, folder: &Path, health_port: u16, owned: bool) -> Self {
+    fn start(network: &OnePodNetwork, folder: &Path, health_port: u16, owned: bool) -> Self {
         let log = folder.join(format!("{health_port}.log"));
         let manifests = folder.join("manifests");
         let health = format!("--healthz-bind-address=127.0.0.1:{health_port}");
@@ -40,7 +40,7 @@ impl Running {
             &["run", "--manifests", &manifests, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"],
             &[&health, "--metrics-bind-address=", "--admin-socket=", &owned],
         ];
-        Self { child: start(&street.node, "sh", &arguments.concat()), log, health_port }
+        Self { child: start(&network.node, "sh", &arguments.concat()), log, health_port }
     }
 
     /// The line of the log that has these words.
@@ -50,9 +50,9 @@ impl Running {
     }
 
     /// The status of an answer about its health.
-    fn status(&self, street: &Street, path: &str) -> String {
+    fn status(&self, network: &OnePodNetwork, path: &str) -> String {
         let ask = || {
-            street.node.enter().expect("the node's namespace");
+            network.node.enter().expect("the node's namespace");
             let mut stream = TcpStream::connect(("127.0.0.1", self.health_port)).expect("somebody listens");
             write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("written");
             let mut answer = String::new();
@@ -77,8 +77,8 @@ impl Drop for Running {
 }
 
 /// The tables without counts and owner.
-fn rules(street: &Street) -> String {
-    let listing = output(&street.node, "nft", &["-s", "list", "ruleset"]);
+fn rules(network: &OnePodNetwork) -> String {
+    let listing = output(&network.node, "nft", &["-s", "list", "ruleset"]);
     let lines = listing.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("\tflags"));
     lines.map(|line| line.split(" # progname").next().unwrap_or(line).to_owned() + "\n").collect()
 }
@@ -87,46 +87,46 @@ fn rules(street: &Street) -> String {
 fn the_second_waits_for_the_first_and_takes_over_without_a_change() {
     for (owned, signal) in [(true, Signal::SIGTERM), (false, Signal::SIGTERM), (true, Signal::SIGKILL)] {
         let case = format!("owned: {owned}, {signal}");
-        let street = Street::build();
+        let network = OnePodNetwork::build();
         let folder = tempfile::tempdir().expect("a folder");
         let manifests = folder.path().join("manifests");
         std::fs::create_dir(&manifests).expect("a folder");
         std::fs::write(manifests.join("all.yaml"), MANIFESTS).expect("written");
-        let mut first = Running::start(&street, folder.path(), 20_001, owned);
+        let mut first = Running::start(&network, folder.path(), 20_001, owned);
         eventually("the first sync of the first", || first.said("first sync done").is_some());
-        let asking = Client::start(street.client.clone(), "10.96.0.1:80");
+        let asking = Client::start(network.client.clone(), "10.96.0.1:80");
         asking.ask(100);
 
-        let second = Running::start(&street, folder.path(), 20_002, owned);
+        let second = Running::start(&network, folder.path(), 20_002, owned);
         eventually("waiting", || second.said("waiting").is_some());
         let line = second.said("waiting").expect("said");
         assert!(line.contains(&format!("(portway, pid {})", first.child.id())), "{case}: {line}");
         asking.ask(300);
-        let statuses = ["/readyz", "/livez"].map(|path| [&first, &second].map(|one| one.status(&street, path)));
+        let statuses = ["/readyz", "/livez"].map(|path| [&first, &second].map(|one| one.status(&network, path)));
         assert_eq!(statuses, [["200", "503"], ["200", "200"]], "{case}");
 
         // The first still does its work, and the second keeps out of it.
         std::fs::write(manifests.join("more.yaml"), MORE).expect("written");
-        eventually("a change", || rules(&street).contains("default/more"));
-        let before = rules(&street);
+        eventually("a change", || rules(&network).contains("default/more"));
+        let before = rules(&network);
         assert!(second.said("first sync done").is_none(), "{case}");
 
         first.end(signal);
         eventually("the first sync of the second", || second.said("first sync done").is_some());
         let line = second.said("first sync done").expect("said");
         assert!(line.contains("added=0") && line.contains("deleted=0"), "{case}: {line}");
-        assert_eq!(rules(&street), before, "{case}");
-        assert_eq!(second.status(&street, "/readyz"), "200", "{case}");
+        assert_eq!(rules(&network), before, "{case}");
+        assert_eq!(second.status(&network, "/readyz"), "200", "{case}");
         asking.ask(300);
         let (asked, failures) = asking.finish();
         assert!(failures.is_empty(), "{case}: {} of {asked} failed: {failures:?}", failures.len());
 
         // And has the tables now.
-        output(&street.node, "nft", &["flush", "ruleset"]);
+        output(&network.node, "nft", &["flush", "ruleset"]);
         if owned {
-            assert_eq!(rules(&street), before, "{case}");
+            assert_eq!(rules(&network), before, "{case}");
         } else {
-            eventually("a repair", || rules(&street) == before);
+            eventually("a repair", || rules(&network) == before);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::kube_proxy::{KubeProxy, LoadBalancer, Owner, PORTS, owners, within};
-use support::street::{Client, MANIFESTS, PORTWAY, Street, output, start};
+use support::one_pod::{Client, MANIFESTS, OnePodNetwork, PORTWAY, output, start};
 use support::wait::eventually;
 use tempfile::TempDir;
 
@@ -64,21 +64,21 @@ add element ip kube-proxy service-ips { 10.96.0.3 . tcp . 80 : goto service-A }
 ";
 
 struct Scene {
-    street: Street,
+    network: OnePodNetwork,
     folder: TempDir,
 }
 
 impl Scene {
     fn build() -> Self {
-        let (street, folder) = (Street::build(), tempfile::tempdir().expect("a folder"));
+        let (network, folder) = (OnePodNetwork::build(), tempfile::tempdir().expect("a folder"));
         std::fs::write(folder.path().join("all.yaml"), format!("{MANIFESTS}---{BALANCED}")).expect("written");
-        Self { street, folder }
+        Self { network, folder }
     }
 
     fn run(&self, command: &[&str], more: &[&str]) -> Child {
         let folder = self.folder.path().to_str().expect("plain");
         let node = ["--manifests", folder, "--hostname-override", "node-a"];
-        start(&self.street.node, PORTWAY, &[command, &node, more].concat())
+        start(&self.network.node, PORTWAY, &[command, &node, more].concat())
     }
 
     /// Portway, when it serves and has all ports.
@@ -95,15 +95,15 @@ impl Scene {
     }
 
     fn kube_proxy(&self) -> KubeProxy {
-        KubeProxy::start(&self.street, RULES)
+        KubeProxy::start(&self.network, RULES)
     }
 
     fn has_tables(&self) -> bool {
-        output(&self.street.node, "nft", &["list", "tables"]).contains("table ip portway")
+        output(&self.network.node, "nft", &["list", "tables"]).contains("table ip portway")
     }
 
     fn all_ports_are(&self, owner: Owner) -> bool {
-        owners(&self.street).values().all(|now| *now == Some(owner))
+        owners(&self.network).values().all(|now| *now == Some(owner))
     }
 }
 
@@ -163,31 +163,31 @@ fn nothing_was_lost(asking: Client) -> usize {
 fn there_and_back_with_load_balancers() {
     let scene = Scene::build();
     let mut kube_proxy = scene.kube_proxy();
-    kube_proxy.program(&scene.street);
-    let asking = Client::start(scene.street.client.clone(), "10.96.0.3:80");
+    kube_proxy.program(&scene.network);
+    let asking = Client::start(scene.network.client.clone(), "10.96.0.3:80");
     asking.ask(500);
 
     // There: kube-proxy ends, Portway starts.
-    let balancer = LoadBalancer::start(&scene.street);
+    let balancer = LoadBalancer::start(&scene.network);
     eventually("kube-proxy serves", || scene.all_ports_are(Owner::KubeProxy));
     kube_proxy.end();
     let portway = scene.portway(&["--takeover"]);
-    eventually("the takeover", || !output(&scene.street.node, "nft", &["list", "tables"]).contains("kube-proxy"));
+    eventually("the takeover", || !output(&scene.network.node, "nft", &["list", "tables"]).contains("kube-proxy"));
     asking.ask(500);
     let there = balancer.finish();
 
     // Back: Portway ends, what waits for kube-proxy starts, then kube-proxy.
-    let balancer = LoadBalancer::start(&scene.street);
+    let balancer = LoadBalancer::start(&scene.network);
     eventually("Portway serves", || scene.all_ports_are(Owner::Portway));
     end(portway);
     let hand_over = scene.hand_over();
     hand_over.says("kube-proxy does not run on this node");
-    assert!(owners(&scene.street).values().all(Option::is_none), "nobody is in kube-proxy's way");
+    assert!(owners(&scene.network).values().all(Option::is_none), "nobody is in kube-proxy's way");
     let mut kube_proxy = scene.kube_proxy();
     assert!(kube_proxy.taken.is_empty(), "{:?}", kube_proxy.taken);
     hand_over.says("answer for 0 of 2 addresses of Services; default/web (10.96.0.1) is missing");
     assert!(scene.has_tables(), "without kube-proxy's rules ours are needed");
-    kube_proxy.program(&scene.street);
+    kube_proxy.program(&scene.network);
     hand_over.ends();
     assert!(!scene.has_tables());
     asking.ask(500);
@@ -209,10 +209,10 @@ fn there_and_back_with_load_balancers() {
 fn kube_proxy_first_is_noticed() {
     let scene = Scene::build();
     let portway = scene.portway(&[]);
-    let asking = Client::start(scene.street.client.clone(), "10.96.0.3:80");
+    let asking = Client::start(scene.network.client.clone(), "10.96.0.3:80");
     let mut early = scene.kube_proxy();
     assert_eq!(early.taken, PORTS.map(|(_, port)| port));
-    early.program(&scene.street);
+    early.program(&scene.network);
     let hand_over = scene.hand_over();
     hand_over.says("still runs on this node");
     end(portway);
@@ -223,7 +223,7 @@ fn kube_proxy_first_is_noticed() {
     let mut kube_proxy = scene.kube_proxy();
     assert!(kube_proxy.taken.is_empty(), "{:?}", kube_proxy.taken);
     hand_over.ends();
-    kube_proxy.program(&scene.street);
+    kube_proxy.program(&scene.network);
     assert!(!scene.has_tables() && scene.all_ports_are(Owner::KubeProxy));
     asking.ask(300);
     nothing_was_lost(asking);
@@ -236,11 +236,11 @@ fn a_check_port_that_kube_proxy_gave_up_is_named() {
     end(scene.portway(&[]));
     // As if only this port had been taken.
     let address = SocketAddr::from(PORTS[2]);
-    let stranger = within(&scene.street.node, || TcpListener::bind(address).expect("free"));
+    let stranger = within(&scene.network.node, || TcpListener::bind(address).expect("free"));
     let mut kube_proxy = scene.kube_proxy();
     assert_eq!(kube_proxy.taken, [31000]);
     drop(stranger);
-    kube_proxy.program(&scene.street);
+    kube_proxy.program(&scene.network);
     let hand_over = scene.hand_over();
     hand_over.says("nobody listens on port 31000 (health checks of default/balanced): if kube-proxy runs");
     assert!(!scene.has_tables(), "traffic is kube-proxy's already");
@@ -255,17 +255,17 @@ fn a_running_portway_is_not_disturbed() {
     for owned in ["--no-table-ownership=false", "--no-table-ownership"] {
         let scene = Scene::build();
         let portway = scene.portway(&[owned]);
-        let asking = Client::start(scene.street.client.clone(), "10.96.0.3:80");
+        let asking = Client::start(scene.network.client.clone(), "10.96.0.3:80");
         let hand_over = scene.hand_over();
         hand_over.says("still runs on this node and has the tables");
-        let before = output(&scene.street.node, "nft", &["-s", "list", "ruleset"]);
+        let before = output(&scene.network.node, "nft", &["-s", "list", "ruleset"]);
         asking.ask(1_000);
-        assert_eq!(output(&scene.street.node, "nft", &["-s", "list", "ruleset"]), before, "{owned}");
+        assert_eq!(output(&scene.network.node, "nft", &["-s", "list", "ruleset"]), before, "{owned}");
         assert!(scene.all_ports_are(Owner::Portway), "{owned}");
 
         end(portway);
         let mut kube_proxy = scene.kube_proxy();
-        kube_proxy.program(&scene.street);
+        kube_proxy.program(&scene.network);
         hand_over.ends();
         assert!(!scene.has_tables() && scene.all_ports_are(Owner::KubeProxy), "{owned}");
         asking.ask(300);
@@ -278,9 +278,9 @@ fn a_running_portway_is_not_disturbed() {
 fn uninstalled_first() {
     let scene = Scene::build();
     end(scene.portway(&[]));
-    let asking = Client::start(scene.street.client.clone(), "10.96.0.3:80");
+    let asking = Client::start(scene.network.client.clone(), "10.96.0.3:80");
     let mut kube_proxy = scene.kube_proxy();
-    kube_proxy.program(&scene.street);
+    kube_proxy.program(&scene.network);
     assert!(scene.has_tables() && scene.all_ports_are(Owner::KubeProxy));
     scene.hand_over().ends();
     assert!(!scene.has_tables());
@@ -302,8 +302,8 @@ fn labelled_services_have_to_become_kube_proxys() {
     assert_ne!(labelled, BALANCED);
     std::fs::write(&file, format!("{MANIFESTS}---{labelled}")).expect("written");
     let mut kube_proxy = scene.kube_proxy();
-    kube_proxy.program(&scene.street);
-    scene.street.load("add table ip portway");
+    kube_proxy.program(&scene.network);
+    scene.network.load("add table ip portway");
     let flags = ["--service-proxy-name=ours", "--healthz-bind-address=0.0.0.0:10266"];
     let hand_over = HandOver::follow(scene.run(&["cleanup", "--after-kube-proxy"], &flags));
     hand_over.says("default/balanced still has the label");
@@ -316,20 +316,20 @@ fn labelled_services_have_to_become_kube_proxys() {
 /// Nobody who wanted to wait removes tables at once because of a word too few.
 #[test]
 fn flags_of_the_waiting_are_refused_without_it() {
-    let street = Street::build();
-    street.load("add table ip portway");
+    let network = OnePodNetwork::build();
+    network.load("add table ip portway");
     for wrong in [&["cleanup", "--kubeconfig", "x"][..], &["cleanup", "--after-kube-proxy", "--kube-proxy"]] {
-        let code = start(&street.node, PORTWAY, wrong).wait().expect("ended").code();
+        let code = start(&network.node, PORTWAY, wrong).wait().expect("ended").code();
         assert_eq!(code, Some(1), "{wrong:?}");
     }
-    assert!(output(&street.node, "nft", &["list", "tables"]).contains("portway"));
+    assert!(output(&network.node, "nft", &["list", "tables"]).contains("portway"));
 }
 
 /// A pod that waits ends at once when it is told to, and removes nothing.
 #[test]
 fn told_to_stop() {
     let scene = Scene::build();
-    scene.street.load("add table ip portway");
+    scene.network.load("add table ip portway");
     let mut hand_over = scene.hand_over();
     hand_over.says("kube-proxy does not run");
     kill(Pid::from_raw(i32::try_from(hand_over.child.id()).expect("a pid")), Signal::SIGTERM).expect("sent");

@@ -1,8 +1,8 @@
 //! Objects made to hurt: few names and addresses, so that all collide, and fields no API server would let through.
 #![no_main]
 
-#[path = "../town.rs"]
-mod town;
+#[path = "../healthy_service.rs"]
+mod healthy_service;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
@@ -127,13 +127,13 @@ fn object(u: &mut Unstructured<'_>) -> Result<Value> {
 
 fuzz_target!(|data: &[u8]| {
     let mut u = Unstructured::new(data);
-    let mut town = town::Town::new();
+    let mut healthy_service = healthy_service::HealthyService::new();
     while !u.is_empty() {
         let Ok(object) = object(&mut u) else { break };
-        town.deliver(object.to_string().as_bytes());
+        healthy_service.deliver(object.to_string().as_bytes());
         if u.ratio(1, 3).unwrap_or(true) {
-            town.check();
+            healthy_service.check();
         }
     }
-    town.check();
+    healthy_service.check();
 });

@@ -1,15 +1,15 @@
 //! Objects as an API server delivers them: any text, one JSON object a line.
 #![no_main]
 
-#[path = "../town.rs"]
-mod town;
+#[path = "../healthy_service.rs"]
+mod healthy_service;
 
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let mut town = town::Town::new();
+    let mut healthy_service = healthy_service::HealthyService::new();
     for line in text.lines() {
-        town.deliver(line.as_bytes());
+        healthy_service.deliver(line.as_bytes());
     }
-    town.check();
+    healthy_service.check();
 });

@@ -10,7 +10,7 @@ use crate::ruleset::KernelError;
 
 /// What happened last, of each kind.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct LastActivity {
     /// A source sent objects.
     pub(super) event: Option<Instant>,
     /// A sync succeeded, and how long it took.
@@ -29,14 +29,14 @@ pub(super) struct Seen {
 
 /// Shared between the sync loop, which writes, and the admin socket.
 #[derive(Debug, Clone, Default)]
-pub struct Activity(Arc<Mutex<Seen>>);
+pub struct Activity(Arc<Mutex<LastActivity>>);
 
 impl Activity {
-    pub(super) fn seen(&self) -> Seen {
+    pub(super) fn seen(&self) -> LastActivity {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, LastActivity> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,10 @@
 //! The daemon's part of `portway explain`: who has a frontend, and which endpoints it could use.
 
-use super::services::{self, Counters};
+use super::services::{self, ConnectionCounts};
 use super::{ExplainRows, endpoints, faults};
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Protocol};
-use crate::plan::{FrontendKey, Holder, Listener, NodePortAddresses, Target};
+use crate::plan::{FrontendKey, Holder, ListeningSocket, NodePortAddresses, Target};
 use crate::source::Problem;
 
 /// What is known of a destination; empty when no Service has it. Without counters no connections are shown.
@@ -12,7 +12,7 @@ pub fn rows(
     model: &Model,
     mirror: &Mirror,
     problems: &[Problem],
-    counters: &Counters,
+    counters: &ConnectionCounts,
     at: Target,
     protocol: Protocol,
 ) -> ExplainRows {
@@ -24,7 +24,7 @@ pub fn rows(
     }
     let Some((key, owner)) = keys.iter().find_map(|key| Some((*key, mirror.owner(family, *key)?))) else {
         let node_ip = mirror.settings().family(family).and_then(|settings| settings.node_ip);
-        let is_hit = |listener: &&Listener| keys.iter().any(|key| listener.is_hit_by(key, family, node_ip));
+        let is_hit = |listener: &&ListeningSocket| keys.iter().any(|key| listener.is_hit_by(key, family, node_ip));
         let listener = mirror.settings().listeners.iter().find(is_hit);
         let notes = listener.map(|listener| format!("Portway's {} answers there", listener.name)).into_iter().collect();
         return ExplainRows { notes, ..ExplainRows::default() };

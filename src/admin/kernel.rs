@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::services::{Counters, frontend_text, port_of};
+use super::services::{ConnectionCounts, frontend_text, port_of};
 use super::{EndpointRow, ServiceRow};
 use crate::diff::target;
 use crate::model::Family;
@@ -14,7 +14,7 @@ use crate::ruleset::{Bytes, ChainId, Element, Kernel, KernelError, SetId, Table,
 #[derive(Debug)]
 pub struct KernelView {
     tables: Vec<(Family, Table)>,
-    counters: Counters,
+    counters: ConnectionCounts,
 }
 
 impl KernelView {
@@ -36,7 +36,7 @@ impl KernelView {
 
     /// Frontends, as far as the tables tell.
     pub fn services(&self) -> Vec<ServiceRow> {
-        let of_table = |(family, table)| Reader { family, table }.services(&self.counters);
+        let of_table = |(family, table)| TableView { family, table }.services(&self.counters);
         let mut rows: Vec<_> = self.tables.iter().map(|(f, t)| (*f, t)).flat_map(of_table).collect();
         rows.sort_by(|a, b| (&a.namespace, &a.name, &a.frontend).cmp(&(&b.namespace, &b.name, &b.frontend)));
         rows
@@ -79,8 +79,8 @@ impl KernelView {
 pub(super) fn counters(
     kernel: &mut NftKernel,
     families: impl Iterator<Item = Family>,
-) -> Result<Counters, KernelError> {
-    let mut all = Counters::new();
+) -> Result<ConnectionCounts, KernelError> {
+    let mut all = ConnectionCounts::new();
     for family in families {
         for map in [SetId::Services, SetId::Nodeports] {
             let counted = kernel.counters(family, map)?.into_iter();
@@ -90,13 +90,13 @@ pub(super) fn counters(
     Ok(all)
 }
 
-struct Reader<'a> {
+struct TableView<'a> {
     family: Family,
     table: &'a Table,
 }
 
-impl Reader<'_> {
-    fn services(&self, counters: &Counters) -> Vec<ServiceRow> {
+impl TableView<'_> {
+    fn services(&self, counters: &ConnectionCounts) -> Vec<ServiceRow> {
         let mut rows = Vec::new();
         for map in [SetId::Services, SetId::Nodeports] {
             let elements = self.table.sets.get(&map).into_iter().flat_map(|elements| elements.values());
@@ -105,7 +105,7 @@ impl Reader<'_> {
         rows
     }
 
-    fn service(&self, map: SetId, element: &Element, counters: &Counters) -> Option<ServiceRow> {
+    fn service(&self, map: SetId, element: &Element, counters: &ConnectionCounts) -> Option<ServiceRow> {
         let key = FrontendKey::from_bytes(&element.key)?;
         let label = element.comment.as_deref().unwrap_or_default();
         let (namespace, name) = label.split(':').next().and_then(|label| label.split_once('/')).unwrap_or_default();

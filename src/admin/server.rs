@@ -12,7 +12,7 @@ use http::request::Parts;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use super::services::{self, Counters};
+use super::services::{self, ConnectionCounts};
 use super::{
     ALIVE, Admin, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, present, status,
 };
@@ -98,7 +98,7 @@ impl Site {
         Ok((snapshot, mirror))
     }
 
-    fn counters(&self, mirror: &Mirror) -> Result<Counters, AdminError> {
+    fn counters(&self, mirror: &Mirror) -> Result<ConnectionCounts, AdminError> {
         self.with_kernel(|door| Ok(kernel::counters(door, mirror.families())?))
     }
 

@@ -9,17 +9,17 @@ use crate::plan::{Action, Class, Frontend, FrontendKey, Holder, Target};
 use crate::ruleset::Bytes;
 
 /// Connections by family and frontend.
-pub(super) type Counters = HashMap<(Family, Bytes), u64>;
+pub(super) type ConnectionCounts = HashMap<(Family, Bytes), u64>;
 
 /// All frontends in force, and those that are claimed in vain.
-pub(super) fn rows(model: &Model, mirror: &Mirror, counters: &Counters) -> Vec<ServiceRow> {
+pub(super) fn rows(model: &Model, mirror: &Mirror, counters: &ConnectionCounts) -> Vec<ServiceRow> {
     let mut rows: Vec<ServiceRow> = model.services().flat_map(|service| of(service, mirror, counters)).collect();
     rows.sort_by(|a, b| (&a.namespace, &a.name, &a.family, &a.port).cmp(&(&b.namespace, &b.name, &b.family, &b.port)));
     rows
 }
 
 /// The frontends of one Service.
-pub(super) fn of(service: &Service, mirror: &Mirror, counters: &Counters) -> Vec<ServiceRow> {
+pub(super) fn of(service: &Service, mirror: &Mirror, counters: &ConnectionCounts) -> Vec<ServiceRow> {
     let mut rows = Vec::new();
     for family in mirror.families() {
         let in_force = mirror.frontends_of(family, &service.key).iter();
@@ -37,7 +37,7 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &Counters) -> Vec
     rows
 }
 
-fn row(service: &Service, family: Family, frontend: &Frontend, counters: &Counters) -> ServiceRow {
+fn row(service: &Service, family: Family, frontend: &Frontend, counters: &ConnectionCounts) -> ServiceRow {
     let texts = |targets: &[Target]| targets.iter().map(ToString::to_string).collect::<Vec<_>>();
     let (action, backends, local_backends) = match &frontend.action {
         Action::Refuse => ("refuse", Vec::new(), None),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::services::{Filter, service};
+use super::services::{RowFilter, service};
 use super::table::{self, Row, cell};
 use super::view::{DaemonArgs, ViewArgs, daemon_or_kernel};
 use crate::admin::{EndpointRow, KernelView};
@@ -14,7 +14,7 @@ use crate::admin::{EndpointRow, KernelView};
 pub struct EndpointsArgs {
     /// Which ones.
     #[command(flatten)]
-    pub filter: Filter,
+    pub filter: RowFilter,
     /// Whom to ask.
     #[command(flatten)]
     pub daemon: DaemonArgs,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::services::Filter;
+use super::services::RowFilter;
 use super::table::{Row, cell};
 use super::view::{DaemonArgs, ViewArgs};
 use crate::admin::FaultRow;
@@ -27,7 +27,7 @@ pub struct FaultsArgs {
 }
 
 pub(super) fn run(args: &FaultsArgs) -> anyhow::Result<ExitCode> {
-    let filter = Filter { namespace: args.namespace.clone(), name: args.name.clone(), address: None };
+    let filter = RowFilter { namespace: args.namespace.clone(), name: args.name.clone(), address: None };
     args.view.show(|| {
         let mut rows: Vec<FaultRow> = args.daemon.client().get("/faults")?;
         rows.retain(|row| filter.wants(&row.namespace, &row.name, []));

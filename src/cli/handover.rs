@@ -55,7 +55,7 @@ async fn hand_over(configuration: &Configuration) -> anyhow::Result<()> {
     };
     options.service_proxy_name = None;
     let mut services = Feed::start(configuration, &options).await?;
-    let mut node = Node::open(configuration)?;
+    let mut node = HandoverNode::open(configuration)?;
     loop {
         tokio::time::sleep(LOOK).await;
         services.follow().await?;
@@ -114,7 +114,7 @@ impl Feed {
 }
 
 /// The node, and how far it is.
-struct Node {
+struct HandoverNode {
     kernel: NftKernel,
     families: Vec<Family>,
     /// kube-proxy's own.
@@ -127,7 +127,7 @@ struct Node {
     name: Arc<str>,
 }
 
-impl Node {
+impl HandoverNode {
     fn open(configuration: &Configuration) -> Result<Self, KernelError> {
         let configured = [configuration.health_address, configuration.metrics_address];
         let ports = match configuration.service_proxy_name {

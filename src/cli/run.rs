@@ -26,7 +26,7 @@ use crate::metrics::{Metrics, MetricsObserver, Stopwatch};
 use crate::migration::Missing;
 use crate::model::Family;
 use crate::nftables::NftKernel;
-use crate::ruleset::{Gated, Kernel};
+use crate::ruleset::{Intercepted, Kernel};
 use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
 use crate::source::{EventSender, SourceError};
 use crate::{host, localhost, nftables};
@@ -158,7 +158,7 @@ fn in_lines(missing: &[Missing]) -> String {
 
 /// Where tables cannot be owned, has the sync loop told who else changes them. Without that changes are found within the
 /// hour.
-fn watch_others(controller: &mut Controller<Gated<NftKernel, Stopwatch>>) {
+fn watch_others(controller: &mut Controller<Intercepted<NftKernel, Stopwatch>>) {
     let doubts = controller.doubts();
     match controller.kernel().kernel.watch(move |by, touched| doubts.raise(by, touched)) {
         Ok(false) => {}

@@ -13,7 +13,7 @@ use crate::admin::{KernelView, ServiceRow};
 pub struct ServicesArgs {
     /// Which ones.
     #[command(flatten)]
-    pub filter: Filter,
+    pub filter: RowFilter,
     /// Whom to ask.
     #[command(flatten)]
     pub daemon: DaemonArgs,
@@ -24,7 +24,7 @@ pub struct ServicesArgs {
 
 /// Which rows to show.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Filter {
+pub struct RowFilter {
     /// Only Services of this namespace
     #[arg(short, long)]
     pub namespace: Option<String>,
@@ -36,7 +36,7 @@ pub struct Filter {
     pub address: Option<String>,
 }
 
-impl Filter {
+impl RowFilter {
     /// Whether a row is wanted. `addresses` are `10.96.0.1:443/TCP`-like.
     pub(super) fn wants<'a>(&self, namespace: &str, name: &str, addresses: impl IntoIterator<Item = &'a str>) -> bool {
         let named = self.name.as_ref().is_none_or(|wanted| match wanted.split_once('/') {
@@ -105,12 +105,12 @@ mod tests {
 
     #[test]
     fn filters() {
-        let wants = |filter: &Filter| filter.wants("shop", "till", ["10.96.0.5:80/TCP", "[fd00::5]:80/TCP"]);
+        let wants = |filter: &RowFilter| filter.wants("shop", "till", ["10.96.0.5:80/TCP", "[fd00::5]:80/TCP"]);
         let filter = |namespace: Option<&str>, name: Option<&str>, address: Option<&str>| {
             let owned = |text: Option<&str>| text.map(str::to_owned);
-            Filter { namespace: owned(namespace), name: owned(name), address: owned(address) }
+            RowFilter { namespace: owned(namespace), name: owned(name), address: owned(address) }
         };
-        assert!(wants(&Filter::default()));
+        assert!(wants(&RowFilter::default()));
         assert!(wants(&filter(Some("shop"), Some("till"), None)) && !wants(&filter(Some("bank"), None, None)));
         assert!(wants(&filter(None, Some("shop/till"), None)) && !wants(&filter(None, Some("bank/till"), None)));
         for address in ["10.96.0.5", "10.96.0.5:80", "fd00::5", "[fd00::5]:80"] {

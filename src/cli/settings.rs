@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::config::{Configuration, Options, Shortfall};
 use crate::controller::{Observer, Report, Synced};
-use crate::host::sysctl::{self, ConntrackSettings, Maker, Roots};
+use crate::host::sysctl::{self, ConntrackSysctls, Maker, Roots};
 use crate::model::Family;
 use crate::plan::NodePortAddresses;
 
@@ -24,7 +24,7 @@ pub(super) fn make(configuration: &Configuration) -> Arc<Maker> {
         roots.net.clone_from(net);
     }
     let wanted = &configuration.conntrack;
-    let settings = ConntrackSettings {
+    let settings = ConntrackSysctls {
         max_per_core: wanted.max_per_core.unwrap_or(0),
         min: wanted.min,
         tcp_established: wanted.tcp_established_timeout.unwrap_or_default(),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::table::Row;
 use super::view::{Output, clear, emit, interval, print};
 use crate::model::Family;
-use crate::nftables::{Counted, NftKernel};
+use crate::nftables::{ElementCount, NftKernel};
 use crate::ruleset::{Bytes, SetId};
 
 /// Flags of `top`.
@@ -45,7 +45,7 @@ pub(super) struct TopRow {
 }
 
 /// Counters by element.
-type Counters = BTreeMap<(Family, SetId, Bytes), Counted>;
+type ElementCounts = BTreeMap<(Family, SetId, Bytes), ElementCount>;
 
 pub(super) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
     let mut kernel = NftKernel::open_to_read()?;
@@ -72,8 +72,8 @@ pub(super) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn read(kernel: &mut NftKernel) -> anyhow::Result<Counters> {
-    let mut all = Counters::new();
+fn read(kernel: &mut NftKernel) -> anyhow::Result<ElementCounts> {
+    let mut all = ElementCounts::new();
     let mut has_table = false;
     for family in Family::ALL {
         if kernel.owner(family)?.is_none() {
@@ -90,7 +90,7 @@ fn read(kernel: &mut NftKernel) -> anyhow::Result<Counters> {
 }
 
 /// The busiest first.
-fn rates(before: &Counters, now: &Counters, seconds: f64) -> Vec<TopRow> {
+fn rates(before: &ElementCounts, now: &ElementCounts, seconds: f64) -> Vec<TopRow> {
     let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for (key, counted) in now {
         // An element that was replaced counts from zero again.
@@ -125,9 +125,9 @@ mod tests {
 
     #[test]
     fn rates_are_of_services_and_survive_a_replaced_element() {
-        let counters = |list: &[(u16, &str, u64)]| -> Counters {
+        let counters = |list: &[(u16, &str, u64)]| -> ElementCounts {
             let one = |(port, comment, packets): &(u16, &str, u64)| {
-                let counted = Counted { packets: *packets, comment: (*comment).to_owned() };
+                let counted = ElementCount { packets: *packets, comment: (*comment).to_owned() };
                 ((Family::Ipv4, SetId::Services, Bytes::new().u16(*port)), counted)
             };
             list.iter().map(one).collect()

@@ -55,7 +55,7 @@ pub(super) fn read(path: &Path, text: &str, notes: &mut Vec<Note>) -> Result<Doc
             .map_err(|cause| ConfigError::Syntax { path: path.into(), cause: cause.to_string() })?;
         let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (version, kind) = (word("apiVersion"), word("kind"));
-        let file = File { path, notes };
+        let file = ConfigFile { path, notes };
         match (version.as_str(), kind.as_str()) {
             (kube_proxy::API_VERSION, kube_proxy::KIND) if kube_proxy.is_none() => {
                 kube_proxy = Some(file.decode::<KubeProxyConfiguration>(value, duplicates)?);
@@ -73,12 +73,12 @@ pub(super) fn read(path: &Path, text: &str, notes: &mut Vec<Note>) -> Result<Doc
     Ok(Documents { kube_proxy, portway: portway.unwrap_or_default() })
 }
 
-struct File<'a> {
+struct ConfigFile<'a> {
     path: &'a Path,
     notes: &'a mut Vec<Note>,
 }
 
-impl File<'_> {
+impl ConfigFile<'_> {
     fn decode<T>(self, mut value: Value, duplicates: Vec<String>) -> Result<T, ConfigError>
     where
         T: DeserializeOwned + Serialize + Default,

@@ -15,7 +15,7 @@ use super::mode::Mode;
 use super::note::Note;
 use super::{DetectLocal, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
-use crate::plan::Listener;
+use crate::plan::ListeningSocket;
 use crate::{host, yaml};
 
 /// What the process is to do.
@@ -247,8 +247,10 @@ impl Configuration {
         options.external_ips = gates::is_on(&self.kube_proxy.feature_gates, gates::EXTERNAL_IPS);
         options.min_sync_period = self.min_sync_period;
         let servers = [("health server", self.health_address), ("metrics server", self.metrics_address)];
-        options.listeners =
-            servers.into_iter().filter_map(|(name, address)| Some(Listener { name, address: address? })).collect();
+        options.listeners = servers
+            .into_iter()
+            .filter_map(|(name, address)| Some(ListeningSocket { name, address: address? }))
+            .collect();
         options
     }
 

@@ -17,7 +17,7 @@ pub use table::FLAGS;
 
 /// What a flag's value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// `--flag`, `--flag=true`, `--flag=false`.
     Bool,
     /// Any text.
@@ -53,7 +53,7 @@ pub struct Flag {
     /// Without the dashes.
     pub name: &'static str,
     /// What its value looks like.
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// The value that counts when it is not given.
     pub default: &'static str,
     /// Whom it concerns.
@@ -115,9 +115,9 @@ impl Flags {
     /// Every flag with its value, sorted by name.
     pub fn all(&self) -> Vec<(String, String)> {
         let value = |flag: &Flag| match (flag.kind, self.given.get(flag.name)) {
-            (Kind::List, Some(given)) => given.join(","),
-            (Kind::Bool, _) => self.is_set(flag.name).to_string(),
-            (Kind::Duration, Some(_)) => {
+            (ValueKind::List, Some(given)) => given.join(","),
+            (ValueKind::Bool, _) => self.is_set(flag.name).to_string(),
+            (ValueKind::Duration, Some(_)) => {
                 let value = self.value(flag.name);
                 value.parse::<GoDuration>().map_or_else(|_| value.to_owned(), |value| value.to_string())
             }
@@ -163,18 +163,18 @@ pub(super) fn parse_bool(text: &str) -> Option<bool> {
 
 fn check(flag: &Flag, value: &str) -> Result<(), String> {
     match flag.kind {
-        Kind::Bool => parse_bool(value).map(drop).ok_or_else(|| "want true or false".into()),
-        Kind::Text | Kind::List => Ok(()),
-        Kind::Int(min, max) => match value.parse::<i64>() {
+        ValueKind::Bool => parse_bool(value).map(drop).ok_or_else(|| "want true or false".into()),
+        ValueKind::Text | ValueKind::List => Ok(()),
+        ValueKind::Int(min, max) => match value.parse::<i64>() {
             Ok(number) if (min..=max).contains(&number) => Ok(()),
             Ok(_) => Err(format!("want a number from {min} to {max}")),
             Err(_) => Err("want a whole number".into()),
         },
-        Kind::Float => value.parse::<f64>().map(drop).map_err(|_| "want a number".into()),
-        Kind::Duration => value.parse::<GoDuration>().map(drop).map_err(|cause| cause.to_string()),
-        Kind::Ip => parse_ip(value).map(drop).map_err(|cause| cause.to_string()),
-        Kind::Version if value == "raw" || parse_bool(value).is_some() => Ok(()),
-        Kind::Version => Err("want true, false or raw".into()),
+        ValueKind::Float => value.parse::<f64>().map(drop).map_err(|_| "want a number".into()),
+        ValueKind::Duration => value.parse::<GoDuration>().map(drop).map_err(|cause| cause.to_string()),
+        ValueKind::Ip => parse_ip(value).map(drop).map_err(|cause| cause.to_string()),
+        ValueKind::Version if value == "raw" || parse_bool(value).is_some() => Ok(()),
+        ValueKind::Version => Err("want true, false or raw".into()),
     }
 }
 
@@ -263,19 +263,19 @@ fn argument(flag: &'static Flag) -> Arg {
         _ => arg,
     };
     match flag.kind {
-        Kind::Bool | Kind::Version => {
+        ValueKind::Bool | ValueKind::Version => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
         }
         kind => arg.num_args(1).allow_hyphen_values(true).value_name(value_name(kind)),
     }
 }
 
-fn value_name(kind: Kind) -> Str {
+fn value_name(kind: ValueKind) -> Str {
     match kind {
-        Kind::Int(..) | Kind::Float => "NUMBER",
-        Kind::Duration => "DURATION",
-        Kind::Ip => "IP",
-        Kind::List => "LIST",
+        ValueKind::Int(..) | ValueKind::Float => "NUMBER",
+        ValueKind::Duration => "DURATION",
+        ValueKind::Ip => "IP",
+        ValueKind::List => "LIST",
         _ => "TEXT",
     }
     .into()

@@ -23,7 +23,7 @@ pub(super) const ALL_ALPHA: &str = "AllAlpha";
 const ALL_BETA: &str = "AllBeta";
 
 /// A gate of kube-proxy's.
-struct Gate {
+struct FeatureGate {
     name: &'static str,
     /// As `kubernetes_feature_enabled` has it; empty for general availability.
     stage: &'static str,
@@ -32,16 +32,16 @@ struct Gate {
     locked: bool,
 }
 
-const fn gate(name: &'static str, stage: &'static str, default: bool) -> Gate {
-    Gate { name, stage, default, locked: false }
+const fn gate(name: &'static str, stage: &'static str, default: bool) -> FeatureGate {
+    FeatureGate { name, stage, default, locked: false }
 }
 
-const fn locked(name: &'static str, stage: &'static str) -> Gate {
-    Gate { name, stage, default: true, locked: true }
+const fn locked(name: &'static str, stage: &'static str) -> FeatureGate {
+    FeatureGate { name, stage, default: true, locked: true }
 }
 
 /// kube-proxy's gates, of 1.37, that mean something to it.
-const KNOWN: [Gate; 16] = [
+const KNOWN: [FeatureGate; 16] = [
     gate(EXTERNAL_IPS, "", true),
     gate(STATUSZ, "BETA", true),
     gate(FLAGZ, "BETA", true),
@@ -75,7 +75,7 @@ pub(super) fn is_on(gates: &BTreeMap<String, bool>, name: &str) -> bool {
     KNOWN.iter().find(|gate| gate.name == name).is_some_and(|gate| gate.value(gates))
 }
 
-impl Gate {
+impl FeatureGate {
     /// As it is set; else as AllAlpha or AllBeta sets those of its stage; else its default.
     fn value(&self, gates: &BTreeMap<String, bool>) -> bool {
         if self.locked {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::{Counts, FamilySweep, Sweep, Table};
+use super::{Counts, FamilySweep, FlowTable, Sweep};
 use crate::model::Family;
 
 /// How often a walk is made again when the kernel says that it may have missed entries; the last result is used as it is.
@@ -38,17 +38,17 @@ pub struct Cleaning {
 }
 
 /// Is told of every run, on the cleaner's thread.
-pub(super) type Report = Box<dyn FnMut(&Cleaning) + Send>;
+pub(super) type OnCleaned = Box<dyn FnMut(&Cleaning) + Send>;
 
 /// Work for the cleaner: at most one sweep, which later ones are merged into.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    state: Mutex<State>,
+    state: Mutex<CleanerState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CleanerState {
     waiting: Sweep,
     closed: bool,
 }
@@ -69,7 +69,7 @@ impl Slot {
     /// Waits for work; `None` after [`Slot::close`].
     fn take(&self) -> Option<Sweep> {
         let state = self.lock();
-        let wait = |state: &mut State| state.waiting.is_empty() && !state.closed;
+        let wait = |state: &mut CleanerState| state.waiting.is_empty() && !state.closed;
         let mut state = self.changed.wait_while(state, wait).unwrap_or_else(PoisonError::into_inner);
         (!state.closed).then(|| std::mem::take(&mut state.waiting))
     }
@@ -84,13 +84,13 @@ impl Slot {
         drop(self.changed.wait_timeout_while(self.lock(), duration, |state| !state.closed));
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CleanerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Starts the cleaner.
-pub(super) fn start(slot: Arc<Slot>, table: impl Table + 'static, report: Report) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(slot: Arc<Slot>, table: impl FlowTable + 'static, report: OnCleaned) -> io::Result<JoinHandle<()>> {
     let work = move || Cleaner { slot, table, report, failures: HashMap::new() }.run();
     Builder::new().name("conntrack".into()).spawn(work)
 }
@@ -98,12 +98,12 @@ pub(super) fn start(slot: Arc<Slot>, table: impl Table + 'static, report: Report
 struct Cleaner<T> {
     slot: Arc<Slot>,
     table: T,
-    report: Report,
+    report: OnCleaned,
     /// Of each family, since its last success.
     failures: HashMap<Family, u32>,
 }
 
-impl<T: Table> Cleaner<T> {
+impl<T: FlowTable> Cleaner<T> {
     fn run(mut self) {
         while let Some(mut sweep) = self.slot.take() {
             let mut failures = 0;

@@ -1,7 +1,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
-use crate::conntrack::{Entry, Filter, Still};
+use crate::conntrack::{DumpFilter, FlowEntry, Still};
 use crate::model::Protocol;
 use crate::plan::{FrontendKey, Target};
 
@@ -26,15 +26,20 @@ struct Double {
     results: Receiver<io::Result<Counts>>,
 }
 
-impl Table for Double {
+impl FlowTable for Double {
     fn sweep(
         &mut self,
-        _filter: &Filter,
-        stale: &mut dyn FnMut(&Entry) -> bool,
+        _filter: &DumpFilter,
+        stale: &mut dyn FnMut(&FlowEntry) -> bool,
         still: &mut Still<'_>,
     ) -> io::Result<Counts> {
-        let entry =
-            Entry { family: Family::Ipv4, protocol: 17, source: self.flow, destination: DNS, answers_from: self.flow };
+        let entry = FlowEntry {
+            family: Family::Ipv4,
+            protocol: 17,
+            source: self.flow,
+            destination: DNS,
+            answers_from: self.flow,
+        };
         let mut batch = [(entry, stale(&entry))];
         self.walks.send(()).expect("the test waits");
         let counts = self.results.recv().expect("the test answers")?;

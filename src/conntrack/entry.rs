@@ -5,7 +5,7 @@ use crate::plan::Target;
 
 /// A flow the kernel knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct FlowEntry {
     /// Its family.
     pub family: Family,
     /// The IANA protocol number.

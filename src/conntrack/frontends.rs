@@ -13,12 +13,12 @@ use crate::ruleset::{Op, SetId, Transaction};
 
 /// The UDP frontends of the last sync.
 #[derive(Debug, Default)]
-pub struct Frontends {
-    families: HashMap<Family, Known>,
+pub struct UdpFrontends {
+    families: HashMap<Family, FamilyFrontends>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct FamilyFrontends {
     /// What each Service had, so that what it has lost is found.
     of_service: HashMap<ObjectKey, Vec<FrontendKey>>,
     /// Sorted.
@@ -26,7 +26,7 @@ struct Known {
     node_addresses: BTreeSet<IpAddr>,
 }
 
-impl Frontends {
+impl UdpFrontends {
     /// What has to be cleaned after a sync. Work is in proportion to the changed Services; after a full sync all UDP
     /// frontends are asked for.
     pub fn follow(&mut self, sync: &Synced<'_>) -> Sweep {
@@ -70,7 +70,7 @@ impl Gone {
     }
 }
 
-impl Known {
+impl FamilyFrontends {
     /// Makes what an earlier process had ours, so that the update that follows finds it gone.
     fn recall(&mut self, gone: Gone) {
         for key in gone.frontends {

@@ -3,13 +3,13 @@ use std::time::Instant;
 
 use super::*;
 use crate::config::{NodePortsOn, Options};
-use crate::conntrack::Entry;
+use crate::conntrack::FlowEntry;
 use crate::controller::{Controller, Observer};
 use crate::model::{Endpoint, EndpointSlice, Event, Kind, Node, Placement, ServiceType, SlicePort};
 use crate::ruleset::FakeKernel;
 
 /// Keeps the sweeps of the last sync, of all families.
-struct Follower(Frontends, Arc<Mutex<Sweep>>);
+struct Follower(UdpFrontends, Arc<Mutex<Sweep>>);
 
 impl Observer for Follower {
     fn synced(&mut self, sync: &Synced<'_>) {
@@ -31,7 +31,7 @@ impl Stage {
     fn with(options: Options, events: impl IntoIterator<Item = Event>) -> Self {
         let (mut controller, _) = Controller::new(FakeKernel::new(), options);
         let last = Arc::new(Mutex::new(Sweep::default()));
-        controller.observe(Follower(Frontends::default(), last.clone()));
+        controller.observe(Follower(UdpFrontends::default(), last.clone()));
         let mut all = vec![node("192.168.0.1")];
         all.extend(events);
         all.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
@@ -120,7 +120,7 @@ fn target(text: &str) -> Target {
 /// What becomes of a flow: `None` when nobody asked.
 fn allows(sweep: &FamilySweep, destination: &str, answers_from: &str) -> Option<bool> {
     let (destination, answers_from) = (target(destination), target(answers_from));
-    sweep.allows(&Entry {
+    sweep.allows(&FlowEntry {
         family: Family::Ipv4,
         protocol: 17,
         source: target("10.1.0.9:4000"),
@@ -364,7 +364,7 @@ fn frontends_that_went_while_nobody_ran_are_cleared_at_the_next_start() {
         let kernel = std::mem::take(before.controller.kernel());
         let (mut controller, _) = Controller::new(kernel, Options::new("here"));
         let last = Arc::new(Mutex::new(Sweep::default()));
-        controller.observe(Follower(Frontends::default(), last.clone()));
+        controller.observe(Follower(UdpFrontends::default(), last.clone()));
         controller.handle(rest(events), Instant::now());
         let sweep = last.lock().expect("no panic").family(Family::Ipv4).clone();
         for (frontend, is_cut) in cut {

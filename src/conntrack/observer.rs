@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::cleaner::{self, Slot};
-use super::{Cleaning, Frontends, KernelTable, Table};
+use super::{Cleaning, FlowTable, KernelTable, UdpFrontends};
 use crate::controller::{Observer, Synced};
 
 /// Has the kernel's table of flows cleaned after syncs, on a thread of its own that ends with this value.
 #[derive(Debug)]
 pub struct ConntrackObserver {
-    frontends: Frontends,
+    frontends: UdpFrontends,
     slot: Arc<Slot>,
 }
 
@@ -22,10 +22,13 @@ impl ConntrackObserver {
     }
 
     /// As [`ConntrackObserver::start`], with a table of one's own.
-    pub fn with_table(table: impl Table + 'static, report: impl FnMut(&Cleaning) + Send + 'static) -> io::Result<Self> {
+    pub fn with_table(
+        table: impl FlowTable + 'static,
+        report: impl FnMut(&Cleaning) + Send + 'static,
+    ) -> io::Result<Self> {
         let slot = Arc::new(Slot::default());
         cleaner::start(slot.clone(), table, Box::new(report))?;
-        Ok(Self { frontends: Frontends::default(), slot })
+        Ok(Self { frontends: UdpFrontends::default(), slot })
     }
 }
 

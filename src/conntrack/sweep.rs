@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Entry, Filter};
+use super::{DumpFilter, FlowEntry};
 use crate::model::{Family, Protocol};
 use crate::plan::{FrontendKey, Target};
 
@@ -57,12 +57,12 @@ impl FamilySweep {
 
     /// Whether an entry has to go. Only UDP entries of frontends that were asked for ever do; then those whose answers
     /// would come from elsewhere than a valid endpoint, which includes those that were never translated.
-    pub fn is_stale(&self, entry: &Entry) -> bool {
+    pub fn is_stale(&self, entry: &FlowEntry) -> bool {
         self.allows(entry) == Some(false)
     }
 
     /// Whether an entry may stay; `None` when it is none of our business.
-    pub(super) fn allows(&self, entry: &Entry) -> Option<bool> {
+    pub(super) fn allows(&self, entry: &FlowEntry) -> Option<bool> {
         if entry.protocol != Protocol::Udp.number() {
             return None;
         }
@@ -89,7 +89,7 @@ impl FamilySweep {
     }
 
     /// What to ask the kernel for, so that it tells of few entries besides those in question. No entry comes twice.
-    pub fn filters(&self, family: Family) -> Vec<Filter> {
+    pub fn filters(&self, family: Family) -> Vec<DumpFilter> {
         let mut by_port: HashMap<u16, BTreeSet<IpAddr>> = HashMap::new();
         for target in self.addresses.keys() {
             by_port.entry(target.port).or_default().insert(target.ip);
@@ -98,12 +98,12 @@ impl FamilySweep {
             by_port.entry(*port).or_default().extend(&self.node_addresses);
         }
         if by_port.len() > FILTERS_MAX {
-            return vec![Filter { family, protocol: Protocol::Udp, port: None, ip: None }];
+            return vec![DumpFilter { family, protocol: Protocol::Udp, port: None, ip: None }];
         }
-        let mut filters: Vec<Filter> = by_port
+        let mut filters: Vec<DumpFilter> = by_port
             .into_iter()
             .filter(|(_, ips)| !ips.is_empty())
-            .map(|(port, ips)| Filter::to_any(family, Protocol::Udp, port, ips.iter()))
+            .map(|(port, ips)| DumpFilter::to_any(family, Protocol::Udp, port, ips.iter()))
             .collect();
         filters.sort_unstable_by_key(|filter| filter.port);
         filters

@@ -10,10 +10,10 @@ fn target(text: &str) -> Target {
     Target { ip: address.ip(), port: address.port() }
 }
 
-fn entry(destination: &str, answers_from: &str) -> Entry {
+fn entry(destination: &str, answers_from: &str) -> FlowEntry {
     let destination = target(destination);
     let (family, source) = (Family::of(destination.ip), target("10.1.0.9:4000"));
-    Entry { family, protocol: 17, source, destination, answers_from: target(answers_from) }
+    FlowEntry { family, protocol: 17, source, destination, answers_from: target(answers_from) }
 }
 
 fn valid(endpoints: &[&str]) -> Arc<[Target]> {
@@ -80,7 +80,7 @@ fn flows_of_a_frontend_without_endpoints_go() {
 #[test]
 fn only_udp_is_touched() {
     for protocol in [6, 132, 1, 58, 0] {
-        assert!(!dns().is_stale(&Entry { protocol, ..entry("10.96.0.10:53", "10.1.0.3:53") }), "{protocol}");
+        assert!(!dns().is_stale(&FlowEntry { protocol, ..entry("10.96.0.10:53", "10.1.0.3:53") }), "{protocol}");
     }
     let mut sweep = FamilySweep::default();
     for protocol in [Protocol::Tcp, Protocol::Sctp] {
@@ -141,7 +141,7 @@ fn of_merged_sweeps_the_later_one_is_right() {
 
 #[test]
 fn the_kernel_is_asked_for_little() {
-    let filter = |port, ip| Filter { family: Family::Ipv4, protocol: Protocol::Udp, port, ip };
+    let filter = |port, ip| DumpFilter { family: Family::Ipv4, protocol: Protocol::Udp, port, ip };
     let expected = [filter(Some(53), Some(ip("10.96.0.10"))), filter(Some(30053), Some(ip("192.168.0.1")))];
     assert_eq!(dns().filters(Family::Ipv4), expected);
     let mut sweep = dns();
@@ -155,7 +155,7 @@ fn the_kernel_is_asked_for_little() {
     ipv6.ask(address("[fd00::a]:53"), valid(&[]));
     assert_eq!(
         ipv6.filters(Family::Ipv6),
-        [Filter { family: Family::Ipv6, protocol: Protocol::Udp, port: Some(53), ip: None }]
+        [DumpFilter { family: Family::Ipv6, protocol: Protocol::Udp, port: Some(53), ip: None }]
     );
     let mut nowhere = FamilySweep::default();
     nowhere.ask(node_port(30053), valid(&[]));
@@ -187,7 +187,7 @@ proptest! {
         }
         let node: Vec<IpAddr> = node.into_iter().map(|host| [10, 0, 0, host].into()).collect();
         sweep.add_node_addresses(node.clone());
-        let entry = Entry { family: Family::Ipv4, protocol, source: target("10.1.0.9:4000"), destination, answers_from };
+        let entry = FlowEntry { family: Family::Ipv4, protocol, source: target("10.1.0.9:4000"), destination, answers_from };
 
         let of_address = frontends.iter().rev().find(|(at, _)| *at == destination).map(|(_, list)| list);
         let of_node_port = node_ports.get(&destination.port).filter(|_| node.contains(&destination.ip));

@@ -4,8 +4,8 @@ use std::io;
 
 use mnl::Bus;
 
-use super::Entry;
-use super::wire::{Filter, put_delete, put_dump, put_stats, read_entry};
+use super::FlowEntry;
+use super::wire::{DumpFilter, put_delete, put_dump, put_stats, read_entry};
 use crate::model::{Family, Protocol};
 use crate::plan::Target;
 use crate::wire::message::{errno, messages};
@@ -30,16 +30,16 @@ pub struct Counts {
 }
 
 /// Looks once more at entries that are about to be deleted, and clears the mark of those that may stay.
-pub type Still<'a> = dyn FnMut(&mut [(Entry, bool)]) + 'a;
+pub type Still<'a> = dyn FnMut(&mut [(FlowEntry, bool)]) + 'a;
 
 /// A table that can be cleaned; the kernel's, or a double in tests.
-pub trait Table: Send {
+pub trait FlowTable: Send {
     /// Walks over the entries a filter selects (or more) and deletes those that are stale. `still` is asked right before
     /// deletion, with a whole batch at a time, and clears the mark of entries that may stay after all.
     fn sweep(
         &mut self,
-        filter: &Filter,
-        stale: &mut dyn FnMut(&Entry) -> bool,
+        filter: &DumpFilter,
+        stale: &mut dyn FnMut(&FlowEntry) -> bool,
         still: &mut Still<'_>,
     ) -> io::Result<Counts>;
 }
@@ -73,16 +73,16 @@ pub struct KernelTable {
     remover: Socket,
     buffer: Vec<u8>,
     answers: Vec<u8>,
-    batch: Batch,
+    batch: DeleteBatch,
     /// The kernel refuses filters.
     plain: bool,
 }
 
 #[derive(Debug, Default)]
-struct Batch {
+struct DeleteBatch {
     requests: Vec<u8>,
     /// Each entry, and whether it is to be deleted.
-    entries: Vec<(Entry, bool)>,
+    entries: Vec<(FlowEntry, bool)>,
     /// Where each request ends.
     ends: Vec<usize>,
 }
@@ -95,16 +95,17 @@ impl KernelTable {
             remover: Socket::open(Bus::Netfilter)?,
             buffer: vec![0; RECEIVE_LEN],
             answers: vec![0; RECEIVE_LEN],
-            batch: Batch::default(),
+            batch: DeleteBatch::default(),
             plain: false,
         })
     }
 
     /// The entries of flows to a destination.
-    pub fn flows_to(&mut self, protocol: Protocol, destination: Target) -> io::Result<Vec<Entry>> {
-        let filter = Filter::to_any(Family::of(destination.ip), protocol, destination.port, [destination.ip].iter());
+    pub fn flows_to(&mut self, protocol: Protocol, destination: Target) -> io::Result<Vec<FlowEntry>> {
+        let filter =
+            DumpFilter::to_any(Family::of(destination.ip), protocol, destination.port, [destination.ip].iter());
         let mut found = Vec::new();
-        let mut look = |entry: &Entry| {
+        let mut look = |entry: &FlowEntry| {
             if entry.destination == destination && entry.protocol == protocol.number() {
                 found.push(*entry);
             }
@@ -116,8 +117,8 @@ impl KernelTable {
 
     fn walk(
         &mut self,
-        filter: &Filter,
-        stale: &mut dyn FnMut(&Entry) -> bool,
+        filter: &DumpFilter,
+        stale: &mut dyn FnMut(&FlowEntry) -> bool,
         still: &mut Still<'_>,
     ) -> io::Result<Counts> {
         let mut counts = Counts::default();
@@ -165,11 +166,11 @@ impl KernelTable {
     }
 }
 
-impl Table for KernelTable {
+impl FlowTable for KernelTable {
     fn sweep(
         &mut self,
-        filter: &Filter,
-        stale: &mut dyn FnMut(&Entry) -> bool,
+        filter: &DumpFilter,
+        stale: &mut dyn FnMut(&FlowEntry) -> bool,
         still: &mut Still<'_>,
     ) -> io::Result<Counts> {
         self.batch.clear();
@@ -195,7 +196,7 @@ fn refuses_filters(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ERANGE))
 }
 
-impl Batch {
+impl DeleteBatch {
     /// Deletes what is still to be deleted; how many entries that were.
     fn send(&mut self, remover: &mut Socket, answers: &mut [u8], still: &mut Still<'_>) -> io::Result<u64> {
         still(&mut self.entries);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Entry;
+use super::FlowEntry;
 use crate::model::{Family, Protocol};
 
 use crate::plan::Target;
@@ -43,7 +43,7 @@ const CTA_PROTO_DST_PORT: u16 = 3;
 
 /// Entries to ask the kernel for. Kernels before 5.8 know the family only and tell of all its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Filter {
+pub struct DumpFilter {
     /// The family.
     pub family: Family,
     /// The protocol.
@@ -54,7 +54,7 @@ pub struct Filter {
     pub ip: Option<IpAddr>,
 }
 
-impl Filter {
+impl DumpFilter {
     /// Entries with one port and one of some addresses, and perhaps others: several addresses cannot be asked for.
     pub fn to_any<'a>(
         family: Family,
@@ -71,7 +71,7 @@ impl Filter {
 
 /// An entry as the kernel told it.
 pub(super) struct ReadEntry<'a> {
-    pub(super) entry: Entry,
+    pub(super) entry: FlowEntry,
     /// What names the entry: the original tuple's attributes, and the number that no later entry has.
     pub(super) name: EntryId<'a>,
     /// It is in a zone of somebody else (`ct zone`), who may know the same addresses as other hosts.
@@ -85,7 +85,7 @@ pub(super) struct EntryId<'a> {
 }
 
 /// Appends a request for all entries; for those of the filter unless `plain`.
-pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &Filter, plain: bool, seq: u32) {
+pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &DumpFilter, plain: bool, seq: u32) {
     let start = begin(buf, GET, filter.family, libc::NLM_F_DUMP as u16, seq);
     if !plain {
         let mut flags = FILTER_PROTO_NUM;
@@ -157,7 +157,7 @@ pub(super) fn read_entry(body: &[u8]) -> Option<ReadEntry<'_>> {
     let sent = read_tuple(original)?;
     let answer = read_tuple(reply)?;
     let Tuple { protocol, source, destination } = sent;
-    let entry = Entry { family, protocol, source, destination, answers_from: answer.source };
+    let entry = FlowEntry { family, protocol, source, destination, answers_from: answer.source };
     Some(ReadEntry { entry, name: EntryId { original, id }, foreign })
 }
 
@@ -243,7 +243,7 @@ mod tests {
         let body = told(17);
         let told = read_entry(&body).expect("well-formed");
         let target = |ip: [u8; 4], port| Target { ip: ip.into(), port };
-        let expected = Entry {
+        let expected = FlowEntry {
             family: Family::Ipv4,
             protocol: 17,
             source: target([10, 1, 0, 9], 4000),

@@ -8,13 +8,13 @@ use tracing::{debug, warn};
 use super::doubt::Doubt;
 use super::{Controller, Repair};
 use crate::programmer::Failure;
-use crate::ruleset::{Kernel, Touched};
+use crate::ruleset::{ChangedParts, Kernel};
 
 impl<K: Kernel> Controller<K> {
     /// Reads the tables back and repairs what differs from the mirror.
     pub fn verify(&mut self) {
         let by = self.doubts.take().and_then(|doubt| doubt.by);
-        self.compare(Doubt { by, touched: Touched::Everything });
+        self.compare(Doubt { by, touched: ChangedParts::Everything });
     }
 
     /// Reads back what others are said to have touched, and repairs what differs from the mirror.
@@ -30,8 +30,8 @@ impl<K: Kernel> Controller<K> {
             (Repair { by: doubt.by, ..Repair::default() }, false, BTreeSet::new());
         for family in self.programmer.known() {
             let part = match &doubt.touched {
-                Touched::Everything => None,
-                Touched::Parts(parts) => match parts.get(&family) {
+                ChangedParts::Everything => None,
+                ChangedParts::Parts(parts) => match parts.get(&family) {
                     None => continue,
                     part => part,
                 },
@@ -60,7 +60,7 @@ impl<K: Kernel> Controller<K> {
         }
         let end = Instant::now();
         self.limiter.ran(start, end);
-        if matches!(doubt.touched, Touched::Everything) || !whole.is_empty() {
+        if matches!(doubt.touched, ChangedParts::Everything) || !whole.is_empty() {
             self.verified = end;
             self.release();
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::ruleset::Touched;
+use crate::ruleset::ChangedParts;
 
 /// What a comparison costs at least, of time that is granted. With [`CREDIT`]: ten at once, and then one a second.
 const PRICE: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ pub(super) struct Doubt {
     /// Who changed something; `None` when it is not known whether anybody did.
     pub(super) by: Option<String>,
     /// What may differ.
-    pub(super) touched: Touched,
+    pub(super) touched: ChangedParts,
 }
 
 /// Where others tell the sync loop that somebody changed its tables. Doubts that wait become one.
@@ -35,7 +35,7 @@ impl Doubts {
 
     /// Has what was touched compared with what the kernel should hold. `by` is whose doing it was, `None` when it is not known
     /// whether anybody did anything. Returns whether the sync loop still runs.
-    pub fn raise(&self, by: Option<String>, touched: Touched) -> bool {
+    pub fn raise(&self, by: Option<String>, touched: ChangedParts) -> bool {
         self.0.send_modify(|waiting| {
             let doubt = waiting.get_or_insert_default();
             doubt.by = by.or(doubt.by.take());
@@ -122,7 +122,7 @@ mod tests {
         let (doubts, receiver) = Doubts::new();
         assert!(!doubts.is_raised() && doubts.take().is_none());
         let touched = |family| {
-            let mut touched = Touched::default();
+            let mut touched = ChangedParts::default();
             touched.structure(family);
             touched
         };
@@ -133,9 +133,9 @@ mod tests {
         both.structure(Family::Ipv6);
         assert_eq!(doubts.take(), Some(Doubt { by: Some("nft (pid 1)".to_owned()), touched: both }));
         assert!(!doubts.is_raised());
-        assert!(doubts.raise(None, Touched::Everything));
-        assert_eq!(doubts.take(), Some(Doubt { by: None, touched: Touched::Everything }));
+        assert!(doubts.raise(None, ChangedParts::Everything));
+        assert_eq!(doubts.take(), Some(Doubt { by: None, touched: ChangedParts::Everything }));
         drop(receiver);
-        assert!(!doubts.raise(None, Touched::Everything));
+        assert!(!doubts.raise(None, ChangedParts::Everything));
     }
 }

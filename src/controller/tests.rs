@@ -5,7 +5,7 @@ use std::thread::sleep;
 
 use super::*;
 use crate::model::ObjectKey;
-use crate::ruleset::{FakeKernel, Gate, Gated, KernelError, SetId, Table, Touched, Transaction};
+use crate::ruleset::{ChangedParts, FakeKernel, Intercepted, Interceptor, KernelError, SetId, Table, Transaction};
 use crate::testing::{added, added_slice, listed, service, slice};
 
 /// Longer than anything here takes.
@@ -20,7 +20,7 @@ struct Refuser {
     reads: Arc<AtomicUsize>,
 }
 
-impl Gate<FakeKernel> for Refuser {
+impl Interceptor<FakeKernel> for Refuser {
     fn apply(&mut self, kernel: &mut FakeKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let refused = self.refused.lock().expect("no panic");
         if transaction.ops.iter().any(|(family, _)| refused.contains(family)) {
@@ -57,11 +57,12 @@ impl Observer for Log {
     }
 }
 
-type Tested = Controller<Gated<FakeKernel, Refuser>>;
+type Tested = Controller<Intercepted<FakeKernel, Refuser>>;
 
 fn controller(options: Options) -> (Tested, watch::Receiver<Report>, Refuser, Log) {
     let (gate, log) = (Refuser::default(), Log::default());
-    let (mut controller, reports) = Controller::new(Gated { kernel: FakeKernel::new(), gate: gate.clone() }, options);
+    let (mut controller, reports) =
+        Controller::new(Intercepted { kernel: FakeKernel::new(), interceptor: gate.clone() }, options);
     controller.observe(log.clone());
     (controller, reports, gate, log)
 }
@@ -101,7 +102,7 @@ fn while_changes_wait_for_their_time_everything_else_is_served() {
     });
     assert_eq!(reports.borrow().syncs, 1, "its time has not come");
     let reads = gate.reads.load(Ordering::SeqCst);
-    assert!(doubts.raise(None, Touched::Everything));
+    assert!(doubts.raise(None, ChangedParts::Everything));
     eventually("a comparison", || gate.reads.load(Ordering::SeqCst) >= reads + 2);
 
     drop(sender);

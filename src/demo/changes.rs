@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::http::{self, Connection};
-use super::listing::Listing;
-use super::manifests::{self, Service};
+use super::http::{self, HttpConnection};
+use super::listing::ListingText;
+use super::manifests::{self, DemoService};
 use super::netns::Namespace;
 use super::screen::millis;
 use super::stats::Tally;
 use super::steps::{Story, WEB, names, web};
-use super::wiring::{Change, Portway};
+use super::wiring::{Portway, TimedChange};
 
 /// Services that come and go beside the one that is watched.
 const OTHERS: usize = 1_000;
@@ -42,7 +42,7 @@ impl Story<'_> {
         self.timed(portway, "1,000 more Services", OTHERS_FILE, &others())?;
         let services = self.scale(portway, "2 to 3, among 1,002 Services", &[1, 2, 3], &mut spread)?;
         let during = background.end()?;
-        let rules = Listing::of(&self.world.node)?.rules();
+        let rules = ListingText::of(&self.world.node)?.rules();
         self.endpoints(portway, "3 to 0 endpoints", &[])?;
         self.refused()?;
         self.scale(portway, "0 to 3 endpoints", &[1, 2, 3], &mut spread)?;
@@ -79,7 +79,7 @@ impl Story<'_> {
         Ok(services)
     }
 
-    fn timed(&mut self, portway: &mut Portway, label: &str, file: &str, text: &str) -> Result<Change> {
+    fn timed(&mut self, portway: &mut Portway, label: &str, file: &str, text: &str) -> Result<TimedChange> {
         self.stop.check()?;
         let change = portway.committed(self.folder.put(file, text)?)?;
         let (total, own) = (millis(change.total), millis(change.report.latency));
@@ -127,7 +127,7 @@ impl Story<'_> {
         }
     }
 
-    fn survived(&mut self, kept: &mut Connection, pod: &str) {
+    fn survived(&mut self, kept: &mut HttpConnection, pod: &str) {
         match kept.get() {
             Ok(answer) if answer.pod == pod => {
                 self.answered += 1;
@@ -147,7 +147,7 @@ fn others() -> String {
         let low = u8::try_from(1 + number % 250).unwrap_or(u8::MAX);
         let name = format!("other-{number}");
         let ips = [IpAddr::V4(Ipv4Addr::new(10, 96, high, low))];
-        let service = Service { name: &name, cluster_ips: &ips, ..Service::default() };
+        let service = DemoService { name: &name, cluster_ips: &ips, ..DemoService::default() };
         out.push_str("---\n");
         out.push_str(&manifests::service(&service));
         out.push_str(&manifests::slices(&service, &[1, 2, 3]));

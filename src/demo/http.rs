@@ -20,11 +20,11 @@ const IDLE: Duration = Duration::from_secs(600);
 
 /// A server in a namespace; stops listening when dropped.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct HttpServer {
     listener: Arc<TcpListener>,
 }
 
-impl Server {
+impl HttpServer {
     /// Listens on both families in a namespace and answers as `name`.
     pub(super) fn start(namespace: &Namespace, name: &str) -> Result<Self> {
         let listener = namespace.run(|| {
@@ -38,7 +38,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for HttpServer {
     fn drop(&mut self) {
         // Wakes the thread in `accept`; on an error it ends with the process.
         nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).ok();
@@ -82,7 +82,7 @@ fn answer(stream: TcpStream, peer: SocketAddr, name: &str) -> std::io::Result<()
 
 /// What a server has said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct HttpAnswer {
     /// Which pod it was.
     pub pod: String,
     /// Where the pod saw the request come from.
@@ -90,12 +90,12 @@ pub(super) struct Answer {
 }
 
 /// A connection that stays open for more requests. The calling thread's namespace is where it starts.
-pub(super) struct Connection {
+pub(super) struct HttpConnection {
     reader: BufReader<TcpStream>,
     host: SocketAddr,
 }
 
-impl Connection {
+impl HttpConnection {
     /// Connects.
     pub(super) fn open(to: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
@@ -106,11 +106,11 @@ impl Connection {
     }
 
     /// One request and its answer; the connection stays open.
-    pub(super) fn get(&mut self) -> Result<Answer> {
+    pub(super) fn get(&mut self) -> Result<HttpAnswer> {
         self.request("keep-alive")
     }
 
-    fn request(&mut self, connection: &str) -> Result<Answer> {
+    fn request(&mut self, connection: &str) -> Result<HttpAnswer> {
         let head = format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n\r\n", self.host);
         self.reader.get_mut().write_all(head.as_bytes())?;
         let mut length = 0;
@@ -140,13 +140,13 @@ pub(super) fn connects(to: SocketAddr, patience: Duration) -> std::io::Result<()
 }
 
 /// One request on a connection of its own.
-pub(super) fn get(to: SocketAddr) -> Result<Answer> {
-    Connection::open(to)?.request("close")
+pub(super) fn get(to: SocketAddr) -> Result<HttpAnswer> {
+    HttpConnection::open(to)?.request("close")
 }
 
-fn parse(body: &str) -> Result<Answer> {
+fn parse(body: &str) -> Result<HttpAnswer> {
     let (pod, saw) = body.trim_end().split_once(" saw ").with_context(|| format!("an odd answer: {body}"))?;
-    Ok(Answer { pod: pod.to_owned(), saw: saw.parse()? })
+    Ok(HttpAnswer { pod: pod.to_owned(), saw: saw.parse()? })
 }
 
 #[cfg(test)]
@@ -166,7 +166,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || serve(&listener, "pod-7"));
-        let mut connection = Connection::open(address).unwrap();
+        let mut connection = HttpConnection::open(address).unwrap();
         for _ in 0..3 {
             assert_eq!(connection.get().unwrap().pod, "pod-7");
         }

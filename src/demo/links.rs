@@ -17,7 +17,7 @@ use super::netns::Namespace;
 pub(super) const ETH0: &str = "eth0";
 
 /// One thing to set up.
-pub(super) enum Step<'a> {
+pub(super) enum LinkStep<'a> {
     /// Sets a link up.
     Up(&'a str),
     /// A veth pair: one end here, the other as [`ETH0`] in another namespace.
@@ -29,7 +29,7 @@ pub(super) enum Step<'a> {
 }
 
 /// Takes the steps in order, within a namespace.
-pub(super) fn set_up(namespace: &Namespace, steps: &[Step<'_>]) -> Result<()> {
+pub(super) fn set_up(namespace: &Namespace, steps: &[LinkStep<'_>]) -> Result<()> {
     let all = || {
         // A netlink socket belongs to the namespace of the thread that opens it: so everything stays on this one.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -45,23 +45,23 @@ pub(super) fn set_up(namespace: &Namespace, steps: &[Step<'_>]) -> Result<()> {
     namespace.run(all).with_context(|| format!("cannot set up the network of {}", namespace.name()))
 }
 
-async fn take(handle: &Handle, step: &Step<'_>) -> Result<()> {
+async fn take(handle: &Handle, step: &LinkStep<'_>) -> Result<()> {
     match step {
-        Step::Up(link) => {
+        LinkStep::Up(link) => {
             let message = LinkUnspec::new_with_index(index(link)?).up().build();
             handle.link().set(message).execute().await.with_context(|| format!("cannot set {link} up"))
         }
-        Step::Veth(name, other) => {
+        LinkStep::Veth(name, other) => {
             let file = other.open()?;
             let peer = LinkUnspec::new_with_name(ETH0).setns_by_fd(file.as_raw_fd()).build();
             let pair = LinkVeth::new(name, ETH0).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).up().build();
             handle.link().add(pair).execute().await.with_context(|| format!("cannot create the link {name}"))
         }
-        Step::Address(link, net) => {
+        LinkStep::Address(link, net) => {
             let request = handle.address().add(index(link)?, net.addr(), net.prefix_len());
             request.execute().await.with_context(|| format!("cannot add {net} to {link}"))
         }
-        Step::Route(to, link, gateway) => {
+        LinkStep::Route(to, link, gateway) => {
             let mut route = RouteMessageBuilder::<IpAddr>::new()
                 .destination_prefix(to.addr(), to.prefix_len())?
                 .output_interface(index(link)?);

@@ -15,14 +15,14 @@ const SHOWN: [&str; 4] = ["map services", "map endpoints", "chain pick-3", "chai
 const ELEMENTS: &str = "elements = {";
 
 /// The IPv4 table as text.
-pub(super) struct Listing {
+pub(super) struct ListingText {
     /// Who has printed it.
     pub by: &'static str,
     /// The table in nft's language.
     pub text: String,
 }
 
-impl Listing {
+impl ListingText {
     /// As the `nft` program prints it; where there is none, read back and printed by Portway.
     pub(super) fn of(node: &Namespace) -> Result<Self> {
         node.run(|| match Command::new("nft").args(["list", "table", "ip", "portway"]).output() {
@@ -79,7 +79,7 @@ impl Listing {
 impl Story<'_> {
     /// Shows the part of the table that serves the Service. `rules` is how many there were among many Services.
     pub(super) fn listing(&mut self, services: usize, rules: usize) -> Result<()> {
-        let listing = Listing::of(&self.world.node)?;
+        let listing = ListingText::of(&self.world.node)?;
         self.screen.heading("5. In the kernel: a Service is some elements, never a rule");
         self.screen.line(&self.screen.faint(&format!("   {} (what serves 10.96.0.10)", listing.by)));
         for line in listing.excerpt(&WEB_IPS[0].to_string()) {
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn an_excerpt_shows_one_address_and_the_rules_behind_it() {
-        let excerpt = Listing { by: "", text: TEXT.to_owned() }.excerpt("10.96.0.10");
+        let excerpt = ListingText { by: "", text: TEXT.to_owned() }.excerpt("10.96.0.10");
         let expected = [
             "map services {",
             "   10.96.0.10 . tcp . 80 counter packets 3 bytes 180 comment \"default/web:http\" : goto pick-3",
@@ -142,6 +142,6 @@ mod tests {
 
     #[test]
     fn hooks_are_no_rules() {
-        assert_eq!(Listing { by: "", text: TEXT.to_owned() }.rules(), 2);
+        assert_eq!(ListingText { by: "", text: TEXT.to_owned() }.rules(), 2);
     }
 }

@@ -17,11 +17,11 @@ const HOME: &str = "/run/portway-demo";
 
 /// The folder Portway watches; removed when dropped.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct DemoFolder {
     path: PathBuf,
 }
 
-impl Folder {
+impl DemoFolder {
     /// Makes an empty folder.
     pub(super) fn create() -> Result<Self> {
         let this = Self { path: Path::new(HOME).join("manifests") };
@@ -47,7 +47,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for DemoFolder {
     fn drop(&mut self) {
         if let Err(cause) = remove_leftovers() {
             eprintln!("{cause:#}");
@@ -66,7 +66,7 @@ pub(super) fn remove_leftovers() -> Result<bool> {
 
 /// A Service with one port, 80.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Service<'a> {
+pub(super) struct DemoService<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its ClusterIPs, the first decides the primary family.
@@ -80,8 +80,8 @@ pub(super) struct Service<'a> {
 }
 
 /// The Service as YAML.
-pub(super) fn service(service: &Service<'_>) -> String {
-    let Service { name, cluster_ips, external_ips, node_port, local } = service;
+pub(super) fn service(service: &DemoService<'_>) -> String {
+    let DemoService { name, cluster_ips, external_ips, node_port, local } = service;
     let kind = if node_port.is_some() { "NodePort" } else { "ClusterIP" };
     let policy = if cluster_ips.len() > 1 { "RequireDualStack" } else { "SingleStack" };
     let families: Vec<&str> = cluster_ips.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
@@ -110,7 +110,7 @@ pub(super) fn service(service: &Service<'_>) -> String {
 }
 
 /// The EndpointSlices of a Service: one of each family its ClusterIPs have, with an endpoint for each pod.
-pub(super) fn slices(of: &Service<'_>, pods: &[usize]) -> String {
+pub(super) fn slices(of: &DemoService<'_>, pods: &[usize]) -> String {
     let mut lines = Vec::new();
     for cluster_ip in of.cluster_ips {
         let (suffix, family, index) = if cluster_ip.is_ipv4() { ("v4", "IPv4", 0) } else { ("v6", "IPv6", 1) };
@@ -175,9 +175,9 @@ mod tests {
     use k8s_openapi::api::discovery::v1 as discovery;
     use serde::Deserialize;
 
-    fn web() -> Service<'static> {
+    fn web() -> DemoService<'static> {
         const IPS: [IpAddr; 2] = [NODE_IPS[0], NODE_IPS[1]];
-        Service { name: "web", cluster_ips: &IPS, external_ips: &IPS[..1], node_port: Some(30080), local: true }
+        DemoService { name: "web", cluster_ips: &IPS, external_ips: &IPS[..1], node_port: Some(30080), local: true }
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_service_without_endpoints_has_empty_slices() {
-        let document = slices(&Service { cluster_ips: &NODE_IPS[..1], ..web() }, &[]);
+        let document = slices(&DemoService { cluster_ips: &NODE_IPS[..1], ..web() }, &[]);
         let parsed: discovery::EndpointSlice = serde_yaml::from_str(&document).unwrap();
         assert!(parsed.endpoints.is_empty());
     }

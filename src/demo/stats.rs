@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::http::Answer;
+use super::http::HttpAnswer;
 
 /// Answers by pod, and what went wrong.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +17,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Counts one request.
-    pub(super) fn count(&mut self, result: anyhow::Result<Answer>) {
+    pub(super) fn count(&mut self, result: anyhow::Result<HttpAnswer>) {
         match result {
             Ok(answer) => *self.answers.entry(answer.pod).or_default() += 1,
             Err(cause) => {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::http::{self, Answer, Connection};
-use super::manifests::{self, Folder, Service};
+use super::http::{self, HttpAnswer, HttpConnection};
+use super::manifests::{self, DemoFolder, DemoService};
 use super::netns::Namespace;
 use super::screen::{Screen, millis};
 use super::stats::Tally;
-use super::stop::Stop;
-use super::wiring::{Change, Portway};
+use super::stop::StopSignal;
+use super::wiring::{Portway, TimedChange};
 use super::world::{CLIENT_IPS, GATEWAYS, NODE_IPS, World, pod_ips, pod_name};
 
 /// The ClusterIPs of the Service `web`.
@@ -28,14 +28,14 @@ const LOCAL_NODE_PORT: u16 = 30081;
 const NO_ANSWER: Duration = Duration::from_millis(200);
 
 /// The Service everything is about.
-pub(super) const WEB: Service<'static> = Service {
+pub(super) const WEB: DemoService<'static> = DemoService {
     name: "web",
     cluster_ips: &WEB_IPS,
     external_ips: &WEB_EXTERNAL,
     node_port: Some(WEB_NODE_PORT),
     local: false,
 };
-const LOCAL: Service<'static> = Service {
+const LOCAL: DemoService<'static> = DemoService {
     name: "web-local",
     cluster_ips: &LOCAL_IPS,
     external_ips: &[],
@@ -48,17 +48,17 @@ pub(super) struct Story<'a> {
     /// Client, node and pods.
     pub world: &'a World,
     /// The manifests.
-    pub folder: &'a Folder,
+    pub folder: &'a DemoFolder,
     /// Where it is told.
     pub screen: Screen,
     /// Whether to end early.
-    pub stop: &'a Stop,
+    pub stop: &'a StopSignal,
     /// Requests for each row of a table.
     pub requests: usize,
     /// Requests that were answered, in all.
     pub answered: usize,
     /// The changes of the Service's endpoints.
-    pub changes: Vec<Change>,
+    pub changes: Vec<TimedChange>,
     /// What went wrong.
     pub complaints: Vec<String>,
 }
@@ -134,9 +134,9 @@ impl Story<'_> {
         self.screen.heading("3. Pods see who asks, except where answers would not find back");
         let world = self.world;
         let node_port = SocketAddr::new(NODE_IPS[0], LOCAL_NODE_PORT);
-        let any: fn(&Answer) -> bool = |_| true;
-        let itself: fn(&Answer) -> bool = |answer| answer.pod == pod_name(1);
-        let other: fn(&Answer) -> bool = |answer| answer.pod != pod_name(1);
+        let any: fn(&HttpAnswer) -> bool = |_| true;
+        let itself: fn(&HttpAnswer) -> bool = |answer| answer.pod == pod_name(1);
+        let other: fn(&HttpAnswer) -> bool = |answer| answer.pod != pod_name(1);
         let cases = [
             ("client to ClusterIP", &world.client, web(0), any, GATEWAYS[0], "the node: masqueraded"),
             ("client to IPv6 ClusterIP", &world.client, web(1), any, GATEWAYS[1], "the node: masqueraded"),
@@ -159,7 +159,7 @@ impl Story<'_> {
     }
 
     /// Asks until an answer is as wanted: which endpoint gets a connection is chance.
-    fn ask_until(&mut self, from: &Namespace, to: SocketAddr, wanted: fn(&Answer) -> bool) -> Result<Answer> {
+    fn ask_until(&mut self, from: &Namespace, to: SocketAddr, wanted: fn(&HttpAnswer) -> bool) -> Result<HttpAnswer> {
         from.run(|| {
             for _ in 0..200 {
                 self.stop.check()?;
@@ -174,8 +174,8 @@ impl Story<'_> {
     }
 
     /// A connection that stays open through all that follows.
-    pub(super) fn keep_connection(&self) -> Result<Connection> {
-        self.world.client.run(|| Connection::open(web(0)).context("cannot open a connection to keep"))
+    pub(super) fn keep_connection(&self) -> Result<HttpConnection> {
+        self.world.client.run(|| HttpConnection::open(web(0)).context("cannot open a connection to keep"))
     }
 
     /// Notes that something is wrong, and goes on.

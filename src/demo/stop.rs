@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether somebody wants the demonstration to end.
 #[derive(Debug, Clone)]
-pub(super) struct Stop {
+pub(super) struct StopSignal {
     asked: Arc<AtomicBool>,
     // Held as long as anything of the demonstration is there.
     door: Arc<UnixListener>,
@@ -32,7 +32,7 @@ pub(super) struct Stop {
 #[error("interrupted")]
 pub(super) struct Interrupted;
 
-impl Stop {
+impl StopSignal {
     /// Listens for signals on `runtime`, and takes the door: so there is at most one demonstration at a time.
     pub(super) fn listen(runtime: &Runtime) -> Result<Self> {
         let door = match UnixListener::bind_addr(&door()?) {

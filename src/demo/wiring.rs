@@ -8,9 +8,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::manifests::Folder;
+use super::manifests::DemoFolder;
 use super::netns::Namespace;
-use super::stop::{Interrupted, Stop};
+use super::stop::{Interrupted, StopSignal};
 use super::world::{NODE, POD_CIDRS};
 use crate::config::{DetectLocal, Options};
 use crate::controller::{Controller, Report};
@@ -27,14 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Portway at work on the node, as a process on a real node would be.
 pub(super) struct Portway {
     reports: Receiver<(Instant, Report)>,
-    stop: Stop,
+    stop: StopSignal,
     end: Option<oneshot::Sender<()>>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
 
 /// One change, from the file to the kernel.
 #[derive(Debug, Clone)]
-pub(super) struct Change {
+pub(super) struct TimedChange {
     /// From the rename of the file to the commit in the kernel, file watching and parsing included.
     pub total: Duration,
     /// What the controller says of it.
@@ -43,7 +43,7 @@ pub(super) struct Change {
 
 impl Portway {
     /// Starts it in the node's namespace on a folder of manifests.
-    pub(super) fn start(node: &Namespace, folder: &Folder, stop: &Stop) -> Result<Self> {
+    pub(super) fn start(node: &Namespace, folder: &DemoFolder, stop: &StopSignal) -> Result<Self> {
         let options = Options {
             detect_local: DetectLocal::ClusterCidr(POD_CIDRS.iter().map(|net| net.parse()).collect::<Result<_, _>>()?),
             needs_addresses: true,
@@ -77,14 +77,14 @@ impl Portway {
     }
 
     /// Waits until something that was saved at `since` is in the kernel.
-    pub(super) fn committed(&mut self, since: Instant) -> Result<Change> {
+    pub(super) fn committed(&mut self, since: Instant) -> Result<TimedChange> {
         let deadline = since + PATIENCE;
         loop {
             self.stop.check()?;
             match self.reports.recv_timeout(Duration::from_millis(20)) {
                 Ok((_, report)) if report.failures > 0 => bail!("Portway could not program the kernel"),
                 Ok((at, report)) if at > since && report.added + report.deleted > 0 => {
-                    return Ok(Change { total: at - since, report });
+                    return Ok(TimedChange { total: at - since, report });
                 }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}

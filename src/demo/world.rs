@@ -8,10 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-use super::http::{self, POD_PORT, Server};
-use super::links::{ETH0, Step, set_up, sysctl};
+use super::http::{self, HttpServer, POD_PORT};
+use super::links::{ETH0, LinkStep, set_up, sysctl};
 use super::netns::Namespace;
-use super::stop::Stop;
+use super::stop::StopSignal;
 
 /// How many pods there are; which of them are endpoints of a Service is up to the manifests.
 pub(super) const PODS: usize = 5;
@@ -49,7 +49,7 @@ pub(super) fn pod_name(number: usize) -> String {
 /// All namespaces, and the servers in them. Everything goes when it is dropped.
 pub(super) struct World {
     // Servers first: fields are dropped in order.
-    _servers: Vec<Server>,
+    _servers: Vec<HttpServer>,
     /// The outside.
     pub client: Namespace,
     /// Where Portway runs.
@@ -60,7 +60,7 @@ pub(super) struct World {
 
 impl World {
     /// Builds it, and proves that the node reaches every pod directly.
-    pub(super) fn build(stop: &Stop) -> Result<Self> {
+    pub(super) fn build(stop: &StopSignal) -> Result<Self> {
         let client = create("client")?;
         let node = create("node")?;
         let on = [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
@@ -71,7 +71,7 @@ impl World {
         for (number, pod) in (1..).zip(&pods) {
             stop.check()?;
             connect_pod(&node, pod, number)?;
-            servers.push(Server::start(pod, &pod_name(number))?);
+            servers.push(HttpServer::start(pod, &pod_name(number))?);
         }
         let world = Self { _servers: servers, client, node, pods };
         world.check()?;
@@ -102,7 +102,7 @@ fn create(suffix: &str) -> Result<Namespace> {
         ("ipv6/conf/default/accept_ra", "0"),
     ];
     sysctl(&namespace, &settings)?;
-    set_up(&namespace, &[Step::Up("lo")])?;
+    set_up(&namespace, &[LinkStep::Up("lo")])?;
     Ok(namespace)
 }
 
@@ -111,38 +111,38 @@ fn connect_client(node: &Namespace, client: &Namespace) -> Result<()> {
     set_up(
         node,
         &[
-            Step::Veth(link, client),
-            Step::Address(link, net(NODE_IPS[0], 24)?),
-            Step::Address(link, net(NODE_IPS[1], 64)?),
+            LinkStep::Veth(link, client),
+            LinkStep::Address(link, net(NODE_IPS[0], 24)?),
+            LinkStep::Address(link, net(NODE_IPS[1], 64)?),
             // A node knows a way to everywhere: else its own requests to a ClusterIP would end before they are translated.
-            Step::Route(everywhere(false)?, link, Some(CLIENT_IPS[0])),
-            Step::Route(everywhere(true)?, link, Some(CLIENT_IPS[1])),
+            LinkStep::Route(everywhere(false)?, link, Some(CLIENT_IPS[0])),
+            LinkStep::Route(everywhere(true)?, link, Some(CLIENT_IPS[1])),
         ],
     )?;
     let [v4, v6] = NODE_IPS.map(Some);
     set_up(
         client,
         &[
-            Step::Up(ETH0),
-            Step::Address(ETH0, net(CLIENT_IPS[0], 24)?),
-            Step::Address(ETH0, net(CLIENT_IPS[1], 64)?),
-            Step::Route(SERVICE_CIDRS[0].parse()?, ETH0, v4),
-            Step::Route(SERVICE_CIDRS[1].parse()?, ETH0, v6),
-            Step::Route(EXTERNAL_NET.parse()?, ETH0, v4),
+            LinkStep::Up(ETH0),
+            LinkStep::Address(ETH0, net(CLIENT_IPS[0], 24)?),
+            LinkStep::Address(ETH0, net(CLIENT_IPS[1], 64)?),
+            LinkStep::Route(SERVICE_CIDRS[0].parse()?, ETH0, v4),
+            LinkStep::Route(SERVICE_CIDRS[1].parse()?, ETH0, v6),
+            LinkStep::Route(EXTERNAL_NET.parse()?, ETH0, v4),
         ],
     )
 }
 
 fn connect_pod(node: &Namespace, pod: &Namespace, number: usize) -> Result<()> {
     let link = pod_name(number);
-    let mut at_node = vec![Step::Veth(&link, pod)];
-    let mut at_pod = vec![Step::Up(ETH0)];
+    let mut at_node = vec![LinkStep::Veth(&link, pod)];
+    let mut at_pod = vec![LinkStep::Up(ETH0)];
     for (ip, gateway) in pod_ips(number).into_iter().zip(GATEWAYS) {
-        at_node.push(Step::Address(&link, gateway.into()));
-        at_node.push(Step::Route(ip.into(), &link, None));
-        at_pod.push(Step::Address(ETH0, ip.into()));
-        at_pod.push(Step::Route(gateway.into(), ETH0, None));
-        at_pod.push(Step::Route(everywhere(ip.is_ipv6())?, ETH0, Some(gateway)));
+        at_node.push(LinkStep::Address(&link, gateway.into()));
+        at_node.push(LinkStep::Route(ip.into(), &link, None));
+        at_pod.push(LinkStep::Address(ETH0, ip.into()));
+        at_pod.push(LinkStep::Route(gateway.into(), ETH0, None));
+        at_pod.push(LinkStep::Route(everywhere(ip.is_ipv6())?, ETH0, Some(gateway)));
     }
     set_up(node, &at_node)?;
     set_up(pod, &at_pod)

@@ -2,7 +2,7 @@
 
 use super::Steps;
 use super::mirror::FamilyMirror;
-use super::recorder::Recorder;
+use super::recorder::OpRecorder;
 use crate::plan::Settings;
 use crate::ruleset::{ChainId, Op, SetId, Transaction};
 
@@ -18,7 +18,7 @@ pub(super) struct Change {
     /// Maps to replace, because they need another size; the mirror has the names of their successors.
     pub(super) resized: Vec<SetId>,
     /// Elements, besides those of the replaced maps.
-    pub(super) elements: Recorder,
+    pub(super) elements: OpRecorder,
 }
 
 impl FamilyMirror {

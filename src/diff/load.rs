@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Steps;
 use super::mirror::{FamilyMirror, Mirror};
-use super::recorder::Recorder;
+use super::recorder::OpRecorder;
 use crate::model::Family;
 use crate::plan::Settings;
 use crate::ruleset::{ChainId, Element, Op, SetId, Table, Transaction};
@@ -67,7 +67,7 @@ impl<'a> Load<'a> {
     pub fn next(&mut self, max: usize) -> Option<Transaction> {
         let mut part = std::mem::take(&mut self.begin);
         if part.is_empty() {
-            let mut recorder = Recorder::default();
+            let mut recorder = OpRecorder::default();
             self.elements.by_ref().take(max.max(1)).for_each(|(set, element)| recorder.add(set, element));
             recorder.finish(self.mirror.family, self.mirror.sizes.names(), &mut part);
         }

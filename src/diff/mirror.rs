@@ -28,7 +28,7 @@ pub(super) struct FamilyMirror {
     pub(super) services: HashMap<ObjectKey, Arc<ServiceState>>,
     pub(super) claims: Claims,
     pub(super) numbers: Numbers,
-    pub(super) shared: References<Shared>,
+    pub(super) shared: References<SharedElement>,
     pub(super) chains: References<ChainId>,
     pub(super) globals: Vec<Member>,
     pub(super) sizes: Sizes,
@@ -45,23 +45,23 @@ pub(super) struct ServiceState {
     pub(super) lost: Box<[FrontendKey]>,
     /// Where its health check server answers.
     pub(super) checks: Box<[FrontendKey]>,
-    pub(super) shared: Box<[Shared]>,
+    pub(super) shared: Box<[SharedElement]>,
 }
 
 /// An element that Services share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Shared {
+pub(super) enum SharedElement {
     ClusterIp(IpAddr),
     Hairpin(IpAddr),
     AfterDnatEndpoint(IpAddr),
 }
 
-impl Shared {
+impl SharedElement {
     pub(super) fn member(self) -> Member {
         match self {
-            Shared::ClusterIp(ip) => Member::cluster_ip(ip),
-            Shared::Hairpin(ip) => Member::hairpin(ip),
-            Shared::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
+            SharedElement::ClusterIp(ip) => Member::cluster_ip(ip),
+            SharedElement::Hairpin(ip) => Member::hairpin(ip),
+            SharedElement::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
         }
     }
 
@@ -72,9 +72,9 @@ impl Shared {
             Family::Ipv6 => key.ipv6_at(0)?,
         };
         let shared = match set {
-            SetId::ClusterIps => Shared::ClusterIp(ip),
-            SetId::Hairpin => Shared::Hairpin(ip),
-            SetId::AfterDnatEndpoints => Shared::AfterDnatEndpoint(ip),
+            SetId::ClusterIps => SharedElement::ClusterIp(ip),
+            SetId::Hairpin => SharedElement::Hairpin(ip),
+            SetId::AfterDnatEndpoints => SharedElement::AfterDnatEndpoint(ip),
             _ => return None,
         };
         (shared.member().element.key == *key).then_some(shared)

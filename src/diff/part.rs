@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Steps;
 use super::change::Change;
-use super::mirror::{FamilyMirror, Mirror, Shared};
+use super::mirror::{FamilyMirror, Mirror, SharedElement};
 use crate::model::Family;
 use crate::plan::FrontendKey;
-use crate::ruleset::{Bytes, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Touched, Transaction};
+use crate::ruleset::{Bytes, ChangedParts, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
 
 impl Mirror {
     /// The transactions that put a part of the kernel's table of a family right: as [`Mirror::rebase`], from a table of which
@@ -33,7 +33,7 @@ impl Mirror {
 impl Mirror {
     /// The parts of the tables that changes concern; sets go by the names they have now.
     pub fn concerned(&self, changes: &Transaction) -> BTreeMap<Family, Part> {
-        let mut touched = Touched::default();
+        let mut touched = ChangedParts::default();
         for (family, op) in &changes.ops {
             let mirror = self.families.iter().find(|mirror| mirror.family == *family);
             match (op, mirror) {
@@ -45,8 +45,8 @@ impl Mirror {
             }
         }
         match touched {
-            Touched::Parts(parts) => parts,
-            Touched::Everything => BTreeMap::new(),
+            ChangedParts::Parts(parts) => parts,
+            ChangedParts::Everything => BTreeMap::new(),
         }
     }
 }
@@ -95,7 +95,7 @@ impl FamilyMirror {
 
     /// The element with a key.
     fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
-        if let Some(shared) = Shared::at(self.family, set, key) {
+        if let Some(shared) = SharedElement::at(self.family, set, key) {
             return self.shared.contains(&shared).then(|| shared.member().element);
         }
         let mut globals = self.globals.iter().filter(|member| member.set == set);
@@ -116,14 +116,14 @@ mod tests {
     use super::*;
     use crate::config::Options;
     use crate::model::Model;
-    use crate::ruleset::{ChainId, lower};
+    use crate::ruleset::{ChainId, encode_rule};
 
     /// A mirror without Services, and its chains.
     fn mirror() -> (Mirror, Table) {
         let model = Model::default();
         let (mirror, _) = Mirror::build(Options::new("node").settings(&model), &model, &HashMap::new());
         let listing = mirror.listing(Family::Ipv4).expect("served");
-        let code = |rules: Vec<_>| rules.iter().map(|rule| lower(Family::Ipv4, rule)).collect();
+        let code = |rules: Vec<_>| rules.iter().map(|rule| encode_rule(Family::Ipv4, rule)).collect();
         let chains = listing.chains.into_iter().map(|(chain, rules)| (chain, code(rules))).collect();
         (mirror, Table { chains, ..Table::default() })
     }

@@ -6,11 +6,11 @@ use super::Steps;
 use super::affinity;
 use super::change::Change;
 use super::load::Load;
-use super::mirror::{FamilyMirror, Mirror, Shared};
-use super::recorder::Recorder;
+use super::mirror::{FamilyMirror, Mirror, SharedElement};
+use super::recorder::OpRecorder;
 use crate::model::Family;
 use crate::plan::{Settings, endpoint_element};
-use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, lower};
+use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule};
 
 impl Mirror {
     /// The transactions that turn the kernel's table of a family (`None`: there is none) into the mirror's. None when the
@@ -65,7 +65,7 @@ impl FamilyMirror {
             |chain| table.foreign.iter().any(|f| matches!(f, Foreign::Rule { chain: at, .. } if *at == chain));
         for chain in &chains {
             let wanted =
-                || self.rules(settings, *chain).iter().map(|rule| lower(self.family, rule)).collect::<Vec<_>>();
+                || self.rules(settings, *chain).iter().map(|rule| encode_rule(self.family, rule)).collect::<Vec<_>>();
             match table.chains.get(chain) {
                 None => change.came.push(*chain),
                 Some(code) if is_altered(*chain) || *code != wanted() => change.changed.push(*chain),
@@ -76,7 +76,7 @@ impl FamilyMirror {
     }
 
     /// Compares the sets that were read.
-    pub(super) fn compare_elements(&self, sets: &BTreeMap<SetId, Elements>, recorder: &mut Recorder) {
+    pub(super) fn compare_elements(&self, sets: &BTreeMap<SetId, Elements>, recorder: &mut OpRecorder) {
         let mut seen: BTreeMap<SetId, usize> = BTreeMap::new();
         for (set, element) in self.elements() {
             let Some(elements) = sets.get(&set) else { continue };
@@ -96,7 +96,7 @@ impl FamilyMirror {
     /// All elements, Service by Service.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
         let globals = self.globals.iter().cloned();
-        let members = globals.chain(self.shared.keys().map(Shared::member));
+        let members = globals.chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
         members.map(|member| (member.set, member.element)).chain(frontends.flat_map(|frontend| {
             let key = frontend.key.bytes();

@@ -9,14 +9,14 @@ use crate::ruleset::{Element, Names, Op, SetId, Transaction};
 /// Element changes of one family. Deletions take effect before additions, so an element can be replaced and a frontend
 /// can move from one Service to another within one transaction, and a map is never fuller than before and after it.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
+pub(super) struct OpRecorder {
     added: BTreeMap<SetId, Vec<Element>>,
     deleted: BTreeMap<SetId, Vec<Element>>,
     counts: BTreeMap<SetId, isize>,
     only_counts: bool,
 }
 
-impl Recorder {
+impl OpRecorder {
     /// One that counts the changes and forgets them.
     pub(super) fn counting() -> Self {
         Self { only_counts: true, ..Self::default() }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::affinity;
 use super::claims::{Claim, Conflict};
-use super::mirror::{FamilyMirror, ServiceState, Shared};
-use super::recorder::Recorder;
+use super::mirror::{FamilyMirror, ServiceState, SharedElement};
+use super::recorder::OpRecorder;
 use super::slots;
 use super::{Hints, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
@@ -31,7 +31,7 @@ impl FamilyMirror {
         model: &Model,
         dirty: &BTreeSet<ObjectKey>,
         hints: Option<&Hints<'_>>,
-        recorder: &mut Recorder,
+        recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
         let plan_of = |key: &ObjectKey, family| {
@@ -89,7 +89,7 @@ impl FamilyMirror {
         key: ObjectKey,
         plan: ServicePlan,
         hints: Option<&Hints<'_>>,
-        recorder: &mut Recorder,
+        recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
         let old = self.services.remove(&key).unwrap_or_default();
@@ -139,7 +139,7 @@ impl FamilyMirror {
         }
     }
 
-    fn replace_frontend(&mut self, old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
+    fn replace_frontend(&mut self, old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut OpRecorder) {
         let old_members = old.map(Frontend::members).unwrap_or_default();
         let new_members = new.map(Frontend::members).unwrap_or_default();
         new_members.iter().filter_map(dynamic_chain).for_each(|chain| self.chains.add(chain));
@@ -172,7 +172,7 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hi
     }
 }
 
-pub(super) fn replace_members(old: &[Member], new: &[Member], recorder: &mut Recorder) {
+pub(super) fn replace_members(old: &[Member], new: &[Member], recorder: &mut OpRecorder) {
     missing_in(new, old).for_each(|member| recorder.delete_member(member.clone()));
     missing_in(old, new).for_each(|member| recorder.add_member(member.clone()));
 }
@@ -186,7 +186,7 @@ fn missing_in<'a>(others: &'a [Member], members: &'a [Member]) -> impl Iterator<
     })
 }
 
-fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut Recorder) {
+fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut OpRecorder) {
     let Some(key) = new.or(old).map(|frontend| frontend.key.bytes()) else {
         return;
     };
@@ -205,10 +205,10 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
     }
 }
 
-fn shared(plan: &ServicePlan) -> impl Iterator<Item = Shared> {
-    let cluster_ip = plan.cluster_ip.map(Shared::ClusterIp);
-    let hairpins = plan.hairpins.iter().copied().map(Shared::Hairpin);
-    let endpoints = plan.after_dnat_endpoints().into_iter().map(Shared::AfterDnatEndpoint);
+fn shared(plan: &ServicePlan) -> impl Iterator<Item = SharedElement> {
+    let cluster_ip = plan.cluster_ip.map(SharedElement::ClusterIp);
+    let hairpins = plan.hairpins.iter().copied().map(SharedElement::Hairpin);
+    let endpoints = plan.after_dnat_endpoints().into_iter().map(SharedElement::AfterDnatEndpoint);
     cluster_ip.into_iter().chain(hairpins).chain(endpoints)
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror};
 use super::numbers::Numbers;
-use super::recorder::Recorder;
+use super::recorder::OpRecorder;
 use super::services::{Effects, replace_members};
 use super::{Hints, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
@@ -50,7 +50,7 @@ impl Mirror {
         }
         let mut mirror = FamilyMirror::new(family, &self.settings);
         let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
-        let (mut recorder, mut effects) = (Recorder::counting(), Effects::default());
+        let (mut recorder, mut effects) = (OpRecorder::counting(), Effects::default());
         mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
         replace_members(&[], &mirror.globals, &mut recorder);
         mirror.sync_services(&self.settings, model, &all, hints, &mut recorder, &mut effects);
@@ -93,7 +93,7 @@ fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
 
 impl FamilyMirror {
     fn update(&mut self, old: &Settings, new: &Settings, model: &Model, dirty: &BTreeSet<ObjectKey>) -> FamilyUpdate {
-        let (mut recorder, mut effects) = (Recorder::default(), Effects::default());
+        let (mut recorder, mut effects) = (OpRecorder::default(), Effects::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
         self.sync_services(new, model, dirty, None, &mut recorder, &mut effects);
@@ -116,7 +116,7 @@ impl FamilyMirror {
     }
 
     /// Records what came into force and what went out of it among the elements Services share.
-    fn record_shared(&mut self, recorder: &mut Recorder) {
+    fn record_shared(&mut self, recorder: &mut OpRecorder) {
         let (came, went) = self.shared.take_changes();
         came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
         went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
@@ -127,7 +127,7 @@ impl FamilyMirror {
         if same { Vec::new() } else { self.all_chains() }
     }
 
-    fn update_globals(&mut self, settings: &Settings, recorder: &mut Recorder) {
+    fn update_globals(&mut self, settings: &Settings, recorder: &mut OpRecorder) {
         let wanted = globals(self.family, settings);
         if wanted == self.globals {
             return;

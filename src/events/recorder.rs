@@ -8,7 +8,7 @@ use kube::runtime::events::{Event, EventType, Recorder as KubeRecorder, Reporter
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{EventQueue, EventWanted, Message, Rate};
+use super::{EventQueue, EventWanted, Rate, RecorderMessage};
 
 const CONTROLLER: &str = "kube-proxy";
 /// What happened at the start.
@@ -36,9 +36,9 @@ impl Recorder {
     pub async fn run(mut self, mut queue: EventQueue) {
         while let Some(message) = queue.0.recv().await {
             match message {
-                Message::Event(wanted) => self.create(&wanted).await,
+                RecorderMessage::Event(wanted) => self.create(&wanted).await,
                 // Whoever asked may be tired of waiting.
-                Message::Flush(done) => done.send(()).unwrap_or_default(),
+                RecorderMessage::Flush(done) => done.send(()).unwrap_or_default(),
             }
         }
     }

@@ -5,12 +5,12 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::Verdict;
+use super::HealthVerdict;
 use crate::model::ObjectKey;
 
 /// An answer about health.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct HealthAnswer {
     /// 200 or 503.
     pub ok: bool,
     /// The JSON body.
@@ -36,18 +36,18 @@ struct Status {
     healthy: bool,
 }
 
-impl Answer {
+impl HealthAnswer {
     /// For `/healthz`, where load balancers ask.
-    pub fn healthz(verdict: &Verdict) -> Self {
+    pub fn healthz(verdict: &HealthVerdict) -> Self {
         Self::of(verdict, Some(verdict.node_eligible))
     }
 
     /// For `/livez`, where the kubelet asks.
-    pub fn livez(verdict: &Verdict) -> Self {
+    pub fn livez(verdict: &HealthVerdict) -> Self {
         Self::of(verdict, None)
     }
 
-    fn of(verdict: &Verdict, node_eligible: Option<bool>) -> Self {
+    fn of(verdict: &HealthVerdict, node_eligible: Option<bool>) -> Self {
         let healthy = verdict.is_healthy();
         let ok = healthy && node_eligible != Some(false);
         // Load balancers of old read the time only: while all is well it is the present.
@@ -108,9 +108,9 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_000 + nanos)
     }
 
-    fn verdict(eligible: bool, ipv4: bool, ipv6: bool) -> Verdict {
+    fn verdict(eligible: bool, ipv4: bool, ipv6: bool) -> HealthVerdict {
         let family = |family, nanos, healthy| FamilyVerdict { family, updated: at(nanos), healthy };
-        Verdict {
+        HealthVerdict {
             now: at(987_654_321),
             node_eligible: eligible,
             families: vec![family(Family::Ipv4, 120_000_000, ipv4), family(Family::Ipv6, 0, ipv6)],
@@ -128,13 +128,13 @@ mod tests {
         let body = format!(
             r#"{{"lastUpdated":{NOW},"currentTime":{NOW},"nodeEligible":true,"healthy":true,{STATUS}true}}}}}}"#
         );
-        assert_eq!(Answer::healthz(&verdict(true, true, true)), Answer { ok: true, body });
+        assert_eq!(HealthAnswer::healthz(&verdict(true, true, true)), HealthAnswer { ok: true, body });
     }
 
     #[test]
     fn livez_does_not_speak_of_the_node() {
         let body = format!(r#"{{"lastUpdated":{NOW},"currentTime":{NOW},"healthy":true,{STATUS}true}}}}}}"#);
-        assert_eq!(Answer::livez(&verdict(false, true, true)), Answer { ok: true, body });
+        assert_eq!(HealthAnswer::livez(&verdict(false, true, true)), HealthAnswer { ok: true, body });
     }
 
     #[test]
@@ -143,24 +143,24 @@ mod tests {
         let body = format!(
             r#"{{"lastUpdated":{last},"currentTime":{NOW},"nodeEligible":false,"healthy":true,{STATUS}true}}}}}}"#
         );
-        assert_eq!(Answer::healthz(&verdict(false, true, true)), Answer { ok: false, body });
+        assert_eq!(HealthAnswer::healthz(&verdict(false, true, true)), HealthAnswer { ok: false, body });
     }
 
     #[test]
     fn one_unhealthy_family_is_enough() {
         let last = r#""2023-11-14T22:13:20.12Z""#;
         let body = format!(r#"{{"lastUpdated":{last},"currentTime":{NOW},"healthy":false,{STATUS}false}}}}}}"#);
-        assert_eq!(Answer::livez(&verdict(true, true, false)), Answer { ok: false, body });
+        assert_eq!(HealthAnswer::livez(&verdict(true, true, false)), HealthAnswer { ok: false, body });
     }
 
     #[test]
     fn no_family_no_status() {
-        let nothing = Verdict { now: at(0), node_eligible: false, families: Vec::new() };
+        let nothing = HealthVerdict { now: at(0), node_eligible: false, families: Vec::new() };
         let body = concat!(
             r#"{"lastUpdated":"0001-01-01T00:00:00Z","currentTime":"2023-11-14T22:13:20Z","#,
             r#""nodeEligible":false,"healthy":true}"#
         );
-        assert_eq!(Answer::healthz(&nothing), Answer { ok: false, body: body.to_owned() });
+        assert_eq!(HealthAnswer::healthz(&nothing), HealthAnswer { ok: false, body: body.to_owned() });
     }
 
     #[test]

@@ -15,14 +15,14 @@ pub type CheckId = (Family, ObjectKey);
 
 /// What a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Check {
+pub struct CheckServer {
     /// Its port.
     pub port: u16,
     /// Distinct addresses of ready endpoints on this node.
     pub local_endpoints: usize,
 }
 
-impl Check {
+impl CheckServer {
     /// The server a Service needs on addresses of a family. Where the Service does not have that family, the endpoints of
     /// the other one count: a load balancer that comes by IPv6 may ask for a Service of IPv4.
     pub fn of<'a, I>(service: &Service, slices: impl Fn() -> I, family: Family, settings: &Settings) -> Option<Self>
@@ -66,7 +66,7 @@ fn listen_on(family: Family, sync: &Synced<'_>, on_internal_ips: bool) -> Option
 #[derive(Debug, Default)]
 pub struct CheckChanges {
     /// Servers that are new, different, or (`None`) gone.
-    pub checks: Vec<(CheckId, Option<Check>)>,
+    pub checks: Vec<(CheckId, Option<CheckServer>)>,
     /// Where the servers of each family listen, when that changed.
     pub addresses: Option<Vec<(Family, NodePortAddresses)>>,
 }
@@ -74,7 +74,7 @@ pub struct CheckChanges {
 /// The changes of several syncs as one: the last one of each server counts.
 #[derive(Debug, Default)]
 struct Waiting {
-    checks: HashMap<CheckId, Option<Check>>,
+    checks: HashMap<CheckId, Option<CheckServer>>,
     addresses: Option<Vec<(Family, NodePortAddresses)>>,
 }
 
@@ -134,7 +134,7 @@ impl CheckReceiver {
 #[derive(Debug)]
 pub struct CheckObserver {
     on_internal_ips: bool,
-    known: HashMap<CheckId, Check>,
+    known: HashMap<CheckId, CheckServer>,
     addresses: Vec<(Family, NodePortAddresses)>,
     sender: CheckSender,
 }
@@ -169,12 +169,13 @@ impl CheckObserver {
         for listening in Family::ALL {
             let service = sync.model.service(key);
             // The count follows the syncs of the family whose endpoints it counts.
-            let serving = service.and_then(|service| Check::serving(service, listening, settings));
+            let serving = service.and_then(|service| CheckServer::serving(service, listening, settings));
             if serving.is_some_and(|serving| serving != sync.family) {
                 continue;
             }
             let service = service.filter(|_| !serving.is_some_and(|serving| sync.model.is_set_aside(key, serving)));
-            let check = service.and_then(|service| Check::of(service, || sync.model.slices(key), listening, settings));
+            let check =
+                service.and_then(|service| CheckServer::of(service, || sync.model.slices(key), listening, settings));
             let id = (listening, key.clone());
             let before = match check {
                 Some(check) => self.known.insert(id.clone(), check),

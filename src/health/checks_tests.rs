@@ -93,7 +93,7 @@ impl Loop {
     fn changes(&mut self) -> Vec<Seen> {
         self.changes.woken.try_recv().expect("every sync sends");
         let changes = self.changes.take();
-        let flat = |((family, key), check): (CheckId, Option<Check>)| {
+        let flat = |((family, key), check): (CheckId, Option<CheckServer>)| {
             (family, key.name().to_owned(), check.map(|check| (check.port, check.local_endpoints)))
         };
         let mut changes: Vec<_> = changes.checks.into_iter().map(flat).collect();
@@ -147,13 +147,13 @@ fn what_nobody_takes_becomes_one() {
     let (sender, mut receiver) = check_channel();
     let id = (Family::Ipv4, ObjectKey::new("ns", "a"));
     for number in 0..10_000 {
-        let check = (number % 2 == 1).then_some(Check { port: 30_001, local_endpoints: number });
+        let check = (number % 2 == 1).then_some(CheckServer { port: 30_001, local_endpoints: number });
         sender.send(CheckChanges { checks: vec![(id.clone(), check)], addresses: None });
     }
     sender.send(CheckChanges { checks: Vec::new(), addresses: Some(Vec::new()) });
     receiver.woken.try_recv().expect("woken");
     let CheckChanges { checks, addresses } = receiver.take();
-    assert_eq!(checks, [(id, Some(Check { port: 30_001, local_endpoints: 9_999 }))]);
+    assert_eq!(checks, [(id, Some(CheckServer { port: 30_001, local_endpoints: 9_999 }))]);
     assert_eq!(addresses, Some(Vec::new()));
     receiver.woken.try_recv().expect_err("once");
 }

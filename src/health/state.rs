@@ -31,7 +31,7 @@ impl std::ops::Add<Duration> for Moment {
 
 /// What is known of the proxy's health.
 #[derive(Debug)]
-pub struct State {
+pub struct HealthState {
     patience: Duration,
     families: BTreeMap<Family, FamilyState>,
     eligible: bool,
@@ -48,7 +48,7 @@ struct FamilyState {
 
 /// The state at some moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct HealthVerdict {
     /// That moment.
     pub now: SystemTime,
     /// Load balancers may use this node.
@@ -68,7 +68,7 @@ pub struct FamilyVerdict {
     pub healthy: bool,
 }
 
-impl State {
+impl HealthState {
     /// Nothing has begun. A request may wait twice the sync period.
     pub fn new(sync_period: Duration) -> Self {
         Self { patience: sync_period * 2, families: BTreeMap::new(), eligible: false }
@@ -104,18 +104,22 @@ impl State {
     }
 
     /// How things stand.
-    pub fn verdict(&self, now: Moment) -> Verdict {
+    pub fn verdict(&self, now: Moment) -> HealthVerdict {
         let waits_too_long = |queued: Instant| now.steady.saturating_duration_since(queued) > self.patience;
         let verdict = |(family, state): (&Family, &FamilyState)| FamilyVerdict {
             family: *family,
             updated: state.updated,
             healthy: !state.queued.is_some_and(waits_too_long),
         };
-        Verdict { now: now.wall, node_eligible: self.eligible, families: self.families.iter().map(verdict).collect() }
+        HealthVerdict {
+            now: now.wall,
+            node_eligible: self.eligible,
+            families: self.families.iter().map(verdict).collect(),
+        }
     }
 }
 
-impl Verdict {
+impl HealthVerdict {
     /// All families are healthy.
     pub fn is_healthy(&self) -> bool {
         self.families.iter().all(|family| family.healthy)
@@ -142,7 +146,7 @@ mod tests {
     fn play(steps: &[(u64, Step)], asked: u64) -> (bool, bool) {
         let start = Moment::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut state = State::new(Duration::from_secs(30));
+        let mut state = HealthState::new(Duration::from_secs(30));
         Family::ALL.into_iter().for_each(|family| state.begin(family, start));
         for (seconds, step) in steps {
             match step {
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn ready_with_the_first_success_of_each_family() {
-        let mut state = State::new(Duration::from_secs(30));
+        let mut state = HealthState::new(Duration::from_secs(30));
         assert!(!state.is_ready());
         Family::ALL.into_iter().for_each(|family| state.begin(family, Moment::now()));
         state.requested(Moment::now());
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_family_that_fails_is_named_alone() {
-        let (mut state, start) = (State::new(Duration::from_secs(30)), Moment::now());
+        let (mut state, start) = (HealthState::new(Duration::from_secs(30)), Moment::now());
         Family::ALL.into_iter().for_each(|family| state.begin(family, start));
         state.requested(start);
         state.succeeded(Family::Ipv4, start + Duration::from_secs(1));

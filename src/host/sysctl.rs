@@ -14,7 +14,7 @@ const ENTRIES_PER_BUCKET: u64 = 4;
 
 /// The settings of connection tracking; the defaults are kube-proxy's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConntrackSettings {
+pub struct ConntrackSysctls {
     /// Connections to track per CPU; 0 leaves the limit as it is and makes `min` void.
     pub max_per_core: u32,
     /// At least this many connections, whatever the number of CPUs.
@@ -31,7 +31,7 @@ pub struct ConntrackSettings {
     pub udp_stream: Duration,
 }
 
-impl Default for ConntrackSettings {
+impl Default for ConntrackSysctls {
     fn default() -> Self {
         Self {
             max_per_core: 32_768,
@@ -45,7 +45,7 @@ impl Default for ConntrackSettings {
     }
 }
 
-impl ConntrackSettings {
+impl ConntrackSysctls {
     /// The limit of connections on a machine with so many CPUs; `None` to leave it as it is.
     pub fn max(&self, cpus: usize) -> Option<u64> {
         if self.max_per_core == 0 {
@@ -109,14 +109,14 @@ struct Setting {
 /// kernel load connection tracking.
 #[derive(Debug)]
 pub struct Maker {
-    settings: ConntrackSettings,
+    settings: ConntrackSysctls,
     roots: Roots,
     missing: Mutex<Vec<SettingError>>,
 }
 
 impl Maker {
     /// Nothing is made yet.
-    pub fn new(settings: ConntrackSettings, roots: Roots) -> Self {
+    pub fn new(settings: ConntrackSysctls, roots: Roots) -> Self {
         Self { settings, roots, missing: Mutex::default() }
     }
 
@@ -145,7 +145,7 @@ impl Maker {
 }
 
 /// Makes the settings, each only where it differs.
-fn apply(settings: &ConntrackSettings, roots: &Roots) -> Vec<SettingError> {
+fn apply(settings: &ConntrackSysctls, roots: &Roots) -> Vec<SettingError> {
     list(settings, roots, cpus()).iter().filter_map(|setting| setting.apply().err()).collect()
 }
 
@@ -154,7 +154,7 @@ pub fn set_oom_score(adjustment: i32, roots: &Roots) -> io::Result<()> {
     write_if_different(&roots.proc.join("self/oom_score_adj"), &adjustment.to_string())
 }
 
-fn list(settings: &ConntrackSettings, roots: &Roots, cpus: usize) -> Vec<Setting> {
+fn list(settings: &ConntrackSysctls, roots: &Roots, cpus: usize) -> Vec<Setting> {
     let mut list = Vec::new();
     let mut sysctl = |name: &'static str, wanted, at_least, opt_out| {
         let path = roots.net.join("netfilter").join(name);

@@ -35,12 +35,12 @@ struct ByVerb {
 #[derive(Debug, Clone)]
 pub struct RestClientMetrics {
     requests: Labelled<ByCode, Counter>,
-    duration: Histograms,
-    request_size: Histograms,
-    response_size: Histograms,
+    duration: VerbHistograms,
+    request_size: VerbHistograms,
+    response_size: VerbHistograms,
 }
 
-type Histograms = Labelled<ByVerb, Histogram>;
+type VerbHistograms = Labelled<ByVerb, Histogram>;
 
 /// client-go's buckets for times.
 fn seconds() -> Histogram {
@@ -70,7 +70,7 @@ impl RestClientMetrics {
         let registry = registry.sub_registry_with_prefix("rest_client");
         let requests = add(registry, "requests", "Requests to the API server", Labelled::default());
         let mut histogram = |name, help, buckets: fn() -> Histogram| {
-            add(registry, name, help, Histograms::new_with_constructor(buckets))
+            add(registry, name, help, VerbHistograms::new_with_constructor(buckets))
         };
         Self {
             requests,

@@ -4,15 +4,15 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::wanted::Wanted;
+use super::wanted::LocalTarget;
 use crate::plan::Target;
 
 /// The endpoints of a port, shared by its connections.
 #[derive(Debug)]
-pub(super) struct Choice(Mutex<State>);
+pub(super) struct Choice(Mutex<ChoiceState>);
 
 #[derive(Debug)]
-struct State {
+struct ChoiceState {
     targets: Arc<[Target]>,
     affinity: Option<Duration>,
     /// With affinity: where all connections go, and when the last one came. There is one client address, localhost.
@@ -22,8 +22,8 @@ struct State {
 }
 
 impl Choice {
-    pub(super) fn new(wanted: &Wanted) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+    pub(super) fn new(wanted: &LocalTarget) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(ChoiceState {
             targets: wanted.targets.clone(),
             affinity: wanted.affinity,
             pinned: None,
@@ -33,7 +33,7 @@ impl Choice {
     }
 
     /// Other endpoints, or another affinity, from now on.
-    pub(super) fn replace(&self, wanted: &Wanted) {
+    pub(super) fn replace(&self, wanted: &LocalTarget) {
         self.with(|state| {
             state.targets = wanted.targets.clone();
             state.affinity = wanted.affinity;
@@ -50,12 +50,12 @@ impl Choice {
         self.with(|state| state.targets.contains(target))
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut ChoiceState) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl State {
+impl ChoiceState {
     fn pick(&mut self, now: Instant) -> Option<Target> {
         let Some(timeout) = self.affinity else {
             self.pinned = None;
@@ -87,10 +87,10 @@ mod tests {
     use super::*;
     use crate::model::ObjectKey;
 
-    fn wanted(addresses: &[u8], affinity: Option<u64>) -> Wanted {
+    fn wanted(addresses: &[u8], affinity: Option<u64>) -> LocalTarget {
         let target = |last: &u8| Target { ip: [10, 1, 0, *last].into(), port: 80 };
         let targets = addresses.iter().map(target).collect();
-        Wanted { service: ObjectKey::new("ns", "a"), targets, affinity: affinity.map(Duration::from_secs) }
+        LocalTarget { service: ObjectKey::new("ns", "a"), targets, affinity: affinity.map(Duration::from_secs) }
     }
 
     #[test]

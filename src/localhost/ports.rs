@@ -10,12 +10,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::Shared;
+use super::RelayContext;
 use super::budget::Held;
 use super::choice::Choice;
 use super::tcp;
 use super::udp::UdpPort;
-use super::wanted::{Changes, PortKey, Wanted};
+use super::wanted::{LocalPort, LocalTarget, PortChanges};
 use crate::events::EventWanted;
 use crate::model::{Family, Protocol};
 
@@ -25,35 +25,35 @@ const RETRY: Duration = Duration::from_secs(5);
 /// All ports.
 #[derive(Debug)]
 pub(super) struct Ports {
-    shared: Arc<Shared>,
-    ports: HashMap<PortKey, Port>,
+    shared: Arc<RelayContext>,
+    ports: HashMap<LocalPort, Port>,
 }
 
 /// A port that is wanted.
 #[derive(Debug)]
 struct Port {
-    wanted: Wanted,
+    wanted: LocalTarget,
     choice: Arc<Choice>,
-    server: Option<Server>,
+    server: Option<OpenPort>,
     /// Why it is not open, as it was reported.
     complaint: Option<String>,
 }
 
 /// A port that is open.
 #[derive(Debug)]
-struct Server {
+struct OpenPort {
     task: JoinHandle<()>,
     udp: Option<Arc<UdpPort>>,
     _held: Held,
 }
 
 impl Ports {
-    pub(super) fn new(shared: Shared) -> Self {
+    pub(super) fn new(shared: RelayContext) -> Self {
         Self { shared: Arc::new(shared), ports: HashMap::new() }
     }
 
     /// Follows changes until the sender is gone.
-    pub(super) async fn run(mut self, mut changes: UnboundedReceiver<Changes>) {
+    pub(super) async fn run(mut self, mut changes: UnboundedReceiver<PortChanges>) {
         let mut again = interval(RETRY);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -68,7 +68,7 @@ impl Ports {
         }
     }
 
-    async fn apply(&mut self, changes: Changes) {
+    async fn apply(&mut self, changes: PortChanges) {
         for (key, wanted) in changes {
             match (wanted, self.ports.get_mut(&key)) {
                 (Some(wanted), Some(port)) => port.lead(wanted).await,
@@ -101,7 +101,7 @@ impl Ports {
             }
         }
         for family in Family::ALL {
-            let is_open = |(key, port): &(&PortKey, &Port)| key.family() == family && port.server.is_some();
+            let is_open = |(key, port): &(&LocalPort, &Port)| key.family() == family && port.server.is_some();
             self.shared.stats.set_listeners(family, self.ports.iter().filter(is_open).count());
         }
     }
@@ -109,7 +109,7 @@ impl Ports {
 
 impl Port {
     /// Leads elsewhere from now on. Connections that are open go on; flows move.
-    async fn lead(&mut self, wanted: Wanted) {
+    async fn lead(&mut self, wanted: LocalTarget) {
         self.choice.replace(&wanted);
         self.wanted = wanted;
         if let Some(udp) = self.server.as_ref().and_then(|server| server.udp.as_ref()) {
@@ -118,7 +118,7 @@ impl Port {
     }
 
     /// It is tried again; saying so once is enough.
-    fn complain(&mut self, key: PortKey, cause: &io::Error, shared: &Shared) {
+    fn complain(&mut self, key: LocalPort, cause: &io::Error, shared: &RelayContext) {
         shared.stats.failed(key.family());
         let (service, complaint) = (&self.wanted.service, cause.to_string());
         if self.complaint.as_ref() == Some(&complaint) {
@@ -134,7 +134,7 @@ impl Port {
     }
 }
 
-impl Server {
+impl OpenPort {
     async fn close(self) {
         self.task.abort();
         if let Err(cause) = self.task.await
@@ -148,7 +148,7 @@ impl Server {
     }
 }
 
-fn open(key: PortKey, choice: &Arc<Choice>, shared: &Arc<Shared>) -> io::Result<Server> {
+fn open(key: LocalPort, choice: &Arc<Choice>, shared: &Arc<RelayContext>) -> io::Result<OpenPort> {
     let held = shared.budget.take(1).ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
     let (choice, shared) = (choice.clone(), shared.clone());
     let (task, udp) = match key.protocol {
@@ -161,5 +161,5 @@ fn open(key: PortKey, choice: &Arc<Choice>, shared: &Arc<Shared>) -> io::Result<
             (tokio::spawn(tcp::serve(listener, choice, shared)), None)
         }
     };
-    Ok(Server { task, udp, _held: held })
+    Ok(OpenPort { task, udp, _held: held })
 }

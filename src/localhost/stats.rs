@@ -76,20 +76,20 @@ impl Stats {
     }
 
     /// Counts one more connection or flow until the result is dropped.
-    pub(super) fn count(self: &Arc<Self>, protocol: Protocol) -> Counted {
+    pub(super) fn count(self: &Arc<Self>, protocol: Protocol) -> OpenCount {
         self.open[usize::from(protocol == Protocol::Udp)].fetch_add(1, Ordering::Relaxed);
-        Counted { stats: self.clone(), protocol }
+        OpenCount { stats: self.clone(), protocol }
     }
 }
 
 /// See [`Stats::count`].
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct OpenCount {
     stats: Arc<Stats>,
     protocol: Protocol,
 }
 
-impl Drop for Counted {
+impl Drop for OpenCount {
     fn drop(&mut self) {
         self.stats.open[usize::from(self.protocol == Protocol::Udp)].fetch_sub(1, Ordering::Relaxed);
     }

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::Shared;
+use super::RelayContext;
 use super::budget::Held;
 use super::choice::Choice;
 use super::pump::pump;
@@ -38,7 +38,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections until dropped. Those that are open then go on.
-pub(super) async fn serve(listener: TcpListener, choice: Arc<Choice>, shared: Arc<Shared>) {
+pub(super) async fn serve(listener: TcpListener, choice: Arc<Choice>, shared: Arc<RelayContext>) {
     let mut complained = false;
     loop {
         let accepted = listener.accept().await;
@@ -62,7 +62,7 @@ pub(super) async fn serve(listener: TcpListener, choice: Arc<Choice>, shared: Ar
     }
 }
 
-async fn relay(client: TcpStream, choice: Arc<Choice>, shared: Arc<Shared>, _held: Held) {
+async fn relay(client: TcpStream, choice: Arc<Choice>, shared: Arc<RelayContext>, _held: Held) {
     let _counted = shared.stats.count(Protocol::Tcp);
     let Some(target) = choice.pick(Instant::now()) else { return reset(client) };
     let endpoint = match timeout(CONNECT, TcpStream::connect((target.ip, target.port))).await {

@@ -15,10 +15,10 @@ use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::Shared;
+use super::RelayContext;
 use super::budget::Held;
 use super::choice::Choice;
-use super::stats::Counted;
+use super::stats::OpenCount;
 use crate::model::{Family, Protocol};
 use crate::plan::Target;
 
@@ -44,21 +44,21 @@ thread_local! {
 pub(super) struct UdpPort {
     socket: UdpSocket,
     choice: Arc<Choice>,
-    shared: Arc<Shared>,
+    shared: Arc<RelayContext>,
     flows: Mutex<HashMap<SocketAddr, Flow>>,
 }
 
 #[derive(Debug)]
 struct Flow {
     target: Target,
-    line: Arc<Line>,
+    line: Arc<FlowState>,
     answers: JoinHandle<()>,
-    _counted: Counted,
+    _counted: OpenCount,
 }
 
 /// What both directions of a flow share.
 #[derive(Debug)]
-struct Line {
+struct FlowState {
     endpoint: UdpSocket,
     started: Instant,
     /// Milliseconds from `started` to the last packet.
@@ -67,7 +67,7 @@ struct Line {
     _held: Held,
 }
 
-impl Line {
+impl FlowState {
     fn touch(&self) {
         self.used.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -87,7 +87,7 @@ impl Line {
 
 impl UdpPort {
     /// Listens.
-    pub(super) fn open(address: SocketAddr, choice: Arc<Choice>, shared: Arc<Shared>) -> io::Result<Arc<Self>> {
+    pub(super) fn open(address: SocketAddr, choice: Arc<Choice>, shared: Arc<RelayContext>) -> io::Result<Arc<Self>> {
         let socket = std::net::UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
@@ -156,7 +156,7 @@ impl UdpPort {
     }
 
     /// A new flow; `None` where there is no room or no endpoint.
-    fn begin(self: &Arc<Self>, client: SocketAddr) -> io::Result<Option<Arc<Line>>> {
+    fn begin(self: &Arc<Self>, client: SocketAddr) -> io::Result<Option<Arc<FlowState>>> {
         let stats = &self.shared.stats;
         if stats.open(Protocol::Udp) >= FLOWS {
             self.drop_an_idle_one();
@@ -174,7 +174,7 @@ impl UdpPort {
         endpoint.set_nonblocking(true)?;
         let endpoint = UdpSocket::from_std(endpoint)?;
         let (used, answered) = (AtomicU64::new(0), AtomicBool::new(false));
-        let line = Arc::new(Line { endpoint, started: Instant::now(), used, answered, _held: held });
+        let line = Arc::new(FlowState { endpoint, started: Instant::now(), used, answered, _held: held });
         self.with(|flows| {
             let answers = tokio::spawn(self.clone().answer(client, line.clone()));
             let _counted = stats.count(Protocol::Udp);
@@ -196,7 +196,7 @@ impl UdpPort {
     }
 
     /// Brings answers to the client until the flow has been idle for too long, or is refused.
-    async fn answer(self: Arc<Self>, client: SocketAddr, line: Arc<Line>) {
+    async fn answer(self: Arc<Self>, client: SocketAddr, line: Arc<FlowState>) {
         while let Some(left) = line.time_left() {
             tokio::select! {
                 result = line.endpoint.readable() => if result.is_err() { break },

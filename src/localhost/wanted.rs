@@ -17,13 +17,13 @@ use crate::plan::{Action, FrontendKey, Settings, Target};
 
 /// A NodePort on a loopback address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct PortKey {
+pub(super) struct LocalPort {
     pub(super) ip: IpAddr,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
 }
 
-impl PortKey {
+impl LocalPort {
     /// Where it listens.
     pub(super) fn address(self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port)
@@ -34,7 +34,7 @@ impl PortKey {
     }
 }
 
-impl fmt::Display for PortKey {
+impl fmt::Display for LocalPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address(), self.protocol)
     }
@@ -42,7 +42,7 @@ impl fmt::Display for PortKey {
 
 /// Where a port leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct LocalTarget {
     pub(super) service: ObjectKey,
     /// Not empty: a port without endpoints is closed, so the kernel refuses.
     pub(super) targets: Arc<[Target]>,
@@ -51,30 +51,30 @@ pub(super) struct Wanted {
 }
 
 /// What a sync changed: ports that are new, different, or (`None`) gone.
-pub(super) type Changes = Vec<(PortKey, Option<Wanted>)>;
+pub(super) type PortChanges = Vec<(LocalPort, Option<LocalTarget>)>;
 
 /// Follows the sync loop and tells the relay what changed.
 #[derive(Debug)]
 pub struct LocalhostObserver {
     families: Vec<Family>,
-    known: HashMap<PortKey, Wanted>,
+    known: HashMap<LocalPort, LocalTarget>,
     /// The ports each Service claims, with or without getting them.
-    claims: HashMap<ObjectKey, BTreeSet<PortKey>>,
+    claims: HashMap<ObjectKey, BTreeSet<LocalPort>>,
     settings: Option<Settings>,
     stats: Arc<Stats>,
-    sender: UnboundedSender<Changes>,
+    sender: UnboundedSender<PortChanges>,
     /// Where the relay runs.
     threads: Option<Runtime>,
 }
 
 impl LocalhostObserver {
     /// Sends what happens; the threads end with it.
-    pub(super) fn new(stats: Arc<Stats>, sender: UnboundedSender<Changes>, threads: Option<Runtime>) -> Self {
+    pub(super) fn new(stats: Arc<Stats>, sender: UnboundedSender<PortChanges>, threads: Option<Runtime>) -> Self {
         let families = stats.families().to_vec();
         Self { families, known: HashMap::new(), claims: HashMap::new(), settings: None, stats, sender, threads }
     }
 
-    fn changes(&mut self, sync: &Synced<'_>) -> Changes {
+    fn changes(&mut self, sync: &Synced<'_>) -> PortChanges {
         let settings = sync.mirror.settings();
         // Another zone makes other endpoints the near ones, of all Services.
         let all = sync.full || self.settings.as_ref() != Some(settings);
@@ -90,7 +90,7 @@ impl LocalhostObserver {
         let mut touched = BTreeSet::new();
         for service in services {
             touched.extend(self.claims.remove(&service).into_iter().flatten());
-            let claimed: BTreeSet<PortKey> = claimed_by(sync.mirror, &self.families, &service).collect();
+            let claimed: BTreeSet<LocalPort> = claimed_by(sync.mirror, &self.families, &service).collect();
             touched.extend(&claimed);
             if !claimed.is_empty() {
                 self.claims.insert(service, claimed);
@@ -101,7 +101,7 @@ impl LocalhostObserver {
             self.stats.set_unrelayed(unrelayed.count());
         }
         // A port may have come from one Service to another that did not change.
-        let mut changes = Changes::new();
+        let mut changes = PortChanges::new();
         for port in touched {
             let wanted = wanted(sync.mirror, port);
             if wanted.as_ref() != self.known.get(&port) {
@@ -137,18 +137,18 @@ fn claimed_by<'a>(
     mirror: &'a Mirror,
     families: &'a [Family],
     service: &'a ObjectKey,
-) -> impl Iterator<Item = PortKey> + use<'a> {
+) -> impl Iterator<Item = LocalPort> + use<'a> {
     families.iter().flat_map(move |family| {
         let has = mirror.frontends_of(*family, service).iter().map(|frontend| &frontend.key);
         has.chain(mirror.lost_by(*family, service)).filter_map(|key| match *key {
-            FrontendKey::Address { ip, protocol, port } if ip.is_loopback() => Some(PortKey { ip, protocol, port }),
+            FrontendKey::Address { ip, protocol, port } if ip.is_loopback() => Some(LocalPort { ip, protocol, port }),
             _ => None,
         })
     })
 }
 
 /// Where a port leads; `None` when nobody is to listen.
-fn wanted(mirror: &Mirror, port: PortKey) -> Option<Wanted> {
+fn wanted(mirror: &Mirror, port: LocalPort) -> Option<LocalTarget> {
     let key = FrontendKey::Address { ip: port.ip, protocol: port.protocol, port: port.port };
     let service = mirror.owner(port.family(), key)?;
     let frontend = mirror.frontends_of(port.family(), service).iter().find(|frontend| frontend.key == key)?;
@@ -157,7 +157,7 @@ fn wanted(mirror: &Mirror, port: PortKey) -> Option<Wanted> {
         return None;
     }
     let affinity = frontend.affinity.map(|affinity| Duration::from_secs(affinity.seconds.into()));
-    Some(Wanted { service: service.clone(), targets: targets.as_slice().into(), affinity })
+    Some(LocalTarget { service: service.clone(), targets: targets.as_slice().into(), affinity })
 }
 
 #[cfg(test)]

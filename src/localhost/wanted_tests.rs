@@ -57,7 +57,7 @@ fn slice(service: &str, pods: &[(&str, &str)]) -> Event {
 
 struct Loop {
     controller: Controller<FakeKernel>,
-    changes: UnboundedReceiver<Changes>,
+    changes: UnboundedReceiver<PortChanges>,
 }
 
 impl Loop {
@@ -86,7 +86,7 @@ impl Loop {
         let [(tcp, one), (udp, other)] = &changes[..] else { panic!("TCP and UDP, not {changes:?}") };
         assert_eq!((one, tcp.to_string().as_str()), (other, "127.0.0.1:30080/TCP"));
         assert_eq!(udp.to_string(), "127.0.0.1:30080/UDP");
-        let flat = |wanted: &Wanted| {
+        let flat = |wanted: &LocalTarget| {
             let targets = wanted.targets.iter().map(ToString::to_string).collect();
             (wanted.service.name().to_owned(), targets, wanted.affinity.map(|affinity| affinity.as_secs()))
         };

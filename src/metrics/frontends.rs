@@ -19,7 +19,7 @@ use crate::ruleset::KernelError;
 pub(super) type Read = Box<dyn FnMut(Family) -> Result<Vec<FrontendCount>, KernelError> + Send>;
 
 /// How the counters are read, and up to how many frontends.
-struct Wanted {
+struct CountReader {
     read: Read,
     families: Vec<Family>,
     max: u32,
@@ -28,18 +28,18 @@ struct Wanted {
 }
 
 #[derive(Clone)]
-pub(super) struct Frontends {
+pub(super) struct FrontendMetrics {
     table: TableMetrics,
-    wanted: Arc<Mutex<Option<Wanted>>>,
+    wanted: Arc<Mutex<Option<CountReader>>>,
 }
 
-impl fmt::Debug for Frontends {
+impl fmt::Debug for FrontendMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frontends").finish_non_exhaustive()
+        f.debug_struct("FrontendMetrics").finish_non_exhaustive()
     }
 }
 
-impl Frontends {
+impl FrontendMetrics {
     pub(super) fn register(registry: &mut Registry, table: TableMetrics) -> Self {
         let this = Self { table, wanted: Arc::default() };
         registry.register_collector(Box::new(this.clone()));
@@ -47,7 +47,7 @@ impl Frontends {
     }
 
     pub(super) fn show(&self, read: Read, families: &[Family], max: u32) {
-        let wanted = Wanted { read, families: families.to_vec(), max, complained: false };
+        let wanted = CountReader { read, families: families.to_vec(), max, complained: false };
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
     }
 
@@ -75,7 +75,7 @@ impl Frontends {
     }
 }
 
-fn read(wanted: &mut Wanted) -> Result<Vec<(Family, FrontendCount)>, KernelError> {
+fn read(wanted: &mut CountReader) -> Result<Vec<(Family, FrontendCount)>, KernelError> {
     let mut all = Vec::new();
     for family in &wanted.families {
         let mut counts = (wanted.read)(*family)?;
@@ -86,7 +86,7 @@ fn read(wanted: &mut Wanted) -> Result<Vec<(Family, FrontendCount)>, KernelError
     Ok(all)
 }
 
-impl Collector for Frontends {
+impl Collector for FrontendMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let counts = self.read();
         if counts.is_empty() {
@@ -95,7 +95,7 @@ impl Collector for Frontends {
         let help = "New connections of each frontend.";
         let mut metric = encoder.encode_descriptor("portway_frontend_connections", help, None, MetricType::Counter)?;
         for (family, count) in &counts {
-            let labels = labels::Frontend::new(&count.label, count.key.to_string(), *family);
+            let labels = labels::FrontendLabels::new(&count.label, count.key.to_string(), *family);
             ConstCounter::new(count.connections).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())

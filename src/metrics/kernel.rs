@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Metrics;
 use super::labels::ByResult;
-use crate::ruleset::{Gate, Gated, Kernel, KernelError, Transaction};
+use crate::ruleset::{Intercepted, Interceptor, Kernel, KernelError, Transaction};
 
 /// Counts and times transactions.
 #[derive(Debug)]
@@ -13,12 +13,12 @@ pub struct Stopwatch(Arc<Metrics>);
 
 impl Stopwatch {
     /// Puts one in front of a kernel.
-    pub fn before<K: Kernel>(kernel: K, metrics: Arc<Metrics>) -> Gated<K, Self> {
-        Gated { kernel, gate: Self(metrics) }
+    pub fn before<K: Kernel>(kernel: K, metrics: Arc<Metrics>) -> Intercepted<K, Self> {
+        Intercepted { kernel, interceptor: Self(metrics) }
     }
 }
 
-impl<K: Kernel> Gate<K> for Stopwatch {
+impl<K: Kernel> Interceptor<K> for Stopwatch {
     fn apply(&mut self, kernel: &mut K, transaction: &Transaction) -> Result<(), KernelError> {
         let start = Instant::now();
         let result = kernel.apply(transaction);

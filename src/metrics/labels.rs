@@ -112,14 +112,14 @@ pub(super) struct BySource {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Feature {
+pub(super) struct FeatureLabels {
     pub(super) name: &'static str,
     pub(super) stage: &'static str,
 }
 
 /// A frontend: the Service port it belongs to, and where it answers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Frontend {
+pub(super) struct FrontendLabels {
     namespace: String,
     service: String,
     port_name: String,
@@ -128,7 +128,7 @@ pub(super) struct Frontend {
     ip_family: IpFamily,
 }
 
-impl Frontend {
+impl FrontendLabels {
     /// `label` is `namespace/service:port`; long ones are cut.
     pub(super) fn new(label: &str, frontend: String, family: Family) -> Self {
         let (namespace, rest) = label.split_once('/').unwrap_or(("", label));

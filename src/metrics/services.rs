@@ -20,11 +20,11 @@ struct Share {
 /// The shares of all Services, and their sums, by family.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
-    families: [Known; 2],
+    families: [FamilyShares; 2],
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct FamilyShares {
     shares: HashMap<ObjectKey, Share>,
     sum: Share,
 }
@@ -34,7 +34,7 @@ impl Shares {
     pub(super) fn follow(&mut self, sync: &Synced<'_>) {
         let known = &mut self.families[sync.family as usize];
         if sync.full {
-            *known = Known::default();
+            *known = FamilyShares::default();
             sync.model.services().for_each(|service| known.update(&service.key, sync));
         } else {
             sync.changes.services.iter().for_each(|key| known.update(key, sync));
@@ -51,7 +51,7 @@ impl Shares {
     }
 }
 
-impl Known {
+impl FamilyShares {
     fn update(&mut self, key: &ObjectKey, sync: &Synced<'_>) {
         let new = share(key, sync.family, sync);
         let old = if new == Share::default() { self.shares.remove(key) } else { self.shares.insert(key.clone(), new) };

@@ -18,18 +18,18 @@ pub struct Slis(Mutex<Values>);
 #[derive(Debug)]
 struct Values {
     registry: Registry,
-    check: Labelled<Check, Gauge>,
-    checks: Labelled<Outcome, Counter>,
+    check: Labelled<CheckLabels, Gauge>,
+    checks: Labelled<OutcomeLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Check {
+struct CheckLabels {
     name: &'static str,
     r#type: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabels {
     name: &'static str,
     status: &'static str,
     r#type: &'static str,
@@ -55,8 +55,8 @@ impl Slis {
     /// The check `ping` of `/healthz` succeeded.
     pub fn pinged(&self) {
         let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        values.check.get_or_create(&Check { name: "ping", r#type: "healthz" }).set(1);
-        values.checks.get_or_create(&Outcome { name: "ping", status: "success", r#type: "healthz" }).inc();
+        values.check.get_or_create(&CheckLabels { name: "ping", r#type: "healthz" }).set(1);
+        values.checks.get_or_create(&OutcomeLabels { name: "ping", status: "success", r#type: "healthz" }).inc();
     }
 
     /// Forgets everything.

@@ -17,9 +17,9 @@ pub(super) type Watched = (&'static str, Arc<SourceStats>);
 
 /// The sources whose counters are shown.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sources(Arc<Mutex<Vec<Watched>>>);
+pub(super) struct WatchedSources(Arc<Mutex<Vec<Watched>>>);
 
-impl Sources {
+impl WatchedSources {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let this = Self::default();
         registry.register_collector(Box::new(this.clone()));
@@ -35,16 +35,16 @@ impl Sources {
     }
 }
 
-type Field = fn(&SourceStats) -> &AtomicU64;
+type CounterField = fn(&SourceStats) -> &AtomicU64;
 
-const COUNTERS: [(&str, &str, Field); 4] = [
+const COUNTERS: [(&str, &str, CounterField); 4] = [
     ("portway_source_problems", "Faults found in objects.", |stats| &stats.problems),
     ("portway_source_skipped_objects", "Objects left out as a whole.", |stats| &stats.skipped),
     ("portway_source_errors", "Failed requests, watches and reads.", |stats| &stats.errors),
     ("portway_source_lists", "Complete lists and reloads.", |stats| &stats.lists),
 ];
 
-impl Collector for Sources {
+impl Collector for WatchedSources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.is_empty() {

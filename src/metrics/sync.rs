@@ -13,16 +13,16 @@ use crate::instruments::add;
 
 /// A gauge of seconds.
 pub(super) type Seconds = Gauge<f64, AtomicU64>;
-pub(super) type Histograms = Labelled<ByFamily, Histogram>;
+pub(super) type FamilyHistograms = Labelled<ByFamily, Histogram>;
 
 #[derive(Debug)]
 pub(super) struct SyncMetrics {
-    pub(super) duration: Histograms,
-    pub(super) full_duration: Histograms,
-    pub(super) partial_duration: Histograms,
+    pub(super) duration: FamilyHistograms,
+    pub(super) full_duration: FamilyHistograms,
+    pub(super) partial_duration: FamilyHistograms,
     pub(super) last: Labelled<ByFamily, Seconds>,
     pub(super) last_queued: Labelled<ByFamily, Seconds>,
-    pub(super) programming: Histograms,
+    pub(super) programming: FamilyHistograms,
     pub(super) endpoint_changes_pending: Gauge,
     pub(super) endpoint_changes: Counter,
     pub(super) service_changes_pending: Gauge,
@@ -30,7 +30,7 @@ pub(super) struct SyncMetrics {
     pub(super) no_local_endpoints: Labelled<ByPolicy, Gauge>,
     pub(super) sync_failures: Labelled<ByFamily, Counter>,
     pub(super) cleanup_failures: Labelled<ByFamily, Counter>,
-    pub(super) conntrack_duration: Histograms,
+    pub(super) conntrack_duration: FamilyHistograms,
     pub(super) conntrack_deleted: Labelled<ByFamily, Counter>,
     pub(super) healthz: Labelled<Code, Counter>,
     pub(super) livez: Labelled<Code, Counter>,
@@ -52,7 +52,8 @@ fn programming_histogram() -> Histogram {
 impl SyncMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("kubeproxy");
-        let mut histogram = |name, help| add(registry, name, help, Histograms::new_with_constructor(run_histogram));
+        let mut histogram =
+            |name, help| add(registry, name, help, FamilyHistograms::new_with_constructor(run_histogram));
         let duration = histogram("sync_proxy_rules_duration_seconds", "Time a sync took, failed ones too");
         let full_duration = histogram("sync_full_proxy_rules_duration_seconds", "Time a full sync took");
         let partial_duration = histogram("sync_partial_proxy_rules_duration_seconds", "Time a sync of changes took");

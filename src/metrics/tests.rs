@@ -13,7 +13,7 @@ use crate::model::{
     SlicePort,
 };
 use crate::plan::FrontendKey;
-use crate::ruleset::{FakeKernel, Gated, SetId};
+use crate::ruleset::{FakeKernel, Intercepted, SetId};
 
 fn service(n: u8, local: bool) -> Event {
     let port =
@@ -55,7 +55,7 @@ fn slice(n: u8, node: &str, pods: std::ops::Range<u8>, changed_at: Option<System
 
 struct Loop {
     metrics: Arc<Metrics>,
-    controller: Controller<Gated<FakeKernel, Stopwatch>>,
+    controller: Controller<Intercepted<FakeKernel, Stopwatch>>,
 }
 
 impl Loop {
@@ -337,7 +337,7 @@ async fn every_metric_is_documented_and_every_documented_one_is_there() {
     metrics.answered_livez(200);
     metrics.conntrack_cleaned(Family::Ipv4, Duration::ZERO, 1);
     metrics.watch_source("manifests", Arc::default());
-    metrics.show_gates([("Gate", "", true)]);
+    metrics.show_gates([("Interceptor", "", true)]);
     metrics.show_frontends(|_| Ok(vec![count([10, 96, 0, 1], "ns/a:http", 5)]), &[Family::Ipv4], 9);
     let relayed = Arc::new(crate::localhost::Stats::new(&[Family::Ipv4]));
     metrics.show_localhost(relayed, |_| Ok(0));

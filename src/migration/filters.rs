@@ -54,7 +54,7 @@ impl ForwardFilter {
     }
 }
 
-type Chain = (String, String);
+type ChainName = (String, String);
 
 impl NftKernel {
     /// Chains of others where forwarded packets end that no rule accepts: those with policy drop, and those with a rule that
@@ -84,7 +84,7 @@ impl NftKernel {
     }
 
     /// Filters at the hook, and whether their policy is drop.
-    fn forward_chains(&mut self, family: u8) -> Result<BTreeMap<Chain, bool>, KernelError> {
+    fn forward_chains(&mut self, family: u8) -> Result<BTreeMap<ChainName, bool>, KernelError> {
         retry_interrupted(DOING, || {
             let dump = self.connection.dump(
                 abi::msg::GETCHAIN,
@@ -110,7 +110,7 @@ impl NftKernel {
     }
 
     /// Chains with a rule that drops or rejects whatever comes to it.
-    fn chains_that_end(&mut self, family: u8) -> Result<Vec<Chain>, KernelError> {
+    fn chains_that_end(&mut self, family: u8) -> Result<Vec<ChainName>, KernelError> {
         retry_interrupted(DOING, || {
             let dump = self.connection.dump(
                 abi::msg::GETRULE,

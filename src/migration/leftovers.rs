@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use crate::ffi::Scratch;
 use crate::model::Family;
-use crate::nftables::{Answer, Connection, NftKernel, read, reason, retry_interrupted};
+use crate::nftables::{Connection, KernelAnswer, NftKernel, read, reason, retry_interrupted};
 use crate::ruleset::KernelError;
 use crate::wire::abi::{self, msg};
 use crate::wire::attr::{self, Attrs};
@@ -128,7 +128,7 @@ impl NftKernel {
 }
 
 /// A chain of iptables.
-type Chain = (String, String);
+type IptablesChain = (String, String);
 
 fn remove_chains(connection: &mut Connection, family: Family) -> Result<usize, KernelError> {
     let chains = kube_proxy_chains(connection, family)?;
@@ -163,8 +163,8 @@ fn remove_chains(connection: &mut Connection, family: Family) -> Result<usize, K
     }
     batch.finish(false);
     match connection.send_batch(&batch).map_err(|source| KernelError::Io { doing: DOING, source })? {
-        Answer::Done | Answer::Unknown => Ok(chains.len()),
-        Answer::Failed(failure) => Err(KernelError::Refused {
+        KernelAnswer::Done | KernelAnswer::Unknown => Ok(chains.len()),
+        KernelAnswer::Failed(failure) => Err(KernelError::Refused {
             op: 0,
             element: None,
             object: format!("the removal of kube-proxy's iptables chains in family {}", family.nft()),
@@ -174,7 +174,7 @@ fn remove_chains(connection: &mut Connection, family: Family) -> Result<usize, K
     }
 }
 
-fn kube_proxy_chains(connection: &mut Connection, family: Family) -> Result<BTreeSet<Chain>, KernelError> {
+fn kube_proxy_chains(connection: &mut Connection, family: Family) -> Result<BTreeSet<IptablesChain>, KernelError> {
     retry_interrupted(DOING, || {
         let dump = connection.dump(
             msg::GETCHAIN,
@@ -198,8 +198,8 @@ fn is_kube_proxys(chain: &str) -> bool {
 fn rules_that_jump_to(
     connection: &mut Connection,
     family: Family,
-    chains: &BTreeSet<Chain>,
-) -> Result<Vec<(Chain, u64)>, KernelError> {
+    chains: &BTreeSet<IptablesChain>,
+) -> Result<Vec<(IptablesChain, u64)>, KernelError> {
     retry_interrupted(DOING, || {
         let dump = connection.dump(
             msg::GETRULE,
@@ -219,7 +219,7 @@ fn rules_that_jump_to(
     })
 }
 
-fn name_of(attrs: &Attrs<'_>, table: u16, chain: u16) -> Option<Chain> {
+fn name_of(attrs: &Attrs<'_>, table: u16, chain: u16) -> Option<IptablesChain> {
     Some((attrs.str_of(table)?.to_owned(), attrs.str_of(chain)?.to_owned()))
 }
 

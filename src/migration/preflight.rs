@@ -5,7 +5,7 @@ use std::fmt;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::model::Family;
-use crate::nftables::{Mode, NftKernel, TRIAL_TABLE};
+use crate::nftables::{CommitMode, NftKernel, TRIAL_TABLE};
 use crate::ruleset::{
     Bytes, ChainId, Element, EndpointMap, Field, KernelError, Op, Pick, Rule, SetId, Term, Value, Verdict,
 };
@@ -58,7 +58,7 @@ impl NftKernel {
                     ops.push((*family, op));
                 }
             }
-            if self.commit(TRIAL_TABLE, &ops, Mode::Trial).is_ok() {
+            if self.commit(TRIAL_TABLE, &ops, CommitMode::Trial).is_ok() {
                 continue;
             }
             let missing: Vec<_> = self.try_one_by_one(*family).into_iter().filter_map(|tried| tried.missing).collect();
@@ -100,7 +100,7 @@ impl NftKernel {
         for probe in probes(family) {
             let ops: Vec<_> = std::iter::once(Op::AddTable).chain(probe.ops).map(|op| (family, op)).collect();
             let name = probe.feature;
-            let Err(error) = self.commit(TRIAL_TABLE, &ops, Mode::Trial) else {
+            let Err(error) = self.commit(TRIAL_TABLE, &ops, CommitMode::Trial) else {
                 features.push(Feature { name, family, missing: None });
                 continue;
             };
@@ -149,11 +149,11 @@ impl NftKernel {
         .map(|op| (family, op))
         .collect();
         let nft = family.nft();
-        let result = self.commit(TRIAL_TABLE, &ops, Mode::Commit);
+        let result = self.commit(TRIAL_TABLE, &ops, CommitMode::Commit);
         let sentence = match result {
             Ok(()) => {
                 ops.truncate(2);
-                match self.commit(TRIAL_TABLE, &ops[1..], Mode::Commit) {
+                match self.commit(TRIAL_TABLE, &ops[1..], CommitMode::Commit) {
                     Ok(()) => return Ok(()),
                     Err(error) => format!("cannot delete table {nft} {TRIAL_TABLE} again: {error}"),
                 }

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::connection::{Answer, Failure};
-use super::elements::{self, Action};
+use super::connection::{KernelAnswer, MessageError};
+use super::elements::{self, ElementAction};
 use super::process::owner_in_words;
 use super::{NftKernel, TRIAL_TABLE, describe, encode, read};
 use crate::ffi::Scratch;
@@ -13,9 +13,9 @@ use crate::wire::batch::Batch;
 
 /// What one commit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum CommitMode {
     Commit,
-    /// As [`Mode::Commit`], but deleting an element that is not there is no error.
+    /// As [`CommitMode::Commit`], but deleting an element that is not there is no error.
     CommitDestroy,
     /// Have the kernel check everything, change nothing.
     Trial,
@@ -25,26 +25,26 @@ impl NftKernel {
     /// Has the kernel check a transaction without applying it. Two things only a commit finds: expressions that are not
     /// allowed in the hook they can be reached from, and a table that somebody changed meanwhile.
     pub fn check(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
-        self.commit(TABLE_NAME, &transaction.ops, Mode::Trial)
+        self.commit(TABLE_NAME, &transaction.ops, CommitMode::Trial)
     }
 
-    pub(crate) fn commit(&mut self, table: &str, ops: &[(Family, Op)], mode: Mode) -> Result<(), KernelError> {
+    pub(crate) fn commit(&mut self, table: &str, ops: &[(Family, Op)], mode: CommitMode) -> Result<(), KernelError> {
         if ops.is_empty() {
             return Ok(());
         }
         let doing = "committing a transaction";
         let batch = self.encode(table, ops, mode)?;
         // An error before anything was sent is about the whole.
-        let whole = |errno| Failure { seq: batch.next_seq(), errno, offset: None, words: None };
+        let whole = |errno| MessageError { seq: batch.next_seq(), errno, offset: None, words: None };
         let answer = match self.connection.send_batch(&batch) {
             Ok(answer) => answer,
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Answer::Failed(whole(libc::EMSGSIZE)),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => KernelAnswer::Failed(whole(libc::EMSGSIZE)),
             Err(source) => return Err(KernelError::Io { doing, source }),
         };
         let result = match answer {
-            Answer::Done => Ok(()),
-            Answer::Failed(failure) => Err(self.refused(table, ops, &batch, &failure)),
-            Answer::Unknown => {
+            KernelAnswer::Done => Ok(()),
+            KernelAnswer::Failed(failure) => Err(self.refused(table, ops, &batch, &failure)),
+            KernelAnswer::Unknown => {
                 // Lost for want of memory. The generation does not tell: it may be another program's.
                 let source = io::Error::from_raw_os_error(libc::ENOBUFS);
                 Err(KernelError::Io { doing, source })
@@ -54,7 +54,7 @@ impl NftKernel {
         result
     }
 
-    pub(super) fn encode(&mut self, table: &str, ops: &[(Family, Op)], mode: Mode) -> Result<Batch, KernelError> {
+    pub(super) fn encode(&mut self, table: &str, ops: &[(Family, Op)], mode: CommitMode) -> Result<Batch, KernelError> {
         let scratch = self.scratch.take().unwrap_or_else(Scratch::new);
         let mut batch = Batch::new(self.connection.next_seq(), scratch);
         let mut deleted = Vec::new();
@@ -65,15 +65,15 @@ impl NftKernel {
             };
             match op {
                 Op::DeleteTable => deleted.push(*family),
-                Op::DeleteElements(set, list) if mode == Mode::CommitDestroy => {
-                    elements::write(&mut batch, index, (*family, table, *set), Action::Destroy, list);
+                Op::DeleteElements(set, list) if mode == CommitMode::CommitDestroy => {
+                    elements::write(&mut batch, index, (*family, table, *set), ElementAction::Destroy, list);
                     continue;
                 }
                 _ => {}
             }
             encode::write(&mut batch, index, *family, table, op, flags);
         }
-        batch.finish(mode == Mode::Trial);
+        batch.finish(mode == CommitMode::Trial);
         Ok(batch)
     }
 
@@ -82,7 +82,7 @@ impl NftKernel {
     /// is not committed does: it ends with `synchronize_rcu` (`__nf_tables_abort`), and packets are handled in one RCU
     /// read-side section.
     pub(super) fn wait_for_packets(&mut self) -> Result<(), KernelError> {
-        self.commit(TRIAL_TABLE, &[(Family::Ipv4, Op::AddTable)], Mode::Trial)
+        self.commit(TRIAL_TABLE, &[(Family::Ipv4, Op::AddTable)], CommitMode::Trial)
     }
 
     /// The error for what the kernel said.
@@ -91,9 +91,9 @@ impl NftKernel {
         table: &str,
         ops: &[(Family, Op)],
         batch: &Batch,
-        failure: &Failure,
+        failure: &MessageError,
     ) -> KernelError {
-        let Failure { seq, errno, offset, words } = failure;
+        let MessageError { seq, errno, offset, words } = failure;
         let origin = batch.origin(*seq);
         let change = origin.and_then(|origin| ops.get(origin.op));
         if let (libc::EPERM, Some((family, _))) = (*errno, change) {
@@ -127,7 +127,7 @@ impl NftKernel {
         }
         let mut split = ops[..op].to_vec();
         split.extend(list.iter().map(|element| (*family, Op::AddElements(*set, vec![element.clone()]))));
-        match self.commit(table, &split, Mode::Trial) {
+        match self.commit(table, &split, CommitMode::Trial) {
             Err(KernelError::Refused { op: found, .. }) => found.checked_sub(op),
             _ => None,
         }

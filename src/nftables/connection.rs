@@ -7,7 +7,7 @@ use mnl::Bus;
 
 use super::watch::Announcements;
 use crate::model::Family;
-use crate::ruleset::{KernelError, Keys, SetName, Touched};
+use crate::ruleset::{ChangedParts, KernelError, Keys, SetName};
 use crate::wire::abi;
 use crate::wire::attr::Attrs;
 use crate::wire::batch::Batch;
@@ -41,7 +41,7 @@ const ACK_TLVS: u16 = 0x200;
 
 /// A kernel error about one message.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
+pub(crate) struct MessageError {
     /// Sequence number of the message.
     pub(crate) seq: u32,
     /// The error.
@@ -54,17 +54,17 @@ pub(crate) struct Failure {
 
 /// What the kernel answered to a batch.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum KernelAnswer {
     /// Done.
     Done,
     /// The first error; nothing was changed.
-    Failed(Failure),
+    Failed(MessageError),
     /// Answers were lost, or none came.
     Unknown,
 }
 
 /// One message of an answer.
-pub(crate) struct Message<'a> {
+pub(crate) struct KernelMessage<'a> {
     /// Attributes behind `struct nfgenmsg`.
     pub(crate) attrs: Attrs<'a>,
 }
@@ -127,8 +127,8 @@ impl Connection {
         let Some(announcements) = &mut self.announcements else { return Ok(None) };
         announcements.collect().map_err(request_error)?;
         Ok(match announcements.take().0 {
-            Touched::Everything => Some(Keys::All),
-            Touched::Parts(mut parts) => parts.remove(&family).and_then(|mut part| part.sets.remove(&set)),
+            ChangedParts::Everything => Some(Keys::All),
+            ChangedParts::Parts(mut parts) => parts.remove(&family).and_then(|mut part| part.sets.remove(&set)),
         })
     }
 
@@ -143,11 +143,11 @@ impl Connection {
     }
 
     /// Sends a batch in one piece and waits for what the kernel made of it.
-    pub(crate) fn send_batch(&mut self, batch: &Batch) -> io::Result<Answer> {
+    pub(crate) fn send_batch(&mut self, batch: &Batch) -> io::Result<KernelAnswer> {
         self.next_seq = batch.next_seq();
         self.send(batch.pages(), batch.len())?;
         // The kernel has handled the batch by the time `sendmsg` returns: all answers are there.
-        let mut answer = Answer::Unknown;
+        let mut answer = KernelAnswer::Unknown;
         loop {
             let received = match self.socket.try_receive(&mut self.buffer) {
                 Ok(Some(received)) => received,
@@ -162,9 +162,9 @@ impl Connection {
                 }
                 match (&answer, read_error(&header, body)) {
                     // A failed commit is reported first, and the last change acknowledged nevertheless.
-                    (Answer::Failed(_), _) => {}
-                    (_, Some(failure)) if failure.errno != 0 => answer = Answer::Failed(failure),
-                    (_, Some(_)) => answer = Answer::Done,
+                    (KernelAnswer::Failed(_), _) => {}
+                    (_, Some(failure)) if failure.errno != 0 => answer = KernelAnswer::Failed(failure),
+                    (_, Some(_)) => answer = KernelAnswer::Done,
                     (_, None) => {}
                 }
             }
@@ -177,7 +177,7 @@ impl Connection {
         kind: u16,
         family: u8,
         attrs: impl FnOnce(&mut Vec<u8>),
-        read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+        read: impl FnMut(KernelMessage<'_>) -> Result<T, KernelError>,
     ) -> Result<Option<T>, RequestError> {
         let seq = self.request(kind, family, 0, attrs)?;
         let (mut found, interrupted) = self.answers(seq, true, read)?;
@@ -191,7 +191,7 @@ impl Connection {
         kind: u16,
         family: u8,
         attrs: impl FnOnce(&mut Vec<u8>),
-        mut read: impl FnMut(Message<'_>),
+        mut read: impl FnMut(KernelMessage<'_>),
     ) -> Result<(), RequestError> {
         let seq = self.request(kind, family, libc::NLM_F_ACK as u16, attrs)?;
         self.answers(seq, false, |message| {
@@ -209,7 +209,7 @@ impl Connection {
         kind: u16,
         family: u8,
         attrs: impl Fn(&mut Vec<u8>),
-        mut read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+        mut read: impl FnMut(KernelMessage<'_>) -> Result<T, KernelError>,
     ) -> Result<Vec<T>, RequestError> {
         for _ in 1..DUMP_TRIES {
             let (found, interrupted) = self.dump(kind, family, &attrs, &mut read)?;
@@ -227,7 +227,7 @@ impl Connection {
         kind: u16,
         family: u8,
         attrs: impl FnOnce(&mut Vec<u8>),
-        read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+        read: impl FnMut(KernelMessage<'_>) -> Result<T, KernelError>,
     ) -> Result<(Vec<T>, bool), RequestError> {
         let seq = self.request(kind, family, libc::NLM_F_DUMP as u16, attrs)?;
         match self.answers(seq, false, read) {
@@ -286,7 +286,7 @@ impl Connection {
         &mut self,
         seq: u32,
         single: bool,
-        mut read: impl FnMut(Message<'_>) -> Result<T, KernelError>,
+        mut read: impl FnMut(KernelMessage<'_>) -> Result<T, KernelError>,
     ) -> Result<(Vec<T>, bool), RequestError> {
         let (mut found, mut interrupted, mut failed) = (Vec::new(), false, None);
         loop {
@@ -314,7 +314,7 @@ impl Connection {
                     }
                     _ => {
                         let attrs = Attrs::new(body.get(4..).unwrap_or_default());
-                        match read(Message { attrs }) {
+                        match read(KernelMessage { attrs }) {
                             Ok(object) => found.push(object),
                             Err(error) => failed = failed.or(Some(error)),
                         }
@@ -351,9 +351,9 @@ fn request_error(error: io::Error) -> RequestError {
 }
 
 /// Reads `struct nlmsgerr`; errno 0 is an acknowledgement.
-pub(crate) fn read_error(header: &Header, body: &[u8]) -> Option<Failure> {
+pub(crate) fn read_error(header: &Header, body: &[u8]) -> Option<MessageError> {
     let errno = i32::from_ne_bytes(*body.first_chunk()?).saturating_neg();
-    let mut failure = Failure { seq: header.seq, errno, offset: None, words: None };
+    let mut failure = MessageError { seq: header.seq, errno, offset: None, words: None };
     if header.flags & ACK_TLVS != 0 {
         // Behind errno comes the head of the message in question, and the whole of it unless capped.
         let len: [u8; 4] = body.get(4..8)?.try_into().ok()?;

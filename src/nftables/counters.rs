@@ -14,7 +14,7 @@ use crate::wire::expr;
 
 /// What an element has counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counted {
+pub struct ElementCount {
     /// Packets that selected it.
     pub packets: u64,
     /// The element's comment; empty without one.
@@ -39,17 +39,17 @@ impl NftKernel {
     /// How many packets the elements of a map have seen, by key. In our tables that is connections: only the first packet
     /// of a connection comes by. Elements that come or go meanwhile may be missing. While a map is being replaced it counts
     /// with its successor.
-    pub fn counters(&mut self, family: Family, map: SetId) -> Result<HashMap<Bytes, Counted>, KernelError> {
+    pub fn counters(&mut self, family: Family, map: SetId) -> Result<HashMap<Bytes, ElementCount>, KernelError> {
         let first = SetName::from(map);
         let mut all = self.counters_of(family, first)?;
         for (key, more) in self.counters_of(family, first.other())? {
-            let counted = all.entry(key).or_insert_with(|| Counted { packets: 0, comment: more.comment });
+            let counted = all.entry(key).or_insert_with(|| ElementCount { packets: 0, comment: more.comment });
             counted.packets += more.packets;
         }
         Ok(all)
     }
 
-    fn counters_of(&mut self, family: Family, map: SetName) -> Result<HashMap<Bytes, Counted>, KernelError> {
+    fn counters_of(&mut self, family: Family, map: SetName) -> Result<HashMap<Bytes, ElementCount>, KernelError> {
         let key_len = map.set.spec().key_len(family);
         let dump = self.connection.dump(
             abi::msg::GETSETELEM,
@@ -96,12 +96,12 @@ impl NftKernel {
     }
 }
 
-pub(super) fn counted(element: &Attrs<'_>) -> Option<(Bytes, Counted)> {
+pub(super) fn counted(element: &Attrs<'_>) -> Option<(Bytes, ElementCount)> {
     let key = Bytes::from_slice(element.nested_of(elem::KEY)?.find_kind(abi::DATA_VALUE)?.value)?;
     let counter = element.nested_of(elem::EXPR)?;
     (counter.str_of(abi::EXPR_NAME)? == "counter").then_some(())?;
     let packets = counter.nested_of(abi::EXPR_DATA)?.find_kind(abi::COUNTER_PACKETS)?.u64()?;
     let notes = element.find_kind(elem::USERDATA);
     let comment = notes.and_then(|notes| read_comment(notes.value)).unwrap_or_default().to_owned();
-    Some((key, Counted { packets, comment }))
+    Some((key, ElementCount { packets, comment }))
 }

@@ -14,7 +14,7 @@ pub(super) use read::{ElementReader, ForeignElement, read_comment};
 
 /// What to do with elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum ElementAction {
     /// Add.
     Add,
     /// Delete; an error when there is none.
@@ -33,15 +33,15 @@ pub(super) fn write(
     batch: &mut Batch,
     op: usize,
     (family, table, name): (Family, &str, SetName),
-    action: Action,
+    action: ElementAction,
     elements: &[Element],
 ) {
     let (spec, name) = (name.set.spec(), name.to_string());
-    let mut writer = ElementWriter { spec, adding: action == Action::Add, verdicts: HashMap::new() };
+    let mut writer = ElementWriter { spec, adding: action == ElementAction::Add, verdicts: HashMap::new() };
     let (kind, flags) = match action {
-        Action::Add => (abi::msg::NEWSETELEM, libc::NLM_F_CREATE as u16),
-        Action::Delete => (abi::msg::DELSETELEM, 0),
-        Action::Destroy => (abi::msg::DESTROYSETELEM, 0),
+        ElementAction::Add => (abi::msg::NEWSETELEM, libc::NLM_F_CREATE as u16),
+        ElementAction::Delete => (abi::msg::DELSETELEM, 0),
+        ElementAction::Destroy => (abi::msg::DESTROYSETELEM, 0),
     };
     let mut done = 0;
     while done < elements.len() {

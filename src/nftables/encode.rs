@@ -2,11 +2,11 @@
 
 use nftnl::nftnl_sys as sys;
 
-use super::elements::{self, Action};
+use super::elements::{self, ElementAction};
 use super::set;
 use crate::ffi::{Chain, Head, Rule, Set, Table};
 use crate::model::Family;
-use crate::ruleset::{ChainId, ForeignKind, Op, lower};
+use crate::ruleset::{ChainId, ForeignKind, Op, encode_rule};
 use crate::wire::abi::{self, msg};
 use crate::wire::attr;
 use crate::wire::batch::Batch;
@@ -44,7 +44,7 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
         }
         Op::AddRule(chain, terms) => {
             let mut object = rule(family, table, *chain);
-            for code in lower(family, terms) {
+            for code in encode_rule(family, terms) {
                 expr::add(&mut object, family, &code);
             }
             let head = head(msg::NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
@@ -54,8 +54,10 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
             let object = rule(family, table, *chain);
             batch.object(index, head(msg::DELRULE, 0), |scratch, head, out| object.build(scratch, head, out));
         }
-        Op::AddElements(set, list) => elements::write(batch, index, (family, table, *set), Action::Add, list),
-        Op::DeleteElements(set, list) => elements::write(batch, index, (family, table, *set), Action::Delete, list),
+        Op::AddElements(set, list) => elements::write(batch, index, (family, table, *set), ElementAction::Add, list),
+        Op::DeleteElements(set, list) => {
+            elements::write(batch, index, (family, table, *set), ElementAction::Delete, list)
+        }
         Op::FlushForeign(chain) => foreign(batch, index, family, msg::DELRULE, |buf| {
             attr::put_str(buf, abi::rule::TABLE, table);
             attr::put_str(buf, abi::rule::CHAIN, chain);

@@ -22,7 +22,7 @@ pub fn answers(bytes: &[u8]) {
         let attrs = Attrs::new(body.get(4..).unwrap_or_default());
         read::objects::read_declaration(&attrs);
         if let Some((chain, Some(code))) =
-            read::objects::read_rule(family, "portway", &connection::Message { attrs: attrs.clone() })
+            read::objects::read_rule(family, "portway", &connection::KernelMessage { attrs: attrs.clone() })
             && let Ok(chain) = chain.parse()
         {
             read::objects::is_as_declared(chain, &attrs);

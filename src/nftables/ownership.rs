@@ -2,13 +2,13 @@
 
 use std::io;
 
-use super::connection::{Answer, Failure};
+use super::connection::{KernelAnswer, MessageError};
 use super::lock::Lock;
 use super::process::owner_in_words;
 use super::{NftKernel, TRIAL_TABLE, encode, read, watch};
 use crate::ffi::Scratch;
 use crate::model::Family;
-use crate::ruleset::{KernelError, Op, TABLE_NAME, Touched};
+use crate::ruleset::{ChangedParts, KernelError, Op, TABLE_NAME};
 use crate::wire::abi;
 use crate::wire::batch::Batch;
 
@@ -37,7 +37,7 @@ impl NftKernel {
     /// and everything when changes may have been missed. The thread ends when `tell` returns false.
     pub fn watch(
         &mut self,
-        tell: impl FnMut(Option<String>, Touched) -> bool + Send + 'static,
+        tell: impl FnMut(Option<String>, ChangedParts) -> bool + Send + 'static,
     ) -> Result<bool, KernelError> {
         if self.wanted_flags()? != 0 {
             return Ok(false);
@@ -91,16 +91,18 @@ impl NftKernel {
         batch.finish(true);
         let doing = "finding out whether tables can be owned";
         match self.connection.send_batch(&batch).map_err(|source| KernelError::Io { doing, source })? {
-            Answer::Done => Ok(true),
-            Answer::Failed(Failure { errno: libc::EOPNOTSUPP | libc::EINVAL, .. }) => {
+            KernelAnswer::Done => Ok(true),
+            KernelAnswer::Failed(MessageError { errno: libc::EOPNOTSUPP | libc::EINVAL, .. }) => {
                 tracing::info!("this kernel cannot protect a table from other programs (Linux 6.9 can)");
                 Ok(false)
             }
-            Answer::Failed(failure) => {
+            KernelAnswer::Failed(failure) => {
                 let ops = [(Family::Ipv4, Op::AddTable)];
                 Err(self.refused(TRIAL_TABLE, &ops, &batch, &failure))
             }
-            Answer::Unknown => Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) }),
+            KernelAnswer::Unknown => {
+                Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) })
+            }
         }
     }
 }

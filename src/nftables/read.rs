@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::connection::{Connection, RequestError};
 use super::elements::ForeignElement;
 use crate::model::Family;
-use crate::ruleset::{ChainId, Elements, Foreign, ForeignKind, KernelError, Keys, Part, SetName, Table, Touched};
+use crate::ruleset::{ChainId, ChangedParts, Elements, Foreign, ForeignKind, KernelError, Keys, Part, SetName, Table};
 use crate::wire::{abi, attr, expr};
 use listing::list;
 use objects::{READING, ReadRule, garbled, is_anonymous, read_chain, read_object, read_rule, size_as_declared};
@@ -33,7 +33,7 @@ pub(crate) fn table(
         |touched| !touched.is_empty(),
         |connection| {
             let Some(info) = table_info(connection, family, name)? else { return Ok(Some(None)) };
-            let mut reader = Reader { connection, family, name, in_use: false, table: Table::default() };
+            let mut reader = TableReader { connection, family, name, in_use: false, table: Table::default() };
             if info.flags & want_flags != want_flags || info.flags & !(abi::table::F_OWNER | abi::table::F_PERSIST) != 0
             {
                 reader.table.foreign.push(Foreign::Other(format!("flags {:#x} of the table", info.flags)));
@@ -59,7 +59,7 @@ pub(crate) fn table_in_use(
             return Ok(None);
         }
         connection.listen().map_err(|source| KernelError::Io { doing: READING, source })?;
-        let mut reader = Reader { connection, family, name, in_use: true, table: Table::default() };
+        let mut reader = TableReader { connection, family, name, in_use: true, table: Table::default() };
         let result = reader.read();
         let table = reader.table;
         connection.end_listening();
@@ -80,7 +80,7 @@ pub(crate) fn part(
     name: &str,
     part: &Part,
 ) -> Result<Option<Table>, KernelError> {
-    let mut reader = Reader { connection, family, name, in_use: false, table: Table::default() };
+    let mut reader = TableReader { connection, family, name, in_use: false, table: Table::default() };
     match reader.part(part) {
         // What changes between two questions is told, and read again.
         Ok(complete) => Ok(complete.then_some(reader.table)),
@@ -97,9 +97,9 @@ pub(crate) fn elements(
     set: SetName,
 ) -> Result<Elements, KernelError> {
     let doing = "reading the elements of a set";
-    let concerns = |touched: &Touched| match touched {
-        Touched::Everything => true,
-        Touched::Parts(parts) => parts.get(&family).is_some_and(|part| part.sets.contains_key(&set)),
+    let concerns = |touched: &ChangedParts| match touched {
+        ChangedParts::Everything => true,
+        ChangedParts::Parts(parts) => parts.get(&family).is_some_and(|part| part.sets.contains_key(&set)),
     };
     undisturbed(connection, doing, (family, table), concerns, |connection| {
         let read = list(connection, (family, table), set, None).map_err(|error| error.into_kernel(doing))?;
@@ -113,7 +113,7 @@ pub(crate) fn elements(
 /// What others do to their own tables changes nothing of what is read. The kernel sends a dump in parts and goes on by
 /// counting: in dumps of rules, of sets and of elements it counts what is in our table only. Dumps of chains count those of
 /// all tables, so they are used to find chains that are not ours; ours are asked for by their names.
-struct Reader<'a> {
+struct TableReader<'a> {
     connection: &'a mut Connection,
     family: Family,
     name: &'a str,
@@ -122,7 +122,7 @@ struct Reader<'a> {
     table: Table,
 }
 
-impl Reader<'_> {
+impl TableReader<'_> {
     fn read(&mut self) -> Result<(), RequestError> {
         self.chains_and_rules()?;
         self.sets()
@@ -139,7 +139,7 @@ impl Reader<'_> {
         let known =
             if part.structure || !part.sets.values().all(by_key) { self.declarations()? } else { BTreeMap::new() };
         if part.structure {
-            self.table.settle_names(known.keys().copied().collect());
+            self.table.set_names_in_force(known.keys().copied().collect());
         }
         for (name, keys) in &part.sets {
             match keys {
@@ -254,7 +254,7 @@ impl Reader<'_> {
 
     fn sets(&mut self) -> Result<(), RequestError> {
         let known = self.declarations()?;
-        self.table.settle_names(known.keys().copied().collect());
+        self.table.set_names_in_force(known.keys().copied().collect());
         for (name, (size, count)) in known {
             if name == self.table.names.of(name.set) {
                 self.table.sizes.extend((size > 0).then_some((name.set, size)));

@@ -11,7 +11,7 @@ use nix::sys::time::TimeVal;
 use socket2::SockFilter;
 
 use crate::model::Family;
-use crate::ruleset::{Bytes, Keys, SetId, SetName, TABLE_NAME, Touched};
+use crate::ruleset::{Bytes, ChangedParts, Keys, SetId, SetName, TABLE_NAME};
 use crate::wire::abi::{self, msg};
 use crate::wire::attr::{Attr, Attrs};
 use crate::wire::expr;
@@ -32,7 +32,7 @@ const PORT_OFFSET: u32 = 12;
 /// Starts the thread; see [`super::NftKernel::watch`].
 pub(super) fn start(
     own_port: u32,
-    mut tell: impl FnMut(Option<String>, Touched) -> bool + Send + 'static,
+    mut tell: impl FnMut(Option<String>, ChangedParts) -> bool + Send + 'static,
 ) -> io::Result<()> {
     let socket = open(own_port)?;
     let listen = move || {
@@ -41,7 +41,7 @@ pub(super) fn start(
             let wanted = match socket.receive(&mut buffer) {
                 Ok(received) => announced.read(received).is_none_or(|(by, touched)| tell(Some(by), touched)),
                 // The kernel had more to say than there was room for.
-                Err(error) if socket::is_lost(&error) => tell(None, Touched::Everything),
+                Err(error) if socket::is_lost(&error) => tell(None, ChangedParts::Everything),
                 Err(error) => {
                     tracing::error!(%error, "cannot hear any longer whether others change the tables");
                     false
@@ -80,7 +80,7 @@ pub(crate) struct Announcements {
     announced: Announced,
     buffer: Vec<u8>,
     /// What others have touched of our tables since the last question, and who it was.
-    touched: Touched,
+    touched: ChangedParts,
     by: Option<String>,
 }
 
@@ -113,7 +113,7 @@ impl Announcements {
     }
 
     /// What others have touched so far, and who it was, and forgets it.
-    pub(super) fn take(&mut self) -> (Touched, Option<String>) {
+    pub(super) fn take(&mut self) -> (ChangedParts, Option<String>) {
         (std::mem::take(&mut self.touched), self.by.take())
     }
 
@@ -132,7 +132,7 @@ impl Announcements {
             }
             Ok(None) => return Ok(false),
             // There was more to say than there was room for.
-            Err(error) if socket::is_lost(&error) => self.touched = Touched::Everything,
+            Err(error) if socket::is_lost(&error) => self.touched = ChangedParts::Everything,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         }
@@ -144,15 +144,15 @@ impl Announcements {
 #[derive(Debug, Default)]
 pub(super) struct Announced {
     /// What the transaction that is being announced has touched.
-    touched: Touched,
+    touched: ChangedParts,
     /// The last transaction that was announced to its end.
     generation: Option<u32>,
 }
 
 impl Announced {
     /// Who changed our tables, and what of them, once the last message of a transaction is there.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<(String, Touched)> {
-        let mut told: Option<(String, Touched)> = None;
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<(String, ChangedParts)> {
+        let mut told: Option<(String, ChangedParts)> = None;
         for (header, body) in messages(bytes) {
             if header.kind >> 8 != abi::SUBSYSTEM {
                 continue;
@@ -181,7 +181,7 @@ fn family_of_ours(nfproto: Option<u8>, attrs: &Attrs<'_>) -> Option<Family> {
 }
 
 /// Adds what a message is about.
-fn touch(touched: &mut Touched, family: Family, kind: u16, attrs: &Attrs<'_>) {
+fn touch(touched: &mut ChangedParts, family: Family, kind: u16, attrs: &Attrs<'_>) {
     match kind {
         msg::NEWSETELEM | msg::DELSETELEM | msg::DESTROYSETELEM => {
             match set_of_ours(attrs, abi::elem::LIST_SET) {
@@ -207,7 +207,7 @@ fn touch(touched: &mut Touched, family: Family, kind: u16, attrs: &Attrs<'_>) {
         | msg::DELFLOWTABLE
         | msg::DESTROYFLOWTABLE => touched.structure(family),
         // A table, a set of ours, or something we do not know.
-        _ => touched.merge(Touched::Everything),
+        _ => touched.merge(ChangedParts::Everything),
     }
 }
 
@@ -284,18 +284,18 @@ mod tests {
     }
 
     /// What one transaction of one message touched.
-    fn heard(message: Vec<u8>) -> Option<Touched> {
+    fn heard(message: Vec<u8>) -> Option<ChangedParts> {
         Announced::default().read(&[message, generation("nft", 1)].concat()).map(|(_, touched)| touched)
     }
 
-    fn some(set: SetId, keys: Keys) -> Option<Touched> {
-        let mut touched = Touched::default();
+    fn some(set: SetId, keys: Keys) -> Option<ChangedParts> {
+        let mut touched = ChangedParts::default();
         touched.elements(Family::Ipv4, set.into(), keys);
         Some(touched)
     }
 
-    fn structure() -> Option<Touched> {
-        let mut touched = Touched::default();
+    fn structure() -> Option<ChangedParts> {
+        let mut touched = ChangedParts::default();
         touched.structure(Family::Ipv4);
         Some(touched)
     }
@@ -340,7 +340,7 @@ mod tests {
             assert_eq!(heard(named(kind, name_attr, name)), structure(), "{kind} {name}");
         }
         for (kind, name) in [(msg::DELSET, "services"), (msg::NEWSET, "services"), (msg::DELTABLE, "x"), (77, "x")] {
-            assert_eq!(heard(named(kind, abi::set::NAME, name)), Some(Touched::Everything), "{kind} {name}");
+            assert_eq!(heard(named(kind, abi::set::NAME, name)), Some(ChangedParts::Everything), "{kind} {name}");
         }
     }
 

@@ -71,7 +71,7 @@ where
         return plan;
     };
     plan.cluster_ip = Some(cluster_ip);
-    let frontends = Frontends::new(service, family, settings);
+    let frontends = ServiceFrontends::new(service, family, settings);
     plan.checks = frontends.checks();
     let (mut elements, mut keys) = (0_usize, HashSet::new());
     for port in &service.ports {
@@ -128,12 +128,12 @@ pub struct Needs {
 impl Needs {
     /// Those of a port, in a family.
     pub fn of(service: &Service, port: &ServicePort, family: Family, settings: &Settings) -> Self {
-        Frontends::new(service, family, settings).needs(port)
+        ServiceFrontends::new(service, family, settings).needs(port)
     }
 }
 
 /// What all ports of a Service share in one family.
-struct Frontends<'a> {
+struct ServiceFrontends<'a> {
     service: &'a Service,
     family: Family,
     node_ip: Option<IpAddr>,
@@ -143,7 +143,7 @@ struct Frontends<'a> {
     localhost: Option<IpAddr>,
 }
 
-impl<'a> Frontends<'a> {
+impl<'a> ServiceFrontends<'a> {
     fn new(service: &'a Service, family: Family, settings: &Settings) -> Self {
         let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>();
         let load_balancer_ips = of_family(&service.load_balancer_ips);

@@ -46,14 +46,14 @@ pub struct FamilySettings {
 
 /// A socket of this process that listens for TCP on addresses of this node: no frontend may take its connections away.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
+pub struct ListeningSocket {
     /// What it is, for messages: `health server`.
     pub name: &'static str,
     /// Where it listens; the unspecified address of either family stands for all addresses of both.
     pub address: SocketAddr,
 }
 
-impl Listener {
+impl ListeningSocket {
     /// Whether new connections to a frontend are meant for it. NodePorts do not answer on loopback.
     pub fn is_hit_by(&self, key: &FrontendKey, family: Family, node_ip: Option<IpAddr>) -> bool {
         let (ip, everywhere) = (self.address.ip(), self.address.ip().is_unspecified());
@@ -101,7 +101,7 @@ pub struct Settings {
     /// Room of the maps.
     pub sizing: Sizing,
     /// Servers of this process.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListeningSocket>,
     /// IPv4; `None` when the family is not served.
     pub ipv4: Option<FamilySettings>,
     /// IPv6; `None` when the family is not served.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ruleset::{lower, raise};
+use crate::ruleset::{decode_rule, encode_rule};
 
 #[test]
 fn every_rule_of_ours_comes_back() {
@@ -29,7 +29,7 @@ fn every_rule_of_ours_comes_back() {
                 let settings = FamilySettings { pods: pods.clone(), node_ports, node_ip: None, localhost: None };
                 for (chain, all) in chains.iter().flat_map(|c| [true, false].map(|all| (*c, all))) {
                     for rule in rules(family, &settings, all, chain) {
-                        assert_eq!(raise(family, &lower(family, &rule)).as_ref(), Some(&rule));
+                        assert_eq!(decode_rule(family, &encode_rule(family, &rule)).as_ref(), Some(&rule));
                     }
                 }
             }

@@ -5,7 +5,7 @@ use crate::config::Options;
 use crate::controller::Controller;
 use crate::model::Event;
 use crate::plan::Sizing;
-use crate::ruleset::{FakeKernel, Gate, Gated, Transaction};
+use crate::ruleset::{FakeKernel, Intercepted, Interceptor, Transaction};
 use crate::testing::{added, added_slice, listed, service, slice};
 
 const V4: Family = Family::Ipv4;
@@ -25,7 +25,7 @@ fn refused(errno: i32) -> KernelError {
     KernelError::Refused { op: 0, element: None, object: "it".into(), reason: "it was told to".into(), errno }
 }
 
-impl Gate<FakeKernel> for Strict {
+impl Interceptor<FakeKernel> for Strict {
     fn apply(&mut self, kernel: &mut FakeKernel, transaction: &Transaction) -> Result<(), KernelError> {
         let (added, _) = transaction.element_counts();
         if self.keeps_chains && transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteChain(_))) {
@@ -49,7 +49,7 @@ fn endpoints(service: &str, count: usize) -> Event {
     added_slice(slice(service, "n2", &addresses.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
-fn in_force(controller: &mut Controller<Gated<FakeKernel, Strict>>) -> bool {
+fn in_force(controller: &mut Controller<Intercepted<FakeKernel, Strict>>) -> bool {
     let wanted = controller.mirror().expect("a sync").listing(V4).expect("served");
     let held = controller.kernel().kernel.listing(V4).expect("a table");
     let chains = |listing: &crate::ruleset::Listing| {
@@ -66,38 +66,43 @@ fn in_force(controller: &mut Controller<Gated<FakeKernel, Strict>>) -> bool {
 fn a_chain_that_cannot_be_deleted_does_not_cost_the_table() {
     let sizing = Sizing { floor: 8, headroom: 2 };
     let options = Options { sizing, ..Options::new("n1") };
-    let kernel = Gated { kernel: FakeKernel::new(), gate: Strict::default() };
+    let kernel = Intercepted { kernel: FakeKernel::new(), interceptor: Strict::default() };
     let (mut controller, reports) = Controller::new(kernel, options);
     let services = [added(service("a", "10.96.0.1")), added(service("b", "10.96.0.2"))];
     let events = listed("n1").into_iter().chain(services).chain([endpoints("a", 3), endpoints("b", 2)]);
     controller.handle(events, Instant::now());
-    let reads = controller.kernel().gate.reads;
+    let reads = controller.kernel().interceptor.reads;
 
     // Nobody has three endpoints any more, but the chain stays. Then the map of endpoints gets a successor.
-    controller.kernel().gate.keeps_chains = true;
+    controller.kernel().interceptor.keeps_chains = true;
     controller.handle([endpoints("a", 2)], Instant::now());
     controller.handle([endpoints("b", 20)], Instant::now());
     controller.handle([endpoints("b", 60)], Instant::now());
-    assert_eq!((controller.kernel().gate.reads, reports.borrow().failures), (reads, 0), "nothing was read again");
+    assert_eq!(
+        (controller.kernel().interceptor.reads, reports.borrow().failures),
+        (reads, 0),
+        "nothing was read again"
+    );
 
     // Wanted again, and again not.
     controller.handle([endpoints("a", 3)], Instant::now());
     controller.handle([endpoints("a", 2)], Instant::now());
     assert!(!in_force(&mut controller), "chains too many");
-    controller.kernel().gate.keeps_chains = false;
+    controller.kernel().interceptor.keeps_chains = false;
     controller.handle([endpoints("a", 4)], Instant::now());
     assert!(in_force(&mut controller), "deleted at last");
-    assert_eq!((controller.kernel().gate.reads, reports.borrow().failures), (reads, 0));
+    assert_eq!((controller.kernel().interceptor.reads, reports.borrow().failures), (reads, 0));
 }
 
 #[test]
 fn slices_are_as_small_as_the_kernel_wants_them() {
-    let kernel = Gated { kernel: FakeKernel::new(), gate: Strict { most: Some(100), ..Strict::default() } };
+    let kernel =
+        Intercepted { kernel: FakeKernel::new(), interceptor: Strict { most: Some(100), ..Strict::default() } };
     let (mut controller, reports) = Controller::new(kernel, Options::new("n1"));
     let events = listed("n1").into_iter().chain([added(service("a", "10.96.0.1")), endpoints("a", 5_000)]);
     controller.handle(events, Instant::now());
     assert_eq!((reports.borrow().syncs, reports.borrow().failures), (1, 0));
     assert!(in_force(&mut controller));
-    let largest = controller.kernel().gate.largest;
+    let largest = controller.kernel().interceptor.largest;
     assert!((50..=100).contains(&largest), "{largest}");
 }

@@ -179,7 +179,7 @@ pub(super) const IPV4_PROTOCOL: u32 = 9;
 const INTERFACE_NAME_LEN: usize = 16;
 
 /// Translates a rule for the table of a family.
-pub fn lower(family: Family, rule: &Rule) -> Vec<Expr> {
+pub fn encode_rule(family: Family, rule: &Rule) -> Vec<Expr> {
     let mut code = Vec::with_capacity(rule.len() * 4);
     for term in rule {
         lower_term(family, term, &mut code);
@@ -311,7 +311,7 @@ mod tests {
         let code = |net: &str| {
             let net: ipnet::IpNet = net.parse().expect("a network");
             let family = Family::of_net(&net);
-            lower(family, &vec![Term::Prefix { field: Field::SourceAddress, negate: false, net }])
+            encode_rule(family, &vec![Term::Prefix { field: Field::SourceAddress, negate: false, net }])
         };
         let load = |offset, len| Expr::NetworkHeader { offset, len, to: 0 };
         let compare = |data: &[u8]| Expr::Compare { register: 0, negate: false, data: data.to_vec() };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Names, Op, Part, Rule, SetId, SetName, Table,
-    Term, Transaction, Value, Verdict, lower,
+    Term, Transaction, Value, Verdict, encode_rule,
 };
 use crate::model::Family;
 
@@ -85,12 +85,12 @@ impl Kernel for FakeKernel {
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         Ok(self.tables.get(&family).map(|listing| {
-            let code = |rules: &[Rule]| rules.iter().map(|rule| lower(family, rule)).collect();
+            let code = |rules: &[Rule]| rules.iter().map(|rule| encode_rule(family, rule)).collect();
             let mut table = Table {
                 chains: listing.chains.iter().map(|(chain, rules)| (*chain, code(rules))).collect(),
                 ..Table::default()
             };
-            table.settle_names(listing.sets.keys().copied().collect());
+            table.set_names_in_force(listing.sets.keys().copied().collect());
             for set in SetId::ALL {
                 let name = table.names.of(set);
                 let elements = listing.sets.get(&name).map(|elements| elements.values().cloned().collect());
@@ -123,7 +123,7 @@ impl Kernel for FakeKernel {
     }
 }
 
-type Refusal = (String, i32);
+type FakeRefusal = (String, i32);
 
 impl FakeKernel {
     fn refused_element(&self, op: &Op) -> Option<(SetName, usize)> {
@@ -132,7 +132,7 @@ impl FakeKernel {
         Some((*set, at))
     }
 
-    fn apply_op(&mut self, family: Family, op: &Op) -> Result<(), Refusal> {
+    fn apply_op(&mut self, family: Family, op: &Op) -> Result<(), FakeRefusal> {
         match op {
             Op::AddTable => {
                 self.tables
@@ -175,16 +175,16 @@ impl FakeKernel {
 }
 
 impl Listing {
-    fn chain_mut(&mut self, chain: ChainId) -> Result<&mut Vec<Rule>, Refusal> {
+    fn chain_mut(&mut self, chain: ChainId) -> Result<&mut Vec<Rule>, FakeRefusal> {
         let found = self.chains.iter_mut().find(|(id, _)| *id == chain);
         found.map(|(_, rules)| rules).ok_or_else(|| (format!("chain {chain}"), libc::ENOENT))
     }
 
-    fn set_mut(&mut self, set: SetName) -> Result<&mut BTreeMap<Bytes, Element>, Refusal> {
+    fn set_mut(&mut self, set: SetName) -> Result<&mut BTreeMap<Bytes, Element>, FakeRefusal> {
         self.sets.get_mut(&set).ok_or_else(|| (format!("set {set}"), libc::ENOENT))
     }
 
-    fn delete_chain(&mut self, chain: ChainId) -> Result<(), Refusal> {
+    fn delete_chain(&mut self, chain: ChainId) -> Result<(), FakeRefusal> {
         self.chain_mut(chain)?;
         let by_rule = self
             .chains
@@ -205,7 +205,7 @@ impl Listing {
         self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set))
     }
 
-    fn delete_set(&mut self, set: SetName) -> Result<(), Refusal> {
+    fn delete_set(&mut self, set: SetName) -> Result<(), FakeRefusal> {
         self.set_mut(set)?;
         if self.names(set) {
             return Err((set.to_string(), libc::EBUSY));
@@ -215,7 +215,7 @@ impl Listing {
         Ok(())
     }
 
-    fn add_rule(&mut self, chain: ChainId, rule: &Rule) -> Result<(), Refusal> {
+    fn add_rule(&mut self, chain: ChainId, rule: &Rule) -> Result<(), FakeRefusal> {
         for term in rule {
             if let Some(set) = term.set() {
                 self.set_mut(set)?;
@@ -228,7 +228,7 @@ impl Listing {
         Ok(())
     }
 
-    fn add_element(&mut self, set: SetName, element: &Element) -> Result<(), Refusal> {
+    fn add_element(&mut self, set: SetName, element: &Element) -> Result<(), FakeRefusal> {
         if let Some(chain) = target_of(element) {
             self.chain_mut(chain)?;
         }
@@ -256,7 +256,7 @@ impl Listing {
         Ok(())
     }
 
-    fn delete_element(&mut self, set: SetName, element: &Element) -> Result<(), Refusal> {
+    fn delete_element(&mut self, set: SetName, element: &Element) -> Result<(), FakeRefusal> {
         let missing = || (format!("element {:?} of {set}", element.key), libc::ENOENT);
         self.set_mut(set)?.remove(&element.key).map(|_| ()).ok_or_else(missing)
     }

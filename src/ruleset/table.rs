@@ -12,7 +12,7 @@ pub const TABLE_NAME: &str = "portway";
 /// What the kernel holds of one of our tables, as read back.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    /// The rules of each chain, as the kernel's instructions (see [`super::lower`]).
+    /// The rules of each chain, as the kernel's instructions (see [`super::encode_rule`]).
     pub chains: BTreeMap<ChainId, Vec<Vec<Expr>>>,
     /// The elements of each set or map by key. Counter values and remaining timeouts are left out.
     pub sets: BTreeMap<SetId, Elements>,
@@ -89,7 +89,7 @@ impl Table {
     }
 
     /// Says which of the sets that are there are in force, once all rules are read.
-    pub fn settle_names(&mut self, present: BTreeSet<SetName>) {
+    pub fn set_names_in_force(&mut self, present: BTreeSet<SetName>) {
         let used = self.chains.values().flatten().flatten().filter_map(Expr::set).collect();
         match Names::in_force(&used, &present) {
             Ok(names) => self.names = names,

@@ -15,7 +15,7 @@ use super::health_port::status;
 use super::http::{Request, Response, Routes, json};
 use super::listen;
 use crate::events::{EventSink, EventWanted};
-use crate::health::{Check, CheckChanges, CheckId, CheckReceiver, Health, check_body};
+use crate::health::{CheckChanges, CheckId, CheckReceiver, CheckServer, Health, check_body};
 use crate::model::{Family, ObjectKey};
 use crate::plan::NodePortAddresses;
 
@@ -25,14 +25,14 @@ pub struct CheckPorts {
     health: Arc<Health>,
     events: EventSink,
     addresses: HashMap<Family, Vec<IpAddr>>,
-    servers: HashMap<CheckId, Server>,
+    servers: HashMap<CheckId, ListeningServer>,
     /// Of all servers together: whoever may create Services decides how many there are.
     places: Places,
 }
 
 /// A server that is wanted, and the sockets it has.
 #[derive(Debug)]
-struct Server {
+struct ListeningServer {
     port: u16,
     count: Arc<AtomicUsize>,
     sockets: HashMap<IpAddr, JoinHandle<()>>,
@@ -84,8 +84,8 @@ impl CheckPorts {
         }
     }
 
-    async fn update(&mut self, id: CheckId, check: Check) {
-        let server = self.servers.entry(id).or_insert_with(|| Server {
+    async fn update(&mut self, id: CheckId, check: CheckServer) {
+        let server = self.servers.entry(id).or_insert_with(|| ListeningServer {
             port: check.port,
             count: Arc::default(),
             sockets: HashMap::new(),
@@ -100,7 +100,7 @@ impl CheckPorts {
     }
 }
 
-impl Server {
+impl ListeningServer {
     fn is_open(&self, addresses: &[IpAddr]) -> bool {
         addresses.iter().all(|address| self.sockets.contains_key(address))
     }

@@ -14,8 +14,8 @@ fn id(name: &str) -> CheckId {
     (Family::Ipv4, ObjectKey::new("ns", name))
 }
 
-fn check(name: &str, port: u16, local_endpoints: usize) -> (CheckId, Option<Check>) {
-    (id(name), Some(Check { port, local_endpoints }))
+fn check(name: &str, port: u16, local_endpoints: usize) -> (CheckId, Option<CheckServer>) {
+    (id(name), Some(CheckServer { port, local_endpoints }))
 }
 
 fn listed(addresses: &[IpAddr]) -> Option<Vec<(Family, NodePortAddresses)>> {

@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::Sources;
 use super::http::{Request, Response, Routes, json, not_found, text};
-use crate::health::{Answer, Health};
+use crate::health::{Health, HealthAnswer};
 use crate::metrics::Metrics;
 
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl Routes for HealthPort {
     }
 }
 
-fn response(answer: Answer) -> Response {
+fn response(answer: HealthAnswer) -> Response {
     json(status(answer.ok), answer.body)
 }
 

@@ -27,9 +27,9 @@ use self::access::Access;
 pub use self::access::KubeOptions;
 use self::ask::Selector;
 use self::follow::Follow;
-pub use self::gate::{Gate, Outcome, Pace, Turn};
-use self::server::Server;
-use self::shared::Shared;
+pub use self::gate::{RequestGate, RequestOutcome, RetryPolicy, Turn};
+use self::server::ApiServer;
+use self::shared::KindsContext;
 pub use self::timing::Timing;
 use super::api;
 use super::convert::{Converter, Origin};
@@ -96,12 +96,12 @@ impl KubeSource {
             Some(name) => format!("{PROXY_NAME_LABEL}={name}"),
         };
         let converter = Converter::new(Origin::Api, self.node_name).serving(self.proxy_name);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(KindsContext {
             converter: Mutex::new(converter),
             reporter: Mutex::new(Reporter),
             stats: self.stats,
             sender: sender.clone(),
-            server: Server::new(self.access.timing().pace.clone()),
+            server: ApiServer::new(self.access.timing().retry_policy.clone()),
             access: self.access,
         });
         let slices = Selector::default().labels(SLICE_LABELS);

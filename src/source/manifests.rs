@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use self::folder::Folder;
-use self::watch::Watch;
+use self::folder::ManifestFolder;
+use self::watch::FolderWatch;
 use super::problem::{Problem, Reporter, SourceStats};
 use super::{EventSender, SourceError};
 use crate::model::Event;
@@ -29,7 +29,7 @@ pub fn load_dir(
     node_name: &str,
     proxy_name: Option<Arc<str>>,
 ) -> Result<(Vec<Event>, Vec<Problem>), SourceError> {
-    let loaded = Folder::new(path, node_name).serving(proxy_name).reload()?;
+    let loaded = ManifestFolder::new(path, node_name).serving(proxy_name).reload()?;
     Ok((loaded.events, loaded.problems.into_iter().flat_map(|(_, problems)| problems).collect()))
 }
 
@@ -39,7 +39,7 @@ pub fn load_dir(
 /// stays in force while its new version cannot be read.
 #[derive(Debug)]
 pub struct ManifestSource {
-    folder: Folder,
+    folder: ManifestFolder,
     reporter: Reporter,
     stats: Arc<SourceStats>,
 }
@@ -56,7 +56,11 @@ impl ManifestSource {
             }
             Err(error) => return Err(SourceError::Unreadable { path: path.to_owned(), error }),
         }
-        Ok(Self { folder: Folder::new(path, node_name), reporter: Reporter, stats: Arc::new(SourceStats::default()) })
+        Ok(Self {
+            folder: ManifestFolder::new(path, node_name),
+            reporter: Reporter,
+            stats: Arc::new(SourceStats::default()),
+        })
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.
@@ -73,7 +77,7 @@ impl ManifestSource {
 
     /// Sends the folder's content, then again after each change, until the receiver is dropped.
     pub async fn run(mut self, sender: EventSender) -> Result<(), SourceError> {
-        let mut watch = Watch::default();
+        let mut watch = FolderWatch::default();
         let (mut first, mut away) = (true, false);
         loop {
             // Watch before reading, or a change in between is lost.

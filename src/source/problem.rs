@@ -95,12 +95,12 @@ pub struct SourceStats {
     pub errors: AtomicU64,
     /// Complete lists and reloads delivered.
     pub lists: AtomicU64,
-    present: Mutex<BTreeMap<String, Known>>,
+    present: Mutex<BTreeMap<String, ObjectProblems>>,
 }
 
 /// The problems of an object or file.
 #[derive(Debug, Default)]
-struct Known {
+struct ObjectProblems {
     problems: Vec<Problem>,
     /// Told of in the list that is being read, or known from a watch.
     is_seen: bool,
@@ -116,7 +116,7 @@ impl SourceStats {
         self.known().values().flat_map(|known| known.problems.iter().cloned()).collect()
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, ObjectProblems>> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

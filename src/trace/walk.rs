@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::{End, Host, Packet, Step, Trace};
+use super::{End, Host, Packet, Trace, TraceStep};
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
 use crate::ruleset::{Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict};
 
 /// A packet on its way, with what conntrack remembers of it.
 #[derive(Debug, Clone)]
-struct State {
+struct PacketState {
     source: IpAddr,
     destination: IpAddr,
     port: u16,
@@ -46,7 +46,7 @@ impl<'a> Walk<'a> {
     pub(super) fn run(mut self) -> Trace {
         let from_host = self.host.is_local(self.packet.source);
         let hook = if from_host { ChainId::Output } else { ChainId::Prerouting };
-        let state = State {
+        let state = PacketState {
             source: self.packet.source,
             destination: self.packet.destination,
             port: self.packet.port,
@@ -81,13 +81,13 @@ impl<'a> Walk<'a> {
 
     /// Whether a translated packet is masqueraded on its way out. One that ends on this host never passes postrouting,
     /// unless it began here too (then it leaves through the loopback interface).
-    fn leave(&mut self, from_host: bool, before: &State, target: Target) -> bool {
-        let state = State { destination: target.ip, port: target.port, translated: true, ..before.clone() };
+    fn leave(&mut self, from_host: bool, before: &PacketState, target: Target) -> bool {
+        let state = PacketState { destination: target.ip, port: target.port, translated: true, ..before.clone() };
         let hook = if from_host || !self.host.is_local(target.ip) { ChainId::Postrouting } else { ChainId::Input };
         matches!(self.chain(hook, &state), Outcome::Masqueraded)
     }
 
-    fn chain(&mut self, chain: ChainId, state: &State) -> Outcome {
+    fn chain(&mut self, chain: ChainId, state: &PacketState) -> Outcome {
         let Some(rules) = self.listing.rules(chain) else { return Outcome::Next };
         let (mut found, mut open) = (Vec::new(), 1.0);
         for rule in rules {
@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
         if found.is_empty() { Outcome::Next } else { Outcome::Translated(found, open) }
     }
 
-    fn rule(&mut self, chain: ChainId, rule: &Rule, state: &State) -> Outcome {
+    fn rule(&mut self, chain: ChainId, rule: &Rule, state: &PacketState) -> Outcome {
         let mut element = None;
         for term in rule {
             let holds = match term {
@@ -179,7 +179,7 @@ impl<'a> Walk<'a> {
         rule: &Rule,
         element: Option<(SetId, Element)>,
         verdict: Verdict,
-        state: &State,
+        state: &PacketState,
     ) -> Outcome {
         self.step(chain, rule, element);
         match verdict {
@@ -196,7 +196,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn translate(&mut self, chain: ChainId, rule: &Rule, key: &[Field], map: SetName, state: &State) -> Outcome {
+    fn translate(&mut self, chain: ChainId, rule: &Rule, key: &[Field], map: SetName, state: &PacketState) -> Outcome {
         let slots = key.iter().find_map(|field| match field {
             Field::RandomSlot(modulus) => Some(*modulus),
             _ => None,
@@ -219,7 +219,7 @@ impl<'a> Walk<'a> {
         Outcome::Translated(targets, missing / f64::from(slots))
     }
 
-    fn find(&self, name: SetName, key: &[Field], slot: u32, state: &State) -> Option<(SetId, Element)> {
+    fn find(&self, name: SetName, key: &[Field], slot: u32, state: &PacketState) -> Option<(SetId, Element)> {
         let key = key.iter().fold(Bytes::new(), |bytes, field| match field {
             Field::SourceAddress => bytes.ip(state.source),
             Field::DestinationAddress => bytes.ip(state.destination),
@@ -236,7 +236,7 @@ impl<'a> Walk<'a> {
     fn step(&mut self, chain: ChainId, rule: &Rule, element: Option<(SetId, Element)>) {
         let family = self.listing.family;
         let element = element.map(|(set, element)| element_text(family, set, &element));
-        let step = Step { chain, rule: rule_text(family, rule), element };
+        let step = TraceStep { chain, rule: rule_text(family, rule), element };
         if !self.trace.steps.contains(&step) {
             self.trace.steps.push(step);
         }

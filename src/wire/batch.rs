@@ -14,7 +14,7 @@ const FIRST_PAGE_LEN: usize = 8 * 1024;
 
 /// What a message does.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Origin {
+pub(crate) struct MessageOrigin {
     /// Index of the change in the transaction.
     pub(crate) op: usize,
     /// For elements: index of the first one in the change.
@@ -26,7 +26,7 @@ pub(crate) struct Origin {
 /// A transaction in the kernel's language.
 pub(crate) struct Batch {
     pages: Vec<Vec<u8>>,
-    origins: Vec<Origin>,
+    origins: Vec<MessageOrigin>,
     first_seq: u32,
     scratch: Scratch,
 }
@@ -53,7 +53,7 @@ impl Batch {
         }
         let page = self.pages.len() - 1;
         let buf = &mut self.pages[page];
-        self.origins.push(Origin { op, first, page, offset: buf.len() });
+        self.origins.push(MessageOrigin { op, first, page, offset: buf.len() });
         write(buf, &mut self.scratch, seq)
     }
 
@@ -120,13 +120,13 @@ impl Batch {
     }
 
     /// The message with a sequence number; `None` for begin and end.
-    pub(crate) fn origin(&self, seq: u32) -> Option<Origin> {
+    pub(crate) fn origin(&self, seq: u32) -> Option<MessageOrigin> {
         let index = seq.wrapping_sub(self.first_seq).checked_sub(1)?;
         self.origins.get(index as usize).copied()
     }
 
     /// Which element of the change an offset within the message is about. A range of two keys counts as one element.
-    pub(crate) fn element_at(&self, origin: Origin, offset: usize) -> Option<usize> {
+    pub(crate) fn element_at(&self, origin: MessageOrigin, offset: usize) -> Option<usize> {
         let message = self.pages.get(origin.page)?.get(origin.offset..)?;
         let attrs = Attrs::new(message.get(PREFIX_LEN..)?);
         let list = attrs.find_kind(abi::elem::LIST_ELEMENTS)?;

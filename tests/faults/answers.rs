@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::churn::Churn;
-use super::city::City;
+use super::testbed::Testbed;
 
 /// Has calls of the program's sync loop fail; returns once it is so.
 fn tamper(pid: u32, calls: &str, record: &Path) -> Child {
@@ -34,8 +34,8 @@ fn tamper(pid: u32, calls: &str, record: &Path) -> Child {
 
 #[test]
 fn lost_answers_and_lost_questions_cost_nothing() {
-    let mut city = City::build(&[]);
-    let mut churn = Churn::start(&mut city);
+    let mut testbed = Testbed::build(&[]);
+    let mut churn = Churn::start(&mut testbed);
     let folder = tempfile::tempdir().expect("a folder");
     let record = folder.path().join("calls");
     for calls in [
@@ -48,22 +48,22 @@ fn lost_answers_and_lost_questions_cost_nothing() {
         "sendmsg:error=ENOBUFS:when=1",
         "sendmsg:error=ENOMEM:when=1+20",
     ] {
-        let mut strace = tamper(city.pid(), calls, &record);
-        churn.change(&city);
-        city.wait("a call has failed", |city| {
+        let mut strace = tamper(testbed.pid(), calls, &record);
+        churn.change(&testbed);
+        testbed.wait("a call has failed", |testbed| {
             let record = std::fs::read_to_string(&record).unwrap_or_default();
             let failed = record.lines().any(|line| line.ends_with("(INJECTED)"));
-            if failed { Ok(()) } else { Err(format!("{calls}: {record}\n{}", city.log())) }
+            if failed { Ok(()) } else { Err(format!("{calls}: {record}\n{}", testbed.log())) }
         });
         for _ in 0..3 {
             churn.chance.doze(100);
-            churn.change(&city);
+            churn.change(&testbed);
         }
         kill(Pid::from_raw(strace.id().cast_signed()), Signal::SIGTERM).expect("it runs");
         strace.wait().expect("ended");
-        churn.settle(&mut city);
+        churn.settle(&mut testbed);
     }
-    let log = city.log();
+    let log = testbed.log();
     for lost in ["committing a transaction", "reading"] {
         assert!(log.contains(&format!("lost touch with the kernel while {lost}")), "{lost}: {log}");
     }

@@ -3,57 +3,57 @@
 use std::time::Duration;
 
 use super::churn::Churn;
-use super::city::City;
+use super::testbed::Testbed;
 
 /// Some retries long.
 const AWAY: Duration = Duration::from_secs(3);
 
 #[test]
 fn a_server_that_comes_back_with_an_older_history() {
-    let mut city = City::build(&[]);
-    let mut churn = Churn::start(&mut city);
-    let memory = churn.remember(&city);
+    let mut testbed = Testbed::build(&[]);
+    let mut churn = Churn::start(&mut testbed);
+    let memory = churn.remember(&testbed);
     for _ in 0..30 {
-        churn.change(&city);
+        churn.change(&testbed);
     }
-    churn.settle(&mut city);
-    let (held, generation) = (city.held(), city.generation());
-    city.close_api();
+    churn.settle(&mut testbed);
+    let (held, generation) = (testbed.held(), testbed.generation());
+    testbed.close_api();
     // What was written while nobody could read it, and then lost: versions begin where they were long ago.
     for _ in 0..10 {
-        churn.change(&city);
+        churn.change(&testbed);
     }
-    churn.restore(&city, memory);
+    churn.restore(&testbed, memory);
     for _ in 0..5 {
-        churn.change(&city);
+        churn.change(&testbed);
     }
     std::thread::sleep(AWAY);
-    assert!(city.held() == held && city.generation() == generation, "rules stay as they are");
+    assert!(testbed.held() == held && testbed.generation() == generation, "rules stay as they are");
     churn.probes.wait(100);
-    city.open_api();
-    churn.settle(&mut city);
-    churn.change(&city);
-    churn.settle(&mut city);
+    testbed.open_api();
+    churn.settle(&mut testbed);
+    churn.change(&testbed);
+    churn.settle(&mut testbed);
     churn.probes.wait(200);
     churn.probes.finish().assert_good();
 }
 
 #[test]
 fn a_restart_while_the_server_is_away_keeps_the_rules() {
-    let mut city = City::build(&[]);
-    let mut churn = Churn::start(&mut city);
-    let held = city.held();
-    city.close_api();
-    churn.change(&city);
-    city.kill();
-    city.start();
+    let mut testbed = Testbed::build(&[]);
+    let mut churn = Churn::start(&mut testbed);
+    let held = testbed.held();
+    testbed.close_api();
+    churn.change(&testbed);
+    testbed.kill();
+    testbed.start();
     std::thread::sleep(AWAY);
-    assert!(city.held() == held, "rules stay as they are");
+    assert!(testbed.held() == held, "rules stay as they are");
     churn.probes.wait(100);
-    city.kill();
-    city.open_api();
-    city.start();
-    churn.settle(&mut city);
+    testbed.kill();
+    testbed.open_api();
+    testbed.start();
+    churn.settle(&mut testbed);
     churn.probes.wait(200);
     churn.probes.finish().assert_good();
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::city::City;
 use super::probes::Probes;
 use super::services::{PODS, Pod, Service};
+use super::testbed::Testbed;
 use crate::support::api_double::Backup;
 use crate::support::netns::output_of;
 use crate::support::scenes::number;
@@ -62,25 +62,25 @@ pub(crate) struct Memory {
 
 impl Churn {
     /// Creates the Services, starts the program, waits until all is in force, and only then starts clients.
-    pub(crate) fn start(city: &mut City) -> Self {
+    pub(crate) fn start(testbed: &mut Testbed) -> Self {
         let services: Vec<(Service, Vec<Pod>)> =
             (0..GROUPS).flat_map(Service::group).map(|service| (service, PODS.to_vec())).collect();
         for (service, pods) in &services {
-            city.double.put(service.object());
-            city.double.put(service.slice(pods));
+            testbed.double.put(service.object());
+            testbed.double.put(service.slice(pods));
         }
-        city.start();
-        city.wait_until_settled();
-        let probes = Probes::start(&city.client, &services);
+        testbed.start();
+        testbed.wait_until_settled();
+        let probes = Probes::start(&testbed.client, &services);
         let (touched, passing) = (BTreeSet::new(), BTreeSet::new());
         Self { chance: Chance::new(), probes, endpoints: services.into_iter().collect(), touched, passing, changes: 0 }
     }
 
     /// Changes something.
-    pub(crate) fn change(&mut self, city: &City) {
+    pub(crate) fn change(&mut self, testbed: &Testbed) {
         self.changes += 1;
         if self.chance.below(4) == 0 {
-            return self.pass(city);
+            return self.pass(testbed);
         }
         let group = 1 + self.chance.below(usize::from(GROUPS) - 1) as u8;
         let kinds: Vec<Service> = Service::group(group).collect();
@@ -91,7 +91,7 @@ impl Churn {
         let pods = PODS.into_iter().enumerate().filter(|(n, _)| *n == first || others >> n & 1 == 1);
         let pods: Vec<Pod> = pods.map(|(_, pod)| pod).collect();
         self.set(service, pods);
-        city.double.put(service.slice(&self.endpoints[&service]));
+        testbed.double.put(service.slice(&self.endpoints[&service]));
     }
 
     fn set(&mut self, service: Service, pods: Vec<Pod>) {
@@ -101,45 +101,45 @@ impl Churn {
     }
 
     /// A Service comes or goes that nobody asks.
-    fn pass(&mut self, city: &City) {
+    fn pass(&mut self, testbed: &Testbed) {
         let group = PASSERS_BY.start + self.chance.below(PASSERS_BY.len()) as u8;
         let kinds: Vec<Service> = Service::group(group).collect();
         let service = kinds[self.chance.below(kinds.len())];
         if self.passing.remove(&service) {
-            city.double.delete("services", "city", &service.name());
-            city.double.delete("endpointslices", "city", &format!("{}-1", service.name()));
+            testbed.double.delete("services", "testbed", &service.name());
+            testbed.double.delete("endpointslices", "testbed", &format!("{}-1", service.name()));
         } else {
-            city.double.put(service.object());
-            city.double.put(service.slice(&PODS[..1 + self.chance.below(PODS.len())]));
+            testbed.double.put(service.object());
+            testbed.double.put(service.slice(&PODS[..1 + self.chance.below(PODS.len())]));
             self.passing.insert(service);
         }
     }
 
     /// Remembers all there is.
-    pub(crate) fn remember(&self, city: &City) -> Memory {
+    pub(crate) fn remember(&self, testbed: &Testbed) -> Memory {
         let (endpoints, passing) = (self.endpoints.clone(), self.passing.clone());
-        Memory { backup: city.double.backup(), endpoints, passing }
+        Memory { backup: testbed.double.backup(), endpoints, passing }
     }
 
     /// The API server's storage is that of an earlier time.
-    pub(crate) fn restore(&mut self, city: &City, memory: Memory) {
+    pub(crate) fn restore(&mut self, testbed: &Testbed, memory: Memory) {
         for (service, pods) in memory.endpoints {
             if self.endpoints[&service] != pods {
                 self.set(service, pods);
             }
         }
         self.passing = memory.passing;
-        city.double.restore(memory.backup);
+        testbed.double.restore(memory.backup);
     }
 
     /// Waits until the kernel is as desired; from then on only who is an endpoint now may answer.
-    pub(crate) fn settle(&mut self, city: &mut City) -> Duration {
+    pub(crate) fn settle(&mut self, testbed: &mut Testbed) -> Duration {
         let start = Instant::now();
-        city.wait_until_settled();
+        testbed.wait_until_settled();
         let touched = std::mem::take(&mut self.touched);
         let udp: Vec<Service> = touched.iter().copied().filter(|service| service.kind.is_udp()).collect();
         if !udp.is_empty() {
-            city.wait("no flow goes to an endpoint of before", |_| {
+            testbed.wait("no flow goes to an endpoint of before", |_| {
                 let flows = ["ipv4", "ipv6"].map(|family| output_of("conntrack", &["-L", "-f", family, "-p", "udp"]));
                 let stale = flows.iter().flat_map(|list| list.lines()).find(|flow| self.is_stale(&udp, flow));
                 stale.map_or(Ok(()), |flow| Err(flow.to_owned()))

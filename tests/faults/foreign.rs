@@ -9,9 +9,9 @@ use std::time::Duration;
 use portway::config::NodePortsOn;
 
 use super::churn::Churn;
-use super::city::City;
 use super::probes::ask;
 use super::services::{Kind, PODS, Service};
+use super::testbed::Testbed;
 use crate::support::netns::{ip_batch, output_of};
 use crate::support::nft::Nft;
 
@@ -21,44 +21,44 @@ fn nft(command: &str) -> Result<String, String> {
 }
 
 /// Puts a Service in force.
-fn one_service(city: &mut City, kind: Kind) -> Service {
+fn one_service(testbed: &mut Testbed, kind: Kind) -> Service {
     let service = Service { kind, group: 0 };
-    city.double.put(service.object());
-    city.double.put(service.slice(&PODS));
-    city.start();
-    city.wait_until_settled();
+    testbed.double.put(service.object());
+    testbed.double.put(service.slice(&PODS));
+    testbed.start();
+    testbed.wait_until_settled();
     service
 }
 
 /// Asks as the client outside, over TCP.
-fn from_client(city: &City, address: SocketAddr) -> std::io::Result<IpAddr> {
-    city.client.enter().expect("entered");
+fn from_client(testbed: &Testbed, address: SocketAddr) -> std::io::Result<IpAddr> {
+    testbed.client.enter().expect("entered");
     let answer = ask(address, false);
-    city.node.enter().expect("entered");
+    testbed.node.enter().expect("entered");
     answer
 }
 
 #[test]
 fn nobody_else_changes_owned_tables() {
-    let mut city = City::build(&[]);
-    let mut churn = Churn::start(&mut city);
+    let mut testbed = Testbed::build(&[]);
+    let mut churn = Churn::start(&mut testbed);
     nft("table inet other { chain c { type filter hook forward priority 0; }; }").expect("another table");
     nft("flush ruleset").expect("it flushes what is not owned");
     assert!(nft("list table inet other").is_err(), "flushed");
     for command in ["delete table ip portway", "flush table ip6 portway", "flush map ip portway services"] {
         assert!(nft(command).is_err(), "{command}");
     }
-    city.wait_until_settled();
-    churn.change(&city);
-    churn.settle(&mut city);
+    testbed.wait_until_settled();
+    churn.change(&testbed);
+    churn.settle(&mut testbed);
     churn.probes.wait(200);
     churn.probes.finish().assert_good();
 }
 
 #[test]
 fn what_others_change_in_tables_nobody_owns_is_put_right() {
-    let mut city = City::build(&["--no-table-ownership"]);
-    let churn = Churn::start(&mut city);
+    let mut testbed = Testbed::build(&["--no-table-ownership"]);
+    let churn = Churn::start(&mut testbed);
     let service = Service { kind: Kind::ClusterIp, group: 0 };
     let address = service.address().ip();
     for damage in [
@@ -67,7 +67,7 @@ fn what_others_change_in_tables_nobody_owns_is_put_right() {
         "add element ip6 portway cluster-ips { 2001:db8::1 }",
     ] {
         nft(damage).unwrap_or_else(|error| panic!("{damage}: {error}"));
-        city.wait_until_settled();
+        testbed.wait_until_settled();
     }
     churn.probes.wait(200);
     churn.probes.finish().assert_good();
@@ -84,15 +84,15 @@ fn what_others_change_in_tables_nobody_owns_is_put_right() {
         "add chain ip portway wall { type filter hook input priority 0; policy drop; }".to_owned(),
     ] {
         nft(&damage).unwrap_or_else(|error| panic!("{damage}: {error}"));
-        city.wait_until_settled();
-        from_client(&city, service.address()).unwrap_or_else(|error| panic!("after {damage}: {error}"));
+        testbed.wait_until_settled();
+        from_client(&testbed, service.address()).unwrap_or_else(|error| panic!("after {damage}: {error}"));
     }
 }
 
 #[test]
 fn tables_that_go_while_the_program_is_dead_are_made_anew() {
-    let mut city = City::build(&[]);
-    let service = one_service(&mut city, Kind::ClusterIp);
+    let mut testbed = Testbed::build(&[]);
+    let service = one_service(&mut testbed, Kind::ClusterIp);
     for damage in [
         "flush ruleset",
         "delete table ip portway",
@@ -104,56 +104,56 @@ fn tables_that_go_while_the_program_is_dead_are_made_anew() {
         "insert rule ip portway dispatch ip daddr 10.96.0.0/16 drop",
     ] {
         println!("{damage}");
-        city.kill();
+        testbed.kill();
         if let Err(error) = nft(damage) {
             // A map in use cannot go.
             assert!(damage.starts_with("delete map"), "{error}");
         }
-        city.start();
-        city.wait_until_settled();
-        from_client(&city, service.address()).unwrap_or_else(|error| panic!("after {damage}: {error}"));
+        testbed.start();
+        testbed.wait_until_settled();
+        from_client(&testbed, service.address()).unwrap_or_else(|error| panic!("after {damage}: {error}"));
     }
 }
 
 #[test]
 fn a_table_that_drops_everything_is_left_alone() {
-    let mut city = City::build(&[]);
-    let service = one_service(&mut city, Kind::ClusterIp);
+    let mut testbed = Testbed::build(&[]);
+    let service = one_service(&mut testbed, Kind::ClusterIp);
     nft("table inet wall { chain forward { type filter hook forward priority -200; policy drop; }; }").expect("a wall");
     let wall = || nft("list table inet wall").expect("there");
     let before = wall();
-    assert!(from_client(&city, service.address()).is_err(), "there is a wall");
-    city.double.put(service.slice(&PODS[1..]));
-    city.wait_until_settled();
-    city.kill();
-    city.start();
-    city.wait_until_settled();
+    assert!(from_client(&testbed, service.address()).is_err(), "there is a wall");
+    testbed.double.put(service.slice(&PODS[1..]));
+    testbed.wait_until_settled();
+    testbed.kill();
+    testbed.start();
+    testbed.wait_until_settled();
     assert_eq!(wall(), before);
     nft("delete table inet wall").expect("away");
-    from_client(&city, service.address()).expect("an answer without the wall");
+    from_client(&testbed, service.address()).expect("an answer without the wall");
 }
 
 #[test]
 fn addresses_come_and_go_with_their_interfaces() {
-    let mut city = City::build(&["--nodeport-addresses", "10.51.0.0/16,fd00:51::/64"]);
+    let mut testbed = Testbed::build(&["--nodeport-addresses", "10.51.0.0/16,fd00:51::/64"]);
     let ranges = ["10.51.0.0/16", "fd00:51::/64"].map(|range| range.parse().expect("valid"));
-    city.options().node_ports = NodePortsOn::ranges(ranges.into());
-    let service = one_service(&mut city, Kind::NodePort);
+    testbed.options().node_ports = NodePortsOn::ranges(ranges.into());
+    let service = one_service(&mut testbed, Kind::NodePort);
     let added = SocketAddr::new([10, 51, 7, 7].into(), service.address().port());
     for _ in 0..3 {
         ip_batch("link add added type veth peer name end\nlink set end up\nlink set added up\naddr add 10.51.7.7/32 dev added\n").expect("added");
-        city.wait_until_settled();
-        from_client(&city, added).expect("an answer at the new address");
+        testbed.wait_until_settled();
+        from_client(&testbed, added).expect("an answer at the new address");
         ip_batch("link del added").expect("removed");
-        city.wait_until_settled();
-        assert!(from_client(&city, added).is_err(), "the address is gone");
+        testbed.wait_until_settled();
+        assert!(from_client(&testbed, added).is_err(), "the address is gone");
     }
     // IPv6 addresses go with the carrier.
     ip_batch("link set uplink0 down").expect("down");
-    city.wait_until_settled();
+    testbed.wait_until_settled();
     ip_batch("link set uplink0 up\nlink del pods0\n").expect("another is gone");
-    city.double.put(service.slice(&PODS[..2]));
-    city.wait_until_settled();
+    testbed.double.put(service.slice(&PODS[..2]));
+    testbed.wait_until_settled();
 }
 
 /// Fills the node's table of flows with flows that the kernel gives up for no other. The limit is one for all namespaces,
@@ -178,55 +178,55 @@ fn fill_flows() {
 
 #[test]
 fn a_full_table_of_flows_keeps_nothing_from_the_rules() {
-    let mut city = City::build(&[]);
-    let service = one_service(&mut city, Kind::ClusterIp);
+    let mut testbed = Testbed::build(&[]);
+    let service = one_service(&mut testbed, Kind::ClusterIp);
     // Flows are followed since there are rules: what has passed by then is known.
     for pods in [&PODS[2..], &PODS] {
-        city.double.put(service.slice(pods));
-        city.wait_until_settled();
+        testbed.double.put(service.slice(pods));
+        testbed.wait_until_settled();
     }
     fill_flows();
-    from_client(&city, service.address()).expect_err("the kernel drops what is new");
-    city.double.put(service.slice(&PODS[1..]));
-    city.wait_until_settled();
-    let (status, _) = city.ask(&["status"]);
+    from_client(&testbed, service.address()).expect_err("the kernel drops what is new");
+    testbed.double.put(service.slice(&PODS[1..]));
+    testbed.wait_until_settled();
+    let (status, _) = testbed.ask(&["status"]);
     let row = status.lines().find(|line| line.starts_with("conntrack")).unwrap_or_default();
     assert!(row.contains("WARN"), "{status}");
     // Then nobody reaches the API server either.
-    let held = city.held();
-    city.kill();
-    city.start();
+    let held = testbed.held();
+    testbed.kill();
+    testbed.start();
     std::thread::sleep(Duration::from_secs(1));
-    assert!(city.held() == held, "rules stay as they are");
+    assert!(testbed.held() == held, "rules stay as they are");
     output_of("conntrack", &["-F"]);
-    city.wait_until_settled();
-    from_client(&city, service.address()).expect("an answer");
+    testbed.wait_until_settled();
+    from_client(&testbed, service.address()).expect("an answer");
 }
 
 #[test]
 fn whatever_memory_there_is_the_rules_are_right_afterwards() {
-    let mut city = City::build(&[]);
-    let service = one_service(&mut city, Kind::ClusterIp);
+    let mut testbed = Testbed::build(&[]);
+    let service = one_service(&mut testbed, Kind::ClusterIp);
     let mut ends = Vec::new();
     // From too little to begin with up to enough.
     for megabytes in [8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 1024] {
-        city.kill();
+        testbed.kill();
         let limit = format!("--as={}", megabytes << 20);
-        city.start_under(&["prlimit", &limit, "--"]);
+        testbed.start_under(&["prlimit", &limit, "--"]);
         for round in 0..10 {
-            city.double.put(service.slice(&PODS[round % 3..]));
+            testbed.double.put(service.slice(&PODS[round % 3..]));
             std::thread::sleep(Duration::from_millis(30));
-            from_client(&city, service.address()).expect("rules stay in force");
+            from_client(&testbed, service.address()).expect("rules stay in force");
         }
-        let ended = city.ended();
+        let ended = testbed.ended();
         ends.push((megabytes, ended));
         if ended.is_none() {
             // It may still end of it at any moment.
-            city.kill();
+            testbed.kill();
         }
-        city.start();
-        city.wait_until_settled();
-        from_client(&city, service.address()).expect("an answer");
+        testbed.start();
+        testbed.wait_until_settled();
+        from_client(&testbed, service.address()).expect("an answer");
     }
     println!("memory limits in MiB, and how the program ended: {ends:?}");
     assert!(ends.iter().any(|(_, end)| end.is_some()) && ends.iter().any(|(_, end)| end.is_none()), "{ends:?}");
@@ -260,19 +260,19 @@ fn the_clock_jumps_and_nothing_happens() {
     std::fs::write(path("clock.c"), OTHER_CLOCK).expect("written");
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o", &library, &path("clock.c")]).status();
     assert!(built.expect("a C compiler, as for the build").success());
-    let mut city = City::build(&[]);
-    let service = one_service(&mut city, Kind::ClusterIp);
-    city.kill();
+    let mut testbed = Testbed::build(&[]);
+    let service = one_service(&mut testbed, Kind::ClusterIp);
+    testbed.kill();
     std::fs::write(&shift, "0").expect("written");
-    city.start_under(&["env", &format!("LD_PRELOAD={library}"), &format!("SHIFT={shift}")]);
-    city.wait_until_settled();
+    testbed.start_under(&["env", &format!("LD_PRELOAD={library}"), &format!("SHIFT={shift}")]);
+    testbed.wait_until_settled();
     for (round, years) in [0, 10, -20, 0, -10].into_iter().enumerate() {
         std::fs::write(&shift, format!("{}", years * 365 * 86_400)).expect("written");
-        city.double.drop_connections();
-        city.double.put(service.slice(&PODS[round..]));
-        city.wait_until_settled();
-        from_client(&city, service.address()).expect("an answer");
+        testbed.double.drop_connections();
+        testbed.double.put(service.slice(&PODS[round..]));
+        testbed.wait_until_settled();
+        from_client(&testbed, service.address()).expect("an answer");
     }
-    let years: BTreeSet<String> = city.log().lines().filter_map(|line| Some(line.get(..4)?.to_owned())).collect();
-    assert!(years.len() > 2, "the program has seen the jumps: {}", city.log());
+    let years: BTreeSet<String> = testbed.log().lines().filter_map(|line| Some(line.get(..4)?.to_owned())).collect();
+    assert!(years.len() > 2, "the program has seen the jumps: {}", testbed.log());
 }

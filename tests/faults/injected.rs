@@ -10,7 +10,7 @@ use portway::config::Options;
 use portway::controller::Controller;
 use portway::diff::Mirror;
 use portway::model::{Event, Family};
-use portway::ruleset::{Kernel as _, Keys, SetId, Touched};
+use portway::ruleset::{ChangedParts, Kernel as _, Keys, SetId};
 use proptest::prelude::*;
 
 use super::history::{Tables, from_scratch, tables};
@@ -48,7 +48,7 @@ impl Script {
             controller.handle(batch.clone(), Instant::now());
             controller.kernel().pass_packets();
             // Nothing was changed, but that is not known before.
-            let all = controller.mirror().map_or(Touched::Everything, all_parts);
+            let all = controller.mirror().map_or(ChangedParts::Everything, all_parts);
             controller.doubts().raise(None, all);
             controller.check_doubts();
             self.judge(&mut reached, controller.kernel(), number)?;
@@ -91,8 +91,8 @@ impl Script {
 }
 
 /// Both tables, part by part.
-fn all_parts(mirror: &Mirror) -> Touched {
-    let mut touched = Touched::default();
+fn all_parts(mirror: &Mirror) -> ChangedParts {
+    let mut touched = ChangedParts::default();
     for listing in Family::ALL.into_iter().filter_map(|family| mirror.listing(family)) {
         touched.structure(listing.family);
         listing.sets.into_keys().for_each(|name| touched.elements(listing.family, name, Keys::All));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use super::city::{NODE, NODE_IPS};
+use super::testbed::{NODE, NODE_IPS};
 
 pub(crate) const POD_PORT: u16 = 8080;
 
@@ -149,7 +149,7 @@ impl Service {
         let protocol = if self.kind.is_udp() { "UDP" } else { "TCP" };
         let ip = self.cluster_ip();
         let mut object = json!({"apiVersion": "v1", "kind": "Service",
-            "metadata": {"namespace": "city", "name": self.name()},
+            "metadata": {"namespace": "testbed", "name": self.name()},
             "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ipFamilies": [self.family()],
                 "ports": [{"name": "p", "port": 80, "protocol": protocol}]}});
         let spec = &mut object["spec"];
@@ -180,7 +180,7 @@ impl Service {
         };
         let endpoints: Vec<Value> = endpoints.iter().map(endpoint).collect();
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": self.family(),
-            "metadata": {"namespace": "city", "name": format!("{}-1", self.name()),
+            "metadata": {"namespace": "testbed", "name": format!("{}-1", self.name()),
                 "labels": {"kubernetes.io/service-name": self.name()}},
             "ports": [{"name": "p", "port": POD_PORT, "protocol": protocol}], "endpoints": endpoints})
     }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::churn::{Churn, Memory};
-use super::city::City;
 use super::plot::plot;
+use super::testbed::Testbed;
 use crate::support::netns::{ip_batch, output_of};
 use crate::support::scenes::number;
 
@@ -37,32 +37,32 @@ impl Sample {
 #[test]
 fn nothing_is_lost_and_nothing_grows() {
     let length = Duration::from_secs(number("PORTWAY_SOAK", LENGTH));
-    let mut city = City::build(&[]);
-    let mut churn = Churn::start(&mut city);
-    let mut memory = churn.remember(&city);
+    let mut testbed = Testbed::build(&[]);
+    let mut churn = Churn::start(&mut testbed);
+    let mut memory = churn.remember(&testbed);
     let (mut done, mut api_fault) = (Done::default(), None);
     let (start, mut sampled) = (Instant::now(), Instant::now());
     let (mut samples, mut undisturbed) = (Vec::new(), 0);
     while start.elapsed() < length {
         for _ in 0..1 + churn.chance.below(12) {
-            churn.change(&city);
+            churn.change(&testbed);
             churn.chance.doze(20);
         }
         // Whoever is killed all the time has no time to grow: the second half is for that.
         let kills = start.elapsed() < length / 2;
         let calm = api_fault.is_some_and(|at: Instant| at.elapsed() < CALM);
-        if done.disturb(&mut city, &mut churn, &mut memory, kills, !calm) {
+        if done.disturb(&mut testbed, &mut churn, &mut memory, kills, !calm) {
             api_fault = Some(Instant::now());
         }
-        let took = churn.settle(&mut city);
+        let took = churn.settle(&mut testbed);
         done.settled += 1;
         done.slowest = done.slowest.max(took);
         churn.chance.doze(100);
         if sampled.elapsed() > length / 100 {
             sampled = Instant::now();
-            samples.extend(Sample::take(city.pid()));
+            samples.extend(Sample::take(testbed.pid()));
             undisturbed = if kills { samples.len() } else { undisturbed };
-            city.double.forget_requests();
+            testbed.double.forget_requests();
         }
     }
     churn.probes.wait(500);
@@ -113,7 +113,7 @@ impl Done {
     /// Does one of the things that happen to a node; whether it was one of the API server's, where these are wanted.
     fn disturb(
         &mut self,
-        city: &mut City,
+        testbed: &mut Testbed,
         churn: &mut Churn,
         memory: &mut Memory,
         kills: bool,
@@ -129,46 +129,46 @@ impl Done {
             0 => {
                 self.flushes += 1;
                 // Neither does anything to tables that are owned, as they are by now.
-                city.wait_until_settled();
+                testbed.wait_until_settled();
                 output_of("nft", &["flush", "ruleset"]);
                 output_of("nft", &["delete", "table", "ip", "portway"]);
             }
             1 | 2 => {
                 self.broken_watches += 1;
-                city.double.drop_connections();
+                testbed.double.drop_connections();
             }
             3 => {
                 self.lost_histories += 1;
-                city.double.expire();
-                city.double.drop_connections();
+                testbed.double.expire();
+                testbed.double.drop_connections();
             }
             4 => {
                 self.lost_histories += 1;
-                city.double.send_gone(kind);
+                testbed.double.send_gone(kind);
             }
             5 => {
                 self.server_errors += 1;
-                city.double.fail(kind, 500, 1 + churn.chance.below(2));
-                city.double.drop_connections();
+                testbed.double.fail(kind, 500, 1 + churn.chance.below(2));
+                testbed.double.drop_connections();
             }
             6 => {
                 self.outages += 1;
-                city.close_api();
-                (0..5).for_each(|_| churn.change(city));
+                testbed.close_api();
+                (0..5).for_each(|_| churn.change(testbed));
                 churn.chance.doze(500);
-                city.open_api();
+                testbed.open_api();
             }
             7 => {
                 self.restores += 1;
-                let old = std::mem::replace(memory, churn.remember(city));
-                churn.restore(city, old);
+                let old = std::mem::replace(memory, churn.remember(testbed));
+                churn.restore(testbed, old);
                 // An API server whose storage was restored is started anew, and forgets its history.
-                city.double.expire();
+                testbed.double.expire();
             }
             8 => {
                 self.bad_objects += 1;
-                city.double.put(serde_json::json!({"apiVersion": "v1", "kind": "Service",
-                    "metadata": {"namespace": "city", "name": "bad"},
+                testbed.double.put(serde_json::json!({"apiVersion": "v1", "kind": "Service",
+                    "metadata": {"namespace": "testbed", "name": "bad"},
                     "spec": {"clusterIP": "nonsense", "clusterIPs": ["nonsense"], "ports": [{"port": 80}]}}));
             }
             9 => {
@@ -183,13 +183,13 @@ impl Done {
             }
             _ => {
                 self.kills += 1;
-                city.kill();
-                (0..churn.chance.below(3)).for_each(|_| churn.change(city));
-                city.start();
+                testbed.kill();
+                (0..churn.chance.below(3)).for_each(|_| churn.change(testbed));
+                testbed.start();
                 if churn.chance.below(3) == 0 {
                     churn.chance.doze(150);
-                    city.kill();
-                    city.start();
+                    testbed.kill();
+                    testbed.start();
                 }
             }
         }

@@ -9,7 +9,7 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model};
 use portway::render;
 use portway::ruleset::FakeKernel;
-use portway::source::{KubeOptions, KubeSource, Pace, SourceError, SourceStats, Timing};
+use portway::source::{KubeOptions, KubeSource, RetryPolicy, SourceError, SourceStats, Timing};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -29,12 +29,12 @@ pub fn fast() -> Timing {
         watch: Duration::from_secs(290),
         bookmarks: Duration::from_secs(130),
         ping: Duration::from_secs(2),
-        pace: Pace {
+        retry_policy: RetryPolicy {
             probe: Duration::from_millis(40),
             first_retry: Duration::from_millis(20),
             longest_retry: Duration::from_millis(200),
             spread: Duration::from_millis(50),
-            ..Pace::default()
+            ..RetryPolicy::default()
         },
         renew: Duration::from_millis(500),
     }

@@ -1,4 +1,4 @@
-//! A stand-in for kube-proxy on a street's node, and a load balancer's view of the node.
+//! A stand-in for kube-proxy on the node of a network, and a load balancer's view of the node.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -9,7 +9,7 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use super::netns::Namespace;
-use super::street::Street;
+use super::one_pod::OnePodNetwork;
 
 /// What it answers on all of its ports.
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nkube-proxy";
@@ -31,11 +31,11 @@ pub(crate) struct KubeProxy {
 
 impl KubeProxy {
     /// Binds its ports; its rules come by [`KubeProxy::program`].
-    pub(crate) fn start(street: &Street, rules: &str) -> Self {
+    pub(crate) fn start(network: &OnePodNetwork, rules: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut servers, mut taken) = (Vec::new(), Vec::new());
         for address in PORTS.map(SocketAddr::from) {
-            match within(&street.node, || TcpListener::bind(address)) {
+            match within(&network.node, || TcpListener::bind(address)) {
                 Ok(listener) => servers.push(serve(listener, stop.clone())),
                 Err(_) => taken.push(address.port()),
             }
@@ -44,9 +44,9 @@ impl KubeProxy {
     }
 
     /// Adds its rules when their time has come.
-    pub(crate) fn program(&mut self, street: &Street) {
+    pub(crate) fn program(&mut self, network: &OnePodNetwork) {
         sleep(UNTIL_RULES.saturating_sub(self.started.elapsed()));
-        street.load(&self.rules.take().expect("once"));
+        network.load(&self.rules.take().expect("once"));
     }
 
     /// Ends it; its rules stay.
@@ -96,9 +96,9 @@ pub(crate) struct Seen {
 }
 
 impl LoadBalancer {
-    pub(crate) fn start(street: &Street) -> Self {
+    pub(crate) fn start(network: &OnePodNetwork) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (node, stopped) = (street.node.clone(), stop.clone());
+        let (node, stopped) = (network.node.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             node.enter().expect("the node");
             let mut seen = BTreeMap::new();
@@ -125,10 +125,10 @@ impl LoadBalancer {
 }
 
 /// Who answers on the node at this moment, at each port.
-pub(crate) fn owners(street: &Street) -> BTreeMap<u16, Option<Owner>> {
+pub(crate) fn owners(network: &OnePodNetwork) -> BTreeMap<u16, Option<Owner>> {
     let ask = |(ip, port): (Ipv4Addr, u16)| {
         let ip = if ip.is_unspecified() { Ipv4Addr::new(192, 168, 7, 1) } else { ip };
-        (port, within(&street.node, || ask((ip, port).into())))
+        (port, within(&network.node, || ask((ip, port).into())))
     };
     PORTS.into_iter().map(ask).collect()
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::admin::{Client, ExplainRows};
 use crate::cli::table::{self, Row};
-use crate::conntrack::{Entry, KernelTable};
+use crate::conntrack::{FlowEntry, KernelTable};
 use crate::model::Protocol;
 use crate::plan::Target;
 
@@ -55,7 +55,7 @@ pub(super) fn ask(client: &Client, at: SocketAddr, protocol: Protocol) -> Live {
 fn flows(at: SocketAddr, protocol: Protocol) -> std::io::Result<Vec<FlowRow>> {
     let destination = Target { ip: at.ip(), port: at.port() };
     let found = KernelTable::open()?.flows_to(protocol, destination)?;
-    let row = |entry: &Entry| FlowRow {
+    let row = |entry: &FlowEntry| FlowRow {
         from: entry.source.to_string(),
         to: entry.destination.to_string(),
         backend: entry.answers_from.to_string(),

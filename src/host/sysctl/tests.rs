@@ -31,22 +31,22 @@ fn value(roots: &Roots, name: &str) -> String {
 
 #[test]
 fn the_limit_follows_the_cpus_between_its_bounds() {
-    let settings = ConntrackSettings::default();
+    let settings = ConntrackSysctls::default();
     let cases = [(1, 131_072), (2, 131_072), (4, 131_072), (5, 163_840), (32, 1_048_576), (64, 1_048_576)];
     for (cpus, expected) in cases {
         assert_eq!(settings.max(cpus), Some(expected), "{cpus} CPUs");
     }
-    let none = ConntrackSettings { max_per_core: 0, ..settings.clone() };
+    let none = ConntrackSysctls { max_per_core: 0, ..settings.clone() };
     assert_eq!(none.max(64), None, "0 makes the minimum void too");
-    let high = ConntrackSettings { min: 4_000_000, ..settings };
+    let high = ConntrackSysctls { min: 4_000_000, ..settings };
     assert_eq!((high.max(2), high.max(64)), (Some(4_000_000), Some(1_048_576)));
 }
 
 #[test]
 fn defaults_are_kube_proxys() {
     let (_folder, roots) = roots();
-    assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
-    let max = ConntrackSettings::default().max(cpus()).expect("not 0");
+    assert!(apply(&ConntrackSysctls::default(), &roots).is_empty());
+    let max = ConntrackSysctls::default().max(cpus()).expect("not 0");
     assert_eq!(value(&roots, "nf_conntrack_max"), max.to_string());
     assert_eq!(value(&roots, "nf_conntrack_buckets"), (max / 4).to_string());
     assert_eq!(value(&roots, "nf_conntrack_tcp_timeout_established"), "86400");
@@ -58,11 +58,11 @@ fn defaults_are_kube_proxys() {
 
 #[test]
 fn all_settings_in_the_order_of_the_specification() {
-    let settings = ConntrackSettings {
+    let settings = ConntrackSysctls {
         tcp_be_liberal: true,
         udp: Duration::from_secs(10),
         udp_stream: Duration::from_secs(200),
-        ..ConntrackSettings::default()
+        ..ConntrackSysctls::default()
     };
     let list = list(&settings, &Roots::default(), 5);
     let names: Vec<(String, u64)> =
@@ -82,11 +82,11 @@ fn all_settings_in_the_order_of_the_specification() {
 #[test]
 fn nothing_is_written_where_nothing_is_asked_for() {
     let (_folder, roots) = roots();
-    let settings = ConntrackSettings {
+    let settings = ConntrackSysctls {
         max_per_core: 0,
         tcp_established: Duration::ZERO,
         tcp_close_wait: Duration::ZERO,
-        ..ConntrackSettings::default()
+        ..ConntrackSysctls::default()
     };
     assert!(list(&settings, &roots, 8).is_empty());
 }
@@ -95,11 +95,11 @@ fn nothing_is_written_where_nothing_is_asked_for() {
 fn what_is_right_already_is_not_written() {
     let (_folder, roots) = roots();
     std::fs::write(roots.net.join("netfilter/nf_conntrack_buckets"), "9999999\n").expect("a file");
-    assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
+    assert!(apply(&ConntrackSysctls::default(), &roots).is_empty());
     assert_eq!(value(&roots, "nf_conntrack_buckets"), "9999999", "a larger table is kept");
     let path = roots.net.join("netfilter/nf_conntrack_tcp_timeout_established");
     std::fs::write(&path, "86400\n").expect("a file");
-    assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
+    assert!(apply(&ConntrackSysctls::default(), &roots).is_empty());
     assert_eq!(std::fs::read_to_string(&path).expect("a file"), "86400\n", "our own would have no line break");
 }
 
@@ -109,7 +109,7 @@ fn what_is_higher_is_not_lowered() {
     for name in ["nf_conntrack_max", "nf_conntrack_buckets"] {
         std::fs::write(roots.net.join("netfilter").join(name), "4194304\n").expect("a file");
     }
-    assert!(apply(&ConntrackSettings::default(), &roots).is_empty());
+    assert!(apply(&ConntrackSysctls::default(), &roots).is_empty());
     assert_eq!(value(&roots, "nf_conntrack_max"), "4194304");
     assert_eq!(value(&roots, "nf_conntrack_buckets"), "4194304");
 }
@@ -119,7 +119,7 @@ fn settings_that_come_later_are_made_then() {
     let (folder, roots) = roots();
     let (there, away) = (roots.net.join("netfilter"), folder.path().join("away"));
     std::fs::rename(&there, &away).expect("moved");
-    let maker = Maker::new(ConntrackSettings::default(), roots.clone());
+    let maker = Maker::new(ConntrackSysctls::default(), roots.clone());
     assert!(maker.make(), "try again");
     assert_eq!(maker.missing().len(), 4, "{:?}", maker.missing());
     assert!(maker.missing()[0].contains("nf_conntrack_max") && !there.exists());
@@ -143,7 +143,7 @@ fn a_setting_that_fails_keeps_nothing_else_from_being_made() {
     std::fs::remove_file(&max).expect("was there");
     std::fs::create_dir(&max).expect("a folder");
     std::fs::remove_file(roots.net.join("netfilter/nf_conntrack_tcp_timeout_established")).expect("there");
-    let errors = apply(&ConntrackSettings::default(), &roots);
+    let errors = apply(&ConntrackSysctls::default(), &roots);
     let words: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(words.len(), 2, "{words:?}");
     assert!(words[0].contains("nf_conntrack_max") && words[0].contains("conntrack.maxPerCore: 0"), "{words:?}");

@@ -78,18 +78,18 @@ impl Info {
 /// A table.
 pub(super) struct Blob {
     pub(super) info: Info,
-    entries: Vec<Entry>,
+    entries: Vec<RuleEntry>,
 }
 
-struct Entry {
+struct RuleEntry {
     offset: u32,
     bytes: Vec<u8>,
     target: usize,
-    kind: Target,
+    kind: RuleTarget,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Target {
+enum RuleTarget {
     /// The head of a chain.
     Head(String),
     /// A jump, also to the next entry.
@@ -121,15 +121,15 @@ impl Blob {
             let (entry, tail) = rest.split_at_checked(len)?;
             let kind = match text_at(entry, target + TARGET_NAME)? {
                 "" => u32_at(entry, target + TARGET_DATA).map(|verdict| match i32::try_from(verdict) {
-                    Ok(_) => Target::Jump(verdict),
+                    Ok(_) => RuleTarget::Jump(verdict),
                     // ACCEPT, DROP, RETURN, QUEUE.
-                    Err(_) => Target::Other,
+                    Err(_) => RuleTarget::Other,
                 })?,
-                ERROR => Target::Head(text_at(entry, target + TARGET_DATA)?.to_owned()),
-                _ => Target::Other,
+                ERROR => RuleTarget::Head(text_at(entry, target + TARGET_DATA)?.to_owned()),
+                _ => RuleTarget::Other,
             };
             let offset = (bytes.len() - rest.len()) as u32;
-            entries.push(Entry { offset, bytes: entry.to_vec(), target, kind });
+            entries.push(RuleEntry { offset, bytes: entry.to_vec(), target, kind });
             rest = tail;
         }
         (entries.len() == info.num_entries as usize).then_some(Self { info, entries })
@@ -140,7 +140,7 @@ impl Blob {
     pub(super) fn without(&self, is_unwanted: impl Fn(&str) -> bool) -> Option<Smaller> {
         let (mut unwanted, mut within, mut chains) = (BTreeSet::new(), false, 0);
         for entry in &self.entries {
-            if let Target::Head(name) = &entry.kind {
+            if let RuleTarget::Head(name) = &entry.kind {
                 within = is_unwanted(name);
                 chains += usize::from(within);
             } else if self.info.begins_hook(entry.offset) {
@@ -153,8 +153,8 @@ impl Blob {
         if chains == 0 {
             return None;
         }
-        let goes = |entry: &Entry| {
-            unwanted.contains(&entry.offset) || matches!(entry.kind, Target::Jump(to) if unwanted.contains(&to))
+        let goes = |entry: &RuleEntry| {
+            unwanted.contains(&entry.offset) || matches!(entry.kind, RuleTarget::Jump(to) if unwanted.contains(&to))
         };
         // Where each entry goes; for one that is gone, the next that stays: rules without a target lead to the next.
         let (mut moved, mut size) = (BTreeMap::new(), 0);
@@ -167,12 +167,17 @@ impl Blob {
         let mut entries = Vec::new();
         for (index, entry) in self.entries.iter().enumerate().filter(|(_, entry)| !goes(entry)) {
             let mut bytes = entry.bytes.clone();
-            if let Target::Jump(to) = entry.kind {
+            if let RuleTarget::Jump(to) = entry.kind {
                 let at = entry.target + TARGET_DATA;
                 bytes[at..at + 4].copy_from_slice(&moved(to)?.to_ne_bytes());
             }
             kept.push(index);
-            entries.push(Entry { offset: moved(entry.offset)?, bytes, target: entry.target, kind: Target::Other });
+            entries.push(RuleEntry {
+                offset: moved(entry.offset)?,
+                bytes,
+                target: entry.target,
+                kind: RuleTarget::Other,
+            });
         }
         let mut info = Info { num_entries: entries.len() as u32, size, ..self.info };
         for hook in (0..HOOKS).filter(|hook| self.info.valid_hooks & (1 << hook) != 0) {
@@ -191,7 +196,7 @@ impl Blob {
         };
         let (mut within, mut found) = (false, Vec::new());
         for entry in &self.entries {
-            if let Target::Head(name) = &entry.kind {
+            if let RuleTarget::Head(name) = &entry.kind {
                 within = name == chain;
             } else if self.info.begins_hook(entry.offset) {
                 within = false;

@@ -116,7 +116,7 @@ fn flush() -> io::Result<()> {
         Some(u16::from_ne_bytes(id.value.try_into().ok()?))
     });
     let family = family.ok_or_else(|| io::Error::other("the kernel does not say how to reach it"))?;
-    ask(&mut socket, &Request { kind: family, flags: 0, body: vec![genl::IPVS_FLUSH, 1, 0, 0] }).map(drop)
+    ask(&mut socket, &IpvsRequest { kind: family, flags: 0, body: vec![genl::IPVS_FLUSH, 1, 0, 0] }).map(drop)
 }
 
 /// `linux/netfilter/ipset/ip_set.h`.
@@ -146,25 +146,25 @@ mod genl {
 }
 
 /// A request but for its number.
-struct Request {
+struct IpvsRequest {
     kind: u16,
     flags: i32,
     body: Vec<u8>,
 }
 
-fn set_request(kind: u16, flags: i32) -> Request {
+fn set_request(kind: u16, flags: i32) -> IpvsRequest {
     let mut body = vec![0; 4];
     attr::put(&mut body, set::PROTOCOL, &[set::VERSION]);
-    Request { kind: set::SUBSYSTEM | kind, flags, body }
+    IpvsRequest { kind: set::SUBSYSTEM | kind, flags, body }
 }
 
-fn list_sets() -> Request {
+fn list_sets() -> IpvsRequest {
     let mut request = set_request(set::LIST, libc::NLM_F_DUMP);
     attr::put_u32(&mut request.body, set::FLAGS, set::NAMES_ONLY);
     request
 }
 
-fn destroy_set(name: &str) -> Request {
+fn destroy_set(name: &str) -> IpvsRequest {
     let mut request = set_request(set::DESTROY, 0);
     attr::put_str(&mut request.body, set::NAME, name);
     request
@@ -177,20 +177,20 @@ fn set_error(cause: &io::Error) -> String {
     }
 }
 
-fn find_family(name: &str) -> Request {
+fn find_family(name: &str) -> IpvsRequest {
     let mut body = vec![genl::GET_FAMILY, 1, 0, 0];
     attr::put_str(&mut body, genl::FAMILY_NAME, name);
-    Request { kind: genl::CONTROL, flags: 0, body }
+    IpvsRequest { kind: genl::CONTROL, flags: 0, body }
 }
 
-fn delete_link(name: &str) -> Request {
+fn delete_link(name: &str) -> IpvsRequest {
     // `struct ifinfomsg`: the name says it all.
     let mut body = vec![0; 16];
     attr::put_str(&mut body, libc::IFLA_IFNAME, name);
-    Request { kind: libc::RTM_DELLINK, flags: 0, body }
+    IpvsRequest { kind: libc::RTM_DELLINK, flags: 0, body }
 }
 
-fn encode(request: &Request, seq: u32) -> Vec<u8> {
+fn encode(request: &IpvsRequest, seq: u32) -> Vec<u8> {
     let ack = if request.flags == 0 { libc::NLM_F_ACK } else { 0 };
     let mut message = Vec::with_capacity(HEADER_LEN + request.body.len());
     let start = message::begin(&mut message, request.kind, (ack | request.flags) as u16, seq);
@@ -200,7 +200,7 @@ fn encode(request: &Request, seq: u32) -> Vec<u8> {
 }
 
 /// Sends a request and collects the bodies of the answers.
-fn ask(socket: &mut Socket, request: &Request) -> io::Result<Vec<Vec<u8>>> {
+fn ask(socket: &mut Socket, request: &IpvsRequest) -> io::Result<Vec<Vec<u8>>> {
     let seq = socket.next_seq();
     socket.send(&encode(request, seq))?;
     let (mut answers, mut buffer) = (Vec::new(), vec![0; RECEIVE_LEN]);

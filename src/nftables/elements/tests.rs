@@ -15,7 +15,7 @@ const SEQ: u32 = u32::MAX - 1;
 
 fn written(family: Family, set: SetId, elements: &[Element]) -> Batch {
     let mut batch = Batch::new(SEQ, Scratch::new());
-    write(&mut batch, 0, (family, "portway", set.into()), Action::Add, elements);
+    write(&mut batch, 0, (family, "portway", set.into()), ElementAction::Add, elements);
     batch.finish(false);
     batch
 }

@@ -1,7 +1,7 @@
 //! What a dump says of chains, rules, sets and other objects.
 
 use crate::model::Family;
-use crate::nftables::connection::Message;
+use crate::nftables::connection::KernelMessage;
 use crate::nftables::set::Declaration;
 use crate::ruleset::{ChainId, Expr, Foreign, ForeignKind, KernelError, SetId};
 use crate::wire::attr::Attrs;
@@ -30,7 +30,7 @@ pub(super) fn read_chain(table: &str, attrs: &Attrs<'_>) -> Result<Option<Result
     }))
 }
 
-pub(crate) fn read_rule(family: Family, table: &str, message: &Message<'_>) -> Option<ReadRule> {
+pub(crate) fn read_rule(family: Family, table: &str, message: &KernelMessage<'_>) -> Option<ReadRule> {
     let attrs = &message.attrs;
     if attrs.str_of(abi::rule::TABLE) != Some(table) {
         return None;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::table::table_info;
 use crate::ffi::Scratch;
 use crate::model::Family;
-use crate::nftables::connection::{Answer, Connection, RequestError};
+use crate::nftables::connection::{Connection, KernelAnswer, RequestError};
 use crate::nftables::{TRIAL_TABLE, encode};
-use crate::ruleset::{KernelError, Op, Touched};
+use crate::ruleset::{ChangedParts, KernelError, Op};
 use crate::wire::batch::Batch;
 
 /// Tries to read what others keep changing.
@@ -23,7 +23,7 @@ pub(super) fn undisturbed<T>(
     connection: &mut Connection,
     doing: &'static str,
     (family, name): (Family, &str),
-    concerns: impl Fn(&Touched) -> bool,
+    concerns: impl Fn(&ChangedParts) -> bool,
     mut read: impl FnMut(&mut Connection) -> Result<Option<T>, KernelError>,
 ) -> Result<T, KernelError> {
     let mut by = None;
@@ -34,7 +34,7 @@ pub(super) fn undisturbed<T>(
                 return Ok(result);
             }
         } else {
-            let watch = Watch::begin(connection, doing)?;
+            let watch = ChangeWatch::begin(connection, doing)?;
             let result = read(connection);
             let (touched, who) = watch.end(connection)?;
             match result? {
@@ -50,13 +50,13 @@ pub(super) fn undisturbed<T>(
 }
 
 /// The announcements of what others change while something is read.
-struct Watch {
+struct ChangeWatch {
     doing: &'static str,
     /// All transactions up to this generation were over when reading began.
     generation: u32,
 }
 
-impl Watch {
+impl ChangeWatch {
     fn begin(connection: &mut Connection, doing: &'static str) -> Result<Self, KernelError> {
         connection.listen().map_err(|source| KernelError::Io { doing, source })?;
         let generation = generation(connection)?;
@@ -65,13 +65,13 @@ impl Watch {
     }
 
     /// What was touched meanwhile, as far as it can have been seen, and by whom; everything when that is not known.
-    fn end(self, connection: &mut Connection) -> Result<(Touched, Option<String>), KernelError> {
+    fn end(self, connection: &mut Connection) -> Result<(ChangedParts, Option<String>), KernelError> {
         let end = generation(connection);
-        let Some(mut announcements) = connection.end_listening() else { return Ok((Touched::Everything, None)) };
+        let Some(mut announcements) = connection.end_listening() else { return Ok((ChangedParts::Everything, None)) };
         let end = end?;
         let all = end == self.generation || announcements.catch_up(end).map_err(|source| self.error(source))?;
         let (touched, by) = announcements.take();
-        Ok((if all { touched } else { Touched::Everything }, by))
+        Ok((if all { touched } else { ChangedParts::Everything }, by))
     }
 
     fn error(&self, source: io::Error) -> KernelError {
@@ -85,8 +85,8 @@ fn wait_for_commits(connection: &mut Connection, doing: &'static str) -> Result<
     encode::write(&mut batch, 0, Family::Ipv4, TRIAL_TABLE, &Op::AddTable, 0);
     batch.finish(true);
     match connection.send_batch(&batch).map_err(|source| KernelError::Io { doing, source })? {
-        Answer::Failed(failure) => Err(RequestError::Errno(failure.errno).into_kernel(doing)),
-        Answer::Done | Answer::Unknown => Ok(()),
+        KernelAnswer::Failed(failure) => Err(RequestError::Errno(failure.errno).into_kernel(doing)),
+        KernelAnswer::Done | KernelAnswer::Unknown => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::core::Status;
 
 use super::client::NoAnswer;
-use super::gate::Outcome;
+use super::gate::RequestOutcome;
 
 /// What servers say (with 504) when they are asked for a version they have not come to.
 const TOO_LARGE: &str = "Too large resource version";
@@ -77,7 +77,7 @@ impl Fault {
     }
 
     /// The watch cannot go on from the last version, because a change since then could not be read or the server refuses
-    /// it. When it has no history for it, the outcome is [`Outcome::Expired`].
+    /// it. When it has no history for it, the outcome is [`RequestOutcome::Expired`].
     pub(super) fn loses_version(&self) -> bool {
         match self {
             Self::NoVersion | Self::Stream(kube::Error::SerdeError(_)) => true,
@@ -93,23 +93,23 @@ impl Fault {
     }
 
     /// What it says of the server, and whether others would have it, too. `granted`: the server has served the kind before.
-    pub(super) fn outcome(&self, granted: bool) -> Outcome {
+    pub(super) fn outcome(&self, granted: bool) -> RequestOutcome {
         if self.is_behind() || self.code() == 410 {
-            return Outcome::Expired;
+            return RequestOutcome::Expired;
         }
         if let Some(wait) = self.retry_after() {
-            return Outcome::Busy(wait);
+            return RequestOutcome::Busy(wait);
         }
         match (self, self.code()) {
             // A server that has just started may not have its roles, keys and kinds yet.
-            (_, 500..) => Outcome::Troubled,
-            (_, 401 | 403 | 404) if granted => Outcome::Troubled,
-            (_, 1..) => Outcome::Odd,
-            (Self::Request(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)), _) => Outcome::Odd,
-            (Self::Request(error), _) if is_unanswered(error) => Outcome::Unanswered,
-            (Self::Stream(kube::Error::SerdeError(_)), _) => Outcome::Odd,
-            (Self::Request(_) | Self::Stream(_) | Self::NoBookmarks, _) => Outcome::Broken,
-            _ => Outcome::Odd,
+            (_, 500..) => RequestOutcome::Troubled,
+            (_, 401 | 403 | 404) if granted => RequestOutcome::Troubled,
+            (_, 1..) => RequestOutcome::Odd,
+            (Self::Request(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)), _) => RequestOutcome::Odd,
+            (Self::Request(error), _) if is_unanswered(error) => RequestOutcome::Unanswered,
+            (Self::Stream(kube::Error::SerdeError(_)), _) => RequestOutcome::Odd,
+            (Self::Request(_) | Self::Stream(_) | Self::NoBookmarks, _) => RequestOutcome::Broken,
+            _ => RequestOutcome::Odd,
         }
     }
 
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_an_answer_says_of_the_server() {
-        use Outcome::{Expired, Odd, Troubled};
+        use RequestOutcome::{Expired, Odd, Troubled};
         let granted = [(410, Expired), (400, Odd), (403, Troubled), (401, Troubled), (500, Troubled), (504, Troubled)];
         for (code, outcome) in granted {
             assert_eq!(answered(code).outcome(true), outcome, "{code}");
@@ -211,7 +211,7 @@ mod tests {
         let message = "Too large resource version: 1000, current: 900".to_owned();
         let status = Status { code: 504, reason: "Timeout".into(), message, ..Status::default() };
         let fault = Fault::Event(Box::new(status));
-        assert!(fault.is_behind() && fault.outcome(true) == Outcome::Expired);
+        assert!(fault.is_behind() && fault.outcome(true) == RequestOutcome::Expired);
         assert!(!answered(504).is_behind());
     }
 
@@ -225,7 +225,7 @@ mod tests {
     fn causes_are_found_and_told() {
         let busy = NoAnswer::Busy { code: http::StatusCode::SERVICE_UNAVAILABLE, wait: Duration::from_secs(3) };
         let fault = Fault::Request(kube::Error::Service(busy.into()));
-        assert_eq!(fault.outcome(true), Outcome::Busy(Duration::from_secs(3)));
+        assert_eq!(fault.outcome(true), RequestOutcome::Busy(Duration::from_secs(3)));
         let text = fault.describe("services", "https://a");
         assert!(text.starts_with("cannot list or watch services at https://a: the API server answered 503"), "{text}");
         let tls = io::Error::new(io::ErrorKind::InvalidData, "bad certificate");

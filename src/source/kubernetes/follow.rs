@@ -14,8 +14,8 @@ use tracing::{debug, info, warn};
 use super::ask::{Selector, known};
 use super::client::WATCH_MARGIN;
 use super::fault::Fault;
-use super::gate::{Outcome, Turn};
-use super::shared::Shared;
+use super::gate::{RequestOutcome, Turn};
+use super::shared::KindsContext;
 use super::throttle::Throttle;
 use crate::model::{Event, ObjectKey};
 use crate::source::convert::Convert;
@@ -34,13 +34,13 @@ const RETRY_UNKNOWN: Duration = Duration::from_secs(600);
 const LIST_COMPLETE: &str = "k8s.io/initial-events-end";
 
 /// Why nothing more is read at present.
-enum Stop {
+enum StopReason {
     /// The receiver is gone.
     Closed,
     Fault(Fault),
 }
 
-impl From<Fault> for Stop {
+impl From<Fault> for StopReason {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
@@ -48,7 +48,7 @@ impl From<Fault> for Stop {
 
 /// Follows one kind.
 pub(super) struct Follow<T> {
-    shared: Arc<Shared>,
+    shared: Arc<KindsContext>,
     selector: Selector,
     plural: String,
     optional: bool,
@@ -76,7 +76,7 @@ pub(super) struct Follow<T> {
 }
 
 impl<T: Convert> Follow<T> {
-    pub(super) fn new(shared: &Arc<Shared>, selector: Selector) -> Self {
+    pub(super) fn new(shared: &Arc<KindsContext>, selector: Selector) -> Self {
         Self {
             shared: shared.clone(),
             selector,
@@ -91,7 +91,7 @@ impl<T: Convert> Follow<T> {
             doubt: None,
             history: shared.server.history(),
             failing: false,
-            turn: Turn::new(&shared.access.timing().pace),
+            turn: Turn::new(&shared.access.timing().retry_policy),
             throttle: Throttle::default(),
             list: None,
             bookmarks: false,
@@ -116,8 +116,8 @@ impl<T: Convert> Follow<T> {
                 None => self.plain_list().await,
             };
             let result = match (result, self.flush().await) {
-                (Err(Stop::Closed), _) | (_, Err(_)) => return,
-                (Err(Stop::Fault(fault)), Ok(())) => self.failed(fault).await,
+                (Err(StopReason::Closed), _) | (_, Err(_)) => return,
+                (Err(StopReason::Fault(fault)), Ok(())) => self.failed(fault).await,
                 (Ok(()), Ok(())) => Ok(()),
             };
             if result.is_err() {
@@ -127,12 +127,12 @@ impl<T: Convert> Follow<T> {
     }
 
     /// Lists by a watch that begins with all objects, and goes on with it.
-    async fn stream_list(&mut self) -> Result<(), Stop> {
+    async fn stream_list(&mut self) -> Result<(), StopReason> {
         self.history.mark_unchanged();
         let floor = self.floor.clone().unwrap_or_default();
         let stream = self.api().watch(&self.selector.watch(self.seconds(), true), &floor).await;
         let stream = stream.map_err(Fault::Request)?;
-        self.note(Outcome::Served);
+        self.note(RequestOutcome::Served);
         self.problems(Reporter::list_started);
         self.list = Some(vec![Event::ListStarted(T::KIND)]);
         let (selector, history) = (self.selector.clone(), self.history.clone());
@@ -141,10 +141,10 @@ impl<T: Convert> Follow<T> {
     }
 
     /// Lists at once, from servers that cannot stream.
-    async fn plain_list(&mut self) -> Result<(), Stop> {
+    async fn plain_list(&mut self) -> Result<(), StopReason> {
         self.history.mark_unchanged();
         let list = self.api().list(&self.selector.list(self.floor.as_deref())).await.map_err(Fault::Request)?;
-        self.note(Outcome::Served);
+        self.note(RequestOutcome::Served);
         self.problems(Reporter::list_started);
         if list.metadata.continue_.is_some_and(|token| !token.is_empty()) {
             return Err(Fault::Unfinished.into());
@@ -158,10 +158,10 @@ impl<T: Convert> Follow<T> {
     }
 
     /// Watches on.
-    async fn resume(&mut self, version: String) -> Result<(), Stop> {
+    async fn resume(&mut self, version: String) -> Result<(), StopReason> {
         let stream = self.api().watch(&self.selector.watch(self.seconds(), false), &version).await;
         let stream = stream.map_err(Fault::Request)?;
-        self.note(Outcome::Served);
+        self.note(RequestOutcome::Served);
         let (selector, history) = (self.selector.clone(), self.history.clone());
         let lost = self.shared.clone().history_lost::<T>(selector, version, self.doubt, history);
         self.read(stream, lost).await
@@ -172,7 +172,7 @@ impl<T: Convert> Follow<T> {
         &mut self,
         stream: impl Stream<Item = kube::Result<WatchEvent<Guarded<T>>>>,
         lost: impl Future<Output = Fault>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), StopReason> {
         let started = Instant::now();
         self.bookmarks = false;
         let mut stream = pin!(stream);
@@ -196,13 +196,13 @@ impl<T: Convert> Follow<T> {
         self.doubt = None;
         if started.elapsed() + WATCH_MARGIN < self.shared.access.timing().watch {
             self.doubt = Some(Instant::now());
-            self.note(Outcome::Broken);
+            self.note(RequestOutcome::Broken);
         }
         Ok(())
     }
 
     /// The next item; what has gathered is sent before waiting for it.
-    async fn next<S: Stream + Unpin>(&mut self, stream: &mut S) -> Result<Option<S::Item>, Stop> {
+    async fn next<S: Stream + Unpin>(&mut self, stream: &mut S) -> Result<Option<S::Item>, StopReason> {
         if !self.pending.is_empty() {
             if self.pending.len() < BATCH
                 && let Some(item) = stream.next().now_or_never()
@@ -269,7 +269,7 @@ impl<T: Convert> Follow<T> {
     }
 
     /// Decides how to go on, and notes what the fault says of the server.
-    async fn failed(&mut self, fault: Fault) -> Result<(), Stop> {
+    async fn failed(&mut self, fault: Fault) -> Result<(), StopReason> {
         self.list = None;
         let listing = self.version.is_none();
         if listing && self.streaming && fault.refuses_streaming() {
@@ -287,7 +287,7 @@ impl<T: Convert> Follow<T> {
             return Ok(());
         }
         let outcome = fault.outcome(self.listed);
-        if outcome == Outcome::Expired {
+        if outcome == RequestOutcome::Expired {
             // What is known of the history is a floor for the list, unless the history is another one.
             self.floor = self.version.take().filter(|_| !fault.is_behind());
             info!(kind = self.plural, "listing anew: {}", fault.describe(&self.plural, self.shared.access.server()));
@@ -315,7 +315,7 @@ impl<T: Convert> Follow<T> {
         Ok(())
     }
 
-    fn note(&mut self, outcome: Outcome) {
+    fn note(&mut self, outcome: RequestOutcome) {
         self.shared.server.note(&mut self.turn, outcome);
     }
 
@@ -369,12 +369,12 @@ impl<T: Convert> Follow<T> {
         tell(&mut reporter, &self.shared.stats, &format!("{} ", self.plural));
     }
 
-    async fn flush(&mut self) -> Result<(), Stop> {
+    async fn flush(&mut self) -> Result<(), StopReason> {
         if self.pending.is_empty() {
             return Ok(());
         }
         // Whoever gives up waiting here loses nothing.
-        let place = self.shared.sender.reserve().await.map_err(|_| Stop::Closed)?;
+        let place = self.shared.sender.reserve().await.map_err(|_| StopReason::Closed)?;
         place.send(std::mem::take(&mut self.pending));
         Ok(())
     }

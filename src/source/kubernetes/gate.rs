@@ -1,6 +1,6 @@
 //! When to ask the API server (again). Pure: times come from the caller, so tests and `benches/herd.rs` bring their own.
 //!
-//! There is one [`Gate`] for a server and one [`Turn`] for each kind that is followed. What says something of the server
+//! There is one [`RequestGate`] for a server and one [`Turn`] for each kind that is followed. What says something of the server
 //! (nothing answers, 5xx) is kept in the gate, so that one request at a time finds out for all kinds, and any answer lets
 //! all of them go on. What says something of a kind is kept in its turn.
 
@@ -18,7 +18,7 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// How often to ask.
 #[derive(Debug, Clone)]
-pub struct Pace {
+pub struct RetryPolicy {
     /// Between two attempts while nothing answers, at most (0.8 s, which leaves 0.2 of the second that recovery may take).
     pub probe: Duration,
     /// The same when the outage has lasted for long (10 s, reached after 50 minutes).
@@ -31,7 +31,7 @@ pub struct Pace {
     pub spread: Duration,
 }
 
-impl Default for Pace {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             probe: Duration::from_millis(800),
@@ -45,7 +45,7 @@ impl Default for Pace {
 
 /// What became of a request, or of the watch it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The server does what was asked.
     Served,
     /// No HTTP answer: refused, timed out, not the server we know.
@@ -73,15 +73,15 @@ pub struct Turn {
 
 impl Turn {
     /// May go at once.
-    pub fn new(pace: &Pace) -> Self {
-        Self { until: None, troubled: None, backoff: Backoff::new(pace) }
+    pub fn new(retry_policy: &RetryPolicy) -> Self {
+        Self { until: None, troubled: None, backoff: Backoff::new(retry_policy) }
     }
 }
 
 /// The state of a server, as far as it is known.
 #[derive(Debug)]
-pub struct Gate {
-    pace: Pace,
+pub struct RequestGate {
+    retry_policy: RetryPolicy,
     random: Random,
     /// Nothing answers.
     outage: Option<Spell>,
@@ -107,17 +107,17 @@ impl Spell {
     }
 }
 
-impl Gate {
+impl RequestGate {
     /// `seed` makes the random part of all waits repeatable. As long as nothing is known of the server, one request goes
     /// ahead: the connection it makes serves all of them.
-    pub fn new(pace: Pace, seed: u64, now: Instant) -> Self {
+    pub fn new(retry_policy: RetryPolicy, seed: u64, now: Instant) -> Self {
         let outage = Spell::begin(now, Duration::ZERO);
-        Self { pace, random: Random(seed), outage, trouble: None, served: 0, reopened: None }
+        Self { retry_policy, random: Random(seed), outage, trouble: None, served: 0, reopened: None }
     }
 
     /// The same, random.
-    pub fn random(pace: Pace) -> Self {
-        Self::new(pace, RandomState::new().hash_one(()), Instant::now())
+    pub fn random(retry_policy: RetryPolicy) -> Self {
+        Self::new(retry_policy, RandomState::new().hash_one(()), Instant::now())
     }
 
     /// Whether this kind may send a request now; if not, when to ask again, unless the gate opens before.
@@ -131,15 +131,16 @@ impl Gate {
                 return Err(outage.next);
             }
             let part = now.saturating_duration_since(outage.since) / PART_OF_OUTAGE;
-            let most = part.clamp(self.pace.probe, self.pace.longest_probe.max(self.pace.probe));
+            let most =
+                part.clamp(self.retry_policy.probe, self.retry_policy.longest_probe.max(self.retry_policy.probe));
             outage.next = now + self.random.half_to_all(most);
         } else if let Some(trouble) = self.trouble.as_mut().filter(|_| turn.troubled == Some(self.served)) {
             if trouble.next > now {
                 return Err(trouble.next);
             }
             let lasted = now.saturating_duration_since(trouble.since);
-            let most = doubled(self.pace.first_retry, trouble.attempts);
-            let most = most.min((lasted / PART_OF_TROUBLE).max(SHORT)).min(self.pace.longest_retry);
+            let most = doubled(self.retry_policy.first_retry, trouble.attempts);
+            let most = most.min((lasted / PART_OF_TROUBLE).max(SHORT)).min(self.retry_policy.longest_retry);
             trouble.attempts += 1;
             trouble.next = now + self.random.half_to_all(most);
         }
@@ -147,16 +148,16 @@ impl Gate {
     }
 
     /// Takes note of what became of a request. Says whether others need not wait any longer.
-    pub fn note(&mut self, turn: &mut Turn, outcome: Outcome, now: Instant) -> bool {
+    pub fn note(&mut self, turn: &mut Turn, outcome: RequestOutcome, now: Instant) -> bool {
         let opens = match outcome {
-            Outcome::Unanswered => {
+            RequestOutcome::Unanswered => {
                 match &mut self.outage {
                     Some(outage) => outage.failed = now,
-                    None => self.outage = Spell::begin(now, self.random.half_to_all(self.pace.probe)),
+                    None => self.outage = Spell::begin(now, self.random.half_to_all(self.retry_policy.probe)),
                 }
                 return false;
             }
-            Outcome::Broken => {
+            RequestOutcome::Broken => {
                 // The next attempt is at once, unless the last one was only just made.
                 turn.until = turn.backoff.after_calm(&mut self.random, now).map(|wait| now + wait);
                 if self.outage.is_none() {
@@ -167,9 +168,9 @@ impl Gate {
             _ => self.answered(now),
         };
         match outcome {
-            Outcome::Served => return self.is_well(now) || opens,
-            Outcome::Troubled => {
-                let wait = self.random.half_to_all(self.pace.first_retry);
+            RequestOutcome::Served => return self.is_well(now) || opens,
+            RequestOutcome::Troubled => {
+                let wait = self.random.half_to_all(self.retry_policy.first_retry);
                 match &mut self.trouble {
                     Some(trouble) => (trouble.next, trouble.failed) = (trouble.next.max(now + wait), now),
                     None => self.trouble = Spell::begin(now, wait),
@@ -177,14 +178,14 @@ impl Gate {
                 turn.troubled = Some(self.served);
             }
             // Those who are sent away together do not come back together.
-            Outcome::Busy(wait) => turn.until = Some(now + wait + self.random.up_to(wait / 4)),
-            Outcome::Expired => {
+            RequestOutcome::Busy(wait) => turn.until = Some(now + wait + self.random.up_to(wait / 4)),
+            RequestOutcome::Expired => {
                 let opens = self.is_well(now) || opens;
                 let again = turn.backoff.after_calm(&mut self.random, now).unwrap_or_default();
                 turn.until = Some(now + again.max(self.spread(now)));
                 return opens;
             }
-            Outcome::Odd | Outcome::Unanswered | Outcome::Broken => {
+            RequestOutcome::Odd | RequestOutcome::Unanswered | RequestOutcome::Broken => {
                 turn.until = Some(now + turn.backoff.next(&mut self.random, now));
             }
         }
@@ -214,7 +215,7 @@ impl Gate {
     fn spread(&mut self, now: Instant) -> Duration {
         let recent = self.reopened.filter(|(at, _)| now.saturating_duration_since(*at) < CALM);
         let spread = recent.map_or(Duration::ZERO, |(_, spread)| spread);
-        self.random.up_to(self.pace.spread.saturating_sub(spread))
+        self.random.up_to(self.retry_policy.spread.saturating_sub(spread))
     }
 }
 
@@ -228,8 +229,8 @@ struct Backoff {
 }
 
 impl Backoff {
-    fn new(pace: &Pace) -> Self {
-        Self { first: pace.first_retry, longest: pace.longest_retry, failures: 0, retried: None }
+    fn new(retry_policy: &RetryPolicy) -> Self {
+        Self { first: retry_policy.first_retry, longest: retry_policy.longest_retry, failures: 0, retried: None }
     }
 
     /// The delay after one more failure. A success in between does not make the next delays short again, only time

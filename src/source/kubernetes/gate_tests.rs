@@ -8,25 +8,25 @@ fn seconds(seconds: f64) -> Duration {
 
 /// A node that follows some kinds, at times of its own.
 struct Node {
-    gate: Gate,
+    gate: RequestGate,
     turns: Vec<Turn>,
     now: Instant,
 }
 
 impl Node {
     fn new(seed: u64) -> Self {
-        let (pace, now) = (Pace::default(), Instant::now());
-        Self { turns: vec![Turn::new(&pace); KINDS], gate: Gate::new(pace, seed, now), now }
+        let (retry_policy, now) = (RetryPolicy::default(), Instant::now());
+        Self { turns: vec![Turn::new(&retry_policy); KINDS], gate: RequestGate::new(retry_policy, seed, now), now }
     }
 
     /// One whose watches run.
     fn following(seed: u64) -> Self {
         let mut node = Self::new(seed);
-        node.all(Outcome::Served);
+        node.all(RequestOutcome::Served);
         node
     }
 
-    fn all(&mut self, outcome: Outcome) {
+    fn all(&mut self, outcome: RequestOutcome) {
         for kind in 0..KINDS {
             self.note(kind, outcome);
         }
@@ -36,7 +36,7 @@ impl Node {
         self.gate.ask(&mut self.turns[kind], self.now).is_ok()
     }
 
-    fn note(&mut self, kind: usize, outcome: Outcome) {
+    fn note(&mut self, kind: usize, outcome: RequestOutcome) {
         self.gate.note(&mut self.turns[kind], outcome, self.now);
     }
 
@@ -55,7 +55,7 @@ impl Node {
     }
 
     /// All kinds ask until a time, and this comes of it; returns when they asked.
-    fn asks_for(&mut self, long: Duration, outcome: Outcome) -> Vec<Instant> {
+    fn asks_for(&mut self, long: Duration, outcome: RequestOutcome) -> Vec<Instant> {
         let (end, mut asked) = (self.now + long, Vec::new());
         loop {
             let (at, kind) = self.first(&[0, 1, 2, 3]);
@@ -75,7 +75,13 @@ fn pauses(asked: &[Instant]) -> Vec<Duration> {
 
 #[test]
 fn the_first_request_goes_ahead_and_any_answer_lets_the_others_follow() {
-    for answer in [Outcome::Served, Outcome::Troubled, Outcome::Odd, Outcome::Expired, Outcome::Busy(seconds(5.0))] {
+    for answer in [
+        RequestOutcome::Served,
+        RequestOutcome::Troubled,
+        RequestOutcome::Odd,
+        RequestOutcome::Expired,
+        RequestOutcome::Busy(seconds(5.0)),
+    ] {
         let mut node = Node::new(1);
         assert_eq!([node.ask(0), node.ask(1), node.ask(2)], [true, false, false]);
         node.note(0, answer);
@@ -86,57 +92,57 @@ fn the_first_request_goes_ahead_and_any_answer_lets_the_others_follow() {
 #[test]
 fn an_outage_is_probed_by_one_kind_at_a_time_at_most_a_second_apart_and_later_ten() {
     let mut node = Node::following(2);
-    let asked = node.asks_for(seconds(240.0), Outcome::Unanswered);
+    let asked = node.asks_for(seconds(240.0), RequestOutcome::Unanswered);
     let waits = pauses(&asked);
     assert!(waits.iter().all(|wait| (seconds(0.4)..=seconds(0.8)).contains(wait)), "{waits:?}");
-    node.asks_for(seconds(3600.0), Outcome::Unanswered);
-    let waits = pauses(&node.asks_for(seconds(600.0), Outcome::Unanswered));
+    node.asks_for(seconds(3600.0), RequestOutcome::Unanswered);
+    let waits = pauses(&node.asks_for(seconds(600.0), RequestOutcome::Unanswered));
     assert!(waits.iter().all(|wait| (seconds(5.0)..=seconds(10.0)).contains(wait)), "{waits:?}");
-    node.note(0, Outcome::Served);
+    node.note(0, RequestOutcome::Served);
     assert_eq!([node.ask(1), node.ask(2), node.ask(3)], [true; 3]);
 }
 
 #[test]
 fn a_broken_connection_is_made_anew_at_once_and_not_over_and_over() {
     let mut node = Node::following(3);
-    node.all(Outcome::Broken);
+    node.all(RequestOutcome::Broken);
     assert_eq!([node.ask(0), node.ask(1)], [true, false], "one goes ahead");
-    node.note(0, Outcome::Served);
+    node.note(0, RequestOutcome::Served);
     assert!(node.ask(1));
     // Each new watch breaks at once.
-    let asked = node.asks_for(seconds(60.0), Outcome::Broken);
+    let asked = node.asks_for(seconds(60.0), RequestOutcome::Broken);
     assert!(asked.len() < 40, "{} attempts of {KINDS} kinds in a minute", asked.len());
 }
 
 #[test]
 fn failures_of_the_server_are_found_out_by_one_request_for_all_kinds() {
     let mut node = Node::following(4);
-    node.all(Outcome::Troubled);
-    let asked = node.asks_for(seconds(10.0), Outcome::Troubled);
+    node.all(RequestOutcome::Troubled);
+    let asked = node.asks_for(seconds(10.0), RequestOutcome::Troubled);
     assert!((5..=30).contains(&asked.len()), "{}", asked.len());
     let waits = pauses(&asked);
     assert!(waits.iter().all(|wait| *wait <= seconds(2.6)), "a quarter of the time it has lasted: {waits:?}");
-    node.asks_for(seconds(300.0), Outcome::Troubled);
-    let waits = pauses(&node.asks_for(seconds(600.0), Outcome::Troubled));
+    node.asks_for(seconds(300.0), RequestOutcome::Troubled);
+    let waits = pauses(&node.asks_for(seconds(600.0), RequestOutcome::Troubled));
     assert!(waits.iter().all(|wait| (seconds(15.0)..=seconds(30.0)).contains(wait)), "{waits:?}");
-    node.note(0, Outcome::Served);
+    node.note(0, RequestOutcome::Served);
     assert_eq!([node.ask(1), node.ask(2), node.ask(3)], [true; 3], "who was in trouble goes when one is served");
 }
 
 #[test]
 fn trouble_of_one_kind_does_not_hold_up_the_others() {
     let mut node = Node::following(5);
-    node.note(0, Outcome::Troubled);
+    node.note(0, RequestOutcome::Troubled);
     assert_eq!([node.ask(0), node.ask(1), node.ask(2)], [false, true, true]);
     for _ in 0..20 {
         node.first(&[0]);
-        node.note(0, Outcome::Troubled);
+        node.note(0, RequestOutcome::Troubled);
     }
     assert!(!node.ask(0) && node.ask(1));
     // Others are served now and then: one more attempt each time, not a loop.
-    node.note(1, Outcome::Served);
+    node.note(1, RequestOutcome::Served);
     assert!(node.ask(0));
-    node.note(0, Outcome::Troubled);
+    node.note(0, RequestOutcome::Troubled);
     assert!(!node.ask(0));
 }
 
@@ -144,8 +150,8 @@ fn trouble_of_one_kind_does_not_hold_up_the_others() {
 fn a_server_that_asks_for_patience_gets_it_from_this_kind() {
     let mut node = Node::following(6);
     let start = node.now;
-    node.note(0, Outcome::Busy(seconds(7.0)));
-    node.note(1, Outcome::Served);
+    node.note(0, RequestOutcome::Busy(seconds(7.0)));
+    node.note(1, RequestOutcome::Served);
     assert!(node.ask(1) && !node.ask(0));
     let (at, _) = node.first(&[0]);
     assert!((seconds(7.0)..=seconds(8.75)).contains(&(at - start)), "{:?}", at - start);
@@ -157,7 +163,7 @@ fn lists_that_everybody_needs_are_spread_over_a_second_and_not_repeated_without_
         .map(|seed| {
             let mut node = Node::following(seed);
             let start = node.now;
-            node.note(0, Outcome::Expired);
+            node.note(0, RequestOutcome::Expired);
             node.first(&[0]).0 - start
         })
         .collect();
@@ -168,15 +174,15 @@ fn lists_that_everybody_needs_are_spread_over_a_second_and_not_repeated_without_
     let start = node.now;
     for _ in 0..10 {
         node.first(&[0]);
-        node.note(0, Outcome::Expired);
+        node.note(0, RequestOutcome::Expired);
     }
     assert!(node.now - start > seconds(30.0), "lists that are worth nothing grow rare: {:?}", node.now - start);
 }
 
 #[test]
 fn delays_grow_to_a_limit_and_start_anew_after_a_while() {
-    let pace = Pace::default();
-    let (mut backoff, mut random, mut now) = (Backoff::new(&pace), Random(8), Instant::now());
+    let retry_policy = RetryPolicy::default();
+    let (mut backoff, mut random, mut now) = (Backoff::new(&retry_policy), Random(8), Instant::now());
     let delays: Vec<Duration> = (0..20)
         .map(|_| {
             let delay = backoff.next(&mut random, now);
@@ -195,19 +201,19 @@ fn recovery(seed: u64, outage: f64, start_up: f64) -> Duration {
     let mut node = Node::following(seed);
     node.now += seconds(100.0);
     let back = node.now + seconds(outage);
-    node.all(Outcome::Broken);
+    node.all(RequestOutcome::Broken);
     let (mut waiting, mut lost) = (vec![0, 1, 2, 3], [true; KINDS]);
     while !waiting.is_empty() {
         let (at, kind) = node.first(&waiting);
         node.note(
             kind,
             match () {
-                () if at < back => Outcome::Unanswered,
-                () if at < back + seconds(start_up) => Outcome::Troubled,
-                () if std::mem::take(&mut lost[kind]) => Outcome::Expired,
+                () if at < back => RequestOutcome::Unanswered,
+                () if at < back + seconds(start_up) => RequestOutcome::Troubled,
+                () if std::mem::take(&mut lost[kind]) => RequestOutcome::Expired,
                 () => {
                     waiting.retain(|waits| *waits != kind);
-                    Outcome::Served
+                    RequestOutcome::Served
                 }
             },
         );

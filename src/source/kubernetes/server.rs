@@ -8,11 +8,11 @@ use tokio::time::sleep_until;
 
 use super::ask::is_older;
 use super::fault::Fault;
-use super::gate::{Gate, Outcome, Pace, Turn};
+use super::gate::{RequestGate, RequestOutcome, RetryPolicy, Turn};
 
 /// The gate, and who waits at it.
-pub(super) struct Server {
-    gate: Mutex<Gate>,
+pub(super) struct ApiServer {
+    gate: Mutex<RequestGate>,
     opened: watch::Sender<()>,
     /// The last version the server called its present one, and when it was asked.
     present: tokio::sync::Mutex<Option<(Instant, String)>>,
@@ -20,10 +20,10 @@ pub(super) struct Server {
     rewound: watch::Sender<Option<Instant>>,
 }
 
-impl Server {
-    pub(super) fn new(pace: Pace) -> Self {
+impl ApiServer {
+    pub(super) fn new(retry_policy: RetryPolicy) -> Self {
         Self {
-            gate: Mutex::new(Gate::random(pace)),
+            gate: Mutex::new(RequestGate::random(retry_policy)),
             opened: watch::Sender::new(()),
             present: tokio::sync::Mutex::default(),
             rewound: watch::Sender::new(None),
@@ -44,7 +44,7 @@ impl Server {
     }
 
     /// What became of a request.
-    pub(super) fn note(&self, turn: &mut Turn, outcome: Outcome) {
+    pub(super) fn note(&self, turn: &mut Turn, outcome: RequestOutcome) {
         if lock(&self.gate).note(turn, outcome, Instant::now()) {
             self.opened.send_replace(());
         }

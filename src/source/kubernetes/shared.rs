@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::access::Access;
 use super::ask::{Selector, is_older};
 use super::fault::Fault;
-use super::server::Server;
+use super::server::ApiServer;
 use crate::source::EventSender;
 use crate::source::convert::{Convert, Converter};
 use crate::source::problem::{Reporter, SourceStats};
@@ -18,16 +18,16 @@ use crate::source::problem::{Reporter, SourceStats};
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// What all kinds share.
-pub(super) struct Shared {
+pub(super) struct KindsContext {
     pub(super) converter: Mutex<Converter>,
     pub(super) reporter: Mutex<Reporter>,
     pub(super) stats: Arc<SourceStats>,
     pub(super) sender: EventSender,
     pub(super) access: Access,
-    pub(super) server: Server,
+    pub(super) server: ApiServer,
 }
 
-impl Shared {
+impl KindsContext {
     /// Ends when a watch from this version is in vain, because the server has gone back to an older state. Kinds share one
     /// history: what one of them finds out holds for all.
     ///

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::gate::Pace;
+use super::gate::RetryPolicy;
 
 /// How long to wait for what. The defaults are the product's; tests shorten them.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct Timing {
     /// one a minute). This is for HTTP/1.1 behind a balancer or proxy that lives: neither TCP nor pings tell there.
     pub bookmarks: Duration,
     /// How often to ask.
-    pub pace: Pace,
+    pub retry_policy: RetryPolicy,
     /// Refused credentials are read again, but not more often than this: reading them may run a program (10 s).
     pub renew: Duration,
 }
@@ -41,7 +41,7 @@ impl Default for Timing {
             list: Duration::from_secs(30),
             watch: Duration::from_secs(290),
             bookmarks: Duration::from_secs(130),
-            pace: Pace::default(),
+            retry_policy: RetryPolicy::default(),
             renew: Duration::from_secs(10),
         }
     }

@@ -7,7 +7,7 @@ use serde_json::de::StrRead;
 use serde_yaml::Value;
 use serde_yaml::value::Mapping;
 
-use super::locate::{Step, line_of, steps};
+use super::locate::{PathStep, line_of, steps};
 use super::unknown;
 use crate::source::api;
 use crate::source::problem::Problem;
@@ -114,7 +114,7 @@ impl<'t> Document<'t> {
     }
 
     /// Reads an object, or the objects of a list. `implied` is the kind of items of a typed list.
-    fn read(&self, value: Value, path: &mut Vec<Step>, implied: Option<(&str, &str)>, parsed: &mut Parsed) {
+    fn read(&self, value: Value, path: &mut Vec<PathStep>, implied: Option<(&str, &str)>, parsed: &mut Parsed) {
         let Value::Mapping(map) = value else {
             if !value.is_null() {
                 parsed.broken.push(self.problem(path, "is not a Kubernetes object; it is left out"));
@@ -145,7 +145,7 @@ impl<'t> Document<'t> {
             }
             (_, "EndpointSlice") => {
                 let message = format!("{version} is not read, only discovery.k8s.io/v1; convert the EndpointSlice");
-                path.push(Step::Key("apiVersion".into()));
+                path.push(PathStep::Key("apiVersion".into()));
                 parsed.broken.push(self.problem(path, &message));
                 path.pop();
             }
@@ -164,12 +164,12 @@ impl<'t> Document<'t> {
         }
     }
 
-    fn items(&self, mut map: Mapping, path: &mut Vec<Step>, item: Option<(&str, &str)>, parsed: &mut Parsed) {
-        path.push(Step::Key("items".into()));
+    fn items(&self, mut map: Mapping, path: &mut Vec<PathStep>, item: Option<(&str, &str)>, parsed: &mut Parsed) {
+        path.push(PathStep::Key("items".into()));
         match map.remove("items") {
             Some(Value::Sequence(items)) => {
                 for (index, value) in items.into_iter().enumerate() {
-                    path.push(Step::Index(index));
+                    path.push(PathStep::Index(index));
                     self.read(value, path, item, parsed);
                     path.pop();
                 }
@@ -184,7 +184,7 @@ impl<'t> Document<'t> {
         &self,
         kind: &str,
         map: Mapping,
-        path: &[Step],
+        path: &[PathStep],
         wrap: impl FnOnce(T) -> Object,
         parsed: &mut Parsed,
     ) {
@@ -192,7 +192,7 @@ impl<'t> Document<'t> {
         match serde_path_to_error::deserialize::<_, T>(&value) {
             Ok(object) => {
                 for field in unknown::fields(kind, &value) {
-                    let full: Vec<Step> = path.iter().cloned().chain(field).collect();
+                    let full: Vec<PathStep> = path.iter().cloned().chain(field).collect();
                     let message = format!("is not a field of a {kind} and is ignored; correct its spelling");
                     parsed.notes.push(self.problem(&full, &message));
                 }
@@ -207,11 +207,11 @@ impl<'t> Document<'t> {
         }
     }
 
-    fn problem(&self, path: &[Step], message: &str) -> Problem {
+    fn problem(&self, path: &[PathStep], message: &str) -> Problem {
         let lookups = self.lookups.replace(self.lookups.get().saturating_add(1));
         let found = if lookups < LOOKUPS { line_of(self.text, path) } else { None };
         let line = found.map_or(self.line, |line| self.line + line - 1);
-        Problem::at(format!("{}:{line}", self.file), Step::join(path), message)
+        Problem::at(format!("{}:{line}", self.file), PathStep::join(path), message)
     }
 
     fn syntax_problem(&self, error: serde_yaml::Error) -> Problem {

@@ -67,7 +67,7 @@ impl fmt::Display for Id {
 
 /// An object in a file.
 #[derive(Debug, Clone)]
-struct Entry {
+struct FileObject {
     id: Id,
     line: usize,
     /// Absent for objects that are known and not to be programmed.
@@ -78,9 +78,9 @@ struct Entry {
 
 /// A file as last read.
 #[derive(Debug, Default)]
-struct File {
+struct ManifestFile {
     hash: Option<u64>,
-    entries: Vec<Entry>,
+    entries: Vec<FileObject>,
     problems: Vec<Problem>,
     unread: Vec<Unread>,
     /// Names of Nodes that are not ours.
@@ -102,14 +102,14 @@ pub(super) struct Loaded {
 
 /// A folder of manifests, or a single file.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct ManifestFolder {
     path: PathBuf,
     converter: Converter,
-    files: HashMap<String, File>,
+    files: HashMap<String, ManifestFile>,
     loaded: bool,
 }
 
-impl Folder {
+impl ManifestFolder {
     pub(super) fn new(path: &Path, node_name: &str) -> Self {
         let converter = Converter::new(Origin::Manifest, node_name);
         Self { path: path.to_owned(), converter, files: HashMap::new(), loaded: false }
@@ -185,7 +185,7 @@ impl Folder {
         if hash.is_some() && known.is_some_and(|file| file.hash == hash) {
             return false;
         }
-        let mut read = File { hash, ..File::default() };
+        let mut read = ManifestFile { hash, ..ManifestFile::default() };
         let missing = match content {
             Ok(text) => {
                 let parsed = parse(name, &text);
@@ -206,10 +206,10 @@ impl Folder {
         };
         if missing > 0 {
             let old = known.map(|file| file.entries.as_slice()).unwrap_or_default();
-            let kept: Vec<Entry> = old
+            let kept: Vec<FileObject> = old
                 .iter()
                 .filter(|old| old.event.is_some() && !read.entries.iter().any(|new| new.id == old.id))
-                .map(|old| Entry { kept: true, ..old.clone() })
+                .map(|old| FileObject { kept: true, ..old.clone() })
                 .collect();
             if !kept.is_empty() {
                 let message = format!(
@@ -263,12 +263,12 @@ impl Folder {
 }
 
 /// The objects in force, with the files they are from.
-type Winners<'a> = HashMap<&'a Id, (&'a String, &'a Entry)>;
+type Winners<'a> = HashMap<&'a Id, (&'a String, &'a FileObject)>;
 
-impl Folder {
+impl ManifestFolder {
     /// What of each file is not read: its kinds, and Endpoints that no slice stands for.
     fn unread(&self, names: &[(String, PathBuf)], winners: &Winners<'_>) -> Vec<(String, Problem)> {
-        let service_of = |entry: &Entry| match entry.event.as_ref()? {
+        let service_of = |entry: &FileObject| match entry.event.as_ref()? {
             Event::Slice(slice) => Some(slice.service.clone()),
             _ => None,
         };
@@ -319,7 +319,7 @@ impl Folder {
 }
 
 /// Converts one object; false if it cannot be named.
-fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, file: &mut File) -> bool {
+fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, file: &mut ManifestFile) -> bool {
     let converted = match object {
         Object::Service(service) => converter.service(service),
         Object::Slice(slice) => converter.slice(slice),
@@ -337,7 +337,7 @@ fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, 
         file.problems.push(Problem { place: Some(format!("{name}:{line}")), ..problem });
     }
     if let Some((event, (id, in_force))) = converted.event.and_then(|event| Id::of(&event).map(|id| (event, id))) {
-        file.entries.push(Entry { id, line, event: in_force.then_some(event), kept: false });
+        file.entries.push(FileObject { id, line, event: in_force.then_some(event), kept: false });
     }
     named
 }

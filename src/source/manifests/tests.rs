@@ -209,7 +209,7 @@ fn a_missing_folder_is_a_clear_error() {
 fn objects_of_a_broken_file_stay_until_it_is_repaired() {
     let dir = folder(&[("a.yaml", &format!("{}---\n{}", service("a", "10.0.0.1"), service("b", "10.0.0.2")))]);
     let file = dir.path().join("a.yaml");
-    let mut source = Folder::new(dir.path(), "node-1");
+    let mut source = ManifestFolder::new(dir.path(), "node-1");
     let mut model = Model::default();
     let mut step = |text: Option<&str>| {
         match text {
@@ -232,7 +232,7 @@ fn objects_of_a_broken_file_stay_until_it_is_repaired() {
 #[test]
 fn an_unchanged_folder_is_not_reported_again() {
     let dir = folder(&[("a.yaml", &service("a", "10.0.0.1")), ("bad.yaml", "{")]);
-    let mut source = Folder::new(dir.path(), "node-1");
+    let mut source = ManifestFolder::new(dir.path(), "node-1");
     assert!(source.reload().expect("folder").changed);
     assert!(!source.reload().expect("folder").changed);
     fs::create_dir(dir.path().join("dir.yaml")).expect("mkdir");

@@ -7,14 +7,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use super::locate::Step;
+use super::locate::PathStep;
 
 /// As many as are told of one object.
 const FIELDS_MAX: usize = 10;
 
 /// The paths of the fields of an object of this kind that Kubernetes does not know. Nothing where a value is of a wrong type:
 /// who reads it says so.
-pub(super) fn fields(kind: &str, object: &Value) -> Vec<Vec<Step>> {
+pub(super) fn fields(kind: &str, object: &Value) -> Vec<Vec<PathStep>> {
     let typed = match kind {
         "Service" => rewritten::<Service>(object),
         "EndpointSlice" => rewritten::<EndpointSlice>(object),
@@ -34,12 +34,12 @@ fn rewritten<T: DeserializeOwned + Serialize>(object: &Value) -> Option<Value> {
     serde_yaml::to_value(serde_yaml::from_value::<T>(object.clone()).ok()?).ok()
 }
 
-fn compare(object: &Value, typed: &Value, path: &mut Vec<Step>, found: &mut Vec<Vec<Step>>) {
+fn compare(object: &Value, typed: &Value, path: &mut Vec<PathStep>, found: &mut Vec<Vec<PathStep>>) {
     match (object, typed) {
         (Value::Mapping(object), Value::Mapping(typed)) => {
             for (key, value) in object.iter().filter(|(_, value)| !value.is_null()) {
                 let Some(name) = key.as_str().filter(|_| found.len() < FIELDS_MAX) else { continue };
-                path.push(Step::Key(name.to_owned()));
+                path.push(PathStep::Key(name.to_owned()));
                 match typed.get(name) {
                     Some(known) => compare(value, known, path, found),
                     None => found.push(path.clone()),
@@ -49,7 +49,7 @@ fn compare(object: &Value, typed: &Value, path: &mut Vec<Step>, found: &mut Vec<
         }
         (Value::Sequence(object), Value::Sequence(typed)) => {
             for (index, (value, known)) in object.iter().zip(typed).enumerate() {
-                path.push(Step::Index(index));
+                path.push(PathStep::Index(index));
                 compare(value, known, path, found);
                 path.pop();
             }
@@ -64,7 +64,7 @@ mod tests {
 
     fn unknown(kind: &str, text: &str) -> Vec<String> {
         let value: Value = serde_yaml::from_str(text).expect("test YAML");
-        fields(kind, &value).iter().map(|path| Step::join(path)).collect()
+        fields(kind, &value).iter().map(|path| PathStep::join(path)).collect()
     }
 
     #[test]

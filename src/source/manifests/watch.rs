@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::folder::Folder;
+use super::folder::ManifestFolder;
 
 /// Changes that come closer together than this are one.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -20,22 +20,22 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The notifications of one folder.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct FolderWatch {
     watcher: Option<((u64, u64), RecommendedWatcher)>,
-    shared: Arc<Shared>,
+    shared: Arc<WatchState>,
     failed: bool,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct WatchState {
     changed: Notify,
     /// Files written to and not closed yet: reading them now could see half of them.
     writing: Mutex<HashSet<PathBuf>>,
 }
 
-impl Watch {
+impl FolderWatch {
     /// Watches the folder that is at the path now; another one than before if it was replaced.
-    pub(super) fn renew(&mut self, folder: &Folder) {
+    pub(super) fn renew(&mut self, folder: &ManifestFolder) {
         let identity = folder.identity();
         if identity.is_some() && self.watcher.as_ref().map(|(watched, _)| *watched) == identity {
             return;
@@ -83,7 +83,7 @@ impl Watch {
     }
 }
 
-impl Shared {
+impl WatchState {
     fn take(&self, event: notify::Result<notify::Event>) {
         match event {
             Ok(event) => {

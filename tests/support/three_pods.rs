@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Three namespaces; the thread that made it stands in the node's.
 #[derive(Debug)]
-pub(crate) struct Town {
+pub(crate) struct ThreePodNetwork {
     client: Namespace,
     node: Namespace,
     _pods: Namespace,
@@ -32,7 +32,7 @@ pub(crate) struct Call {
     stream: BufReader<TcpStream>,
 }
 
-impl Town {
+impl ThreePodNetwork {
     pub(crate) fn build() -> Result<Self> {
         let client = Namespace::create()?;
         let pods = Namespace::create()?;

@@ -10,7 +10,7 @@ const KEYS_MAX: usize = 4096;
 
 /// What others touched, to be compared with the mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touched {
+pub enum ChangedParts {
     /// It may be anything.
     Everything,
     /// Only this, of tables that are there.
@@ -35,38 +35,38 @@ pub enum Keys {
     These(BTreeSet<Bytes>),
 }
 
-impl Default for Touched {
+impl Default for ChangedParts {
     fn default() -> Self {
-        Touched::Parts(BTreeMap::new())
+        ChangedParts::Parts(BTreeMap::new())
     }
 }
 
-impl Touched {
+impl ChangedParts {
     /// Nothing was touched.
     pub fn is_empty(&self) -> bool {
-        matches!(self, Touched::Parts(parts) if parts.is_empty())
+        matches!(self, ChangedParts::Parts(parts) if parts.is_empty())
     }
 
     /// Adds chains, rules and objects of a table.
     pub fn structure(&mut self, family: Family) {
-        if let Touched::Parts(parts) = self {
+        if let ChangedParts::Parts(parts) = self {
             parts.entry(family).or_default().structure = true;
         }
     }
 
     /// Adds elements.
     pub fn elements(&mut self, family: Family, set: SetName, keys: Keys) {
-        if let Touched::Parts(parts) = self {
+        if let ChangedParts::Parts(parts) = self {
             parts.entry(family).or_default().elements(set, keys);
         }
     }
 
     /// Adds all that another one has.
-    pub fn merge(&mut self, other: Touched) {
+    pub fn merge(&mut self, other: ChangedParts) {
         match (&mut *self, other) {
-            (Touched::Everything, _) => {}
-            (_, Touched::Everything) => *self = Touched::Everything,
-            (Touched::Parts(parts), Touched::Parts(others)) => {
+            (ChangedParts::Everything, _) => {}
+            (_, ChangedParts::Everything) => *self = ChangedParts::Everything,
+            (ChangedParts::Parts(parts), ChangedParts::Parts(others)) => {
                 for (family, other) in others {
                     let part = parts.entry(family).or_default();
                     part.structure |= other.structure;
@@ -100,31 +100,31 @@ mod tests {
         Keys::These(range.map(|n| Bytes::new().u32_host(n as u32)).collect())
     }
 
-    fn elements(keys: Keys) -> Touched {
-        let mut touched = Touched::default();
+    fn elements(keys: Keys) -> ChangedParts {
+        let mut touched = ChangedParts::default();
         touched.elements(Family::Ipv4, SetId::NodeIps.into(), keys);
         touched
     }
 
     #[test]
     fn nothing_is_lost_when_two_become_one() {
-        let mut touched = Touched::default();
+        let mut touched = ChangedParts::default();
         assert!(touched.is_empty());
         touched.merge(elements(keys(0..2)));
         touched.merge(elements(keys(1..3)));
         assert_eq!(touched, elements(keys(0..3)));
-        let mut structure = Touched::default();
+        let mut structure = ChangedParts::default();
         structure.structure(Family::Ipv6);
         touched.merge(structure.clone());
         touched.merge(elements(keys(5..5)));
-        let Touched::Parts(parts) = &touched else { panic!("{touched:?}") };
+        let ChangedParts::Parts(parts) = &touched else { panic!("{touched:?}") };
         assert_eq!(parts[&Family::Ipv4], Part { structure: false, sets: [(SetId::NodeIps.into(), keys(0..3))].into() });
         assert_eq!(parts[&Family::Ipv6], Part { structure: true, ..Part::default() });
-        touched.merge(Touched::Everything);
+        touched.merge(ChangedParts::Everything);
         touched.merge(structure);
         touched.structure(Family::Ipv4);
         touched.elements(Family::Ipv4, SetId::Hairpin.into(), Keys::All);
-        assert_eq!(touched, Touched::Everything);
+        assert_eq!(touched, ChangedParts::Everything);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Element, Elements, Kernel, KernelError, Part, SetId, SetName, Table,
 use crate::model::Family;
 
 /// What stands in front of a kernel; by itself it lets everything pass. See [`Kernel`] for what the methods promise.
-pub trait Gate<K: Kernel>: Send {
+pub trait Interceptor<K: Kernel>: Send {
     /// A transaction comes by.
     fn apply(&mut self, kernel: &mut K, transaction: &Transaction) -> Result<(), KernelError> {
         kernel.apply(transaction)
@@ -21,30 +21,30 @@ pub trait Gate<K: Kernel>: Send {
     }
 }
 
-/// A kernel and its gate.
+/// A kernel and its interceptor.
 #[derive(Debug)]
-pub struct Gated<K, G> {
+pub struct Intercepted<K, G> {
     /// The kernel.
     pub kernel: K,
     /// What stands in front of it.
-    pub gate: G,
+    pub interceptor: G,
 }
 
-impl<K: Kernel, G: Gate<K>> Kernel for Gated<K, G> {
+impl<K: Kernel, G: Interceptor<K>> Kernel for Intercepted<K, G> {
     fn claim(&mut self) -> Result<(), KernelError> {
         self.kernel.claim()
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
-        self.gate.apply(&mut self.kernel, transaction)
+        self.interceptor.apply(&mut self.kernel, transaction)
     }
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
-        self.gate.read(&mut self.kernel, family)
+        self.interceptor.read(&mut self.kernel, family)
     }
 
     fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
-        self.gate.read_part(&mut self.kernel, family, part)
+        self.interceptor.read_part(&mut self.kernel, family, part)
     }
 
     fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {

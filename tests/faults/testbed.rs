@@ -31,7 +31,7 @@ const POD_RANGES: &str = "10.1.0.0/16,fd00:1::/64";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The thread that made it stands on the node.
-pub(crate) struct City {
+pub(crate) struct Testbed {
     pub(crate) client: Arc<Namespace>,
     pub(crate) double: ApiDouble,
     pub(crate) node: Namespace,
@@ -43,7 +43,7 @@ pub(crate) struct City {
     child: Option<Child>,
 }
 
-impl City {
+impl Testbed {
     /// Builds it with everything but the program.
     pub(crate) fn build(flags: &[&str]) -> Self {
         let (client, pods, node) = streets();
@@ -53,7 +53,7 @@ impl City {
         let mut options = Options::new(NODE);
         let ranges = POD_RANGES.split(',').map(|range| range.parse().expect("valid")).collect();
         options.detect_local = DetectLocal::ClusterCidr(ranges);
-        let city = Self {
+        let testbed = Self {
             client: Arc::new(client),
             double: ApiDouble::absent(),
             node,
@@ -64,10 +64,10 @@ impl City {
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             child: None,
         };
-        city.double.put(services::node());
-        city.double.put(services::service_cidr());
-        city.open_api();
-        city
+        testbed.double.put(services::node());
+        testbed.double.put(services::service_cidr());
+        testbed.open_api();
+        testbed
     }
 
     /// The desired tables follow these options too.
@@ -149,12 +149,12 @@ impl City {
     /// tables; how long that took.
     pub(crate) fn wait_until_settled(&mut self) -> Duration {
         let (start, desired) = (Instant::now(), self.desired());
-        self.wait("the kernel is as desired", |city| {
-            let held = city.held();
+        self.wait("the kernel is as desired", |testbed| {
+            let held = testbed.held();
             if held == desired { Ok(()) } else { Err(format!("{held:#?}\ninstead of {desired:#?}")) }
         });
         // What follows a commit is done when the sync loop answers again. One that has just started does not answer yet.
-        self.wait("the program finds nothing to repair", |city| match city.ask(&["diff"]) {
+        self.wait("the program finds nothing to repair", |testbed| match testbed.ask(&["diff"]) {
             (said, true) if said.is_empty() => Ok(()),
             (said, _) => Err(said),
         });
@@ -213,7 +213,7 @@ impl City {
     }
 }
 
-impl Drop for City {
+impl Drop for Testbed {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             child.kill().ok();

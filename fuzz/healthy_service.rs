@@ -25,14 +25,14 @@ const HEALTHY: [&str; 3] = [
 ];
 
 /// What runs on the node.
-pub struct Town {
+pub struct HealthyService {
     controller: Controller<FakeKernel>,
     reports: Box<dyn Fn() -> Report>,
     converter: Converter,
     others: Vec<Event>,
 }
 
-impl Town {
+impl HealthyService {
     /// With the healthy Service in force.
     pub fn new() -> Self {
         let options = Options {

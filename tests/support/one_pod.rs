@@ -114,12 +114,12 @@ fn namespace(commands: &str) -> Arc<Namespace> {
 }
 
 /// A client, a node and a pod that answers, in a row.
-pub(crate) struct Street {
+pub(crate) struct OnePodNetwork {
     pub(crate) client: Arc<Namespace>,
     pub(crate) node: Arc<Namespace>,
 }
 
-impl Street {
+impl OnePodNetwork {
     pub(crate) fn build() -> Self {
         let (client, pod) = (namespace("link set lo up"), namespace("link set lo up"));
         let node = namespace(&format!(

@@ -1,4 +1,4 @@
-//! From the kernel's instructions back to rules: the inverse of [`super::lower`].
+//! From the kernel's instructions back to rules: the inverse of [`super::encode_rule`].
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -6,17 +6,17 @@ use super::code::IPV4_PROTOCOL;
 use super::{Expr, Field, Listing, Register, Rule, Table, Term};
 use crate::model::Family;
 
-/// The rule some code stands for; `None` when it is not code that [`super::lower`] makes.
-pub fn raise(family: Family, code: &[Expr]) -> Option<Rule> {
+/// The rule some code stands for; `None` when it is not code that [`super::encode_rule`] makes.
+pub fn decode_rule(family: Family, code: &[Expr]) -> Option<Rule> {
     let mut rule = Rule::new();
     let mut rest = code;
     while !rest.is_empty() {
-        let (term, used) = raise_term(family, rest)?;
+        let (term, used) = decode_term(family, rest)?;
         rule.push(term);
         rest = &rest[used..];
     }
     // What was read must be exactly what would be written.
-    (super::lower(family, &rule) == code).then_some(rule)
+    (super::encode_rule(family, &rule) == code).then_some(rule)
 }
 
 impl Table {
@@ -26,7 +26,7 @@ impl Table {
         let mut listing = Listing::new(family, &self.names);
         let mut unknown: Vec<String> = self.foreign.iter().map(ToString::to_string).collect();
         for (chain, code) in &self.chains {
-            let rules: Vec<Rule> = code.iter().filter_map(|rule| raise(family, rule)).collect();
+            let rules: Vec<Rule> = code.iter().filter_map(|rule| decode_rule(family, rule)).collect();
             if rules.len() != code.len() {
                 unknown.push(format!("chain {chain}"));
             }
@@ -41,7 +41,7 @@ impl Table {
 }
 
 /// The first term of some code, and how many instructions it takes.
-fn raise_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
+fn decode_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
     match code {
         [Expr::Immediate(verdict), ..] => return Some((Term::Verdict(*verdict), 1)),
         [Expr::MasqueradeFullyRandom, ..] => return Some((Term::Masquerade, 1)),
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn foreign_code_is_not_a_rule() {
-        assert_eq!(raise(Family::Ipv4, &[Expr::L4Proto { to: 0 }]), None);
-        assert_eq!(raise(Family::Ipv4, &[Expr::Compare { register: 0, negate: false, data: vec![1] }]), None);
+        assert_eq!(decode_rule(Family::Ipv4, &[Expr::L4Proto { to: 0 }]), None);
+        assert_eq!(decode_rule(Family::Ipv4, &[Expr::Compare { register: 0, negate: false, data: vec![1] }]), None);
     }
 }
