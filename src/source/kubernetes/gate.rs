@@ -19,7 +19,7 @@ const SHORT: Duration = Duration::from_secs(1);
 /// How often to ask.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    /// Between two attempts while nothing answers, at most (0.8 s, which leaves 0.2 of the second that recovery may take).
+    /// Between two attempts while nothing answers, at most (0.8 s).
     pub probe: Duration,
     /// The same when the outage has lasted for long (10 s, reached after 50 minutes).
     pub longest_probe: Duration,
@@ -27,7 +27,8 @@ pub struct Pace {
     pub first_retry: Duration,
     /// Before any retry at most (30 s).
     pub longest_retry: Duration,
-    /// Lists that all nodes need at the same time are spread over this (1 s).
+    /// Lists that all nodes need at the same time are spread over this (0.8 s, which leaves 0.2 of the second that recovery
+    /// may take in the median).
     pub spread: Duration,
 }
 
@@ -38,7 +39,7 @@ impl Default for Pace {
             longest_probe: Duration::from_secs(10),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(30),
-            spread: Duration::from_secs(1),
+            spread: Duration::from_millis(800),
         }
     }
 }
@@ -88,7 +89,7 @@ pub struct Gate {
     /// It answers with failures of its own.
     trouble: Option<Spell>,
     served: u64,
-    /// When it was well again, and how long before that the last attempt had failed.
+    /// When it was well again, and how long before that the last attempt had failed: nodes come back spread over that.
     reopened: Option<(Instant, Duration)>,
 }
 
@@ -205,16 +206,23 @@ impl Gate {
 
     fn opens(&mut self, ended: Option<Spell>, now: Instant) -> bool {
         let Some(ended) = ended else { return false };
-        self.reopened = Some((now, now.saturating_duration_since(ended.failed)));
+        // What failed while the server started has come on top of the outage before.
+        let spread = self.recent_spread(now) + now.saturating_duration_since(ended.failed);
+        self.reopened = Some((now, spread));
         true
+    }
+
+    /// Over how long the attempts that found the server well again have spread the nodes.
+    fn recent_spread(&self, now: Instant) -> Duration {
+        let recent = self.reopened.filter(|(at, _)| now.saturating_duration_since(*at) < CALM);
+        recent.map_or(Duration::ZERO, |(_, spread)| spread)
     }
 
     /// How long to wait with a list that other nodes need, too. The attempts that find out that a server is back are spread
     /// already; so that both together take no longer, that part is left out here.
     fn spread(&mut self, now: Instant) -> Duration {
-        let recent = self.reopened.filter(|(at, _)| now.saturating_duration_since(*at) < CALM);
-        let spread = recent.map_or(Duration::ZERO, |(_, spread)| spread);
-        self.random.up_to(self.pace.spread.saturating_sub(spread))
+        let rest = self.pace.spread.saturating_sub(self.recent_spread(now));
+        self.random.up_to(rest)
     }
 }
 

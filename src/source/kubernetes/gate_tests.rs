@@ -152,7 +152,7 @@ fn a_server_that_asks_for_patience_gets_it_from_this_kind() {
 }
 
 #[test]
-fn lists_that_everybody_needs_are_spread_over_a_second_and_not_repeated_without_pause() {
+fn lists_that_everybody_needs_are_spread_and_not_repeated_without_pause() {
     let mut waits: Vec<Duration> = (0..400)
         .map(|seed| {
             let mut node = Node::following(seed);
@@ -162,7 +162,7 @@ fn lists_that_everybody_needs_are_spread_over_a_second_and_not_repeated_without_
         })
         .collect();
     waits.sort();
-    assert!(waits[40] < seconds(0.15) && waits[360] > seconds(0.85) && waits[399] <= seconds(1.0), "{waits:?}");
+    assert!(waits[40] < seconds(0.12) && waits[360] > seconds(0.68) && waits[399] <= seconds(0.8), "{waits:?}");
 
     let mut node = Node::following(7);
     let start = node.now;
@@ -216,12 +216,12 @@ fn recovery(seed: u64, outage: f64, start_up: f64) -> Duration {
 }
 
 #[test]
-fn after_any_outage_all_lists_are_asked_for_within_a_second() {
+fn after_any_outage_all_lists_are_asked_for_within_four_fifths_of_a_second() {
     for outage in [2.0, 8.0, 30.0, 120.0, 240.0] {
         let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, 0.0)).collect();
         times.sort();
-        assert!(times[199] <= seconds(1.0), "{outage} s: {times:?}");
-        assert!(times[0] < seconds(0.6) && times[199] > seconds(0.8), "{outage} s: nodes do not come in step");
+        assert!(times[199] <= seconds(0.81), "{outage} s: {times:?}");
+        assert!(times[0] < seconds(0.5) && times[199] > seconds(0.7), "{outage} s: nodes do not come in step");
     }
 }
 
