@@ -7,8 +7,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-/// A failure later than this after the last retry has nothing to do with it any more.
-const CALM: Duration = Duration::from_secs(10);
+/// A failure has nothing to do with the last one if what was retried then has worked for this long, and for twice as long as
+/// the wait before: a server that is restarted every 10 s is no reason to wait longer each time.
+const CALM: Duration = Duration::from_secs(5);
+/// The end of an outage is the reason for lists that are asked for within this time.
+const RECENT: Duration = Duration::from_secs(10);
 /// While nothing answers, the pause between two attempts is at most this part of the outage.
 const PART_OF_OUTAGE: u32 = 300;
 /// While the server answers with failures of its own, the pause is at most this part of the time it has lasted.
@@ -69,13 +72,15 @@ pub struct Turn {
     until: Option<Instant>,
     /// The number of answers the gate had seen when this kind was in trouble.
     troubled: Option<u64>,
-    backoff: Backoff,
+    retries: Backoff,
+    /// By itself: the break of a watch does not make the list late that follows it.
+    lists: Backoff,
 }
 
 impl Turn {
     /// May go at once.
     pub fn new(pace: &Pace) -> Self {
-        Self { until: None, troubled: None, backoff: Backoff::new(pace) }
+        Self { until: None, troubled: None, retries: Backoff::new(pace), lists: Backoff::new(pace) }
     }
 }
 
@@ -159,7 +164,7 @@ impl Gate {
             }
             Outcome::Broken => {
                 // The next attempt is at once, unless the last one was only just made.
-                turn.until = turn.backoff.after_calm(&mut self.random, now).map(|wait| now + wait);
+                turn.until = turn.retries.after_calm(&mut self.random, now).map(|wait| now + wait);
                 if self.outage.is_none() {
                     self.outage = Spell::begin(now, Duration::ZERO);
                 }
@@ -181,12 +186,12 @@ impl Gate {
             Outcome::Busy(wait) => turn.until = Some(now + wait + self.random.up_to(wait / 4)),
             Outcome::Expired => {
                 let opens = self.is_well(now) || opens;
-                let again = turn.backoff.after_calm(&mut self.random, now).unwrap_or_default();
+                let again = turn.lists.after_calm(&mut self.random, now).unwrap_or_default();
                 turn.until = Some(now + again.max(self.spread(now)));
                 return opens;
             }
             Outcome::Odd | Outcome::Unanswered | Outcome::Broken => {
-                turn.until = Some(now + turn.backoff.next(&mut self.random, now));
+                turn.until = Some(now + turn.retries.next(&mut self.random, now));
             }
         }
         opens
@@ -214,7 +219,7 @@ impl Gate {
 
     /// Over how long the attempts that found the server well again have spread the nodes.
     fn recent_spread(&self, now: Instant) -> Duration {
-        let recent = self.reopened.filter(|(at, _)| now.saturating_duration_since(*at) < CALM);
+        let recent = self.reopened.filter(|(at, _)| now.saturating_duration_since(*at) < RECENT);
         recent.map_or(Duration::ZERO, |(_, spread)| spread)
     }
 
@@ -232,12 +237,13 @@ struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
+    delay: Duration,
     retried: Option<Instant>,
 }
 
 impl Backoff {
     fn new(pace: &Pace) -> Self {
-        Self { first: pace.first_retry, longest: pace.longest_retry, failures: 0, retried: None }
+        Self { first: pace.first_retry, longest: pace.longest_retry, failures: 0, delay: Duration::ZERO, retried: None }
     }
 
     /// The delay after one more failure. A success in between does not make the next delays short again, only time
@@ -248,21 +254,22 @@ impl Backoff {
         }
         let delay = random.half_to_all(self.longest.min(doubled(self.first, self.failures)));
         self.failures += 1;
-        self.retried = Some(now + delay);
+        (self.delay, self.retried) = (delay, Some(now + delay));
         delay
     }
 
     /// The same, but nothing if there was no failure for a while.
     fn after_calm(&mut self, random: &mut Random, now: Instant) -> Option<Duration> {
         if self.is_calm(now) {
-            (self.failures, self.retried) = (0, Some(now));
+            (self.failures, self.delay, self.retried) = (0, Duration::ZERO, Some(now));
             return None;
         }
         Some(self.next(random, now))
     }
 
     fn is_calm(&self, now: Instant) -> bool {
-        self.retried.is_none_or(|retried| now.saturating_duration_since(retried) > CALM)
+        let calm = CALM.max(self.delay * 2);
+        self.retried.is_none_or(|retried| now.saturating_duration_since(retried) > calm)
     }
 }
 
