@@ -218,6 +218,20 @@ impl ControlPlane {
         matches!(self.admin.request_text(request).await, Ok(_) | Err(kube::Error::Api(_)))
     }
 
+    /// Waits until the server lists slices out of its watch cache: once it starts it refuses that for a while.
+    pub(crate) async fn until_it_lists(&self) -> Result<Instant> {
+        // Of all that is there nothing matches.
+        const NOTHING: &str = "/apis/discovery.k8s.io/v1/endpointslices?watch=true&sendInitialEvents=true\
+            &allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&labelSelector=nobody%3Dhas-it&timeoutSeconds=1";
+        loop {
+            let answer = self.admin.send(http::Request::get(NOTHING).body(kube::client::Body::empty())?).await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(Instant::now());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn send(&self, method: &str, path: &str, object: &Value) -> kube::Result<Value> {
         let request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
         let body = if object.is_null() { Vec::new() } else { object.to_string().into_bytes() };

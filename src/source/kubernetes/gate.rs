@@ -7,8 +7,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-/// A failure later than this after the last retry has nothing to do with it any more.
-const CALM: Duration = Duration::from_secs(10);
+/// A failure has nothing to do with the last one if what was retried then has worked for this long, and for twice as long as
+/// the wait before: a server that is restarted every 10 s is no reason to wait longer each time.
+const CALM: Duration = Duration::from_secs(5);
+/// The end of an outage is the reason for lists that are asked for within this time.
+const RECENT: Duration = Duration::from_secs(10);
 /// While nothing answers, the pause between two attempts is at most this part of the outage.
 const PART_OF_OUTAGE: u32 = 300;
 /// While the server answers with failures of its own, the pause is at most this part of the time it has lasted.
@@ -19,7 +22,7 @@ const SHORT: Duration = Duration::from_secs(1);
 /// How often to ask.
 #[derive(Debug, Clone)]
 pub struct RetryPolicy {
-    /// Between two attempts while nothing answers, at most (0.8 s, which leaves 0.2 of the second that recovery may take).
+    /// Between two attempts while nothing answers, at most (0.8 s).
     pub probe: Duration,
     /// The same when the outage has lasted for long (10 s, reached after 50 minutes).
     pub longest_probe: Duration,
@@ -27,7 +30,8 @@ pub struct RetryPolicy {
     pub first_retry: Duration,
     /// Before any retry at most (30 s).
     pub longest_retry: Duration,
-    /// Lists that all nodes need at the same time are spread over this (1 s).
+    /// Lists that all nodes need at the same time are spread over this (0.8 s, which leaves 0.2 of the second that recovery
+    /// may take in the median).
     pub spread: Duration,
 }
 
@@ -38,7 +42,7 @@ impl Default for RetryPolicy {
             longest_probe: Duration::from_secs(10),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(30),
-            spread: Duration::from_secs(1),
+            spread: Duration::from_millis(800),
         }
     }
 }
@@ -68,13 +72,15 @@ pub struct Turn {
     until: Option<Instant>,
     /// The number of answers the gate had seen when this kind was in trouble.
     troubled: Option<u64>,
-    backoff: Backoff,
+    retries: Backoff,
+    /// By itself: the break of a watch does not make the list late that follows it.
+    lists: Backoff,
 }
 
 impl Turn {
     /// May go at once.
     pub fn new(retry_policy: &RetryPolicy) -> Self {
-        Self { until: None, troubled: None, backoff: Backoff::new(retry_policy) }
+        Self { until: None, troubled: None, retries: Backoff::new(retry_policy), lists: Backoff::new(retry_policy) }
     }
 }
 
@@ -88,7 +94,7 @@ pub struct RequestGate {
     /// It answers with failures of its own.
     trouble: Option<Spell>,
     served: u64,
-    /// When it was well again, and how long before that the last attempt had failed.
+    /// When it was well again, and how long before that the last attempt had failed: nodes come back spread over that.
     reopened: Option<(Instant, Duration)>,
 }
 
@@ -159,7 +165,7 @@ impl RequestGate {
             }
             RequestOutcome::Broken => {
                 // The next attempt is at once, unless the last one was only just made.
-                turn.until = turn.backoff.after_calm(&mut self.random, now).map(|wait| now + wait);
+                turn.until = turn.retries.after_calm(&mut self.random, now).map(|wait| now + wait);
                 if self.outage.is_none() {
                     self.outage = Spell::begin(now, Duration::ZERO);
                 }
@@ -181,12 +187,12 @@ impl RequestGate {
             RequestOutcome::Busy(wait) => turn.until = Some(now + wait + self.random.up_to(wait / 4)),
             RequestOutcome::Expired => {
                 let opens = self.is_well(now) || opens;
-                let again = turn.backoff.after_calm(&mut self.random, now).unwrap_or_default();
+                let again = turn.lists.after_calm(&mut self.random, now).unwrap_or_default();
                 turn.until = Some(now + again.max(self.spread(now)));
                 return opens;
             }
             RequestOutcome::Odd | RequestOutcome::Unanswered | RequestOutcome::Broken => {
-                turn.until = Some(now + turn.backoff.next(&mut self.random, now));
+                turn.until = Some(now + turn.retries.next(&mut self.random, now));
             }
         }
         opens
@@ -206,16 +212,23 @@ impl RequestGate {
 
     fn opens(&mut self, ended: Option<Spell>, now: Instant) -> bool {
         let Some(ended) = ended else { return false };
-        self.reopened = Some((now, now.saturating_duration_since(ended.failed)));
+        // What failed while the server started has come on top of the outage before.
+        let spread = self.recent_spread(now) + now.saturating_duration_since(ended.failed);
+        self.reopened = Some((now, spread));
         true
+    }
+
+    /// Over how long the attempts that found the server well again have spread the nodes.
+    fn recent_spread(&self, now: Instant) -> Duration {
+        let recent = self.reopened.filter(|(at, _)| now.saturating_duration_since(*at) < RECENT);
+        recent.map_or(Duration::ZERO, |(_, spread)| spread)
     }
 
     /// How long to wait with a list that other nodes need, too. The attempts that find out that a server is back are spread
     /// already; so that both together take no longer, that part is left out here.
     fn spread(&mut self, now: Instant) -> Duration {
-        let recent = self.reopened.filter(|(at, _)| now.saturating_duration_since(*at) < CALM);
-        let spread = recent.map_or(Duration::ZERO, |(_, spread)| spread);
-        self.random.up_to(self.retry_policy.spread.saturating_sub(spread))
+        let rest = self.retry_policy.spread.saturating_sub(self.recent_spread(now));
+        self.random.up_to(rest)
     }
 }
 
@@ -225,12 +238,19 @@ struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
+    delay: Duration,
     retried: Option<Instant>,
 }
 
 impl Backoff {
     fn new(retry_policy: &RetryPolicy) -> Self {
-        Self { first: retry_policy.first_retry, longest: retry_policy.longest_retry, failures: 0, retried: None }
+        Self {
+            first: retry_policy.first_retry,
+            longest: retry_policy.longest_retry,
+            failures: 0,
+            delay: Duration::ZERO,
+            retried: None,
+        }
     }
 
     /// The delay after one more failure. A success in between does not make the next delays short again, only time
@@ -241,21 +261,22 @@ impl Backoff {
         }
         let delay = random.half_to_all(self.longest.min(doubled(self.first, self.failures)));
         self.failures += 1;
-        self.retried = Some(now + delay);
+        (self.delay, self.retried) = (delay, Some(now + delay));
         delay
     }
 
     /// The same, but nothing if there was no failure for a while.
     fn after_calm(&mut self, random: &mut Random, now: Instant) -> Option<Duration> {
         if self.is_calm(now) {
-            (self.failures, self.retried) = (0, Some(now));
+            (self.failures, self.delay, self.retried) = (0, Duration::ZERO, Some(now));
             return None;
         }
         Some(self.next(random, now))
     }
 
     fn is_calm(&self, now: Instant) -> bool {
-        self.retried.is_none_or(|retried| now.saturating_duration_since(retried) > CALM)
+        let calm = CALM.max(self.delay * 2);
+        self.retried.is_none_or(|retried| now.saturating_duration_since(retried) > calm)
     }
 }
 

@@ -158,7 +158,7 @@ fn a_server_that_asks_for_patience_gets_it_from_this_kind() {
 }
 
 #[test]
-fn lists_that_everybody_needs_are_spread_over_a_second_and_not_repeated_without_pause() {
+fn lists_that_everybody_needs_are_spread_and_not_repeated_without_pause() {
     let mut waits: Vec<Duration> = (0..400)
         .map(|seed| {
             let mut node = Node::following(seed);
@@ -168,7 +168,7 @@ fn lists_that_everybody_needs_are_spread_over_a_second_and_not_repeated_without_
         })
         .collect();
     waits.sort();
-    assert!(waits[40] < seconds(0.15) && waits[360] > seconds(0.85) && waits[399] <= seconds(1.0), "{waits:?}");
+    assert!(waits[40] < seconds(0.12) && waits[360] > seconds(0.68) && waits[399] <= seconds(0.8), "{waits:?}");
 
     let mut node = Node::following(7);
     let start = node.now;
@@ -192,17 +192,21 @@ fn delays_grow_to_a_limit_and_start_anew_after_a_while() {
         .collect();
     assert!((seconds(0.1)..=seconds(0.2)).contains(&delays[0]), "{delays:?}");
     assert!(delays[15..].iter().all(|delay| (seconds(15.0)..=seconds(30.0)).contains(delay)), "{delays:?}");
-    assert!(backoff.next(&mut random, now + 2 * CALM) <= seconds(0.2));
+    assert!(
+        backoff.next(&mut random, now + seconds(10.0)) > seconds(0.2),
+        "not after what worked no longer than the wait"
+    );
+    assert!(backoff.next(&mut random, now + seconds(100.0)) <= seconds(0.2));
 }
 
 /// From the moment the server is there again until the list of the last kind, when the history is lost. Requests take
-/// no time; failures of `start_up` seconds follow the first answer.
-fn recovery(seed: u64, outage: f64, start_up: f64) -> Duration {
+/// no time; failures of `start_up` seconds, and so many more of each kind, follow the first answer.
+fn recovery(seed: u64, outage: f64, start_up: f64, failures: u32) -> Duration {
     let mut node = Node::following(seed);
     node.now += seconds(100.0);
     let back = node.now + seconds(outage);
     node.all(RequestOutcome::Broken);
-    let (mut waiting, mut lost) = (vec![0, 1, 2, 3], [true; KINDS]);
+    let (mut waiting, mut lost, mut failures) = (vec![0, 1, 2, 3], [true; KINDS], [failures; KINDS]);
     while !waiting.is_empty() {
         let (at, kind) = node.first(&waiting);
         node.note(
@@ -210,6 +214,10 @@ fn recovery(seed: u64, outage: f64, start_up: f64) -> Duration {
             match () {
                 () if at < back => RequestOutcome::Unanswered,
                 () if at < back + seconds(start_up) => RequestOutcome::Troubled,
+                () if failures[kind] > 0 => {
+                    failures[kind] -= 1;
+                    RequestOutcome::Troubled
+                }
                 () if std::mem::take(&mut lost[kind]) => RequestOutcome::Expired,
                 () => {
                     waiting.retain(|waits| *waits != kind);
@@ -222,20 +230,52 @@ fn recovery(seed: u64, outage: f64, start_up: f64) -> Duration {
 }
 
 #[test]
-fn after_any_outage_all_lists_are_asked_for_within_a_second() {
+fn after_any_outage_all_lists_are_asked_for_within_four_fifths_of_a_second() {
     for outage in [2.0, 8.0, 30.0, 120.0, 240.0] {
-        let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, 0.0)).collect();
+        let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, 0.0, 0)).collect();
         times.sort();
-        assert!(times[199] <= seconds(1.0), "{outage} s: {times:?}");
-        assert!(times[0] < seconds(0.6) && times[199] > seconds(0.8), "{outage} s: nodes do not come in step");
+        assert!(times[199] <= seconds(0.81), "{outage} s: {times:?}");
+        assert!(times[0] < seconds(0.5) && times[199] > seconds(0.7), "{outage} s: nodes do not come in step");
     }
 }
 
 #[test]
 fn a_server_that_fails_while_it_starts_is_there_soon() {
     for (outage, start_up) in [(2.0, 3.0), (8.0, 5.0), (30.0, 5.0)] {
-        let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, start_up)).collect();
+        let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, start_up, 0)).collect();
         times.sort();
         assert!(times[100] <= seconds(1.0) && times[199] <= seconds(1.5), "{start_up} s of 5xx: {times:?}");
+    }
+}
+
+#[test]
+fn failures_at_the_start_come_out_of_the_time_that_lists_are_spread_over() {
+    for outage in [2.0, 8.0, 30.0] {
+        let mut times: Vec<Duration> = (0..200).map(|seed| recovery(seed, outage, 0.0, 1)).collect();
+        times.sort();
+        // The retry of what failed is 0.1 to 0.2 s later.
+        assert!(times[100] <= seconds(0.85) && times[199] <= seconds(1.0), "{outage} s: {times:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_restarted_every_few_seconds_is_followed_each_time() {
+    for seed in 0..50 {
+        let mut node = Node::following(seed);
+        for _ in 0..50 {
+            node.now += seconds(3.0);
+            node.all(RequestOutcome::Broken);
+            node.asks_for(seconds(5.0), RequestOutcome::Unanswered);
+            let (back, mut waiting) = (node.now, vec![0, 1, 2, 3]);
+            let mut lost = [true; KINDS];
+            while !waiting.is_empty() {
+                let (_, kind) = node.first(&waiting);
+                let outcome =
+                    if std::mem::take(&mut lost[kind]) { RequestOutcome::Expired } else { RequestOutcome::Served };
+                node.note(kind, outcome);
+                waiting.retain(|waits| *waits != kind || outcome != RequestOutcome::Served);
+            }
+            assert!(node.now - back <= seconds(1.0), "{:?}", node.now - back);
+        }
     }
 }
