@@ -27,7 +27,10 @@ pub use kernel::KernelView;
 pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusRow};
 pub use server::start;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::config::Options;
 use crate::controller::{SnapshotError, Snapshots};
@@ -58,8 +61,19 @@ pub struct Admin {
     pub options: Options,
     /// Kernel settings, made or not.
     pub settings: Arc<Maker>,
-    /// The configuration in force, as `/configz` shows it.
-    pub configuration: serde_json::Value,
+    /// What the process was started with.
+    pub configuration: ConfigurationInForce,
+}
+
+/// The configuration of this process, and what has become of its file since.
+#[derive(Debug)]
+pub struct ConfigurationInForce {
+    /// As `/configz` shows it.
+    pub values: serde_json::Value,
+    /// Where it was read, unless flags said all.
+    pub file: Option<PathBuf>,
+    /// Why the file's present content is not used; `None`: it is in use.
+    pub refused: watch::Receiver<Option<String>>,
 }
 
 /// Why a question has no answer.

@@ -45,7 +45,7 @@ pub use mode::Mode;
 pub use node_ports::NodePortsOn;
 pub use note::Note;
 pub use shortfalls::Shortfall;
-pub use watch::changed;
+pub use watch::FileWatch;
 
 /// Where the socket for the operator's commands is when nobody says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/portway/admin.sock";

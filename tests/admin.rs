@@ -126,7 +126,18 @@ fn services_and_endpoints_say_what_happens_and_why() {
         assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
         let states = asked.json(&["status"]);
         let states = column(&states, "subsystem", "state");
-        let names = ["conntrack", "daemon", "health", "kernel", "model", "objects", "settings", "source", "sync"];
+        let names = [
+            "configuration",
+            "conntrack",
+            "daemon",
+            "health",
+            "kernel",
+            "model",
+            "objects",
+            "settings",
+            "source",
+            "sync",
+        ];
         assert_eq!(states.keys().copied().collect::<Vec<_>>(), names);
         // The thief's claim; there is no cluster CIDR.
         let warned = |name: &str| matches!(name, "objects" | "settings");

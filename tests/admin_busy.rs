@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use portway::admin::{self, Activity, Admin};
+use portway::admin::{self, Activity, Admin, ConfigurationInForce};
 use portway::controller::{Controller, Report};
 use portway::health::{Health, HealthObserver};
 use portway::host::sysctl::{ConntrackSysctls, Maker, Roots};
@@ -49,7 +49,9 @@ impl Node {
         controller.observe(activity.clone());
         controller.observe(HealthObserver::new(health.clone()));
         let snapshots = controller.snapshots();
-        let (recent, configuration) = (Default::default(), Value::Null);
+        let recent = Default::default();
+        let (_, refused) = watch::channel(None);
+        let configuration = ConfigurationInForce { values: Value::Null, file: None, refused };
         let options = cluster::options();
         let settings = Arc::new(Maker::new(ConntrackSysctls::default(), Roots::default()));
         let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, configuration };

@@ -180,9 +180,26 @@ fn another_configuration_ends_the_process() {
     let manifests = folder.path().join("manifests");
     fs::create_dir(&manifests).expect("made");
     // As the kubelet mounts a ConfigMap.
-    for (version, mode) in [("..1", "nftables"), ("..2", "iptables"), ("..3", "nftables")] {
+    let file = |mode: &str, cidr: &str, manifests: &Path| {
+        format!(
+            "{HEAD}mode: {mode}\nclusterCIDR: {cidr}\n---\napiVersion: portway.io/v1alpha1\nkind: PortwayConfiguration\n\
+             manifests: {}\n",
+            manifests.display()
+        )
+    };
+    let first = file("nftables", "10.1.0.0/16", &manifests);
+    let versions = [
+        ("..1", first.clone()),
+        ("..2", file("iptables", "10.1.0.0/16", &manifests)),
+        ("..3", first),
+        ("..out-of-range", file("nftables", "10.1.0.0", &manifests)),
+        ("..no-yaml", format!("{HEAD}mode: [\n")),
+        ("..empty", String::new()),
+        ("..no-source", file("nftables", "10.1.0.0/16", Path::new("/nowhere"))),
+    ];
+    for (version, text) in versions {
         fs::create_dir(folder.path().join(version)).expect("made");
-        fs::write(folder.path().join(version).join("config.conf"), format!("{HEAD}mode: {mode}\n")).expect("written");
+        fs::write(folder.path().join(version).join("config.conf"), text).expect("written");
     }
     symlink("..1", folder.path().join("..data")).expect("linked");
     symlink("..data/config.conf", folder.path().join("config.conf")).expect("linked");
@@ -192,10 +209,11 @@ fn another_configuration_ends_the_process() {
     };
 
     let log = folder.path().join("log");
+    let socket = folder.path().join("admin.sock");
     let mut command = Command::new(PORTWAY);
     command
         .arg(format!("--config={}", folder.path().join("config.conf").display()))
-        .arg(format!("--manifests={}", manifests.display()))
+        .arg(format!("--admin-socket={}", socket.display()))
         .arg("--hostname-override=n")
         .env_remove("RUST_LOG")
         .stderr(Stdio::from(fs::File::create(&log).expect("a file")));
@@ -214,6 +232,28 @@ fn another_configuration_ends_the_process() {
     swap("..3");
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().expect("a child").is_none(), "the same content is no reason to end: {}", said());
+    let line = || {
+        let output = portway(&["status", "--admin-socket", socket.to_str().expect("a plain path")]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|line| line.starts_with("configuration")).unwrap_or_default().to_owned();
+        (output.status.code(), line)
+    };
+    for (version, words) in [
+        ("..out-of-range", "KubeProxyConfiguration.ClusterCIDR: Invalid value"),
+        ("..no-yaml", "not valid YAML"),
+        ("..empty", "no KubeProxyConfiguration in it"),
+        ("..no-source", "the folder of manifests /nowhere does not exist"),
+    ] {
+        swap(version);
+        let refused = |line: &str| line.contains("WARN") && line.contains(words) && line.contains("config.conf");
+        assert!(until(&mut || refused(&line().1)), "{version}: {:?}\n{}", line(), said());
+        assert_eq!(line().0, Some(1));
+        assert!(child.try_wait().expect("a child").is_none(), "{version} ended it: {}", said());
+        let logged = said().lines().filter(|line| line.contains("WARN") && line.contains(words)).count();
+        assert_eq!(logged, 1, "{version}: {}", said());
+    }
+    swap("..3");
+    assert!(until(&mut || line().1.contains("OK     from ")), "{:?}", line());
     swap("..2");
     assert!(until(&mut || !matches!(child.try_wait(), Ok(None))), "still running: {}", said());
     assert_eq!(child.wait().expect("ended").code(), Some(1));

@@ -137,7 +137,7 @@ impl Site {
                 rows(&found.into_iter().map(|command| DiffRow { command }).collect::<Vec<_>>())
             }
             "/explain" => self.explain(request)?,
-            "/configuration" => rows(&self.admin.configuration),
+            "/configuration" => rows(&self.admin.configuration.values),
             "/problems" => rows(&self.admin.recent.lines()),
             ALIVE => text(StatusCode::OK, "yes\n"),
             "/metrics" => text(StatusCode::OK, self.admin.metrics.encode(Format::Prometheus)),

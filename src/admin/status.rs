@@ -12,7 +12,7 @@ use crate::model::Kind;
 use crate::nftables::NftKernel;
 
 pub(super) fn rows(admin: &Admin, kernel: &mut NftKernel) -> Vec<StatusRow> {
-    let mut rows = vec![daemon(admin)];
+    let mut rows = vec![daemon(admin), configuration(admin)];
     match admin.snapshots.take(comparison::PATIENCE) {
         Ok(snapshot) => {
             rows.extend([source(admin, &snapshot), model(&snapshot), sync(admin, &snapshot)]);
@@ -28,6 +28,21 @@ fn daemon(admin: &Admin) -> StatusRow {
     let up = admin.metrics.started().elapsed().unwrap_or_default();
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     StatusRow::new("daemon", State::Ok, format!("portway {version}, pid {pid}, up {}", in_words(up)))
+}
+
+fn configuration(admin: &Admin) -> StatusRow {
+    let row = |state, detail: String| StatusRow::new("configuration", state, detail);
+    let Some(file) = &admin.configuration.file else { return row(State::Ok, "from flags".to_owned()) };
+    match &*admin.configuration.refused.borrow() {
+        None => row(State::Ok, format!("from {}", file.display())),
+        Some(cause) => row(
+            State::Warn,
+            format!(
+                "{} was changed to something that cannot be used, the old one is in force: {cause}",
+                file.display()
+            ),
+        ),
+    }
 }
 
 fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {

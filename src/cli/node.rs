@@ -56,6 +56,21 @@ pub(super) async fn supervise(
     }
 }
 
+/// What of a configuration would end a process on this Node, as far as that is known.
+pub(super) fn misfits(state: &NodeState, configuration: &Configuration, families: &[Family]) -> Vec<String> {
+    if !state.is_listed {
+        return Vec::new();
+    }
+    let node = state.node.as_deref();
+    let found = configuration.findings(node, families).into_iter().filter(|finding| finding.is_fatal);
+    let mut texts: Vec<String> = found.map(|finding| finding.text).collect();
+    let needs_pods = configuration.manifests.is_none() && configuration.options().detect_local == DetectLocal::NodeCidr;
+    if needs_pods && node.is_none_or(|node| node.pod_cidrs.is_empty()) {
+        texts.push("detectLocalMode is NodeCIDR, but the Node has no podCIDR".to_owned());
+    }
+    texts
+}
+
 async fn check(
     states: &mut watch::Receiver<NodeState>,
     configuration: &Configuration,

@@ -2,6 +2,7 @@
 
 mod memory;
 mod objects;
+mod reload;
 
 use std::future::Future;
 use std::io;
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 use super::node::{self, NODE_WAIT, NodeObserver, NodeState};
 use super::settings::{self, SettingsObserver};
 use crate::admin::{self, Activity, Admin};
-use crate::config::{self, Configuration, Options};
+use crate::config::{Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, Report};
 use crate::events::{self, EventSink, FaultObserver};
@@ -32,6 +33,7 @@ use crate::source::{EventSender, SourceError};
 use crate::{host, localhost, nftables};
 use memory::MemoryObserver;
 pub(super) use objects::Source;
+use reload::Refused;
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
@@ -83,7 +85,9 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         log: Some(log.level),
         events: events.clone(),
     };
-    let serving = start_servers(configuration, &options, &mut controller, sources, log.recent, maker, &runtimes);
+    let refused = Refused::default();
+    let shown = ForCommands { recent: log.recent, settings: maker, refused: refused.subscribe() };
+    let serving = start_servers(configuration, &options, &mut controller, sources, shown, &runtimes);
     let (ended, end) = std::sync::mpsc::channel::<()>();
     let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || {
         controller.run(receiver);
@@ -92,7 +96,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let objects = source.run(sender.clone(), events.clone());
     let result = runtimes.vital.block_on(async {
         tokio::select! {
-            result = feed(configuration, &options, node, objects, sender, reports) => result,
+            result = feed(configuration, &options, node, objects, sender, reports, refused) => result,
             error = serving => {
                 events.flush(LAST_EVENTS).await;
                 Err(error.into())
@@ -224,8 +228,7 @@ fn start_servers<K: Kernel>(
     options: &Options,
     controller: &mut Controller<K>,
     sources: serve::Sources,
-    recent: Recent,
-    maker: Arc<Maker>,
+    shown: ForCommands,
     runtimes: &Runtimes,
 ) -> impl Future<Output = ServeError> + use<K> {
     let serve = ServeOptions {
@@ -243,7 +246,7 @@ fn start_servers<K: Kernel>(
     controller.observe(MetricsObserver::new(sources.metrics.clone(), &options.families));
     controller.observe(CheckObserver::new(sender, options.node_ports.primary));
     runtimes.vital.spawn(CheckPorts::new(sources.health.clone(), sources.events.clone()).run(changes));
-    serve_commands(configuration, options, controller, &sources, recent, maker);
+    serve_commands(configuration, options, controller, &sources, shown);
     serve::serve(serve, sources, runtimes)
 }
 
@@ -270,21 +273,33 @@ fn relay_localhost<K: Kernel>(
     }
 }
 
+/// What only the operator's commands show.
+struct ForCommands {
+    recent: Recent,
+    settings: Arc<Maker>,
+    refused: watch::Receiver<Option<String>>,
+}
+
 /// Answers the operator's commands. Without that everything else still works.
 fn serve_commands<K: Kernel>(
     configuration: &Configuration,
     options: &Options,
     controller: &mut Controller<K>,
     sources: &serve::Sources,
-    recent: Recent,
-    settings: Arc<Maker>,
+    shown: ForCommands,
 ) {
     let Some(path) = &configuration.admin_socket else { return };
     let activity = Activity::default();
     controller.observe(activity.clone());
     let snapshots = controller.snapshots();
     let (health, metrics) = (sources.health.clone(), sources.metrics.clone());
-    let (options, configuration) = (options.clone(), configuration.configz());
+    let ForCommands { recent, settings, refused } = shown;
+    let configuration = admin::ConfigurationInForce {
+        values: configuration.configz(),
+        file: configuration.file.as_ref().map(|file| file.path.clone()),
+        refused,
+    };
+    let options = options.clone();
     let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, configuration };
     if let Err(cause) = admin::start(path, admin) {
         let path = path.display();
@@ -308,13 +323,14 @@ async fn feed(
     source: impl Future<Output = Result<(), SourceError>>,
     sender: EventSender,
     reports: watch::Receiver<Report>,
+    refused: Refused,
 ) -> anyhow::Result<()> {
     let addresses = tokio::spawn(host::watch_addresses(sender));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
         result = source => result.map_err(Into::into),
-        path = config_changed(configuration) => {
+        path = reload::config_changed(configuration, &options.families, node.clone(), refused) => {
             Err(anyhow::anyhow!("{path} was updated; ending, so that a new process reads it"))
         }
         fatal = node::supervise(node, configuration, &options.families) => Err(fatal),
@@ -326,15 +342,4 @@ async fn feed(
     addresses.abort();
     info!("stopping; the rules stay in force");
     result
-}
-
-/// Returns the path of the configuration file when its content is another one (specification 1.7).
-async fn config_changed(configuration: &Configuration) -> String {
-    match &configuration.file {
-        Some(file) => {
-            config::changed(file).await;
-            file.path.display().to_string()
-        }
-        None => std::future::pending().await,
-    }
 }

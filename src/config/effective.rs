@@ -166,6 +166,11 @@ impl Configuration {
         Self::resolve(config, &portway, file, notes, flags)
     }
 
+    /// The same flags with what the file says now.
+    pub fn load_again(&self) -> Result<Self, ConfigError> {
+        Self::load(self.flags.clone())
+    }
+
     /// A valid configuration in the shape the program wants.
     fn resolve(
         mut config: KubeProxyConfiguration,

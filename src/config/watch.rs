@@ -1,4 +1,4 @@
-//! Notices that the configuration file says something else than at start.
+//! Notices that the configuration file says something else than before.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,19 +16,36 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// How often to look without being told: some file systems do not tell.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Returns when the file has other content than `file` says. A file that is gone has not changed.
+/// Follows the content of a file. One that is gone or cannot be read has not changed.
 ///
 /// The folder is watched, not the file: a mounted ConfigMap changes by a symbolic link in the folder.
-pub async fn changed(file: &ConfigFile) {
-    let noticed = Arc::new(Notify::new());
-    let _watcher = watch(&file.path, &noticed);
-    loop {
-        if differs(file).await {
-            return;
-        }
-        // Nothing noticed for a while is a reason to look as well.
-        if timeout(LOOK, noticed.notified()).await.is_ok() {
-            debug!("something happened beside {}", file.path.display());
+#[derive(Debug)]
+pub struct FileWatch {
+    path: PathBuf,
+    text: Vec<u8>,
+    noticed: Arc<Notify>,
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl FileWatch {
+    /// From now on, of a file that was read before.
+    pub fn new(file: &ConfigFile) -> Self {
+        let noticed = Arc::new(Notify::new());
+        let watcher = watch(&file.path, &noticed);
+        Self { path: file.path.clone(), text: file.text.clone().into_bytes(), noticed, _watcher: watcher }
+    }
+
+    /// Returns when the content is another one than the last time, or than what was read before.
+    pub async fn changed(&mut self) -> &[u8] {
+        loop {
+            if let Some(text) = other(&self.path, &self.text).await {
+                self.text = text;
+                return &self.text;
+            }
+            // Nothing noticed for a while is a reason to look as well.
+            if timeout(LOOK, self.noticed.notified()).await.is_ok() {
+                debug!("something happened beside {}", self.path.display());
+            }
         }
     }
 }
@@ -52,19 +69,18 @@ fn watch(path: &Path, noticed: &Arc<Notify>) -> Option<RecommendedWatcher> {
     started.inspect_err(|error| warn!(%error, "cannot watch {}; looking every {LOOK:?} instead", folder.display())).ok()
 }
 
-async fn differs(file: &ConfigFile) -> bool {
-    let Some(mut text) = read(&file.path) else { return false };
-    loop {
-        if text == file.text.as_bytes() {
-            return false;
-        }
+/// The content, if it is not `known` and has settled.
+async fn other(path: &Path, known: &[u8]) -> Option<Vec<u8>> {
+    let mut text = read(path)?;
+    while text != known {
         sleep(SETTLE).await;
-        match read(&file.path) {
-            Some(again) if again == text => return true,
-            Some(again) => text = again,
-            None => return false,
+        let again = read(path)?;
+        if again == text {
+            return Some(text);
         }
+        text = again;
     }
+    None
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {
@@ -84,7 +100,7 @@ mod tests {
         prepare(folder.path());
         let path = folder.path().join("config.conf");
         let file = ConfigFile { text: fs::read_to_string(&path).expect("readable"), path };
-        let watching = tokio::spawn(async move { changed(&file).await });
+        let watching = tokio::spawn(async move { FileWatch::new(&file).changed().await.to_vec() });
         sleep(Duration::from_millis(50)).await;
         assert!(!watching.is_finished(), "nothing has happened yet");
         act(folder.path());
