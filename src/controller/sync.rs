@@ -9,7 +9,7 @@ use crate::model::{Changes, Family, ObjectKey};
 use crate::programmer::{Failure, Sent};
 use crate::ruleset::{Kernel, KernelError};
 
-/// Elements the kernel may refuse in one sync, with their Services set aside, before the loop waits and tries again.
+/// How many refused elements one sync tolerates (setting aside the Service of each) before it backs off.
 const REFUSALS_MAX: usize = 8;
 /// Lines that are logged at once of what Services do not get: a Service can claim thousands of ports of another one.
 const OBJECTIONS_TOLD: usize = 20;

@@ -161,7 +161,7 @@ impl EndpointSlice {
 
     /// Whether another version of the slice leads to the same rules: all but [`EndpointSlice::changed_at`] is equal.
     pub fn is_equivalent(&self, other: &Self) -> bool {
-        // Without `..`: who adds a field has to decide here.
+        // Destructured without `..`, so a new field must be handled here.
         let Self { key, service, family, ports, endpoints, changed_at: _ } = self;
         *key == other.key
             && *service == other.service

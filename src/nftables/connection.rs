@@ -276,7 +276,7 @@ impl Connection {
         self.socket.send_slices(&slices)
     }
 
-    /// Lets a dump that failed run out: the kernel begins no other one before.
+    /// Reads a failed dump to its end; until then the kernel refuses a new one.
     fn drain(&mut self) {
         while !matches!(self.socket.try_receive(&mut self.buffer), Ok(None)) {}
     }

@@ -16,7 +16,7 @@ use nix::unistd::{geteuid, getpid};
 use super::process::process_in_words;
 use crate::ruleset::{KernelError, TABLE_NAME};
 
-/// Portways that may ask who has the lock. Nobody answers; more do not learn it.
+/// Backlog of the lock socket. Connections are never accepted; callers beyond it cannot learn the holder.
 const QUEUE: i32 = 128;
 
 /// The lock, or the wish for it.
