@@ -6,7 +6,7 @@ mod support;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -63,16 +63,21 @@ add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-A }
 add element ip kube-proxy service-ips { 10.96.0.3 . tcp . 80 : goto service-A }
 ";
 
+/// Held by one scene at a time: eight clients of 1,000 connections a second at once would measure how busy the machine is.
+static MACHINE: Mutex<()> = Mutex::new(());
+
 struct Scene {
     network: OnePodNetwork,
     folder: TempDir,
+    _machine: MutexGuard<'static, ()>,
 }
 
 impl Scene {
     fn build() -> Self {
+        let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let (network, folder) = (OnePodNetwork::build(), tempfile::tempdir().expect("a folder"));
         std::fs::write(folder.path().join("all.yaml"), format!("{MANIFESTS}---{BALANCED}")).expect("written");
-        Self { network, folder }
+        Self { network, folder, _machine }
     }
 
     fn run(&self, command: &[&str], more: &[&str]) -> Child {
