@@ -88,24 +88,15 @@ impl Options {
 mod tests {
     use super::*;
     use crate::config::NodePortsOn;
-    use crate::model::{Event, Node, ObjectKey, Protocol, ServicePort, ServiceType};
+    use crate::model::{Event, Node, Protocol, ServicePort, ServiceType};
 
     fn model(cluster_ips: &[&str], node_port: Option<u16>, node: Option<(&[&str], &[&str])>) -> Model {
         let mut model = Model::default();
         let service = Service {
-            key: ObjectKey::new("ns", "web"),
-            created: None,
             service_type: ServiceType::NodePort,
             cluster_ips: cluster_ips.iter().map(|ip| ip.parse().expect("IP")).collect(),
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            source_ranges: Vec::new(),
-            bad_source_ranges: false,
-            external_policy_local: false,
-            internal_policy_local: false,
-            affinity_seconds: None,
-            health_check_node_port: None,
             ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port }],
+            ..crate::testing::service("web", "10.96.0.1")
         };
         model.apply(Event::Service(service.into()));
         if let Some((ips, pods)) = node {

@@ -120,24 +120,14 @@ mod tests {
 
     fn service(name: &str, last: u8, node_port: u16) -> Service {
         Service {
-            key: ObjectKey::new("ns", name),
-            created: None,
             service_type: ServiceType::LoadBalancer,
-            cluster_ips: vec![[10, 96, 0, last].into()],
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            source_ranges: Vec::new(),
-            bad_source_ranges: false,
-            external_policy_local: false,
-            internal_policy_local: false,
-            affinity_seconds: None,
-            health_check_node_port: None,
             ports: vec![ServicePort {
                 name: "web".into(),
                 protocol: Protocol::Tcp,
                 port: 80,
                 node_port: Some(node_port),
             }],
+            ..crate::testing::service(name, &format!("10.96.0.{last}"))
         }
     }
 

@@ -127,19 +127,9 @@ mod tests {
             node_port: None,
         };
         Service {
-            key: ObjectKey::new("ns", "web"),
-            created: None,
-            service_type: ServiceType::ClusterIp,
             cluster_ips: cluster_ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            source_ranges: Vec::new(),
-            bad_source_ranges: false,
-            external_policy_local: false,
-            internal_policy_local: false,
-            affinity_seconds: None,
-            health_check_node_port: None,
             ports: ports.iter().map(port).collect(),
+            ..crate::testing::service("web", "10.96.0.1")
         }
     }
 
