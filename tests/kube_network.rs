@@ -143,8 +143,9 @@ fn the_program_keeps_its_rules_through_all_of_it() {
         std::thread::sleep(Duration::from_millis(500));
         assert!(program.runs() && nft.list().is_empty(), "no rules without lists");
         listen(&double);
-        // Rules do not wait for ServiceCIDRs, but the test does.
-        wait_for("rules", || ["10.96.0.1 ", "10.96.0.0/12"].iter().all(|text| nft.list().contains(text)));
+        // Rules do not wait for ServiceCIDRs, but the test does. Each family has a transaction of its own.
+        let all = ["10.96.0.1 ", "10.96.0.0/12", "table ip6 portway"];
+        wait_for("rules", || all.iter().all(|text| nft.list().contains(text)));
 
         // It goes, misses a change, and comes back.
         let (rules, generation) = (nft.list(), kernel.generation().expect("a number"));

@@ -228,11 +228,9 @@ fn kube_proxy_first_is_noticed() {
     let mut kube_proxy = scene.kube_proxy();
     assert!(kube_proxy.taken.is_empty(), "{:?}", kube_proxy.taken);
     hand_over.ends();
-    asking.ask(300);
-    // kube-proxy makes its table anew now, alone. A packet that meets the new chain before, and the old one after that is in
-    // force, is translated by neither: not ours to answer for.
-    nothing_was_lost(asking);
     kube_proxy.program(&scene.network);
+    asking.ask(300);
+    nothing_was_lost(asking);
     assert!(!scene.has_tables() && scene.all_ports_are(Owner::KubeProxy));
 }
 

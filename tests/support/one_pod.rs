@@ -1,6 +1,6 @@
 //! A client, a node and a pod in a row; the client connects without pause.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -52,12 +52,12 @@ impl Client {
             while !stopped.load(Ordering::Relaxed) {
                 let start = Instant::now();
                 let result = TcpStream::connect_timeout(&service, Duration::from_millis(900)).and_then(|mut stream| {
-                    let mut answer = String::new();
-                    stream.read_to_string(&mut answer)?;
+                    let mut answer = [0; 3];
+                    stream.read_exact(&mut answer)?;
                     Ok(answer)
                 });
                 match result {
-                    Ok(answer) if answer == "pod" => {}
+                    Ok(answer) if answer == *b"pod" => {}
                     other => failures.push(format!("{other:?}")),
                 }
                 count.fetch_add(1, Ordering::Relaxed);
@@ -151,10 +151,11 @@ impl OnePodNetwork {
         std::thread::spawn(move || {
             server.enter().expect("entered");
             let listener = TcpListener::bind("10.244.1.2:8080").expect("bound");
-            for stream in listener.incoming().flatten() {
-                use std::io::Write;
-                let mut stream = stream;
-                drop(stream.write_all(b"pod"));
+            for mut stream in listener.incoming().flatten() {
+                // The client closes first. Otherwise the pod would remember its connections in TIME_WAIT, and refuse a new one
+                // that masquerading gave the random port of an old one.
+                stream.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
+                drop(stream.write_all(b"pod").and_then(|()| stream.read(&mut [0])));
             }
         });
         // New links lose what is sent before the kernel has noticed that they are up.
