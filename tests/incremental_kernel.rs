@@ -22,7 +22,7 @@ use support::netns::in_netns;
 use support::scenes::{number, sample};
 
 const HISTORIES: u64 = 1000;
-const JOBS: usize = 2;
+const JOBS: usize = 12;
 
 /// A table without what is free to choose.
 fn canonical(family: Family, table: &Table) -> (BTreeMap<ChainId, Vec<Rule>>, Sets) {
