@@ -151,7 +151,7 @@ impl World {
         let endpoints: Vec<Value> = (0..10)
             .map(|endpoint| {
                 json!({"addresses": [format!("10.{}.{}.{}", 200 + endpoint, number / 250, 1 + number % 250)],
-                "conditions": {"ready": true}, "nodeName": "node-1"})
+                "conditions": {"ready": true}, "nodeName": format!("node-{}", 1 + endpoint)})
             })
             .collect();
         let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
