@@ -24,6 +24,7 @@ pub use wanted::LocalhostObserver;
 use self::budget::Budget;
 use self::ports::Ports;
 use self::pump::Pipes;
+use self::udp::IdleTimes;
 use crate::events::EventSink;
 use crate::model::Family;
 
@@ -37,6 +38,7 @@ struct RelayContext {
     pipes: Pipes,
     stats: Arc<Stats>,
     events: EventSink,
+    idle_times: IdleTimes,
 }
 
 /// Starts the relay for these families. It ends when the observer is dropped.
@@ -49,7 +51,13 @@ pub fn start(families: &[Family], events: EventSink) -> io::Result<(LocalhostObs
     let (sender, changes) = unbounded_channel();
     let stats = Arc::new(Stats::new(families));
     let budget = Budget::raised();
-    let shared = RelayContext { pipes: Pipes::new(budget.clone()), budget, stats: stats.clone(), events };
+    let shared = RelayContext {
+        pipes: Pipes::new(budget.clone()),
+        budget,
+        stats: stats.clone(),
+        events,
+        idle_times: IdleTimes::KERNEL,
+    };
     threads.spawn(Ports::new(shared).run(changes));
     Ok((LocalhostObserver::new(stats.clone(), sender, Some(threads)), stats))
 }

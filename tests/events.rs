@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portway::controller::Repair;
 use portway::events::{self, EventWanted, Rate, Recorder};
@@ -12,6 +12,7 @@ use portway::model::ObjectKey;
 use portway::source::{KubeOptions, KubeSource};
 use serde_json::{Value, json};
 use support::api_double::{ApiDouble, Written};
+use support::follower;
 use support::netns::in_netns;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -102,5 +103,63 @@ fn a_process_that_gives_up_says_why_first() {
     in_netns(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(give_up);
+    });
+}
+
+/// A port that is taken is told once, though it is tried again and again.
+#[test]
+fn a_node_port_that_is_taken_on_localhost() {
+    let taken = async {
+        let double = ApiDouble::start().await;
+        follower::fill(&double);
+        let mut service = follower::service("till", "10.96.0.9");
+        service["spec"]["type"] = json!("NodePort");
+        service["spec"]["ports"] = json!([
+            {"name": "web", "port": 80, "protocol": "TCP", "nodePort": 30080},
+            {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053}]);
+        double.put(service);
+        let mut slice = follower::slice("till-1", "till", "10.244.0.9");
+        slice["ports"] = json!([
+            {"name": "web", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+        double.put(slice);
+        let _taken = (
+            TcpListener::bind("127.0.0.1:30080").expect("a port"),
+            UdpSocket::bind("127.0.0.1:30053").expect("a port"),
+        );
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_portway")])
+            .args(["run", "--hostname-override=node-1", "--nodeport-addresses=localhost", "--admin-socket="])
+            .arg(format!("--master={}", double.url()))
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("setpriv (util-linux)");
+        let told = || {
+            let told = double.written().into_iter().filter(|one| one.body["reason"] == "FailedToListenOnLocalhost");
+            told.collect::<Vec<_>>()
+        };
+        let give_up = Instant::now() + LIMIT;
+        while told().len() < 2 && Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // It is tried again after 5 s.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        child.kill().expect("it runs");
+        child.wait().expect("ended");
+        // Events of one reason about one object are a series.
+        let told = told();
+        let [first, second] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&*first.method, &*second.method), ("POST", "PATCH"));
+        assert_eq!(first.path, "/apis/events.k8s.io/v1/namespaces/ns/events");
+        assert_eq!((&first.body["regarding"]["name"], &first.body["type"]), (&json!("till"), &json!("Warning")));
+        let note = first.body["note"].as_str().unwrap_or_default();
+        let start = |port| format!("node node-1 cannot serve the NodePort of ns/till on 127.0.0.1:{port}: ");
+        let names_port = ["30080/TCP", "30053/UDP"].iter().any(|port| note.starts_with(&start(port)));
+        assert!(names_port && note.contains("in use"), "{note}");
+        assert_eq!(second.body["series"]["count"], 2);
+    };
+    in_netns(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.expect("a runtime").block_on(taken);
     });
 }

@@ -54,10 +54,18 @@ spec:
 
 /// (address, node); the endpoints of both families are addresses of this host.
 fn slices(pods: &[(&str, &str)]) -> String {
+    slices_with(pods, "")
+}
+
+/// The same; `more` are further fields of each endpoint.
+fn slices_with(pods: &[(&str, &str)], more: &str) -> String {
     let of_family = |name: &str, is_wanted: &dyn Fn(&str) -> bool| {
         let pods = pods.iter().filter(|(address, _)| is_wanted(address));
-        let endpoints: Vec<String> =
-            pods.map(|(address, node)| format!("{{addresses: ['{address}'], nodeName: {node}}}")).collect();
+        let endpoints: Vec<String> = pods
+            .map(|(address, node)| {
+                format!("{{addresses: ['{address}'], nodeName: {node}{}}}", more.replace("NODE", node))
+            })
+            .collect();
         format!(
             "
 apiVersion: discovery.k8s.io/v1
@@ -307,6 +315,24 @@ fn policy_local_and_affinity() {
     });
 }
 
+/// Hints choose among endpoints, until none is for this node.
+#[test]
+fn traffic_distribution() {
+    in_netns(|| {
+        endpoints();
+        let spec = "trafficDistribution: PreferSameNode";
+        let hinted =
+            |pods| format!("{NODE}{}{}", service(spec), slices_with(pods, ", hints: {forNodes: [{name: NODE}]}"));
+        let program = Program::start(&hinted(&[NEAR, FAR]), &[FLAG]);
+        eventually("the port", || ask_tcp(V4).is_some());
+        assert!((0..20).all(|_| ask_tcp(V4).as_deref() == Some(NEAR.0)));
+        assert!((0..20).all(|_| ask_udp(V4).is_ok_and(|who| who == NEAR.0)));
+        program.replace(&hinted(&[FAR]));
+        eventually("the other node's, when there is no other", || ask_tcp(V4).as_deref() == Some(FAR.0));
+        eventually("the same of UDP", || ask_udp(V4).is_ok_and(|who| who == FAR.0));
+    });
+}
+
 #[test]
 fn a_port_that_is_taken_harms_nobody() {
     in_netns(|| {
@@ -409,16 +435,16 @@ fn much_passes_beside_who_does_not_read() {
     });
 }
 
-/// 10,000 connections, or as many as the limit of open files lets one process relay; more are refused, and all goes on.
+/// 10,000 connections hold, or as many as the limit of open files lets one process relay; more are refused, and all goes on.
 #[test]
 fn ten_thousand_connections_hold() {
     const WANTED: usize = 10_000;
     let _alone = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("our own limit");
-    let hard = usize::try_from(hard).unwrap_or(usize::MAX);
-    // Each takes two descriptors in the program; it keeps 1,024 for itself. Ports and pipes take some.
-    let room = (hard.saturating_sub(1024 + 256) / 2).min(WANTED);
+    // Each connection takes two descriptors in the program, as in this process; it keeps 1,024 for the rest of itself.
+    let limit = usize::try_from(hard).unwrap_or(usize::MAX).min(2 * WANTED + 1024 + 256);
+    let room = (limit - 1024 - 256) / 2;
     assert!(room > 1000, "a limit of {hard} open files is too small for this test");
     in_netns(|| {
         ip_batch("addr add 10.1.0.1/32 dev lo\n").expect("an address");
@@ -437,7 +463,8 @@ fn ten_thousand_connections_hold() {
                 sender.send(stream).ok();
             }
         });
-        let _program = Program::start(&objects("", &[NEAR]), &[FLAG]);
+        let limit = format!("--nofile={limit}");
+        let _program = Program::start_under(&["prlimit", &limit], &objects("", &[NEAR]), &[FLAG]);
         eventually("the port", || !is_refused_tcp(V4));
         let started = Instant::now();
         let mut clients = Vec::new();
@@ -468,27 +495,25 @@ fn ten_thousand_connections_hold() {
             total += heard().count();
             total >= clients.iter().step_by(997).count()
         });
-        if room < WANTED {
-            // No descriptors are left: the next are refused, and nobody else is harmed.
-            let mut refused = 0;
-            let mut more = Vec::new();
-            while refused == 0 && more.len() < 1000 {
-                let is_reset = |cause: std::io::Error| cause.kind() == ErrorKind::ConnectionReset;
-                let stream = match TcpStream::connect(V4) {
-                    Ok(stream) => stream,
-                    // It was quick.
-                    Err(cause) => {
-                        refused += usize::from(is_reset(cause));
-                        continue;
-                    }
-                };
-                stream.set_read_timeout(Some(Duration::from_millis(30))).expect("a timeout");
-                refused += usize::from((&stream).read(&mut [0]).is_err_and(is_reset));
-                more.push(stream);
-            }
-            assert!(refused > 0, "somebody is refused");
-            assert!(metric("portway_localhost_refused_connections_total{protocol=\"TCP\"}").is_some_and(|n| n > 0.0));
+        // No descriptors are left: the next are refused, and nobody else is harmed.
+        let mut refused = 0;
+        let mut more = Vec::new();
+        while refused == 0 && more.len() < 1000 {
+            let is_reset = |cause: std::io::Error| cause.kind() == ErrorKind::ConnectionReset;
+            let stream = match TcpStream::connect(V4) {
+                Ok(stream) => stream,
+                // It was quick.
+                Err(cause) => {
+                    refused += usize::from(is_reset(cause));
+                    continue;
+                }
+            };
+            stream.set_read_timeout(Some(Duration::from_millis(30))).expect("a timeout");
+            refused += usize::from((&stream).read(&mut [0]).is_err_and(is_reset));
+            more.push(stream);
         }
+        assert!(refused > 0, "somebody is refused");
+        assert!(metric("portway_localhost_refused_connections_total{protocol=\"TCP\"}").is_some_and(|n| n > 0.0));
         drop((clients, endpoints));
         eventually("room again", || {
             metric("portway_localhost_connections{protocol=\"TCP\"}").is_some_and(|open| open < 1000.0)

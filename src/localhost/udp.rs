@@ -26,14 +26,24 @@ use crate::plan::Target;
 const FLOWS: u64 = 8192;
 /// Flows among which the idlest has to go when there are too many.
 const CANDIDATES: usize = 16;
-/// A flow ends after this time without a packet, as in the kernel's connection tracking.
-const IDLE: Duration = Duration::from_secs(30);
-/// The same once both sides have spoken for a while.
-const IDLE_STREAM: Duration = Duration::from_secs(120);
-/// What "a while" is.
-const STREAM_AFTER: Duration = Duration::from_secs(2);
 /// The largest packet.
 const PACKET: usize = 64 * 1024;
+
+/// How long a flow may be without a packet.
+#[derive(Debug)]
+pub(super) struct IdleTimes {
+    idle: Duration,
+    /// The same once both sides have spoken for a while.
+    stream: Duration,
+    /// What "a while" is.
+    stream_after: Duration,
+}
+
+impl IdleTimes {
+    /// Those of the kernel's connection tracking.
+    pub(super) const KERNEL: Self =
+        Self { idle: Duration::from_secs(30), stream: Duration::from_secs(120), stream_after: Duration::from_secs(2) };
+}
 
 thread_local! {
     static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; PACKET]);
@@ -77,11 +87,11 @@ impl FlowState {
     }
 
     /// How long it may stay idle from now on; `None` when it has been so for too long.
-    fn time_left(&self) -> Option<Duration> {
+    fn time_left(&self, times: &IdleTimes) -> Option<Duration> {
         let used = self.used();
-        let is_stream = self.answered.load(Ordering::Relaxed) && used > STREAM_AFTER;
-        let patience = if is_stream { IDLE_STREAM } else { IDLE };
-        (used + patience).checked_sub(self.started.elapsed()).filter(|left| !left.is_zero())
+        let is_stream = self.answered.load(Ordering::Relaxed) && used > times.stream_after;
+        let time = if is_stream { times.stream } else { times.idle };
+        (used + time).checked_sub(self.started.elapsed()).filter(|left| !left.is_zero())
     }
 }
 
@@ -197,7 +207,7 @@ impl UdpPort {
 
     /// Brings answers to the client until the flow has been idle for too long, or is refused.
     async fn answer(self: Arc<Self>, client: SocketAddr, line: Arc<FlowState>) {
-        while let Some(left) = line.time_left() {
+        while let Some(left) = line.time_left(&self.shared.idle_times) {
             tokio::select! {
                 result = line.endpoint.readable() => if result.is_err() { break },
                 () = sleep(left) => continue,
@@ -230,3 +240,7 @@ impl UdpPort {
 fn with_room<T>(work: impl FnOnce(&mut [u8]) -> io::Result<T>) -> io::Result<T> {
     ROOM.with_borrow_mut(|room| work(room))
 }
+
+#[cfg(test)]
+#[path = "udp_tests.rs"]
+mod tests;
