@@ -120,7 +120,7 @@ impl<K: Kernel> Programmer<K> {
             let objections = mirror.compile(family, model, hints.as_ref());
             drop(hints);
             self.objections.push((family, objections));
-            self.make_equal(&mut mirror, family, table)
+            self.make_equal(&mut mirror, family, table, false)
         });
         self.mirror = Some(mirror);
         self.judge(family, result)
@@ -168,7 +168,7 @@ impl<K: Kernel> Programmer<K> {
             }
             None => {
                 let table = self.kernel.read(family).map_err(Failure::from);
-                table.and_then(|table| self.make_equal(&mut mirror, family, table)).map(|sent| (sent, true))
+                table.and_then(|table| self.make_equal(&mut mirror, family, table, true)).map(|sent| (sent, true))
             }
         };
         self.mirror = Some(mirror);
@@ -231,9 +231,17 @@ impl<K: Kernel> Programmer<K> {
         }
     }
 
-    /// Makes the kernel, which holds this table, equal to the mirror: in one transaction where the table is in force.
-    fn make_equal(&mut self, mirror: &mut Mirror, family: Family, table: Option<Table>) -> Result<Sent, Failure> {
-        let sent = if let Some(load) = mirror.load(family, table.as_ref()) {
+    /// Makes the kernel, which holds this table, equal to the mirror: in one transaction where the table is in force; as
+    /// soon as it can be where it was in force until now.
+    fn make_equal(
+        &mut self,
+        mirror: &mut Mirror,
+        family: Family,
+        table: Option<Table>,
+        was_in_force: bool,
+    ) -> Result<Sent, Failure> {
+        let load = if was_in_force { Mirror::reload } else { Mirror::load };
+        let sent = if let Some(load) = load(mirror, family, table.as_ref()) {
             drop(table);
             let mut sent = Sent { loaded: true, ..Sent::default() };
             sent.added = self.load(mirror, load)?;

@@ -3,6 +3,8 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,14 +12,23 @@ use portway::model::Family;
 use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, SetName, Transaction, Value};
 use support::corpus::Scenario;
-use support::netns::{in_netns, output_of};
+use support::netns::{in_netns, ip_batch, output_of};
 use support::objects::Objects;
 use support::program::Program;
+use support::scenes::number;
 
 /// How the program says that it put something right.
 const REPAIRED: &str = "the tables were changed by";
 /// How it says that it has looked, and all was well.
 const LOOKED: &str = "the tables are as they should be";
+
+/// Packets that left by a link.
+fn sent(link: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").expect("readable");
+    let counters = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{link}:"))).expect("the link");
+    // Eight counters of what was received stand before it.
+    counters.split_whitespace().nth(9).expect("a counter").parse().expect("a number")
+}
 
 fn scenario() -> Scenario {
     Scenario::uneventful("repair")
@@ -43,6 +54,45 @@ addressType: IPv4
 ports: [{{name: '', port: 8080}}]
 endpoints: [{{addresses: [10.1.0.1]}}, {{addresses: [10.1.0.2]}}, {{addresses: [10.1.0.3]}}]
 "
+        )
+        .expect("a string takes everything");
+    }
+    text
+}
+
+/// So many Services of ten endpoints, the last one of the one that listens here alone; and one without any.
+fn large_cluster(services: usize, listener: SocketAddr) -> String {
+    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects");
+    for n in 0..=services {
+        let ip = format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200);
+        write!(
+            text,
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{namespace: shop, name: s{n}}}
+spec: {{clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 53, protocol: UDP}}]}}
+"
+        )
+        .expect("a string takes everything");
+        let pod = |endpoint: usize| format!("10.{}.{}.{}", 128 + endpoint, n / 250, 1 + n % 250);
+        let pods: Vec<String> = match n {
+            0 => continue,
+            n if n == services => vec![listener.ip().to_string()],
+            _ => (0..10).map(pod).collect(),
+        };
+        write!(
+            text,
+            "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{namespace: shop, name: s{n}-1, labels: {{kubernetes.io/service-name: s{n}}}}}
+addressType: IPv4
+ports: [{{name: '', port: {}, protocol: UDP}}]
+endpoints: [{{addresses: [{}]}}]
+",
+            listener.port(),
+            pods.join("]}, {addresses: [")
         )
         .expect("a string takes everything");
     }
@@ -111,6 +161,63 @@ fn what_others_change_is_put_right_and_the_log_says_who_it_was() {
             assert_eq!(program.said(&format!("{REPAIRED} nft (pid {pid})")), 1, "{}", program.log_tail());
         }
         assert_eq!(program.said("sync failed"), 0, "{}", program.log_tail());
+    });
+}
+
+/// After a flush verdicts are back at once, and endpoints follow; `PORTWAY_SERVICES` says among how many Services. In between
+/// packets are dropped, not let out as they are.
+#[test]
+fn after_a_flush_verdicts_come_before_endpoints() {
+    let services = number("PORTWAY_SERVICES", 2_000) as usize;
+    in_netns(|| {
+        // Whatever is not translated leaves by this link.
+        ip_batch(
+            "link add away type veth peer name gone\nlink set away addrgenmode none\nlink set away up\nlink set gone up\naddr add 192.0.2.1/24 dev away\naddr add 10.1.0.1/32 dev lo",
+        )
+        .and_then(|()| ip_batch("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev away\nroute add 10.96.0.0/12 via 192.0.2.2"))
+        .expect("links");
+        let listener = UdpSocket::bind("10.1.0.1:5353").expect("an address");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            while let Ok((_, client)) = listener.recv_from(&mut [0; 8]) {
+                listener.send_to(b"here", client).ok();
+            }
+        });
+        let program = Program::start(&scenario(), &large_cluster(services, address)).expect("a first sync");
+        let ask = |n: usize, patience| {
+            let socket = UdpSocket::bind("192.0.2.1:0").expect("a port");
+            socket.connect(format!("10.96.{}.{}:53", 1 + n / 200, 1 + n % 200)).expect("a route");
+            socket.set_read_timeout(Some(patience)).expect("set");
+            // What is refused is an error of both.
+            socket.send(b"?").ok();
+            socket.recv(&mut [0; 8]).map_err(|cause| cause.kind())
+        };
+        let refused = |patience| ask(0, patience) == Err(ErrorKind::ConnectionRefused);
+        let answered = |patience| ask(services, patience) == Ok(4);
+        let before = rules();
+        for _ in 0..5 {
+            let long = Duration::from_secs(2);
+            assert!(refused(long) && answered(long));
+            output_of("nft", &["flush", "ruleset"]);
+            let (start, mut let_out) = (Instant::now(), sent("away"));
+            let mut times = [None; 2];
+            while times.contains(&None) {
+                assert!(start.elapsed() < Duration::from_secs(20), "{}", program.log_tail());
+                let short = Duration::from_millis(2);
+                if times[0].is_none() && refused(short) {
+                    times[0] = Some(start.elapsed());
+                    let_out = sent("away");
+                } else if times[0].is_some() && answered(short) {
+                    times[1] = Some(start.elapsed());
+                }
+            }
+            assert_eq!(sent("away"), let_out, "packets were let out untranslated once verdicts were back");
+            let [verdicts, endpoints] = times.map(|time| time.expect("seen"));
+            println!(
+                "{services} Services of 10 endpoints: verdicts after {verdicts:.1?}, the last endpoints after {endpoints:.1?}"
+            );
+            eventually(&program, "the same rules", || rules() == before);
+        }
     });
 }
 

@@ -12,16 +12,22 @@ use crate::ruleset::{ChainId, Element, Op, SetId, Table, Transaction};
 /// The transactions that make a table, one after the other: chains without hooks and empty maps, then elements, then the
 /// hooks. Or those that fill maps no rule uses yet. No packet sees it before it is complete, so others can have their turn
 /// with nf_tables in between.
+///
+/// A table that was in force and is gone is missed at once: there the hooks come before the endpoints, which are most of the
+/// elements. Until a frontend has its endpoints, packets to it are dropped ([`crate::plan`], chains that pick one).
 pub struct Load<'a> {
     mirror: &'a FamilyMirror,
     begin: Transaction,
+    /// Before the hooks.
     elements: Box<dyn Iterator<Item = (SetId, Element)> + 'a>,
-    end: Transaction,
+    hooks: Transaction,
+    /// After the hooks.
+    later: Box<dyn Iterator<Item = (SetId, Element)> + 'a>,
 }
 
 impl fmt::Debug for Load<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Load({:?}, {:?}, .., {:?})", self.mirror.family, self.begin, self.end)
+        write!(f, "Load({:?}, {:?}, .., {:?}, ..)", self.mirror.family, self.begin, self.hooks)
     }
 }
 
@@ -36,13 +42,22 @@ impl Mirror {
         Some(Load::table(mirror, &self.settings, kernel.is_some()))
     }
 
+    /// The same for a table that was in force until somebody deleted it: in force again as soon as it can be.
+    pub fn reload(&self, family: Family, kernel: Option<&Table>) -> Option<Load<'_>> {
+        let mut load = self.load(family, kernel)?;
+        let mirror = load.mirror;
+        load.elements = Box::new(mirror.elements().filter(|(set, _)| !set.grows_with_endpoints()));
+        load.later = Box::new(mirror.elements().filter(|(set, _)| set.grows_with_endpoints()));
+        Some(load)
+    }
+
     /// How to fill the maps that the first of these steps has made.
     pub fn fill<'a>(&'a self, steps: &'a Steps) -> impl Iterator<Item = Load<'a>> {
         self.families.iter().filter_map(move |mirror| {
             let resized = move |set| steps.resized.contains(&(mirror.family, set));
             let elements = Box::new(mirror.elements().filter(move |(set, _)| resized(*set)));
-            let (begin, end) = Default::default();
-            SetId::ALL.into_iter().any(resized).then_some(Load { mirror, begin, elements, end })
+            let (begin, hooks, later) = (Transaction::default(), Transaction::default(), Box::new(std::iter::empty()));
+            SetId::ALL.into_iter().any(resized).then_some(Load { mirror, begin, elements, hooks, later })
         })
     }
 }
@@ -50,7 +65,7 @@ impl Mirror {
 impl<'a> Load<'a> {
     /// Makes a table; with `replace` in the place of what is there.
     pub(super) fn table(mirror: &'a FamilyMirror, settings: &Settings, replace: bool) -> Self {
-        let (family, mut begin, mut end) = (mirror.family, Transaction::default(), Transaction::default());
+        let (family, mut begin, mut hooks) = (mirror.family, Transaction::default(), Transaction::default());
         if replace {
             begin.push(family, Op::DeleteTable);
         }
@@ -59,20 +74,22 @@ impl<'a> Load<'a> {
             begin.push(family, Op::AddSet(mirror.sizes.names().of(set), mirror.sizes.of(set)));
         }
         add_chains(mirror, settings, |chain| !chain.is_base(), &mut begin);
-        add_chains(mirror, settings, ChainId::is_base, &mut end);
-        Self { mirror, begin, elements: Box::new(mirror.elements()), end }
+        add_chains(mirror, settings, ChainId::is_base, &mut hooks);
+        let later = Box::new(std::iter::empty());
+        Self { mirror, begin, elements: Box::new(mirror.elements()), hooks, later }
     }
 
     /// The next transaction, with at most this many elements; `None` when all is done.
     pub fn next(&mut self, max: usize) -> Option<Transaction> {
         let mut part = std::mem::take(&mut self.begin);
         if part.is_empty() {
-            let mut recorder = OpRecorder::default();
-            self.elements.by_ref().take(max.max(1)).for_each(|(set, element)| recorder.add(set, element));
-            recorder.finish(self.mirror.family, self.mirror.sizes.names(), &mut part);
+            part = elements(self.mirror, &mut self.elements, max);
         }
         if part.is_empty() {
-            part = std::mem::take(&mut self.end);
+            part = std::mem::take(&mut self.hooks);
+        }
+        if part.is_empty() {
+            part = elements(self.mirror, &mut self.later, max);
         }
         (!part.is_empty()).then_some(part)
     }
@@ -83,6 +100,13 @@ impl<'a> Load<'a> {
             main.extend(part);
         }
     }
+}
+
+fn elements(mirror: &FamilyMirror, elements: &mut dyn Iterator<Item = (SetId, Element)>, max: usize) -> Transaction {
+    let (mut part, mut recorder) = (Transaction::default(), OpRecorder::default());
+    elements.take(max.max(1)).for_each(|(set, element)| recorder.add(set, element));
+    recorder.finish(mirror.family, mirror.sizes.names(), &mut part);
+    part
 }
 
 fn add_chains(mirror: &FamilyMirror, settings: &Settings, which: fn(ChainId) -> bool, part: &mut Transaction) {

@@ -130,11 +130,13 @@ fn pick_one(pick: Pick) -> Vec<Rule> {
     let mut key = frontend.to_vec();
     key.push(Field::RandomSlot(pick.count));
     let choose = vec![Term::Translate { key, map: pick.map.set().into() }];
+    // The endpoint is not in the map yet, while a table that was deleted is loaded anew: the client asks again.
+    let not_yet = vec![Term::Verdict(Verdict::Drop)];
     if !pick.sticky {
-        return vec![choose];
+        return vec![choose, not_yet];
     }
     let record = Term::Translate { key: RECORD.to_vec(), map: SetId::Affinity.into() };
-    vec![vec![whose_records(frontend, pick.map), record], choose]
+    vec![vec![whose_records(frontend, pick.map), record], choose, not_yet]
 }
 
 /// Runs after translation and before any masquerade statement: the source is still the client's.

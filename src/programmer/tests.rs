@@ -19,6 +19,8 @@ struct Strict {
     most: Option<usize>,
     reads: usize,
     largest: usize,
+    /// Of each transaction: whether it makes hooks, how many endpoints it adds, and how many other elements.
+    seen: Vec<(bool, usize, usize)>,
 }
 
 fn refused(errno: i32) -> KernelError {
@@ -35,6 +37,13 @@ impl Interceptor<FakeKernel> for Strict {
             return Err(refused(libc::EMSGSIZE));
         }
         self.largest = self.largest.max(added);
+        let hooks = transaction.ops.iter().any(|(_, op)| matches!(op, Op::AddChain(chain) if chain.is_base()));
+        let of_endpoints = transaction.ops.iter().filter_map(|(_, op)| match op {
+            Op::AddElements(set, elements) if set.set.grows_with_endpoints() => Some(elements.len()),
+            _ => None,
+        });
+        let endpoints = of_endpoints.sum();
+        self.seen.push((hooks, endpoints, added - endpoints));
         kernel.apply(transaction)
     }
 
@@ -105,4 +114,26 @@ fn slices_are_as_small_as_the_kernel_wants_them() {
     assert!(in_force(&mut controller));
     let largest = controller.kernel().interceptor.largest;
     assert!((50..=100).contains(&largest), "{largest}");
+}
+
+/// A table that others delete is in force again before its endpoints are there, of which there may be very many.
+#[test]
+fn a_table_that_was_deleted_gets_its_hooks_before_its_endpoints() {
+    let kernel = Intercepted { kernel: FakeKernel::new(), interceptor: Strict::default() };
+    let (mut controller, _) = Controller::new(kernel, Options::new("n1"));
+    let events = listed("n1").into_iter().chain([added(service("a", "10.96.0.1")), endpoints("a", 5_000)]);
+    controller.handle(events, Instant::now());
+    let hooks_of = |seen: &[(bool, usize, usize)]| seen.iter().position(|(hooks, ..)| *hooks).expect("hooks");
+    let first = std::mem::take(&mut controller.kernel().interceptor.seen);
+    assert!(first[hooks_of(&first)..].iter().all(|(_, endpoints, _)| *endpoints == 0), "no packet saw it before");
+
+    let gone = Transaction { ops: vec![(V4, Op::DeleteTable)] };
+    controller.kernel().kernel.apply(&gone).expect("deleted");
+    controller.verify();
+    assert!(in_force(&mut controller));
+    let again = std::mem::take(&mut controller.kernel().interceptor.seen);
+    let (before, after) = again.split_at(hooks_of(&again));
+    assert_eq!(before.iter().map(|(_, endpoints, _)| endpoints).sum::<usize>(), 0);
+    assert_eq!(after.iter().map(|(.., others)| others).sum::<usize>(), 0);
+    assert!(after.iter().map(|(_, endpoints, _)| endpoints).sum::<usize>() >= 5_000);
 }

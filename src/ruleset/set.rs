@@ -172,6 +172,15 @@ impl SetId {
         !spec.interval && spec.size.is_none()
     }
 
+    /// Whether its number of elements grows with the endpoints.
+    pub fn grows_with_endpoints(self) -> bool {
+        use SetId::{
+            AfterDnatEndpoints, Endpoints, Hairpin, LocalEndpoints, LocalNodeportEndpoints, NodeportEndpoints,
+        };
+        let maps = [Endpoints, LocalEndpoints, NodeportEndpoints, LocalNodeportEndpoints];
+        maps.contains(&self) || matches!(self, AfterDnatEndpoints | Hairpin)
+    }
+
     /// Its declaration.
     pub fn spec(self) -> SetSpec {
         use FieldType::{Address, ClassId, Port, Protocol, Slot};
