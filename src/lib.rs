@@ -30,8 +30,8 @@ pub mod render;
 pub mod ruleset;
 pub mod serve;
 pub mod source;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod trace;
 mod wire;
 mod yaml;

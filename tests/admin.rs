@@ -14,8 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portway::config::Options;
 use portway::controller::Controller;
-use portway::model::{Event, Kind, ObjectKey};
+use portway::model::{Event, ObjectKey};
 use portway::ruleset::FakeKernel;
+use portway::testing::all_listed;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use support::netns::{in_netns, ip_batch, set_sysctls};
@@ -442,7 +443,7 @@ fn a_snapshot_stays_as_it_is() {
         std::fs::write(folder.path().join("all.yaml"), OBJECTS).expect("manifests");
         portway::source::load_dir(folder.path(), "n1", None).expect("readable")
     };
-    events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone));
+    events.extend(all_listed());
     let empty = snapshots.take(LIMIT).expect("the loop answers before its first sync");
     assert!(empty.mirror.is_none() && empty.model.service_count() == 0);
     let until = |syncs: u64| {
