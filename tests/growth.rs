@@ -38,8 +38,7 @@ fn service(n: u32, backend: u16) -> [Event; 2] {
         ..testing::service(&name, &cluster_ip(n).to_string())
     };
     // The first Service has one endpoint that answers; of the others only the number counts.
-    let address =
-        |i: u16| if n == 0 { HOST.into() } else { IpAddr::from([10, 200, (n % 250) as u8, i as u8 + 1]) };
+    let address = |i: u16| if n == 0 { HOST.into() } else { IpAddr::from([10, 200, (n % 250) as u8, i as u8 + 1]) };
     let slice = EndpointSlice {
         ports: vec![SlicePort { protocol: Protocol::Udp, ..slice_port("dns", backend) }],
         endpoints: (0..if n == 0 { 1 } else { ENDPOINTS }).map(|i| endpoint(address(i), "elsewhere")).collect(),

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use portway::config::{DetectLocal, Options};
 use portway::diff::Mirror;
-use portway::model::{
-    EndpointSlice, Event, Family, Model, Protocol, Service, ServiceCidr, ServicePort, ServiceType,
-};
+use portway::model::{EndpointSlice, Event, Family, Model, Protocol, Service, ServiceCidr, ServicePort, ServiceType};
 use portway::ruleset::Listing;
 use portway::testing::{self, added, added_node, added_slice, all_listed, endpoint, ip, service_port};
 use portway::trace::{End, Host, Packet, trace};

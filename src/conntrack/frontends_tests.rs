@@ -317,9 +317,7 @@ fn frontends_that_went_while_nobody_ran_are_cleared_at_the_next_start() {
     let mut with_all = with_node_port(service("dns", 1), 30053);
     with_all.external_ips = vec![[1, 2, 3, 4].into()];
     let kept = [put(&service("kept", 7)), slice("kept", vec![endpoint(7)])];
-    let rest = |extra: Vec<Event>| {
-        [vec![node("192.168.0.1")], kept.to_vec(), extra, all_listed().collect()].concat()
-    };
+    let rest = |extra: Vec<Event>| [vec![node("192.168.0.1")], kept.to_vec(), extra, all_listed().collect()].concat();
     let all = [(VIP, true), ("192.168.0.1:30053", true), ("1.2.3.4:53", true)];
     let without_port = Service { ports: vec![], ..service("dns", 1) };
     // What went, what is there at the next start, and whether flows to each frontend are cut.

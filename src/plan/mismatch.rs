@@ -121,8 +121,7 @@ mod tests {
     use crate::testing::{self, ip, service_port, slice_port};
 
     fn service(cluster_ips: &[&str], ports: &[(&str, Protocol)]) -> Service {
-        let port =
-            |(name, protocol): &(&str, Protocol)| ServicePort { protocol: *protocol, ..service_port(name, 80) };
+        let port = |(name, protocol): &(&str, Protocol)| ServicePort { protocol: *protocol, ..service_port(name, 80) };
         Service {
             cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
             ports: ports.iter().map(port).collect(),
@@ -131,8 +130,7 @@ mod tests {
     }
 
     fn slice(name: &str, address: &str, ports: &[(&str, Protocol)]) -> Arc<EndpointSlice> {
-        let port =
-            |(name, protocol): &(&str, Protocol)| SlicePort { protocol: *protocol, ..slice_port(name, 8080) };
+        let port = |(name, protocol): &(&str, Protocol)| SlicePort { protocol: *protocol, ..slice_port(name, 8080) };
         let addresses: &[&str] = if address.is_empty() { &[] } else { &[address] };
         Arc::new(EndpointSlice {
             key: ObjectKey::new("ns", name),
