@@ -10,6 +10,7 @@ use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{Element, Kernel, Op, SetId, Transaction};
 
 mod support;
+use support::manifests::{NODE, ipv4_slice, service};
 use support::netns::in_netns;
 use support::nft::Nft;
 use support::node::Program;
@@ -134,24 +135,11 @@ fn changes_of_the_table_that_is_read_do_count() {
     });
 }
 
-const OBJECTS: &str = "
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
----
-apiVersion: v1
-kind: Service
-metadata: {namespace: default, name: web}
-spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], sessionAffinity: ClientIP, ports: [{port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {namespace: default, name: web-1, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: '', port: 8080}]
-endpoints: [{addresses: [10.1.0.1]}, {addresses: [10.1.0.2]}]
-";
+/// A sticky Service, so that there are affinity records.
+fn objects() -> String {
+    let service = service("web", "clusterIP: 10.96.0.1, sessionAffinity: ClientIP, ports: [{port: 80}]");
+    [NODE, &service, &ipv4_slice("web", &["10.1.0.1", "10.1.0.2"], None)].concat()
+}
 
 /// The table with its handle, without owner and elements.
 fn structure() -> String {
@@ -173,7 +161,7 @@ fn a_restart_among_changes_of_others_replaces_nothing() {
     in_netns(|| {
         let others = Others::start(CHAINS, Duration::ZERO);
         let flags = ["--admin-socket=", "--metrics-bind-address="];
-        drop(Program::start(OBJECTS, &flags));
+        drop(Program::start(&objects(), &flags));
         let pause = others.pause();
         let before = structure();
         assert!(before.contains("chain prerouting") && before.contains("# handle"), "{before}");
@@ -191,7 +179,7 @@ fn a_restart_among_changes_of_others_replaces_nothing() {
         drop(pause);
         let restarts = number("PORTWAY_RESTARTS", RESTARTS);
         for restart in 0..restarts {
-            drop(Program::start(OBJECTS, &flags));
+            drop(Program::start(&objects(), &flags));
             let pause = others.pause();
             assert!(structure() == before, "restart {restart}: {}", structure());
             assert_eq!(remembered(), clients, "restart {restart}");

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::fmt::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use portway::model::Family;
 use portway::nftables::{NftKernel, Options};
 use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, SetName, Transaction, Value};
 use support::corpus::Scenario;
+use support::manifests::{ipv4_slice, service};
 use support::netns::{in_netns, output_of};
 use support::objects::Objects;
 use support::program::Program;
@@ -25,26 +25,11 @@ fn scenario() -> Scenario {
 
 /// So many Services of three endpoints.
 fn cluster(services: usize) -> String {
-    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects");
+    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects") + "---\n";
     for n in 0..services {
-        let ip = format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200);
-        write!(
-            text,
-            "---
-apiVersion: v1
-kind: Service
-metadata: {{namespace: shop, name: s{n}}}
-spec: {{clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 80}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{namespace: shop, name: s{n}-1, labels: {{kubernetes.io/service-name: s{n}}}}}
-addressType: IPv4
-ports: [{{name: '', port: 8080}}]
-endpoints: [{{addresses: [10.1.0.1]}}, {{addresses: [10.1.0.2]}}, {{addresses: [10.1.0.3]}}]
-"
-        )
-        .expect("a string takes everything");
+        let (name, ip) = (format!("shop/s{n}"), format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200));
+        text += &service(&name, &format!("clusterIP: {ip}, ports: [{{port: 80}}]"));
+        text += &ipv4_slice(&name, &["10.1.0.1", "10.1.0.2", "10.1.0.3"], None);
     }
     text
 }
