@@ -10,6 +10,7 @@ mod observer;
 mod schedule;
 mod snapshot;
 mod sync;
+mod thread;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use tracing::error;
 pub use doubt::Doubts;
 pub use observer::{Observer, Repair, Report, Synced};
 pub use snapshot::{Snapshot, SnapshotError, Snapshots};
+pub use thread::{EndError, SyncThread};
 
 use crate::config::Options;
 use crate::diff::Mirror;
