@@ -1,7 +1,7 @@
 //! A node with the sync loop and the kernel, in this very process: events in, real packets out.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use portway::config::Options;
@@ -27,6 +27,14 @@ pub(crate) struct Live {
     observer: NftKernel,
 }
 
+/// When a packet had passed the node, and when the sync beside it began and was done.
+#[derive(Debug)]
+pub(crate) struct PacketAndSync {
+    pub(crate) passed: Instant,
+    pub(crate) began: Instant,
+    pub(crate) done: Instant,
+}
+
 impl Live {
     /// Builds a world; nothing is programmed yet.
     pub(crate) fn build(layout: Layout, options: &Options) -> Result<Self> {
@@ -44,6 +52,26 @@ impl Live {
         ensure!(report.failures == 0, "the kernel refused a transaction");
         ensure!(report.syncs > before, "there was no sync");
         Ok(())
+    }
+
+    /// The same while a packet is on its way through the node, which takes it as long as `send` does; when it had passed.
+    pub(crate) fn handle_during(
+        &mut self,
+        from: Place,
+        probe: &Probe,
+        head_start: Duration,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<PacketAndSync> {
+        let Self { world, controller, reports, .. } = self;
+        let (passed, synced) = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| world.send(from, probe).map(|()| Instant::now()));
+            std::thread::sleep(head_start);
+            let began = Instant::now();
+            controller.handle(events, began);
+            (sender.join().expect("sent"), (began, Instant::now()))
+        });
+        ensure!(reports.borrow().failures == 0, "the kernel refused a transaction");
+        Ok(PacketAndSync { passed: passed?, began: synced.0, done: synced.1 })
     }
 
     /// Ends the sync loop and starts another one on the same kernel, with everything listed anew.

@@ -90,7 +90,8 @@ impl Shop {
         events
     }
 
-    fn objects(&self) -> Vec<Event> {
+    /// The Service and its slices.
+    pub(crate) fn objects(&self) -> Vec<Event> {
         let port = |name: &str, protocol, port, node_port| ServicePort {
             protocol,
             node_port: Some(node_port),
