@@ -314,9 +314,7 @@ fn others_have_their_turn_during_a_load() {
 #[test]
 fn a_full_map_that_was_miscounted_is_replaced() {
     in_netns(|| {
-        let unowned = || {
-            NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() }).expect("nf_tables")
-        };
+        let unowned = || NftKernel::open_with(nftables::KernelOptions::new(false)).expect("nf_tables");
         let (mut controller, reports) = Controller::new(unowned(), options(16));
         controller.handle(cluster(20, 53), Instant::now());
         // Somebody else fills the map.

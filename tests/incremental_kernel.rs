@@ -69,7 +69,7 @@ fn play_some(next: &AtomicUsize, seed: u64, cases: u64) -> usize {
 }
 
 fn door() -> Result<NftKernel> {
-    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
+    Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
 }
 
 fn play(options: &Options, history: &[Vec<Event>]) -> Result<()> {

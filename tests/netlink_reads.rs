@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portway::model::Family;
-use portway::nftables::{NftKernel, Options};
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Element, Kernel, Op, SetId, Transaction};
 
 mod support;
@@ -31,7 +31,7 @@ fn no_chain_is_missed_while_others_change_theirs() {
         in_netns(|| {
             // Theirs come first in the kernel's list of chains.
             let others = Others::start(CHAINS, Duration::ZERO);
-            let mut kernel = NftKernel::open_with(Options { owned, ..Options::default() }).expect("a socket");
+            let mut kernel = NftKernel::open_with(KernelOptions::new(owned)).expect("a socket");
             kernel.apply(&sample::transaction(FAMILY)).expect("applied");
             let whole = kernel.read(FAMILY).expect("readable").expect("there");
             let before = others.commits();
@@ -55,7 +55,7 @@ const ELEMENTS: u32 = 50_000;
 #[test]
 fn others_do_not_keep_anybody_from_reading_tables_that_nobody_owns() {
     in_netns(|| {
-        let mut kernel = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+        let mut kernel = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
         kernel.apply(&sample::transaction(FAMILY)).expect("applied");
         let set = SetId::Endpoints;
         let list = (100..ELEMENTS).map(|n| {
@@ -87,14 +87,14 @@ fn others_do_not_keep_anybody_from_reading_tables_that_nobody_owns() {
 #[test]
 fn changes_of_the_table_that_is_read_do_count() {
     in_netns(|| {
-        let mut kernel = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+        let mut kernel = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
         kernel.apply(&sample::transaction(FAMILY)).expect("applied");
         let set = SetId::ClusterIps;
         let element = |n| vec![Element { key: sample::key(FAMILY, set, n), ..sample::element(FAMILY, set, n) }];
         let stop = AtomicBool::new(false);
         let (seen, others) = std::thread::scope(|scope| {
             let change = scope.spawn(|| {
-                let mut other = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+                let mut other = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
                 let mut changes = 0;
                 while !stop.load(Ordering::Relaxed) {
                     for n in [500, 501] {

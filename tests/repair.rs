@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use portway::model::Family;
-use portway::nftables::{NftKernel, Options};
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, SetName, Transaction, Value};
 use support::corpus::Scenario;
 use support::manifests::{ipv4_slice, service};
@@ -36,7 +36,7 @@ fn cluster(services: usize) -> String {
 
 /// The door of somebody else.
 fn stranger() -> NftKernel {
-    NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket")
+    NftKernel::open_with(KernelOptions::new(false)).expect("a socket")
 }
 
 /// Our tables; in which order they were made does not matter.

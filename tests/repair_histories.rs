@@ -103,7 +103,7 @@ impl Interceptor<NftKernel> for Counting {
 }
 
 fn door() -> Result<NftKernel> {
-    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
+    Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
 }
 
 /// Another value for an element.

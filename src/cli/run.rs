@@ -129,7 +129,7 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
         anyhow::bail!("bindAddress is {ip}, but this host has no {}", Family::of(ip));
     }
     let owned = configuration.table_ownership;
-    let mut kernel = NftKernel::open_with(nftables::Options::new(owned))?;
+    let mut kernel = NftKernel::open_with(nftables::KernelOptions::new(owned))?;
     let unfit = kernel.unfit(&options.families);
     keep_what_can_be_served(&mut options, unfit)?;
     Ok((kernel, options))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{EndpointSlice, Family, ObjectKey, Service, ServicePort, ServiceType, SlicePort};
 
-/// Slices that ports are quoted of; most have one.
+/// The most ports of a slice that a message quotes; most slices have one.
 const PORTS_QUOTED: usize = 4;
 
 /// Why endpoints of a Service lead nowhere.

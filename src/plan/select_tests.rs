@@ -94,7 +94,7 @@ fn a_node_without_a_zone_matches_no_hint() {
 
 #[test]
 fn hints_without_effect_say_why() {
-    let unused = |text: &str, zone| Judge::new(&endpoints(text), NODE, zone).unused_hints();
+    let unused = |text: &str, zone| EndpointRules::new(&endpoints(text), NODE, zone).unused_hints();
     assert_eq!(unused("Lr[za] Qr[zb]", ""), Some(UnusedHints::NoZone));
     assert_eq!(unused("Lr[za] Qr", ZONE), Some(UnusedHints::Incomplete));
     assert_eq!(unused("Lr[za] Qr", ""), Some(UnusedHints::Incomplete));

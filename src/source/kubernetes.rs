@@ -1,8 +1,8 @@
 //! An API server as the source, through the crate `kube`.
 //!
-//! Watches are folded straight into events; no second copy of the objects is kept here. `kube`'s own `watcher` is not
-//! used: it resumes a watch that ends at once without any pause, goes on after a line it could not read as if nothing
-//! was missing, and cannot see that the server's history is another one.
+//! Watches become events at once; no second copy of the objects is kept here. `kube`'s own `watcher` is not used: it
+//! resumes a watch that ends at once without any pause, goes on after a line it could not read as if nothing was missing,
+//! and does not notice a server that was restored from a backup.
 
 mod access;
 mod ask;

@@ -131,7 +131,7 @@ impl Live {
 
 fn kernel() -> Result<NftKernel> {
     // Not owned, so that several doors can change the table.
-    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
+    Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
 }
 
 /// Empties the memory of clients through a door of its own.
