@@ -73,8 +73,8 @@ fn size_of(mirror: Option<&Mirror>, set: SetId) -> Option<u32> {
 }
 
 /// What the kernel holds must leave the mirror nothing to do.
-fn assert_right(mirror: &Mirror, door: &mut NftKernel) {
-    let table = door.read(FAMILY).expect("readable");
+fn assert_right(mirror: &Mirror, kernel: &mut NftKernel) {
+    let table = kernel.read(FAMILY).expect("readable");
     let steps = mirror.rebase(FAMILY, table.as_ref());
     assert!(mirror.load(FAMILY, table.as_ref()).is_none(), "there are no hooks");
     assert!(steps.is_empty(), "{:?} changes", steps.transactions().map(|part| part.ops.len()));

@@ -34,7 +34,7 @@ fn cluster(services: usize) -> String {
     text
 }
 
-/// The door of somebody else.
+/// A connection as another program has it.
 fn stranger() -> NftKernel {
     NftKernel::open_with(KernelOptions::new(false)).expect("a socket")
 }

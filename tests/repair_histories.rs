@@ -102,7 +102,7 @@ impl Interceptor<NftKernel> for Counting {
     }
 }
 
-fn door() -> Result<NftKernel> {
+fn connection() -> Result<NftKernel> {
     Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
 }
 
@@ -186,9 +186,9 @@ struct World {
 
 impl World {
     fn new(options: &Options) -> Result<Self> {
-        let mut stranger = door()?;
+        let mut stranger = connection()?;
         stranger.cleanup()?;
-        let kernel = Intercepted { kernel: door()?, interceptor: Counting::default() };
+        let kernel = Intercepted { kernel: connection()?, interceptor: Counting::default() };
         let mut controller = Controller::new(kernel, options.clone()).0;
         let (sender, heard) = channel();
         controller.kernel().kernel.watch(move |by, touched| sender.send((by, touched)).is_ok())?;

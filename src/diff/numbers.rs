@@ -25,10 +25,10 @@ impl Numbers {
     /// Numbers the sticky ones of a Service's frontends: as before, else as in an existing table, else anew. Those no longer in use
     /// become free.
     pub(super) fn assign(&mut self, old: &[Frontend], new: &mut [Frontend], existing: Option<&ExistingNumbers>) {
-        let mut kept = HashMap::new();
+        let mut existing_numbers = HashMap::new();
         for frontend in new.iter().filter(|frontend| frontend.affinity.is_some()) {
             if let Some(number_before) = existing.and_then(|existing| existing.get(frontend)) {
-                kept.entry(frontend.port_key()).or_insert(number_before);
+                existing_numbers.entry(frontend.port_key()).or_insert(number_before);
             }
         }
         let mut known: HashMap<PortKey, u32> =
@@ -38,7 +38,7 @@ impl Numbers {
                 continue;
             }
             let port = frontend.port_key();
-            let number_before = kept.get(&port).copied();
+            let number_before = existing_numbers.get(&port).copied();
             let number = *known.entry(port).or_insert_with(|| self.take(number_before));
             frontend.affinity = frontend.affinity.map(|affinity| Affinity { number, ..affinity });
         }

@@ -23,7 +23,7 @@ pub(crate) struct Live {
     controller: Controller<NftKernel>,
     reports: watch::Receiver<Report>,
     options: Options,
-    /// A second door, for looking.
+    /// A second connection, for looking.
     observer: NftKernel,
 }
 
@@ -130,11 +130,11 @@ impl Live {
 }
 
 fn kernel() -> Result<NftKernel> {
-    // Not owned, so that several doors can change the table.
+    // Not owned, so that several connections can change the table.
     Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
 }
 
-/// Empties the memory of clients through a door of its own.
+/// Deletes all affinity records through a connection of its own.
 pub(crate) fn forget_clients() -> Result<()> {
     let mut kernel = kernel()?;
     for family in Family::ALL {
