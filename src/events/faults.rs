@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::config::Options;
     use crate::controller::Controller;
-    use crate::model::{Event, Service, ServicePort, ServiceType};
+    use crate::model::{Service, ServicePort, ServiceType};
     use crate::ruleset::FakeKernel;
     use crate::testing::{self, added, listed, service_port};
 

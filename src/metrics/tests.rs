@@ -8,7 +8,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::{EndpointSlice, Event, ObjectKey, Service, ServicePort, ServiceType};
+use crate::model::{EndpointSlice, Event, ObjectKey, Protocol, Service, ServicePort, ServiceType};
 use crate::plan::FrontendKey;
 use crate::ruleset::{FakeKernel, Intercepted, SetId};
 use crate::testing::{self, added, added_slice, endpoint, listed, service_port};
