@@ -168,6 +168,7 @@ impl<K: Kernel> Controller<K> {
     }
 
     /// Applies events to the model and syncs at once; `received` is when the oldest of them arrived.
+    #[cfg(any(test, feature = "testing"))]
     pub fn handle(&mut self, events: impl IntoIterator<Item = Event>, received: Instant) {
         let batch: Vec<Event> = events.into_iter().collect();
         if !batch.is_empty() {
@@ -186,17 +187,19 @@ impl<K: Kernel> Controller<K> {
         self.observers.iter_mut().for_each(what);
     }
 
-    /// The kernel, for tests.
+    /// The kernel.
     pub fn kernel(&mut self) -> &mut K {
         self.programmer.kernel()
     }
 
     /// What is known of the cluster.
+    #[cfg(any(test, feature = "testing"))]
     pub fn model(&self) -> &Model {
         &self.model
     }
 
     /// The mirror, when all tables are what it says.
+    #[cfg(any(test, feature = "testing"))]
     pub fn mirror(&self) -> Option<&Mirror> {
         self.programmer.mirror().filter(|_| self.unknown().next().is_none())
     }

@@ -121,6 +121,7 @@ impl NftKernel {
 
     /// The number of the current generation: every committed transaction, of anybody in this network namespace, makes a
     /// new one.
+    #[cfg(any(test, feature = "testing"))]
     pub fn generation(&mut self) -> Result<u32, KernelError> {
         self.connection.generation().map_err(|error| error.into_kernel(READING_GENERATION))
     }

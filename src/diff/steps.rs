@@ -27,6 +27,7 @@ impl Steps {
     }
 
     /// Whether there is nothing to do.
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_empty(&self) -> bool {
         self.transactions().into_iter().all(Transaction::is_empty)
     }

@@ -24,6 +24,7 @@ pub(crate) enum CommitMode {
 impl NftKernel {
     /// Has the kernel check a transaction without applying it. Two things only a commit finds: expressions that are not
     /// allowed in the hook they can be reached from, and a table that somebody changed meanwhile.
+    #[cfg(any(test, feature = "testing"))]
     pub fn check(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
         self.commit(TABLE_NAME, &transaction.ops, CommitMode::Trial)
     }
