@@ -24,7 +24,6 @@ pub use snapshot::{Snapshot, SnapshotError, Snapshots};
 pub use thread::{EndError, SyncThread};
 
 use crate::config::Options;
-use crate::diff::Mirror;
 use crate::model::{Event, Family, Kind, Model};
 use crate::programmer::Programmer;
 use crate::ruleset::Kernel;
@@ -200,7 +199,7 @@ impl<K: Kernel> Controller<K> {
 
     /// The mirror, when all tables are what it says.
     #[cfg(any(test, feature = "testing"))]
-    pub fn mirror(&self) -> Option<&Mirror> {
+    pub fn mirror(&self) -> Option<&crate::diff::Mirror> {
         self.programmer.mirror().filter(|_| self.unknown().next().is_none())
     }
 

@@ -29,7 +29,6 @@ use crate::ruleset::{
 };
 use crate::wire::abi;
 pub(crate) use commit::CommitMode;
-use connection::READING_GENERATION;
 pub(crate) use connection::{Connection, KernelAnswer, RequestError, retry_interrupted};
 pub use counters::{ElementCount, FrontendCount};
 pub(crate) use describe::reason;
@@ -123,7 +122,7 @@ impl NftKernel {
     /// new one.
     #[cfg(any(test, feature = "testing"))]
     pub fn generation(&mut self) -> Result<u32, KernelError> {
-        self.connection.generation().map_err(|error| error.into_kernel(READING_GENERATION))
+        self.connection.generation().map_err(|error| error.into_kernel(connection::READING_GENERATION))
     }
 
     /// Deletes our tables, in both families, and nothing else; says in which families there was one.

@@ -315,11 +315,20 @@ fn a_packet_that_met_old_rules_leaves_no_record_behind() {
 fn slow_forwarding(rules: usize) -> String {
     // Never so, but the kernel looks each time.
     let never = "meta mark 0xfffffffe meta mark 0xfffffffd drop\n";
-    let slow = "jump slow\n".repeat(rules);
+    let (slow, often) = (never.repeat(rules), "jump slow\n".repeat(rules));
     format!(
-        "table ip slow {{ chain slow {{ {} }}\nchain often {{ {slow} }}\n\
-         chain forward {{ type filter hook forward priority 0; ip saddr 172.20.0.0/16 jump often; }} }}",
-        never.repeat(rules)
+        "table ip slow {{
+            chain slow {{
+                {slow}
+            }}
+            chain often {{
+                {often}
+            }}
+            chain forward {{
+                type filter hook forward priority 0
+                ip saddr 172.20.0.0/16 jump often
+            }}
+        }}"
     )
 }
 

@@ -8,7 +8,7 @@ use super::process::owner_in_words;
 use super::{NftKernel, TRIAL_TABLE, describe, encode, read};
 use crate::ffi::Scratch;
 use crate::model::Family;
-use crate::ruleset::{KernelError, Op, TABLE_NAME, Transaction};
+use crate::ruleset::{KernelError, Op, TABLE_NAME};
 use crate::wire::batch::Batch;
 
 /// What one commit is for.
@@ -25,7 +25,7 @@ impl NftKernel {
     /// Has the kernel check a transaction without applying it. Two things only a commit finds: expressions that are not
     /// allowed in the hook they can be reached from, and a table that somebody changed meanwhile.
     #[cfg(any(test, feature = "testing"))]
-    pub fn check(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+    pub fn check(&mut self, transaction: &crate::ruleset::Transaction) -> Result<(), KernelError> {
         self.commit(TABLE_NAME, &transaction.ops, CommitMode::Trial)
     }
 
