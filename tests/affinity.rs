@@ -280,7 +280,8 @@ fn a_packet_that_met_old_rules_leaves_no_record_behind() {
     const LONG: Duration = Duration::from_millis(60);
     let [first, second] = [LOCAL[0], LOCAL[1]];
     let mut shop = Shop { endpoints: vec![first], ..Shop::default() };
-    let mut live = shop.open();
+    // Where nobody owns the tables reading them waits in any case, for the transactions of others.
+    let mut live = shop.open_owned();
     let [(_, to), ..] = frontends(true, Udp);
     // Between both hooks each packet of the client passes 500 x 500 rules, or more where the machine is fast.
     let mut rules = 500;
@@ -302,13 +303,15 @@ fn a_packet_that_met_old_rules_leaves_no_record_behind() {
         let probe = live.numbers.between(Udp, outside(n), to);
         let beside = live.handle_during(Place::Uplink, &probe, LONG / 6, shop.objects()).expect("a sync");
         overtaken += usize::from(beside.began < beside.passed);
-        assert!(beside.done >= beside.passed || beside.began >= beside.passed, "the sync did not wait: {beside:?}");
         let address: IpAddr = gone[0].parse().expect("valid");
         let records = live.records(Family::Ipv4).expect("a table");
         let stale = records.iter().filter(|(_, record)| endpoint_of(record) == Some(address)).count();
         assert_eq!(stale, 0, "client {n} is remembered at {address}, which is gone");
     }
-    assert!(overtaken >= 5, "a sync began while the packet was on its way {overtaken} times of 20");
+    // With one CPU nothing else happens while the kernel handles a packet.
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) {
+        assert!(overtaken >= 5, "a sync began while the packet was on its way {overtaken} times of 20");
+    }
 }
 
 /// A table in which forwarding a packet of these tests' clients takes long.

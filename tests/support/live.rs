@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use portway::config::Options;
 use portway::controller::{Controller, Report};
 use portway::model::{Event, Family};
@@ -38,10 +40,19 @@ pub(crate) struct PacketAndSync {
 impl Live {
     /// Builds a world; nothing is programmed yet.
     pub(crate) fn build(layout: Layout, options: &Options) -> Result<Self> {
+        Self::build_with(layout, options, kernel)
+    }
+
+    /// The same where the sync loop owns its tables, as far as the kernel can.
+    pub(crate) fn build_owned(layout: Layout, options: &Options) -> Result<Self> {
+        Self::build_with(layout, options, || Ok(NftKernel::open()?))
+    }
+
+    fn build_with(layout: Layout, options: &Options, kernel: fn() -> Result<NftKernel>) -> Result<Self> {
         let world = World::build(&layout).context("cannot build the world")?;
         let (controller, reports) = Controller::new(kernel()?, options.clone());
-        let numbers = Numbers::default();
-        Ok(Self { world, layout, numbers, controller, reports, options: options.clone(), observer: kernel()? })
+        let (numbers, observer) = (Numbers::default(), NftKernel::open_to_read()?);
+        Ok(Self { world, layout, numbers, controller, reports, options: options.clone(), observer })
     }
 
     /// Has the sync loop handle a batch, which it must be able to.
@@ -54,7 +65,8 @@ impl Live {
         Ok(())
     }
 
-    /// The same while a packet is on its way through the node, which takes it as long as `send` does; when it had passed.
+    /// The same while a packet is on its way through the node, which takes it as long as `send` does; when it had passed. Each
+    /// has a CPU of its own: the kernel does not let a thread go on where it handles a packet.
     pub(crate) fn handle_during(
         &mut self,
         from: Place,
@@ -63,15 +75,25 @@ impl Live {
         events: impl IntoIterator<Item = Event>,
     ) -> Result<PacketAndSync> {
         let Self { world, controller, reports, .. } = self;
-        let (passed, synced) = std::thread::scope(|scope| {
-            let sender = scope.spawn(|| world.send(from, probe).map(|()| Instant::now()));
+        let cpus = sched_getaffinity(Pid::from_raw(0))?;
+        let mut usable = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false));
+        let (first, second) = (usable.next().context("no CPU")?, usable.next());
+        let send = || {
+            run_on(first)?;
+            world.send(from, probe).map(|()| Instant::now())
+        };
+        let (passed, began, done) = std::thread::scope(|scope| {
+            let sender = scope.spawn(send);
+            run_on(second.unwrap_or(first))?;
             std::thread::sleep(head_start);
             let began = Instant::now();
             controller.handle(events, began);
-            (sender.join().expect("sent"), (began, Instant::now()))
-        });
+            let done = Instant::now();
+            sender.join().expect("sent").map(|passed| (passed, began, done))
+        })?;
+        sched_setaffinity(Pid::from_raw(0), &cpus)?;
         ensure!(reports.borrow().failures == 0, "the kernel refused a transaction");
-        Ok(PacketAndSync { passed: passed?, began: synced.0, done: synced.1 })
+        Ok(PacketAndSync { passed, began, done })
     }
 
     /// Ends the sync loop and starts another one on the same kernel, with everything listed anew.
@@ -127,6 +149,13 @@ impl Live {
     pub(crate) fn send(&self, place: Place, probes: Vec<Probe>) -> Result<Outcomes> {
         self.attempt(place).send_and_watch(probes, Until::AllSeen)
     }
+}
+
+/// Has the calling thread run on one CPU.
+fn run_on(cpu: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
 fn kernel() -> Result<NftKernel> {

@@ -14,7 +14,7 @@ use super::cluster::{NODE, empty_lists, key};
 use super::live::Live;
 use super::packets::Protocol;
 use super::scenes::{layout, node_addresses};
-use super::world::Place;
+use super::world::{Layout, Place};
 
 pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:60::10"];
 pub(crate) const NODE_IPS: [&str; 2] = ["10.51.0.1", "fd00:33::1"];
@@ -64,10 +64,19 @@ impl Default for Shop {
 impl Shop {
     /// A node with this Service, and the calling thread on it.
     pub(crate) fn open(&self) -> Live {
+        self.open_with(Live::build)
+    }
+
+    /// The same with a sync loop that owns its tables.
+    pub(crate) fn open_owned(&self) -> Live {
+        self.open_with(Live::build_owned)
+    }
+
+    fn open_with(&self, build: fn(Layout, &Options) -> anyhow::Result<Live>) -> Live {
         assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         let mut options = Options::new(NODE);
         options.detect_local = self.detect_local.clone();
-        let mut live = Live::build(layout(&options), &options).expect("a world");
+        let mut live = build(layout(&options), &options).expect("a world");
         live.handle(self.events()).expect("a first sync");
         live
     }
