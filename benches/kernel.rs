@@ -201,8 +201,7 @@ fn replacement(services: usize) -> Duration {
 /// From just before somebody changes a table that nobody owns to when that is undone.
 fn repairs(services: usize) -> [Vec<Duration>; 8] {
     eprintln!("repairs, {services} Services");
-    let open =
-        || NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() }).expect("nf_tables");
+    let open = || NftKernel::open_with(nftables::KernelOptions::new(false)).expect("nf_tables");
     let mut stranger = open();
     let (mut controller, reports) = Controller::new(open(), options());
     let (sender, heard) = std::sync::mpsc::channel();

@@ -57,9 +57,9 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The last warnings and errors of the log.
     pub recent: Recent,
-    /// What the sync loop goes by.
+    /// The options of the sync loop.
     pub options: Options,
-    /// Kernel settings, made or not.
+    /// The kernel settings, and which of them could not be made.
     pub settings: Arc<Maker>,
     /// What the process was started with.
     pub configuration: ConfigurationInForce,

@@ -126,7 +126,7 @@ impl Options {
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
             masquerade_all: self.masquerade_all,
             external_ips: self.external_ips,
-            // Who serves some Services only cannot say of the other addresses that nobody serves them.
+            // A proxy that serves some Services only must not refuse the addresses of others.
             service_cidrs: if self.service_proxy_name.is_none() { model.service_cidrs() } else { Vec::new() },
             sizing: self.sizing,
             listeners: self.listeners.clone(),
@@ -157,7 +157,7 @@ impl Options {
         let node_ip = self.node_ip(model.node(), family);
         let node_addresses =
             || Family::ALL.into_iter().filter_map(|family| self.node_ip(model.node(), family)).collect();
-        // Without word from the host (`portway render`) the node IPs are taken to be configured.
+        // Without the host's addresses (`portway render`) the node IPs are taken to be configured.
         let local = model.local_addresses().cloned().unwrap_or_else(node_addresses);
         FamilySettings {
             pods: self.pod_detection(family, model.node()),

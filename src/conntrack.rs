@@ -1,4 +1,4 @@
-//! Forgets what the kernel remembers of UDP flows to endpoints that are gone (specification 8.1).
+//! Deletes conntrack entries of UDP flows to endpoints that are gone (specification 8.1).
 //!
 //! The kernel decides about a flow once, at its first packet, and UDP has no end of connection: a client that keeps its
 //! source port keeps its endpoint for ever, or keeps being sent nowhere. So after a sync that changed where a UDP frontend

@@ -1,8 +1,9 @@
-//! The sync loop: one thread owns the model and the [`Programmer`]; everybody else sends events and gets reports. This room
-//! decides when something is done, and what follows a failure; what is done is the programmer's.
+//! The sync loop: one thread owns the model and the [`Programmer`]; all others send events and receive reports. This
+//! module decides when a sync runs and what follows a failure; the programmer changes the tables.
 //!
-//! The loop never sleeps while something could be answered: minSyncPeriod, the wait after a failure and the pace of repairs
-//! are points in time it waits for, beside events, doubts and questions.
+//! The loop never sleeps while it could answer. minSyncPeriod, the wait after a failure and the limit of repairs are
+//! points in time it waits for, beside events, questions (snapshots) and doubts (somebody else may have changed the
+//! tables).
 
 mod comparison;
 mod doubt;
@@ -10,6 +11,7 @@ mod observer;
 mod schedule;
 mod snapshot;
 mod sync;
+mod thread;
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +21,9 @@ use tracing::error;
 pub use doubt::Doubts;
 pub use observer::{Observer, Repair, Report, Synced};
 pub use snapshot::{Snapshot, SnapshotError, Snapshots};
+pub use thread::{EndError, SyncThread};
 
 use crate::config::Options;
-use crate::diff::Mirror;
 use crate::model::{Event, Family, Kind, Model};
 use crate::programmer::Programmer;
 use crate::ruleset::Kernel;
@@ -29,9 +31,9 @@ use doubt::{ComparisonLimiter, Doubt};
 use schedule::Schedule;
 use snapshot::Question;
 
-/// How often is looked whether the Node has been waited for long enough.
+/// How often the loop checks whether it has waited long enough for the Node object.
 const NODE_POLL: Duration = Duration::from_millis(200);
-/// How often the kernel is compared with the mirror although nothing is in doubt.
+/// How often the kernel is compared with the mirror when no change by others is known.
 const VERIFY_EVERY: Duration = Duration::from_secs(3600);
 
 /// What wakes the loop.
@@ -57,7 +59,7 @@ pub struct Controller<K> {
     doubted: watch::Receiver<Option<Doubt>>,
     limiter: ComparisonLimiter,
     schedule: Schedule,
-    /// Who has the tables that we wait for.
+    /// The process that owns the tables, while we wait for it to end.
     taken: Option<String>,
     started: Instant,
     verified: Instant,
@@ -89,17 +91,17 @@ impl<K: Kernel> Controller<K> {
         (this, receiver)
     }
 
-    /// Adds somebody who wants to know.
+    /// Adds an observer.
     pub fn observe(&mut self, observer: impl Observer + 'static) {
         self.observers.push(Box::new(observer));
     }
 
-    /// Where others ask what the loop knows.
+    /// A handle with which other threads ask for snapshots.
     pub fn snapshots(&self) -> Snapshots {
         self.asking.clone()
     }
 
-    /// Where others say that somebody changed the tables.
+    /// A handle with which other threads report that somebody changed the tables.
     pub fn doubts(&self) -> Doubts {
         self.doubts.clone()
     }
@@ -114,7 +116,7 @@ impl<K: Kernel> Controller<K> {
             let due = tokio::time::Instant::from_std(self.next_due(Instant::now()));
             let wake = runtime.block_on(async {
                 tokio::select! {
-                    // However fast events come, who asks is answered, and repairs are made.
+                    // In this order: however fast events come, questions are answered and repairs are made.
                     biased;
                     Some(question) = self.asked.recv() => Wake::Asked(question),
                     Ok(()) = self.doubted.changed() => Wake::Doubted,
@@ -126,13 +128,13 @@ impl<K: Kernel> Controller<K> {
                 Wake::Events(Some(batch)) => {
                     self.schedule.request(Instant::now());
                     self.fold(batch);
-                    // All that have queued up while the kernel was busy. Not what arrives meanwhile: however fast events
-                    // come, they must not keep the sync away.
+                    // All that queued up while the kernel was busy, but nothing that arrives from now on: a steady stream
+                    // of events must not put off the sync.
                     for _ in 0..events.len() {
                         events.try_recv().into_iter().for_each(|batch| self.fold(batch));
                     }
                 }
-                // What still waits for its time is in the manifests or in the API: the next process finds it.
+                // All senders are gone: the process ends.
                 Wake::Events(None) => return self.finish(),
                 Wake::Asked(question) => self.answer(question),
                 Wake::Doubted | Wake::Due => {}
@@ -141,7 +143,7 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
-    /// Sends what waits for minSyncPeriod, where the kernel can take it: nobody else will.
+    /// Sends changes that still wait for minSyncPeriod: no later sync would.
     fn finish(mut self) {
         if self.schedule.update_at().is_some() {
             self.sync(Instant::now(), true);
@@ -164,7 +166,8 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
-    /// Folds events and brings the kernel up to date at once; `received` is when the oldest of them arrived.
+    /// Applies events to the model and syncs at once; `received` is when the oldest of them arrived.
+    #[cfg(any(test, feature = "testing"))]
     pub fn handle(&mut self, events: impl IntoIterator<Item = Event>, received: Instant) {
         let batch: Vec<Event> = events.into_iter().collect();
         if !batch.is_empty() {
@@ -183,18 +186,20 @@ impl<K: Kernel> Controller<K> {
         self.observers.iter_mut().for_each(what);
     }
 
-    /// The kernel, for tests.
+    /// The kernel.
     pub fn kernel(&mut self) -> &mut K {
         self.programmer.kernel()
     }
 
     /// What is known of the cluster.
+    #[cfg(any(test, feature = "testing"))]
     pub fn model(&self) -> &Model {
         &self.model
     }
 
     /// The mirror, when all tables are what it says.
-    pub fn mirror(&self) -> Option<&Mirror> {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn mirror(&self) -> Option<&crate::diff::Mirror> {
         self.programmer.mirror().filter(|_| self.unknown().next().is_none())
     }
 

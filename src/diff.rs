@@ -8,8 +8,8 @@
 mod affinity;
 mod change;
 mod claims;
+mod existing;
 mod growth;
-mod hints;
 mod holders;
 mod load;
 mod mirror;
@@ -26,7 +26,7 @@ mod update;
 
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::{Conflict, Objection};
-pub use hints::Hints;
+pub use existing::ExistingLayout;
 pub use load::Load;
 pub use mirror::Mirror;
 pub use slots::target;

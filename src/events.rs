@@ -93,7 +93,7 @@ pub fn queue() -> (EventSink, EventQueue) {
 }
 
 impl EventSink {
-    /// This happened.
+    /// Has an Event created for this.
     pub fn wanted(&self, event: EventWanted) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(RecorderMessage::Event(event)) {
             debug!("an Event is lost: too many wait for the API server");

@@ -341,7 +341,7 @@ impl Set {
         self.data(sys::NFTNL_SET_DESC_CONCAT, lens)
     }
 
-    /// Notes of `nft` to itself.
+    /// User data: what `nft` stores for its listings.
     pub(crate) fn userdata(self, bytes: &[u8]) -> Self {
         self.data(sys::NFTNL_SET_USERDATA, bytes)
     }

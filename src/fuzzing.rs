@@ -1,4 +1,4 @@
-//! Doors for the fuzz targets of `fuzz/` to what the crate keeps to itself.
+//! Makes private functions accessible to the fuzz targets of `fuzz/`.
 
 pub use crate::admin::fuzzing::request as admin_request;
 pub use crate::conntrack::fuzzing::answers as conntrack_answers;

@@ -154,22 +154,15 @@ fn in_words(ports: &[u16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{self, ip};
 
     fn service(name: &str, last: u8, check: Option<u16>) -> Service {
         Service {
-            key: ObjectKey::new("ns", name),
-            created: None,
             service_type: ServiceType::LoadBalancer,
-            cluster_ips: vec![[10, 96, 0, last].into(), format!("fd00::{last}").parse().expect("IP")],
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            source_ranges: Vec::new(),
-            bad_source_ranges: false,
+            cluster_ips: [format!("10.96.0.{last}"), format!("fd00::{last}")].map(|text| ip(&text)).into(),
             external_policy_local: check.is_some(),
-            internal_policy_local: false,
-            affinity_seconds: None,
             health_check_node_port: check,
-            ports: Vec::new(),
+            ..testing::service(name, "10.96.0.1")
         }
     }
 

@@ -43,7 +43,7 @@ impl Health {
         self.with(|state| state.is_ready())
     }
 
-    /// How things stand.
+    /// The present state.
     pub fn verdict(&self) -> HealthVerdict {
         self.with(|state| state.verdict(Moment::now()))
     }

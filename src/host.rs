@@ -1,5 +1,5 @@
-//! What this host says of itself: its name, its IP families, and the addresses of its interfaces. [`sysctl`] is what it is
-//! told; [`listening`] who listens, [`memory`] the heap of this process.
+//! This host: its name, IP families and interface addresses. [`sysctl`] has kernel settings, [`listening`] the ports on
+//! which somebody listens, [`memory`] the heap of this process.
 
 pub mod listening;
 pub mod memory;
@@ -31,7 +31,7 @@ pub fn name() -> Option<String> {
     Some(name.trim().to_lowercase()).filter(|name| !name.is_empty())
 }
 
-/// The families this host can do (specification 2.5): IPv4 always, IPv6 unless it is switched off.
+/// The families this host has (specification 2.5): IPv4 always, IPv6 unless it is switched off.
 pub fn families() -> Vec<Family> {
     let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
     let ipv6 = Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|text| text.trim() != "1");

@@ -1,4 +1,4 @@
-//! What sources measure while they work. The metrics room shows it; sources need not know how.
+//! Measurements that sources take. The module `metrics` exposes them; sources need not know how.
 
 mod client;
 

@@ -1,7 +1,7 @@
 //! Portway keeps a node's nftables equal to the cluster's Services, without kube-proxy and without the `nft` program.
 //!
 //! Data flows one way: `source` -> `model` -> `plan` -> `diff` -> `nftables`; `controller` runs the flow and `cli` starts
-//! it. `ruleset` is the language the last three share, `render` prints it as nft text.
+//! it. `ruleset` has the types that the last three share, `render` prints them as nft text.
 
 pub mod admin;
 pub mod cli;
@@ -30,8 +30,8 @@ pub mod render;
 pub mod ruleset;
 pub mod serve;
 pub mod source;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod trace;
 mod wire;
 mod yaml;

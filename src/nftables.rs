@@ -29,7 +29,6 @@ use crate::ruleset::{
 };
 use crate::wire::abi;
 pub(crate) use commit::CommitMode;
-use connection::READING_GENERATION;
 pub(crate) use connection::{Connection, KernelAnswer, RequestError, retry_interrupted};
 pub use counters::{ElementCount, FrontendCount};
 pub(crate) use describe::reason;
@@ -42,7 +41,7 @@ const FORGET_TRIES: usize = 3;
 
 /// How to work with the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct KernelOptions {
     /// Own the tables where the kernel can (Linux 6.9): as long as this process lives no other one can change them, and
     /// they stay in force when it ends.
     pub owned: bool,
@@ -51,7 +50,7 @@ pub struct Options {
     pub modern: bool,
 }
 
-impl Options {
+impl KernelOptions {
     /// Whether to own the tables.
     pub fn new(owned: bool) -> Self {
         Self {
@@ -70,18 +69,18 @@ impl Options {
     }
 }
 
-impl Default for Options {
+impl Default for KernelOptions {
     fn default() -> Self {
         Self::new(true)
     }
 }
 
-/// The door to nf_tables in one network namespace.
+/// A connection to nf_tables in one network namespace.
 pub struct NftKernel {
     pub(crate) connection: Connection,
-    options: Options,
-    /// Opened to look only.
-    looks_only: bool,
+    options: KernelOptions,
+    /// Opened for reading only.
+    read_only: bool,
     /// Whether tables can be owned; found out when first needed.
     can_own: Option<bool>,
     /// Whether elements can be deleted without being there; found out when first needed.
@@ -92,19 +91,19 @@ pub struct NftKernel {
 }
 
 impl NftKernel {
-    /// Opens the door in the network namespace of the calling thread, with default options.
+    /// Connects in the network namespace of the calling thread, with default options.
     pub fn open() -> Result<Self, KernelError> {
-        Self::open_with(Options::default())
+        Self::open_with(KernelOptions::default())
     }
 
-    /// Opens the door in the network namespace of the calling thread.
-    pub fn open_with(options: Options) -> Result<Self, KernelError> {
+    /// Connects in the network namespace of the calling thread.
+    pub fn open_with(options: KernelOptions) -> Result<Self, KernelError> {
         let connection = Connection::open()
             .map_err(|source| KernelError::Io { doing: "opening a netlink socket to nf_tables", source })?;
         Ok(Self {
             connection,
             options,
-            looks_only: false,
+            read_only: false,
             can_own: None,
             can_destroy: None,
             lock: Lock::default(),
@@ -112,22 +111,23 @@ impl NftKernel {
         })
     }
 
-    /// Opens the door to look only: whose tables they are does not matter then, and a table that somebody keeps changing can
-    /// be read. What they leave alone meanwhile is right; of what they change comes what was there at some moment.
+    /// Connects for reading only: the owner of the tables does not matter then, and a table that its owner keeps changing
+    /// can be read. What does not change meanwhile is right; of what changes the result has the state of some moment.
     pub fn open_to_read() -> Result<Self, KernelError> {
-        let kernel = Self::open_with(Options::new(false))?;
-        Ok(Self { looks_only: true, ..kernel })
+        let kernel = Self::open_with(KernelOptions::new(false))?;
+        Ok(Self { read_only: true, ..kernel })
     }
 
     /// The number of the current generation: every committed transaction, of anybody in this network namespace, makes a
     /// new one.
+    #[cfg(any(test, feature = "testing"))]
     pub fn generation(&mut self) -> Result<u32, KernelError> {
-        self.connection.generation().map_err(|error| error.into_kernel(READING_GENERATION))
+        self.connection.generation().map_err(|error| error.into_kernel(connection::READING_GENERATION))
     }
 
     /// Deletes our tables, in both families, and nothing else; says in which families there was one.
     pub fn cleanup(&mut self) -> Result<Vec<Family>, KernelError> {
-        // Never committed; one that is there is a bug's, or not ours to keep all the same.
+        // The trial table is never committed. One that exists was left by a bug.
         self.delete_tables(TRIAL_TABLE)?;
         self.delete_tables(TABLE_NAME)
     }
@@ -144,7 +144,7 @@ impl NftKernel {
             let ops: Vec<_> = there.iter().map(|family| (*family, Op::DeleteTable)).collect();
             match self.commit(name, &ops, CommitMode::Commit) {
                 Ok(()) => return Ok(there),
-                // Somebody else was quicker with one of them.
+                // Somebody else has just deleted one of them.
                 Err(KernelError::Refused { errno: libc::ENOENT, .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -152,7 +152,7 @@ impl NftKernel {
         Ok(Vec::new())
     }
 
-    /// Deletes what is there at the moment, on kernels that make an error of what is not.
+    /// Deletes the elements that exist, on kernels that refuse to delete others.
     fn forget_one_by_one(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
         for _ in 0..FORGET_TRIES {
             let there = self.read_set(family, set.into())?;
@@ -184,7 +184,7 @@ impl Kernel for NftKernel {
         let mut orphans = Vec::new();
         for family in Family::ALL {
             let info = read::table_info(&mut self.connection, family, TABLE_NAME)?;
-            // Fails when it is somebody's.
+            // Fails when another process owns the table.
             let flags = self.flags_for(family, false)?;
             if info.is_some_and(|info| info.flags != flags) {
                 orphans.push((family, Op::AddTable));
@@ -201,10 +201,10 @@ impl Kernel for NftKernel {
     }
 
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
-        if self.looks_only {
+        if self.read_only {
             return read::table_in_use(&mut self.connection, family, TABLE_NAME);
         }
-        // A table that could be protected but is not can only be replaced.
+        // A table without the flags of an owned one cannot get them: it has to be replaced.
         let flags = self.wanted_flags()? & abi::table::F_PERSIST;
         read::table(&mut self.connection, family, TABLE_NAME, flags)
     }
@@ -214,8 +214,8 @@ impl Kernel for NftKernel {
     }
 
     fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError> {
-        if set.set.spec().dynamic && !self.looks_only {
-            // A packet that still walks what was replaced may be about to write one of its records.
+        if set.set.spec().dynamic && !self.read_only {
+            // A packet that met the rules and elements of before may be about to write an affinity record.
             self.wait_for_packets()?;
         }
         read::elements(&mut self.connection, family, TABLE_NAME, set)

@@ -15,7 +15,7 @@ mod skeleton;
 pub use elements::{Member, endpoint_element, globals};
 pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, PortKey, Target};
 pub use mismatch::{Mismatch, mismatches};
-pub use select::{Candidate, Fit, Judge, Selection, Topology, UnusedHints, candidates, select};
+pub use select::{Candidate, EndpointRules, EndpointUse, Selection, Topology, UnusedHints, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
 pub use settings::{FamilySettings, ListeningSocket, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::rules;

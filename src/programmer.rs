@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::diff::{FamilyUpdate, Hints, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
+use crate::diff::{ExistingLayout, FamilyUpdate, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::Settings;
 use crate::ruleset::{ChainId, Kernel, KernelError, Op, Part, SetId, Table, Transaction};
@@ -27,7 +27,7 @@ pub struct Sent {
     pub deleted: usize,
     /// A table was made.
     pub loaded: bool,
-    /// Changes of a table in force, besides elements of maps that have got a successor.
+    /// Changes of a table that was in force, without the elements of maps that were replaced by larger ones.
     pub changes: Transaction,
     /// Why chains nobody uses any more could not be deleted. They do no harm, and the next update tries again.
     pub not_deleted: Option<KernelError>,
@@ -69,7 +69,7 @@ pub struct Programmer<K> {
     /// The families whose table is what the mirror says, or rightly not there.
     known: BTreeSet<Family>,
     slices: Slices,
-    /// What Services do not get, since somebody last asked.
+    /// What Services do not get, collected for [`Programmer::take_objections`].
     objections: Vec<(Family, Vec<Objection>)>,
 }
 
@@ -116,14 +116,14 @@ impl<K: Kernel> Programmer<K> {
             _ => Mirror::new(settings),
         };
         let result = self.kernel.read(family).map_err(Failure::from).and_then(|table| {
-            let hints = table.as_ref().map(Hints::of);
-            let objections = mirror.compile(family, model, hints.as_ref());
-            drop(hints);
+            let existing = table.as_ref().map(ExistingLayout::of);
+            let objections = mirror.compile(family, model, existing.as_ref());
+            drop(existing);
             self.objections.push((family, objections));
             self.make_equal(&mut mirror, family, table, false)
         });
         self.mirror = Some(mirror);
-        self.judge(family, result)
+        self.note_result(family, result)
     }
 
     /// Takes over changes in all families whose table is known.
@@ -146,16 +146,16 @@ impl<K: Kernel> Programmer<K> {
             results.push((family, result));
         }
         self.mirror = Some(mirror);
-        results.into_iter().map(|(family, result)| (family, self.judge(family, result))).collect()
+        results.into_iter().map(|(family, result)| (family, self.note_result(family, result))).collect()
     }
 
-    /// Reads the table of a family back, or the part that others are said to have touched, and repairs what differs from the
-    /// mirror; whether the whole table was read.
+    /// Reads the table of a family back, or the part that others are reported to have touched, and repairs what differs
+    /// from the mirror; whether the whole table was read.
     pub fn compare(&mut self, family: Family, touched: Option<&Part>) -> Result<(Sent, bool), Failure> {
         let Some(mut mirror) = self.mirror.take() else { return Ok((Sent::default(), false)) };
         let repaired = touched.and_then(|part| {
             repair_part(&mut self.kernel, &mirror, family, part).unwrap_or_else(|cause| {
-                debug!(%cause, %family, "what was touched cannot be put right alone");
+                debug!(%cause, %family, "the touched part cannot be repaired alone, so the whole table is read");
                 None
             })
         });
@@ -172,7 +172,7 @@ impl<K: Kernel> Programmer<K> {
             }
         };
         self.mirror = Some(mirror);
-        self.judge(family, result)
+        self.note_result(family, result)
     }
 
     /// Reads what these changes concern, and says what of it would make the kernel equal to the mirror; changes nothing.
@@ -203,20 +203,20 @@ impl<K: Kernel> Programmer<K> {
         self.known().all(|family| !self.serves(family) || self.kernel.guards(family))
     }
 
-    /// Deletes affinity records that no sticky frontend stands behind.
+    /// Deletes affinity records that belong to no frontend with session affinity.
     pub fn forget_orphans(&mut self, family: Family) -> Result<(), Failure> {
         let Some(mirror) = self.mirror.take() else { return Ok(()) };
         let result = self.forget_orphans_of(&mirror, family).map_err(Failure::from);
         self.mirror = Some(mirror);
-        self.judge(family, result)
+        self.note_result(family, result)
     }
 
     fn serves(&self, family: Family) -> bool {
         self.mirror.as_ref().is_some_and(|mirror| mirror.families().any(|served| served == family))
     }
 
-    /// After an error the kernel may hold another table than the mirror says.
-    fn judge<T>(&mut self, family: Family, result: Result<T, Failure>) -> Result<T, Failure> {
+    /// Notes whether the kernel's table is known: after an error it may differ from the mirror.
+    fn note_result<T>(&mut self, family: Family, result: Result<T, Failure>) -> Result<T, Failure> {
         match &result {
             Ok(_) => drop(self.known.insert(family)),
             Err(_) => self.lose(family),
@@ -255,7 +255,7 @@ impl<K: Kernel> Programmer<K> {
         Ok(sent)
     }
 
-    /// Takes the steps that lead to a mirror.
+    /// Sends the transactions that make the kernel equal to the mirror, in their order.
     fn commit(&mut self, mirror: &mut Mirror, family: Family, steps: Steps) -> Result<Sent, Failure> {
         let mut filled = 0;
         self.apply(mirror, &steps.first)?;
@@ -266,7 +266,7 @@ impl<K: Kernel> Programmer<K> {
         self.apply(mirror, &steps.replaced)?;
         let not_deleted = match self.apply(mirror, &steps.after) {
             Ok(()) => None,
-            // They may be gone, or not.
+            // The chains may be gone, or not.
             Err(failure) if failure.cause.is_uncertain() => return Err(failure),
             Err(Failure { cause, .. }) => {
                 debug!(%cause, %family, "unused chains stay for now");
@@ -283,7 +283,7 @@ impl<K: Kernel> Programmer<K> {
         Ok(sent)
     }
 
-    /// Sends a transaction that leads to a mirror; where the kernel refuses an element, finds out whose it is.
+    /// Sends a transaction; where the kernel refuses an element, finds the Services it belongs to.
     fn apply(&mut self, mirror: &Mirror, transaction: &Transaction) -> Result<(), Failure> {
         if transaction.is_empty() {
             return Ok(());

@@ -76,7 +76,7 @@ impl Default for ServeOptions {
     }
 }
 
-/// What the servers speak of.
+/// What the servers report.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// Metrics.
@@ -85,7 +85,7 @@ pub struct Sources {
     pub health: Arc<Health>,
     /// The log's level; `None` when it cannot be changed.
     pub log: Option<LogLevel>,
-    /// Who wants to hear of trouble.
+    /// Where Kubernetes Events go.
     pub events: EventSink,
 }
 

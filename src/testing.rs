@@ -9,12 +9,12 @@ use crate::model::{
 };
 
 /// An address.
-pub(crate) fn ip(text: &str) -> IpAddr {
+pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap_or_else(|_| panic!("{text:?} is no address"))
 }
 
 /// A Service `ns/NAME` of type ClusterIP at an address, with the port 80/TCP, which has no name.
-pub(crate) fn service(name: &str, cluster_ip: &str) -> Service {
+pub fn service(name: &str, cluster_ip: &str) -> Service {
     Service {
         key: ObjectKey::new("ns", name),
         created: None,
@@ -33,23 +33,23 @@ pub(crate) fn service(name: &str, cluster_ip: &str) -> Service {
 }
 
 /// A port of a Service, for TCP and without a NodePort.
-pub(crate) fn service_port(name: &str, port: u16) -> ServicePort {
+pub fn service_port(name: &str, port: u16) -> ServicePort {
     ServicePort { name: name.into(), protocol: Protocol::Tcp, port, node_port: None }
 }
 
 /// A port of an EndpointSlice, for TCP.
-pub(crate) fn slice_port(name: &str, port: u16) -> SlicePort {
+pub fn slice_port(name: &str, port: u16) -> SlicePort {
     SlicePort { name: name.into(), protocol: Protocol::Tcp, port }
 }
 
 /// A ready endpoint on a node.
-pub(crate) fn endpoint(address: IpAddr, node: &str) -> Endpoint {
+pub fn endpoint(address: IpAddr, node: &str) -> Endpoint {
     Endpoint { address, ready: true, serving: true, terminating: false, placement: Placement::on(node) }
 }
 
 /// The slice `ns/SERVICE-FAMILY` of a Service with ready endpoints at port 8080, all on one node; their first address says
 /// of which family it is, and without any it is IPv4.
-pub(crate) fn slice(service: &str, node: &str, addresses: &[&str]) -> EndpointSlice {
+pub fn slice(service: &str, node: &str, addresses: &[&str]) -> EndpointSlice {
     let family = addresses.first().map_or(Family::Ipv4, |address| Family::of(ip(address)));
     EndpointSlice {
         key: ObjectKey::new("ns", format!("{service}-{}", family.nft())),
@@ -61,19 +61,32 @@ pub(crate) fn slice(service: &str, node: &str, addresses: &[&str]) -> EndpointSl
     }
 }
 
-/// The event that an object is there.
-pub(crate) fn added(service: Service) -> Event {
+/// A Node with InternalIPs.
+pub fn node(name: &str, ips: &[&str]) -> Node {
+    Node { name: name.into(), ips: ips.iter().map(|text| ip(text)).collect(), ..Node::default() }
+}
+
+/// The event that a Service is there.
+pub fn added(service: Service) -> Event {
     Event::Service(Arc::new(service))
 }
 
 /// The event that a slice is there.
-pub(crate) fn added_slice(slice: EndpointSlice) -> Event {
+pub fn added_slice(slice: EndpointSlice) -> Event {
     Event::Slice(Arc::new(slice))
 }
 
-/// A source has listed everything, and there is a Node of this name besides.
-pub(crate) fn listed(node: &str) -> Vec<Event> {
-    let node = Node { name: node.into(), ..Node::default() };
-    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
-    [Event::Node(Box::new(node))].into_iter().chain(kinds.map(Event::ListDone)).collect()
+/// The event that a Node is there.
+pub fn added_node(node: Node) -> Event {
+    Event::Node(Box::new(node))
+}
+
+/// The events of a source that has listed everything.
+pub fn all_listed() -> impl Iterator<Item = Event> {
+    [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].into_iter().map(Event::ListDone)
+}
+
+/// The same, and there is a Node of this name besides.
+pub fn listed(name: &str) -> Vec<Event> {
+    [added_node(node(name, &[]))].into_iter().chain(all_listed()).collect()
 }

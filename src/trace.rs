@@ -1,6 +1,7 @@
 //! Follows one packet through a table: a small interpreter of the rules, and the answer to "why did it go there".
 //!
-//! It walks the same rules and elements the kernel gets, so it is as right as they are; real packets are its oracle.
+//! It evaluates the same rules and elements that the kernel gets. `tests/tracer.rs` compares its answers with real
+//! packets.
 
 mod walk;
 
@@ -41,7 +42,7 @@ impl Host {
     }
 }
 
-/// How the journey of a packet ends, as far as the table is concerned.
+/// What the table does with a packet in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
     /// Sent to an endpoint.

@@ -14,10 +14,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portway::config::Options;
 use portway::controller::Controller;
-use portway::model::{Event, Kind, ObjectKey};
+use portway::model::{Event, ObjectKey};
 use portway::ruleset::FakeKernel;
+use portway::testing::all_listed;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
+use support::manifests::NODE;
 use support::netns::{in_netns, ip_batch, set_sysctls};
 
 use support::nft::Nft;
@@ -29,11 +31,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// The thief wants an address that is not its own; the pod on this node is this node itself, so that it can answer.
 const OBJECTS: &str = "
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
----
 apiVersion: v1
 kind: Service
 metadata: {namespace: shop, name: till}
@@ -80,7 +77,7 @@ impl Asked {
         let folder = TempDir::new().expect("a folder");
         let socket = folder.path().join("run/admin.sock");
         let flags = ["--no-table-ownership", "--admin-socket", socket.to_str().expect("a plain path")];
-        Self { program: Program::start(objects, &flags), folder }
+        Self { program: Program::start(&format!("{NODE}{objects}"), &flags), folder }
     }
 
     fn socket(&self) -> PathBuf {
@@ -439,10 +436,10 @@ fn a_snapshot_stays_as_it_is() {
     let sync_loop = std::thread::spawn(move || controller.run(receiver));
     let (mut events, _) = {
         let folder = TempDir::new().expect("a folder");
-        std::fs::write(folder.path().join("all.yaml"), OBJECTS).expect("manifests");
+        std::fs::write(folder.path().join("all.yaml"), format!("{NODE}{OBJECTS}")).expect("manifests");
         portway::source::load_dir(folder.path(), "n1", None).expect("readable")
     };
-    events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone));
+    events.extend(all_listed());
     let empty = snapshots.take(LIMIT).expect("the loop answers before its first sync");
     assert!(empty.mirror.is_none() && empty.model.service_count() == 0);
     let until = |syncs: u64| {

@@ -4,10 +4,13 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portway::model::Family;
+use portway::ruleset::{Element, Value};
 use support::live::Live;
+use support::netns::output_of;
+use support::nft::Nft;
 use support::packets::Protocol::{Tcp, Udp};
 use support::sticky::{HOST, LOCAL, REMOTE, Shop, client, frontends, outside, place_of, settled, targets};
 use support::world::Place;
@@ -267,4 +270,75 @@ fn together(live: &Live, to: SocketAddr, clients: &[u16]) -> Vec<(IpAddr, Socket
         (probe.source.ip(), support::attempt::target(outcome).unwrap_or_else(|| panic!("{probe:?} got lost")))
     };
     outcomes.iter().map(target).collect()
+}
+
+/// A packet chooses its endpoint in the prerouting hook, and its client is remembered in a later hook. Rules and elements may be
+/// replaced in between: records are deleted only when all such packets have passed.
+#[test]
+fn a_packet_that_met_old_rules_leaves_no_record_behind() {
+    // How long the packet is to be on its way, at least.
+    const LONG: Duration = Duration::from_millis(60);
+    let [first, second] = [LOCAL[0], LOCAL[1]];
+    let mut shop = Shop { endpoints: vec![first], ..Shop::default() };
+    // Where nobody owns the tables reading them waits in any case, for the transactions of others.
+    let mut live = shop.open_owned();
+    let [(_, to), ..] = frontends(true, Udp);
+    // Between both hooks each packet of the client passes 500 x 500 rules, or more where the machine is fast.
+    let mut rules = 500;
+    loop {
+        output_of("nft", &["delete", "table", "ip", "slow"]);
+        Nft::all()[0].run(&["-f", "-"], &slow_forwarding(rules)).expect("loaded");
+        let probe = live.numbers.between(Udp, outside(0), to);
+        let begin = Instant::now();
+        live.world.send(Place::Uplink, &probe).expect("a packet");
+        if begin.elapsed() >= LONG {
+            break;
+        }
+        assert!(rules < 20_000, "packets cannot be held up: {:?} with {rules} rules", begin.elapsed());
+        rules = rules * 3 / 2;
+    }
+    let mut overtaken = 0;
+    for (n, gone, left) in (1..=10).flat_map(|n| [(2 * n, first, second), (2 * n + 1, second, first)]) {
+        shop.endpoints = vec![left];
+        let probe = live.numbers.between(Udp, outside(n), to);
+        let beside = live.handle_during(Place::Uplink, &probe, LONG / 6, shop.objects()).expect("a sync");
+        overtaken += usize::from(beside.began < beside.passed);
+        let address: IpAddr = gone[0].parse().expect("valid");
+        let records = live.records(Family::Ipv4).expect("a table");
+        let stale = records.iter().filter(|(_, record)| endpoint_of(record) == Some(address)).count();
+        assert_eq!(stale, 0, "client {n} is remembered at {address}, which is gone");
+    }
+    // With one CPU nothing else happens while the kernel handles a packet.
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) {
+        assert!(overtaken >= 5, "a sync began while the packet was on its way {overtaken} times of 20");
+    }
+}
+
+/// A table in which forwarding a packet of these tests' clients takes long.
+fn slow_forwarding(rules: usize) -> String {
+    // Never so, but the kernel looks each time.
+    let never = "meta mark 0xfffffffe meta mark 0xfffffffd drop\n";
+    let (slow, often) = (never.repeat(rules), "jump slow\n".repeat(rules));
+    format!(
+        "table ip slow {{
+            chain slow {{
+                {slow}
+            }}
+            chain often {{
+                {often}
+            }}
+            chain forward {{
+                type filter hook forward priority 0
+                ip saddr 172.20.0.0/16 jump often
+            }}
+        }}"
+    )
+}
+
+/// The endpoint that a record leads to.
+fn endpoint_of(record: &Element) -> Option<IpAddr> {
+    match &record.value {
+        Value::Data(data) => Some(IpAddr::from(<[u8; 4]>::try_from(data.as_slice().get(..4)?).ok()?)),
+        _ => None,
+    }
 }

@@ -10,20 +10,13 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
+use support::manifests::{NODE, ipv4_slice, service, slice};
 use support::netns::{in_netns, ip_batch, output_of};
 use support::nft::Nft;
 use support::node::Program;
 use support::wait::{eventually, within};
 use tempfile::TempDir;
 
-/// This node. 10.0.0.2 stands for a pod on it.
-const NODE: &str = "
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: InternalIP, address: 'fd00::1'}]}
----
-";
 /// So that nothing lacks data.
 const PODS: &str = "--cluster-cidr=10.1.0.0/16,fd01::/48";
 
@@ -88,24 +81,9 @@ fn portway(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_portway")).args(words).env_remove("RUST_LOG").output().expect("started")
 }
 
-fn service(name: &str, spec: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n")
-}
-
-fn slice(service: &str, name: &str, rest: &str) -> String {
-    format!(
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-         metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {service}}}}}\n{rest}\n---\n"
-    )
-}
-
-/// A slice with the pod's port 8080.
+/// A slice with port 8080 of 10.0.0.2, which stands for a pod on this node.
 fn pod_slice(service: &str) -> String {
-    slice(
-        service,
-        &format!("{service}-1"),
-        "addressType: IPv4\nports: [{port: 8080}]\nendpoints: [{addresses: [10.0.0.2], nodeName: n1}]",
-    )
+    ipv4_slice(service, &["10.0.0.2"], Some("n1"))
 }
 
 /// Answers as a web server with these words.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -13,11 +13,9 @@ use std::time::{Duration, Instant};
 use portway::config::Options;
 use portway::conntrack::{Cleaning, ConntrackObserver};
 use portway::controller::Controller;
-use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Placement, Protocol, Service, ServicePort,
-    ServiceType, SlicePort,
-};
+use portway::model::{EndpointSlice, Event, Family, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort};
 use portway::nftables::NftKernel;
+use portway::testing::{self, added, added_node, added_slice, all_listed, endpoint, ip, service_port, slice_port};
 use support::netns::{Namespace, ip_batch, output_of, set_sysctls};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -143,11 +141,9 @@ impl World {
         let options = Options::new("here");
         let (mut controller, _) = Controller::new(NftKernel::open().expect("nf_tables"), options);
         controller.observe(observer.expect("ctnetlink"));
-        let ips = vec![ip(plan.node)];
-        let mut events = vec![Event::Node(Box::new(Node { name: "here".into(), ips, ..Node::default() }))];
-        events.push(Event::LocalAddresses([ip(plan.node)].into()));
-        events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
-        controller.handle(events, Instant::now());
+        let node_events =
+            [added_node(testing::node("here", &[plan.node])), Event::LocalAddresses([ip(plan.node)].into())];
+        controller.handle(node_events.into_iter().chain(all_listed()), Instant::now());
         Self { plan, node, pod, outside, controller, cleanings, _backends: backends }
     }
 
@@ -193,43 +189,27 @@ impl World {
     /// The Service `dns` with all kinds of frontends.
     fn service(&self) -> Service {
         Service {
-            key: ObjectKey::new("test", "dns"),
             created: Some(1),
             service_type: ServiceType::LoadBalancer,
-            cluster_ips: vec![ip(self.plan.cluster_ip)],
             external_ips: vec![ip(self.plan.external_ip)],
-            load_balancer_ips: Vec::new(),
-            source_ranges: Vec::new(),
-            bad_source_ranges: false,
-            external_policy_local: false,
-            internal_policy_local: false,
-            affinity_seconds: None,
-            health_check_node_port: None,
-            ports: vec![ServicePort { name: "".into(), protocol: Protocol::Udp, port: 53, node_port: Some(30053) }],
+            ports: vec![ServicePort { protocol: Protocol::Udp, node_port: Some(30053), ..service_port("", 53) }],
+            ..testing::service("dns", self.plan.cluster_ip)
         }
     }
 
     fn put_service(&self) -> Event {
-        Event::Service(Arc::new(self.service()))
+        added(self.service())
     }
 
     /// The slice of `dns` with some of the backends.
     fn slice(&self, backends: &[usize], port: u16) -> Event {
-        let endpoint = |index: &usize| Endpoint {
-            address: ip(self.plan.backends[*index]),
-            ready: true,
-            serving: true,
-            terminating: false,
-            placement: Placement::on("here"),
-        };
-        Event::Slice(Arc::new(EndpointSlice {
-            key: ObjectKey::new("test", "dns"),
-            service: ObjectKey::new("test", "dns"),
+        added_slice(EndpointSlice {
+            key: ObjectKey::new("ns", "dns"),
             family: self.family(),
-            ports: vec![SlicePort { name: "".into(), protocol: Protocol::Udp, port }],
-            endpoints: backends.iter().map(endpoint).collect(),
-            changed_at: None,
-        }))
+            ports: vec![SlicePort { protocol: Protocol::Udp, ..slice_port("", port) }],
+            endpoints: backends.iter().map(|index| endpoint(ip(self.plan.backends[*index]), "here")).collect(),
+            ..testing::slice("dns", "", &[])
+        })
     }
 
     /// How many entries of UDP flows from a port the kernel has.
@@ -252,10 +232,6 @@ impl World {
         }
         paths
     }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
 }
 
 /// Makes a namespace with one address, connected to the node by a cable of its own.
@@ -317,7 +293,7 @@ fn follows_the_service(plan: Plan) {
         for (path, client, frontend) in &paths {
             assert_eq!(client.ask(*frontend), world.backend(0, 53), "{path}, with an endpoint again");
         }
-        world.change([Event::ServiceDeleted(ObjectKey::new("test", "dns"))]);
+        world.change([Event::ServiceDeleted(ObjectKey::new("ns", "dns"))]);
         for (path, client, _) in &paths {
             assert_eq!(world.entries(client), 0, "{path}, without Service");
         }
@@ -444,7 +420,7 @@ fn unrelated_flows_are_untouched() {
         assert_eq!((tcp, sctp), (2, 2), "{}", output_of("conntrack", &["-L"]));
         world.change([world.slice(&[1], 53)]);
         world.change([world.slice(&[], 53)]);
-        world.change([Event::ServiceDeleted(ObjectKey::new("test", "dns"))]);
+        world.change([Event::ServiceDeleted(ObjectKey::new("ns", "dns"))]);
         for (client, to) in &bystanders {
             assert_eq!(world.entries(client), 1, "{to}");
         }

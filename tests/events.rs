@@ -30,7 +30,7 @@ fn lasting(written: &Written) -> Value {
 async fn fields_and_series() {
     let double = ApiDouble::start().await;
     let access = KubeOptions { master: Some(double.url()), ..KubeOptions::default() };
-    let client = KubeSource::connect(&access, "n1").await.expect("a client").client();
+    let client = KubeSource::connect(&access, "n1", None).await.expect("a client").client();
     let (sink, queue) = events::queue();
     tokio::spawn(Recorder::new(client, "n1", "host-1", Rate::new(None, 1)).run(queue));
 

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use portway::config::Options;
 use portway::controller::Controller;
 use portway::diff::Mirror;
-use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
-    SlicePort,
-};
+use portway::model::{EndpointSlice, Event, Family, Model, Node, Protocol, Service, ServicePort, SlicePort};
 use portway::nftables::{self, NftKernel};
 use portway::plan::Sizing;
 use portway::ruleset::{Intercepted, Interceptor, Kernel, KernelError, Op, SetId, Transaction};
+use portway::testing::{self, added, added_node, added_slice, all_listed, endpoint, service_port, slice_port};
 
 mod support;
 use support::netns::{in_netns, ip_batch};
@@ -33,39 +31,20 @@ const ENDPOINTS: u16 = 3;
 
 /// The n-th Service, with its ClusterIP in 10.96.0.0/12, and its endpoints.
 fn service(n: u32, backend: u16) -> [Event; 2] {
-    let key = ObjectKey::new("growth", format!("service-{n}"));
+    let name = format!("service-{n}");
     let service = Service {
-        key: key.clone(),
         created: Some(i64::from(n)),
-        service_type: ServiceType::ClusterIp,
-        cluster_ips: vec![cluster_ip(n)],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        bad_source_ranges: false,
-        external_policy_local: false,
-        internal_policy_local: false,
-        affinity_seconds: None,
-        health_check_node_port: None,
-        ports: vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }],
+        ports: vec![ServicePort { protocol: Protocol::Udp, ..service_port("dns", 53) }],
+        ..testing::service(&name, &cluster_ip(n).to_string())
     };
-    let endpoint = |i: u16| Endpoint {
-        // The first Service has one endpoint that answers; of the others only the number counts.
-        address: if n == 0 { HOST.into() } else { IpAddr::from([10, 200, (n % 250) as u8, i as u8 + 1]) },
-        ready: true,
-        serving: true,
-        terminating: false,
-        placement: Default::default(),
-    };
+    // The first Service has one endpoint that answers; of the others only the number counts.
+    let address = |i: u16| if n == 0 { HOST.into() } else { IpAddr::from([10, 200, (n % 250) as u8, i as u8 + 1]) };
     let slice = EndpointSlice {
-        key: ObjectKey::new("growth", format!("service-{n}-slice")),
-        service: key,
-        family: FAMILY,
-        ports: vec![SlicePort { name: "dns".into(), protocol: Protocol::Udp, port: backend }],
-        endpoints: (0..if n == 0 { 1 } else { ENDPOINTS }).map(endpoint).collect(),
-        changed_at: None,
+        ports: vec![SlicePort { protocol: Protocol::Udp, ..slice_port("dns", backend) }],
+        endpoints: (0..if n == 0 { 1 } else { ENDPOINTS }).map(|i| endpoint(address(i), "elsewhere")).collect(),
+        ..testing::slice(&name, "", &[])
     };
-    [Event::Service(service.into()), Event::Slice(slice.into())]
+    [added(service), added_slice(slice)]
 }
 
 fn cluster_ip(n: u32) -> IpAddr {
@@ -74,10 +53,8 @@ fn cluster_ip(n: u32) -> IpAddr {
 
 fn cluster(services: u32, backend: u16) -> Vec<Event> {
     let node = Node { name: "node".into(), ips: vec![HOST.into()], ..Node::default() };
-    let mut events = vec![Event::Node(Box::new(node))];
-    events.extend((0..services).flat_map(|n| service(n, backend)));
-    events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
-    events
+    let services = (0..services).flat_map(|n| service(n, backend));
+    [added_node(node)].into_iter().chain(services).chain(all_listed()).collect()
 }
 
 fn options(floor: u32) -> Options {
@@ -96,8 +73,8 @@ fn size_of(mirror: Option<&Mirror>, set: SetId) -> Option<u32> {
 }
 
 /// What the kernel holds must leave the mirror nothing to do.
-fn assert_right(mirror: &Mirror, door: &mut NftKernel) {
-    let table = door.read(FAMILY).expect("readable");
+fn assert_right(mirror: &Mirror, kernel: &mut NftKernel) {
+    let table = kernel.read(FAMILY).expect("readable");
     let steps = mirror.rebase(FAMILY, table.as_ref());
     assert!(mirror.load(FAMILY, table.as_ref()).is_none(), "there are no hooks");
     assert!(steps.is_empty(), "{:?} changes", steps.transactions().map(|part| part.ops.len()));
@@ -337,9 +314,7 @@ fn others_have_their_turn_during_a_load() {
 #[test]
 fn a_full_map_that_was_miscounted_is_replaced() {
     in_netns(|| {
-        let unowned = || {
-            NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() }).expect("nf_tables")
-        };
+        let unowned = || NftKernel::open_with(nftables::KernelOptions::new(false)).expect("nf_tables");
         let (mut controller, reports) = Controller::new(unowned(), options(16));
         controller.handle(cluster(20, 53), Instant::now());
         // Somebody else fills the map.

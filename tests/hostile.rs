@@ -138,7 +138,7 @@ fn absurd_sizes_work_or_are_refused() {
     let external: Vec<String> = (0..1000).map(|n| format!("2.0.{}.{}", n / 250, n % 250)).collect();
     let oversized = json!({"clusterIP": "10.96.0.5", "externalIPs": external});
     in_netns(|| {
-        let kernel = NftKernel::open_with(nftables::Options { owned: false, modern: true }).expect("a socket");
+        let kernel = NftKernel::open_with(nftables::KernelOptions { owned: false, modern: true }).expect("a socket");
         let (mut controller, reports) = Controller::new(kernel, options());
         controller.handle(lists(), Instant::now());
         controller.handle(service("healthy", 2020, json!({})), Instant::now());

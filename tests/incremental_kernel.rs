@@ -68,14 +68,14 @@ fn play_some(next: &AtomicUsize, seed: u64, cases: u64) -> usize {
     }
 }
 
-fn door() -> Result<NftKernel> {
-    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
+fn connection() -> Result<NftKernel> {
+    Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
 }
 
 fn play(options: &Options, history: &[Vec<Event>]) -> Result<()> {
-    let mut observer = door()?;
+    let mut observer = connection()?;
     observer.cleanup()?;
-    let (mut controller, reports) = Controller::new(door()?, options.clone());
+    let (mut controller, reports) = Controller::new(connection()?, options.clone());
     let mut all = empty_lists();
     controller.handle(all.clone(), Instant::now());
     for (number, batch) in history.iter().enumerate() {

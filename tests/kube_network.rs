@@ -135,8 +135,7 @@ fn the_program_keeps_its_rules_through_all_of_it() {
             run_on(&server, async move { double.stop().await });
         };
         let nft = &Nft::all()[0];
-        let mut kernel =
-            NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() }).expect("a kernel");
+        let mut kernel = NftKernel::open_with(nftables::KernelOptions::new(false)).expect("a kernel");
 
         // The server comes after the program, and needs none of its rules.
         let mut program = Program::start(&kubeconfig);

@@ -108,7 +108,7 @@ async fn a_proxy_with_a_name_serves_the_services_labelled_with_it() {
     double.put(labelled(service("ours", "10.96.0.7"), PROXY_NAME, "portway"));
     double.put(labelled(service("other", "10.96.0.8"), PROXY_NAME, "another"));
     let options = KubeOptions { master: Some(double.url()), ..KubeOptions::default() };
-    let source = KubeSource::connect(&options, "node-1").await.expect("a client");
+    let source = KubeSource::connect(&options, "node-1", None).await.expect("a client");
     let mut running = Follower::run(source.serving(Some("portway".into())));
     running.listed().await;
     assert_eq!(names(&running.model), ["ours"]);
@@ -330,10 +330,10 @@ async fn a_token_file_may_end_with_a_newline() {
     );
     std::fs::write(&path, text).expect("written");
     let options = KubeOptions { kubeconfig: Some(path), ..KubeOptions::default() };
-    let missing = KubeSource::connect(&options, "node-1").await.err().expect("no token").to_string();
+    let missing = KubeSource::connect(&options, "node-1", None).await.err().expect("no token").to_string();
     assert!(missing.contains("cannot use the token in ") && missing.contains("/token"), "{missing}");
     std::fs::write(&token, "secret\n").expect("written");
-    let source = KubeSource::connect(&options, "node-1").await.expect("a client");
+    let source = KubeSource::connect(&options, "node-1", None).await.expect("a client");
     Follower::run(source).listed().await;
     assert!(double.requests("services").iter().all(|request| request.authorization == "Bearer secret"));
 }
@@ -395,7 +395,7 @@ async fn a_wrong_configuration_says_what_to_correct() {
     let connect = async |kubeconfig: Option<&str>, master: Option<&str>| {
         let (kubeconfig, master) = (kubeconfig.map(Into::into), master.map(Into::into));
         let options = KubeOptions { kubeconfig, master, ..KubeOptions::default() };
-        KubeSource::connect(&options, "node-1").await.err().expect("an error").to_string()
+        KubeSource::connect(&options, "node-1", None).await.err().expect("an error").to_string()
     };
     assert!(connect(Some("/nowhere/config"), None).await.contains("cannot use the kubeconfig /nowhere/config"));
     assert!(connect(None, Some("ftp://x")).await.contains("is not a URL"));

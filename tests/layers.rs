@@ -1,7 +1,7 @@
 //! The layers of the code: what may import what. ARCHITECTURE.md draws the same.
 //!
-//! Read from the lines that begin with `use` in `src/`, outside tests. A room is a file or folder directly under `src/`. It may
-//! import rooms of layers below its own, never its own layer or one above; so there are no circles between rooms. Inside a room
+//! Read from the lines that begin with `use` in `src/`, outside tests. A module here is a file or folder directly under `src/`. It may
+//! import modules of layers below its own, never its own layer or one above; so there are no circles between modules. Inside a module
 //! files may import each other as long as they do not do so in a circle; a file and the folder of its parts are one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,18 +51,19 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn every_room_has_a_layer_and_the_architecture_draws_it() {
-    let known: BTreeSet<&str> = LAYERS.iter().flat_map(|(_, rooms)| *rooms).chain(&BOTTOM).copied().collect();
-    let rooms: BTreeSet<String> = sources().into_iter().filter_map(|source| source.module.first().cloned()).collect();
-    let rooms: BTreeSet<&str> = rooms.iter().map(String::as_str).collect();
-    assert_eq!(rooms, known, "rooms in src/, and rooms with a layer");
+fn every_module_has_a_layer_and_the_architecture_draws_it() {
+    let known: BTreeSet<&str> = LAYERS.iter().flat_map(|(_, modules)| *modules).chain(&BOTTOM).copied().collect();
+    let modules: BTreeSet<String> = sources().into_iter().filter_map(|source| source.module.first().cloned()).collect();
+    let modules: BTreeSet<&str> = modules.iter().map(String::as_str).collect();
+    assert_eq!(modules, known, "modules in src/, and modules with a layer");
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("readable");
     let layers: Vec<&str> = text.split("## Layers").nth(1).expect("a section").lines().collect();
     let mut at = 0;
-    for (_, rooms) in LAYERS.iter().filter(|(name, _)| *name != "commands").chain(&[("", &BOTTOM[..1])]) {
-        let draws = |line: &usize| rooms.iter().all(|room| layers[*line].split_whitespace().any(|word| word == *room));
+    for (_, modules) in LAYERS.iter().filter(|(name, _)| *name != "commands").chain(&[("", &BOTTOM[..1])]) {
+        let draws =
+            |line: &usize| modules.iter().all(|module| layers[*line].split_whitespace().any(|word| word == *module));
         let line = (at..layers.len()).filter(|line| layers[*line].starts_with("    ")).find(draws);
-        at = line.unwrap_or_else(|| panic!("ARCHITECTURE.md does not draw {rooms:?} below the layers above it"));
+        at = line.unwrap_or_else(|| panic!("ARCHITECTURE.md does not draw {modules:?} below the layers above it"));
     }
 }
 
@@ -85,7 +86,7 @@ fn wrong_imports_are_found() {
     assert!(upward(&[source("controller", "use crate::plan::X;")]).is_empty());
     let circle = [source("diff::a", "use super::b::X;"), source("diff::b", "use super::a::Y;")];
     assert_eq!(circles(&circle).len(), 1);
-    assert!(circles(&[source("diff", "pub use a::X;"), source("diff::a", "use super::Y;")]).is_empty(), "one room");
+    assert!(circles(&[source("diff", "pub use a::X;"), source("diff::a", "use super::Y;")]).is_empty(), "one module");
 }
 
 fn root() -> PathBuf {
@@ -129,7 +130,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Tests may use whatever they need, and the doors for fuzzing too.
+/// Tests may use whatever they need, and the functions for fuzz targets too.
 fn is_test(name: &str) -> bool {
     name == "tests.rs" || name == "testing.rs" || name.ends_with("_tests.rs") || name == "fuzzing.rs"
 }
@@ -240,11 +241,11 @@ fn resolve(path: &[String], modules: &BTreeSet<Vec<String>>, exports: &Exports) 
     }
 }
 
-fn layer(room: &str) -> Option<usize> {
-    LAYERS.iter().position(|(_, rooms)| rooms.contains(&room))
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|(_, modules)| modules.contains(&module))
 }
 
-/// Imports of rooms that are not below.
+/// Imports of modules that are not below.
 fn upward(sources: &[Source]) -> Vec<String> {
     let mut wrong = BTreeSet::new();
     for source in sources {

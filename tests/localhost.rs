@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use support::manifests::NODE;
 use support::netns::{in_netns, ip_batch};
 use support::node::Program;
 use support::packets::{Probe, Protocol};
@@ -22,14 +23,6 @@ const FLAG: &str = "--nodeport-addresses=primary,localhost";
 
 /// Two tests need most of the file descriptors that this process may have.
 static DESCRIPTORS: Mutex<()> = Mutex::new(());
-
-const NODE: &str = "
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: InternalIP, address: 'fd00::1'}]}
----
-";
 
 /// TCP, UDP and SCTP on one NodePort, in both families; `more` are further fields of the spec.
 fn service(more: &str) -> String {

@@ -52,7 +52,7 @@ fn what_nft_loads_reads_back_as_ours() {
             in_netns(|| {
                 let listing = golden(family, "");
                 nft.run(&["-f", "-"], &listing).expect("loadable");
-                let options = portway::nftables::Options { owned: false, modern: true };
+                let options = portway::nftables::KernelOptions { owned: false, modern: true };
                 let mut kernel = NftKernel::open_with(options).expect("a socket");
                 let theirs = kernel.read(family).expect("readable").expect("there");
                 assert_eq!(theirs.foreign, [], "{nft:?}");

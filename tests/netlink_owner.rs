@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use portway::model::Family;
-use portway::nftables::{NftKernel, Options};
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Foreign, Kernel, KernelError, Op, SetId, Transaction};
 
 mod support;
@@ -130,7 +130,7 @@ fn a_table_outlives_its_owner_and_is_taken_over() {
         assert_eq!(second.generation().expect("readable"), generation, "nothing to do");
         drop(second);
         // Without ownership the orphan can be used as it is.
-        let mut third = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
+        let mut third = NftKernel::open_with(KernelOptions { owned: false, modern: true }).expect("a socket");
         apply_when_released(&mut third, &add);
         assert_eq!(third.cleanup().expect("deleted"), [family]);
         assert_eq!(third.cleanup().expect("nothing to delete"), []);
@@ -174,7 +174,7 @@ fn what_is_left_behind_is_claimed_and_what_is_owned_is_not() {
 fn a_table_without_owner_is_replaced_in_one_transaction() {
     in_netns(|| {
         let (family, can_own) = (Family::Ipv4, can_own());
-        let mut plain = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
+        let mut plain = NftKernel::open_with(KernelOptions { owned: false, modern: true }).expect("a socket");
         plain.apply(&sample::transaction(family)).expect("applied");
         assert_eq!(plain.read(family).expect("readable").expect("there").foreign, []);
         let mut owner = open();

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portway::model::Family;
-use portway::nftables::{NftKernel, Options};
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Element, Kernel, Op, SetId, Transaction};
 
 mod support;
+use support::manifests::{NODE, ipv4_slice, service};
 use support::netns::in_netns;
 use support::nft::Nft;
 use support::node::Program;
@@ -30,7 +31,7 @@ fn no_chain_is_missed_while_others_change_theirs() {
         in_netns(|| {
             // Theirs come first in the kernel's list of chains.
             let others = Others::start(CHAINS, Duration::ZERO);
-            let mut kernel = NftKernel::open_with(Options { owned, ..Options::default() }).expect("a socket");
+            let mut kernel = NftKernel::open_with(KernelOptions::new(owned)).expect("a socket");
             kernel.apply(&sample::transaction(FAMILY)).expect("applied");
             let whole = kernel.read(FAMILY).expect("readable").expect("there");
             let before = others.commits();
@@ -54,7 +55,7 @@ const ELEMENTS: u32 = 50_000;
 #[test]
 fn others_do_not_keep_anybody_from_reading_tables_that_nobody_owns() {
     in_netns(|| {
-        let mut kernel = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+        let mut kernel = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
         kernel.apply(&sample::transaction(FAMILY)).expect("applied");
         let set = SetId::Endpoints;
         let list = (100..ELEMENTS).map(|n| {
@@ -86,14 +87,14 @@ fn others_do_not_keep_anybody_from_reading_tables_that_nobody_owns() {
 #[test]
 fn changes_of_the_table_that_is_read_do_count() {
     in_netns(|| {
-        let mut kernel = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+        let mut kernel = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
         kernel.apply(&sample::transaction(FAMILY)).expect("applied");
         let set = SetId::ClusterIps;
         let element = |n| vec![Element { key: sample::key(FAMILY, set, n), ..sample::element(FAMILY, set, n) }];
         let stop = AtomicBool::new(false);
         let (seen, others) = std::thread::scope(|scope| {
             let change = scope.spawn(|| {
-                let mut other = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+                let mut other = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
                 let mut changes = 0;
                 while !stop.load(Ordering::Relaxed) {
                     for n in [500, 501] {
@@ -134,24 +135,11 @@ fn changes_of_the_table_that_is_read_do_count() {
     });
 }
 
-const OBJECTS: &str = "
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
----
-apiVersion: v1
-kind: Service
-metadata: {namespace: default, name: web}
-spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], sessionAffinity: ClientIP, ports: [{port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {namespace: default, name: web-1, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: '', port: 8080}]
-endpoints: [{addresses: [10.1.0.1]}, {addresses: [10.1.0.2]}]
-";
+/// A sticky Service, so that there are affinity records.
+fn objects() -> String {
+    let service = service("web", "clusterIP: 10.96.0.1, sessionAffinity: ClientIP, ports: [{port: 80}]");
+    [NODE, &service, &ipv4_slice("web", &["10.1.0.1", "10.1.0.2"], None)].concat()
+}
 
 /// The table with its handle, without owner and elements.
 fn structure() -> String {
@@ -173,7 +161,7 @@ fn a_restart_among_changes_of_others_replaces_nothing() {
     in_netns(|| {
         let others = Others::start(CHAINS, Duration::ZERO);
         let flags = ["--admin-socket=", "--metrics-bind-address="];
-        drop(Program::start(OBJECTS, &flags));
+        drop(Program::start(&objects(), &flags));
         let pause = others.pause();
         let before = structure();
         assert!(before.contains("chain prerouting") && before.contains("# handle"), "{before}");
@@ -191,7 +179,7 @@ fn a_restart_among_changes_of_others_replaces_nothing() {
         drop(pause);
         let restarts = number("PORTWAY_RESTARTS", RESTARTS);
         for restart in 0..restarts {
-            drop(Program::start(OBJECTS, &flags));
+            drop(Program::start(&objects(), &flags));
             let pause = others.pause();
             assert!(structure() == before, "restart {restart}: {}", structure());
             assert_eq!(remembered(), clients, "restart {restart}");

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use portway::model::Family;
-use portway::nftables::{NftKernel, Options};
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Bytes, ChainId, Element, Kernel, KernelError, Op, SetId, Transaction, Value};
 
 mod support;
@@ -24,7 +24,7 @@ fn records_are_forgotten_whether_or_not_they_are_there() {
     for modern in [true, false] {
         for family in Family::ALL {
             in_netns(|| {
-                let mut kernel = NftKernel::open_with(Options { owned: true, modern }).expect("a socket");
+                let mut kernel = NftKernel::open_with(KernelOptions { owned: true, modern }).expect("a socket");
                 kernel.apply(&sample::transaction(family)).expect("applied");
                 let records = records(family, 5_000);
                 let ops = vec![(family, Op::AddElements(SetId::Affinity.into(), records[..3_000].to_vec()))];
@@ -62,7 +62,7 @@ fn what_others_did_to_the_table_is_foreign() {
         ),
     ] {
         in_netns(|| {
-            let mut kernel = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
+            let mut kernel = NftKernel::open_with(KernelOptions { owned: false, modern: true }).expect("a socket");
             let mut transaction = sample::transaction(family);
             transaction.ops.retain(|(_, op)| {
                 let uses = |set| matches!(op, Op::AddSet(id, _) | Op::AddElements(id, _) if id.set == set);
@@ -80,7 +80,7 @@ fn what_others_did_to_the_table_is_foreign() {
 fn rules_and_elements_of_others_are_seen() {
     let family = Family::Ipv4;
     in_netns(|| {
-        let mut kernel = NftKernel::open_with(Options { owned: false, modern: true }).expect("a socket");
+        let mut kernel = NftKernel::open_with(KernelOptions { owned: false, modern: true }).expect("a socket");
         kernel.apply(&sample::transaction(family)).expect("applied");
         let nft = Nft::all()[0].clone();
         nft.run(

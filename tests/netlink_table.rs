@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use portway::model::Family;
-use portway::nftables::{NftKernel, Options};
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{
     Bytes, ChainId, Element, Elements, EndpointMap, Expr, Kernel, Op, Pick, SetId, Transaction, Value, Verdict,
     encode_rule,
@@ -33,8 +33,11 @@ fn assert_reads_back(kernel: &mut NftKernel, family: Family) {
 
 #[test]
 fn everything_reads_back_as_applied() {
-    for options in [Options::default(), Options { owned: false, modern: true }, Options { owned: true, modern: false }]
-    {
+    for options in [
+        KernelOptions::default(),
+        KernelOptions { owned: false, modern: true },
+        KernelOptions { owned: true, modern: false },
+    ] {
         in_netns(|| {
             let mut kernel = NftKernel::open_with(options).expect("a socket");
             for family in Family::ALL {
@@ -66,7 +69,7 @@ fn endpoint(frontend: Bytes, slot: u32, ip: u32) -> Element {
 fn a_large_map_reads_back_as_it_is() {
     in_netns(|| {
         let family = Family::Ipv4;
-        let mut kernel = NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket");
+        let mut kernel = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
         let pick = ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count: SLOTS });
         let verdict = Value::Verdict(Verdict::Goto(pick));
         let services = (0..FRONTENDS).map(|n| Element { key: frontend(n), end: None, value: verdict, comment: None });

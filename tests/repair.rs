@@ -2,16 +2,16 @@
 
 mod support;
 
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use portway::model::Family;
-use portway::nftables::{NftKernel, Options};
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Bytes, Element, Kernel as _, Op, SetId, SetName, Transaction, Value};
 use support::corpus::Scenario;
+use support::manifests::{ipv4_slice, service, slice};
 use support::netns::{in_netns, ip_batch, output_of};
 use support::objects::Objects;
 use support::program::Program;
@@ -36,72 +36,37 @@ fn scenario() -> Scenario {
 
 /// So many Services of three endpoints.
 fn cluster(services: usize) -> String {
-    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects");
+    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects") + "---\n";
     for n in 0..services {
-        let ip = format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200);
-        write!(
-            text,
-            "---
-apiVersion: v1
-kind: Service
-metadata: {{namespace: shop, name: s{n}}}
-spec: {{clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 80}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{namespace: shop, name: s{n}-1, labels: {{kubernetes.io/service-name: s{n}}}}}
-addressType: IPv4
-ports: [{{name: '', port: 8080}}]
-endpoints: [{{addresses: [10.1.0.1]}}, {{addresses: [10.1.0.2]}}, {{addresses: [10.1.0.3]}}]
-"
-        )
-        .expect("a string takes everything");
+        let (name, ip) = (format!("shop/s{n}"), format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200));
+        text += &service(&name, &format!("clusterIP: {ip}, ports: [{{port: 80}}]"));
+        text += &ipv4_slice(&name, &["10.1.0.1", "10.1.0.2", "10.1.0.3"], None);
     }
     text
 }
 
 /// So many Services of ten endpoints, the last one of the one that listens here alone; and one without any.
 fn large_cluster(services: usize, listener: SocketAddr) -> String {
-    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects");
+    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects") + "---\n";
     for n in 0..=services {
-        let ip = format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200);
-        write!(
-            text,
-            "---
-apiVersion: v1
-kind: Service
-metadata: {{namespace: shop, name: s{n}}}
-spec: {{clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 53, protocol: UDP}}]}}
-"
-        )
-        .expect("a string takes everything");
+        let (name, ip) = (format!("shop/s{n}"), format!("10.96.{}.{}", 1 + n / 200, 1 + n % 200));
+        text += &service(&name, &format!("clusterIP: {ip}, ports: [{{port: 53, protocol: UDP}}]"));
         let pod = |endpoint: usize| format!("10.{}.{}.{}", 128 + endpoint, n / 250, 1 + n % 250);
         let pods: Vec<String> = match n {
             0 => continue,
             n if n == services => vec![listener.ip().to_string()],
             _ => (0..10).map(pod).collect(),
         };
-        write!(
-            text,
-            "---
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{namespace: shop, name: s{n}-1, labels: {{kubernetes.io/service-name: s{n}}}}}
-addressType: IPv4
-ports: [{{name: '', port: {}, protocol: UDP}}]
-endpoints: [{{addresses: [{}]}}]
-",
-            listener.port(),
-            pods.join("]}, {addresses: [")
-        )
-        .expect("a string takes everything");
+        let endpoints = pods.join("]}, {addresses: [");
+        let ports = format!("addressType: IPv4\nports: [{{port: {}, protocol: UDP}}]", listener.port());
+        text += &slice(&name, &format!("s{n}-1"), &format!("{ports}\nendpoints: [{{addresses: [{endpoints}]}}]"));
     }
     text
 }
 
-/// The door of somebody else.
+/// A connection as another program has it.
 fn stranger() -> NftKernel {
-    NftKernel::open_with(Options { owned: false, ..Options::default() }).expect("a socket")
+    NftKernel::open_with(KernelOptions::new(false)).expect("a socket")
 }
 
 /// Our tables; in which order they were made does not matter.

@@ -102,8 +102,8 @@ impl Interceptor<NftKernel> for Counting {
     }
 }
 
-fn door() -> Result<NftKernel> {
-    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
+fn connection() -> Result<NftKernel> {
+    Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
 }
 
 /// Another value for an element.
@@ -186,9 +186,9 @@ struct World {
 
 impl World {
     fn new(options: &Options) -> Result<Self> {
-        let mut stranger = door()?;
+        let mut stranger = connection()?;
         stranger.cleanup()?;
-        let kernel = Intercepted { kernel: door()?, interceptor: Counting::default() };
+        let kernel = Intercepted { kernel: connection()?, interceptor: Counting::default() };
         let mut controller = Controller::new(kernel, options.clone()).0;
         let (sender, heard) = channel();
         controller.kernel().kernel.watch(move |by, touched| sender.send((by, touched)).is_ok())?;

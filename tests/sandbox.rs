@@ -16,6 +16,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use support::api_double::ApiDouble;
 use support::api_double::tls::Authority;
+use support::manifests::NODE;
 use support::netns::{in_netns, ip_batch, output_of};
 use support::node::Program;
 use support::wait::eventually;
@@ -27,12 +28,7 @@ const WITHOUT: &str = "PORTWAY_SANDBOX_WITHOUT";
 /// CAP_NET_ADMIN.
 const NET_ADMIN: u64 = 1 << 12;
 
-const OBJECTS: &str = "
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
----
+const SERVICE: &str = "
 apiVersion: v1
 kind: Service
 metadata: {namespace: kube-system, name: dns}
@@ -48,6 +44,16 @@ addressType: IPv4
 ports: [{name: tcp, port: 5353}, {name: udp, port: 5353, protocol: UDP}]
 endpoints: [{addresses: [10.0.0.1], nodeName: n1}]
 ";
+
+fn objects() -> String {
+    format!("{NODE}{SERVICE}")
+}
+
+fn put_all(double: &ApiDouble) {
+    for document in serde_yaml::Deserializer::from_str(&objects()) {
+        double.put(Value::deserialize(document).expect("an object"));
+    }
+}
 
 /// What a container runtime does for the chart's pod: everything is read-only but the mounts of the pod. Takes the program
 /// and this test along, because another user may not be allowed into the folders they are in.
@@ -198,7 +204,7 @@ fn life_of_a_pod(user: User) {
             "--nodeport-addresses=primary,localhost",
             "--cluster-cidr=10.1.0.0/16",
         ];
-        let container = Container::start(user, |under| Program::start_under(under, OBJECTS, &flags));
+        let container = Container::start(user, |under| Program::start_under(under, &objects(), &flags));
         container.is_confined();
         let log = container.program.start_log();
         let harmless = |line: &str| {
@@ -231,7 +237,7 @@ fn life_of_a_pod(user: User) {
             Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
         };
         assert_eq!(who_answers().as_deref(), Some("10.0.0.1:5353"));
-        container.program.replace(&OBJECTS.replace("[10.0.0.1], nodeName", "[10.0.0.2], nodeName"));
+        container.program.replace(&objects().replace("[10.0.0.1], nodeName", "[10.0.0.2], nodeName"));
         eventually("the other endpoint, and the flow's entry deleted", || {
             who_answers().is_some_and(|name| name == "10.0.0.2:5353")
         });
@@ -294,9 +300,7 @@ fn in_a_cluster() {
         let server = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let authority = Authority::new();
         let double = server.block_on(ApiDouble::start_tls(authority.server("localhost", None)));
-        for document in serde_yaml::Deserializer::from_str(OBJECTS) {
-            double.put(Value::deserialize(document).expect("an object"));
-        }
+        put_all(&double);
         double.require_token("token");
         let folder = tempfile::tempdir().expect("a folder");
         let token = folder.path().join("token");
@@ -312,9 +316,7 @@ fn in_a_cluster() {
         assert!(container.program.end().success());
 
         // The way back: kube-proxy serves what the API has.
-        for document in serde_yaml::Deserializer::from_str(OBJECTS) {
-            double.put(Value::deserialize(document).expect("an object"));
-        }
+        put_all(&double);
         let _ports = [10249, 10256].map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a free port"));
         let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
         let words = ["cleanup", "--after-kube-proxy", &kubeconfig, "--hostname-override=n1"];

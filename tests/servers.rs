@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use support::manifests::NODE;
 use support::netns::{in_netns, ip_batch};
 use support::node::Program;
 use support::wait::eventually;
@@ -13,13 +14,6 @@ use support::wait::eventually;
 const LIMIT: Duration = Duration::from_secs(10);
 const METRICS: &str = "127.0.0.1:10249";
 
-const NODE: &str = "
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: InternalIP, address: 'fd00::1'}]}
----
-";
 const SERVICE: &str = "
 apiVersion: v1
 kind: Service

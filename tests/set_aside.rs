@@ -152,7 +152,7 @@ fn the_kernel_names_the_element_it_refuses() {
     // Kernels before 6.0 only name the message, which has hundreds of elements.
     for modern in [true, false] {
         in_netns(|| {
-            let kernel = NftKernel::open_with(nftables::Options { owned: false, modern }).expect("a socket");
+            let kernel = NftKernel::open_with(nftables::KernelOptions { owned: false, modern }).expect("a socket");
             let kernel = Intercepted { kernel, interceptor: Spoiled { frontend: frontend(100, 80) } };
             let (mut controller, reports) = Controller::new(kernel, options());
             let mut events = lists();

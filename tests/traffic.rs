@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,10 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portway::nftables::NftKernel;
 use support::corpus::Scenario;
+use support::manifests::{ipv4_slice, service};
 use support::netns::output_of;
 use support::objects::Objects;
 use support::program::{Launch, Program};
-use support::three_pods::{NODE_IP, POD_PORT, PODS, ThreePodNetwork};
+use support::three_pods::{NODE_IP, PODS, ThreePodNetwork};
 use support::wait::eventually;
 
 const SHOP: &str = "10.96.0.10:80";
@@ -34,32 +34,17 @@ fn shop() -> SocketAddr {
 
 /// The cluster with these endpoints behind the shop, and so many other Services.
 fn cluster(endpoints: &[Ipv4Addr], others: usize) -> String {
-    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects");
-    let mut service = |name: &str, ip: &str, kind: &str, node_port: &str, endpoints: &[Ipv4Addr]| {
-        let endpoints: Vec<String> =
-            endpoints.iter().map(|ip| format!("{{addresses: [{ip}], nodeName: node-a}}")).collect();
-        write!(
-            text,
-            "---
-apiVersion: v1
-kind: Service
-metadata: {{namespace: shop, name: {name}}}
-spec: {{type: {kind}, clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 80{node_port}}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{namespace: shop, name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{name: '', port: {POD_PORT}}}]
-endpoints: [{}]
-",
-            endpoints.join(", ")
-        )
-        .expect("a string takes everything");
+    let mut text = Objects::of_cluster(&scenario()).and_then(|objects| objects.to_yaml()).expect("objects") + "---\n";
+    let mut add = |name: &str, spec: &str, endpoints: &[Ipv4Addr]| {
+        let endpoints: Vec<String> = endpoints.iter().map(Ipv4Addr::to_string).collect();
+        let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+        text += &service(name, spec);
+        text += &ipv4_slice(name, &endpoints, Some("node-a"));
     };
-    service("shop", "10.96.0.10", "NodePort", &format!(", nodePort: {NODE_PORT}"), endpoints);
+    let node_port = format!("type: NodePort, clusterIP: 10.96.0.10, ports: [{{port: 80, nodePort: {NODE_PORT}}}]");
+    add("shop/shop", &node_port, endpoints);
     for n in 0..others {
-        service(&format!("other-{n}"), &format!("10.96.1.{n}"), "ClusterIP", "", &PODS);
+        add(&format!("shop/other-{n}"), &format!("clusterIP: 10.96.1.{n}, ports: [{{port: 80}}]"), &PODS);
     }
     text
 }

@@ -2,15 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use portway::config::{DetectLocal, Options};
 use portway::diff::Mirror;
-use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Placement, Protocol, Service, ServiceCidr,
-    ServicePort, ServiceType, SlicePort,
-};
+use portway::model::{EndpointSlice, Event, Family, Model, Protocol, Service, ServiceCidr, ServicePort, ServiceType};
 use portway::ruleset::Listing;
+use portway::testing::{self, added, added_node, added_slice, all_listed, endpoint, ip, service_port};
 use portway::trace::{End, Host, Packet, trace};
 
 const NODE_IP: &str = "192.168.0.1";
@@ -21,10 +18,6 @@ const REMOTE_POD: &str = "10.244.1.10";
 /// P pod here, P' pod elsewhere, H this host, N another node, X outside.
 const SOURCES: [(&str, &str); 5] =
     [("P", "10.244.0.5"), ("P'", "10.244.1.5"), ("H", NODE_IP), ("N", "192.168.0.2"), ("X", "203.0.113.9")];
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
-}
 
 struct Case {
     options: Options,
@@ -52,47 +45,25 @@ impl Default for Case {
 impl Case {
     fn listing(&self) -> Listing {
         let service = Service {
-            key: ObjectKey::new("ns", "svc"),
-            created: None,
             service_type: ServiceType::LoadBalancer,
-            cluster_ips: vec![ip("10.96.0.1")],
             external_ips: vec![ip("10.77.0.1")],
             load_balancer_ips: vec![ip(VIP)],
             source_ranges: self.source_ranges.iter().map(|net| net.parse().expect("a range")).collect(),
-            bad_source_ranges: false,
             external_policy_local: self.external_local,
             internal_policy_local: self.internal_local,
-            affinity_seconds: None,
-            health_check_node_port: None,
-            ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30_080) }],
+            ports: vec![ServicePort { node_port: Some(30_080), ..service_port("", 80) }],
+            ..testing::service("svc", "10.96.0.1")
         };
-        let endpoint = |address: &&str| Endpoint {
-            address: ip(address),
-            ready: true,
-            serving: true,
-            terminating: false,
-            placement: Placement::on(if *address == LOCAL_POD { "n1" } else { "n2" }),
-        };
+        let on_its_node = |address: &&str| endpoint(ip(address), if *address == LOCAL_POD { "n1" } else { "n2" });
         let slice = EndpointSlice {
-            key: ObjectKey::new("ns", "svc-1"),
-            service: service.key.clone(),
-            family: Family::Ipv4,
-            ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
-            endpoints: self.endpoints.iter().map(endpoint).collect(),
-            changed_at: None,
+            endpoints: self.endpoints.iter().map(on_its_node).collect(),
+            ..testing::slice("svc", "", &[])
         };
-        let node = Node { name: "n1".into(), ips: vec![ip(NODE_IP)], ..Node::default() };
         let cidr = ServiceCidr { name: "kubernetes".into(), cidrs: vec!["10.96.0.0/16".parse().expect("a range")] };
         let mut model = Model::default();
-        for event in [
-            Event::Service(Arc::new(service)),
-            Event::Slice(Arc::new(slice)),
-            Event::Node(Box::new(node)),
-            Event::ServiceCidr(cidr),
-            Event::ListDone(Kind::Service),
-        ] {
-            model.apply(event);
-        }
+        let node = added_node(testing::node("n1", &[NODE_IP]));
+        let events = [added(service), added_slice(slice), node, Event::ServiceCidr(cidr)];
+        events.into_iter().chain(all_listed()).for_each(|event| model.apply(event));
         let (mirror, _) = Mirror::build(self.options.settings(&model), &model, &HashMap::new());
         mirror.listing(Family::Ipv4).expect("IPv4 is served")
     }

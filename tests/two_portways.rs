@@ -9,16 +9,9 @@ use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::one_pod::{Client, MANIFESTS, OnePodNetwork, PORTWAY, output, start};
+use support::manifests::service;
+use support::one_pod::{Client, OnePodNetwork, PORTWAY, manifests, output, start};
 use support::wait::eventually;
-
-/// Another Service, without endpoints.
-const MORE: &str = "
-apiVersion: v1
-kind: Service
-metadata: {namespace: default, name: more}
-spec: {clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9], ports: [{port: 80}]}
-";
 
 /// A program that runs on the node and is killed when nobody needs it any more.
 struct Running {
@@ -87,11 +80,12 @@ fn rules(network: &OnePodNetwork) -> String {
 fn the_second_waits_for_the_first_and_takes_over_without_a_change() {
     for (owned, signal) in [(true, Signal::SIGTERM), (false, Signal::SIGTERM), (true, Signal::SIGKILL)] {
         let case = format!("owned: {owned}, {signal}");
+        println!("{case}");
         let network = OnePodNetwork::build();
         let folder = tempfile::tempdir().expect("a folder");
-        let manifests = folder.path().join("manifests");
-        std::fs::create_dir(&manifests).expect("a folder");
-        std::fs::write(manifests.join("all.yaml"), MANIFESTS).expect("written");
+        let objects = folder.path().join("manifests");
+        std::fs::create_dir(&objects).expect("a folder");
+        std::fs::write(objects.join("all.yaml"), manifests()).expect("written");
         let mut first = Running::start(&network, folder.path(), 20_001, owned);
         eventually("the first sync of the first", || first.said("first sync done").is_some());
         let asking = Client::start(network.client.clone(), "10.96.0.1:80");
@@ -106,7 +100,8 @@ fn the_second_waits_for_the_first_and_takes_over_without_a_change() {
         assert_eq!(statuses, [["200", "503"], ["200", "200"]], "{case}");
 
         // The first still does its work, and the second keeps out of it.
-        std::fs::write(manifests.join("more.yaml"), MORE).expect("written");
+        let without_endpoints = service("more", "clusterIP: 10.96.0.9, ports: [{port: 80}]");
+        std::fs::write(objects.join("more.yaml"), without_endpoints).expect("written");
         eventually("a change", || rules(&network).contains("default/more"));
         let before = rules(&network);
         assert!(second.said("first sync done").is_none(), "{case}");
@@ -118,8 +113,7 @@ fn the_second_waits_for_the_first_and_takes_over_without_a_change() {
         assert_eq!(rules(&network), before, "{case}");
         assert_eq!(second.status(&network, "/readyz"), "200", "{case}");
         asking.ask(300);
-        let (asked, failures) = asking.finish();
-        assert!(failures.is_empty(), "{case}: {} of {asked} failed: {failures:?}", failures.len());
+        asking.lost_nothing();
 
         // And has the tables now.
         output(&network.node, "nft", &["flush", "ruleset"]);

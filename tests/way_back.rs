@@ -9,59 +9,18 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use support::kube_proxy::{KubeProxy, LoadBalancer, Owner, PORTS, owners, within};
-use support::one_pod::{Client, MANIFESTS, OnePodNetwork, PORTWAY, output, start};
+use support::kube_proxy::{self, KubeProxy, LoadBalancer, Owner, PORTS, owners, within};
+use support::manifests::service;
+use support::one_pod::{Client, OnePodNetwork, PORTWAY, manifests, output, pod_slice, start, terminate};
 use support::wait::eventually;
 use tempfile::TempDir;
 
 /// A load balancer's Service of the pod.
-const BALANCED: &str = "
-apiVersion: v1
-kind: Service
-metadata: {namespace: default, name: balanced}
-spec:
-  type: LoadBalancer
-  clusterIP: 10.96.0.3
-  clusterIPs: [10.96.0.3]
-  externalTrafficPolicy: Local
-  healthCheckNodePort: 31000
-  ports: [{port: 80, nodePort: 30080}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {namespace: default, name: balanced-1, labels: {kubernetes.io/service-name: balanced}}
-addressType: IPv4
-ports: [{name: '', port: 8080}]
-endpoints: [{addresses: [10.244.1.2], nodeName: node-a}]
-";
-
-/// kube-proxy 1.36's shape for both Services, in its nftables mode.
-const RULES: &str = "
-add table ip kube-proxy
-delete table ip kube-proxy
-table ip kube-proxy {
-    map service-ips {
-        type ipv4_addr . inet_proto . inet_service : verdict
-    }
-    chain endpoint-A {
-        meta l4proto tcp dnat to 10.244.1.2:8080
-    }
-    chain service-A {
-        numgen random mod 1 vmap { 0 : goto endpoint-A }
-    }
-    chain services {
-        ip daddr . meta l4proto . th dport vmap @service-ips
-    }
-    chain nat-prerouting {
-        type nat hook prerouting priority dstnat; policy accept;
-        jump services
-    }
+fn balanced() -> String {
+    let spec = "type: LoadBalancer, clusterIP: 10.96.0.3, externalTrafficPolicy: Local, healthCheckNodePort: 31000, \
+                ports: [{port: 80, nodePort: 30080}]";
+    service("balanced", spec) + &pod_slice("balanced")
 }
-add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-A }
-add element ip kube-proxy service-ips { 10.96.0.3 . tcp . 80 : goto service-A }
-";
 
 /// Held by one scene at a time: eight clients of 1,000 connections a second at once would measure how busy the machine is.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -76,7 +35,7 @@ impl Scene {
     fn build() -> Self {
         let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let (network, folder) = (OnePodNetwork::build(), tempfile::tempdir().expect("a folder"));
-        std::fs::write(folder.path().join("all.yaml"), format!("{MANIFESTS}---{BALANCED}")).expect("written");
+        std::fs::write(folder.path().join("all.yaml"), manifests() + &balanced()).expect("written");
         Self { network, folder, _machine }
     }
 
@@ -100,7 +59,7 @@ impl Scene {
     }
 
     fn kube_proxy(&self) -> KubeProxy {
-        KubeProxy::start(&self.network, RULES)
+        KubeProxy::start(&self.network, &kube_proxy::rules(&["10.96.0.1", "10.96.0.3"]))
     }
 
     fn has_tables(&self) -> bool {
@@ -154,14 +113,7 @@ impl Drop for HandOver {
 }
 
 fn end(mut portway: Child) {
-    kill(Pid::from_raw(i32::try_from(portway.id()).expect("a pid")), Signal::SIGTERM).expect("sent");
-    assert!(portway.wait().expect("ended").success());
-}
-
-fn nothing_was_lost(asking: Client) -> usize {
-    let (asked, failures) = asking.finish();
-    assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
-    asked
+    assert!(terminate(&mut portway).success());
 }
 
 #[test]
@@ -206,7 +158,7 @@ fn there_and_back_with_load_balancers() {
         }
     }
     assert!(scene.all_ports_are(Owner::KubeProxy));
-    println!("{} connections there and back, none lost", nothing_was_lost(asking));
+    println!("{} connections there and back, none lost", asking.lost_nothing());
 }
 
 /// kube-proxy finds its ports taken and does not try again: that is said until it is started anew.
@@ -230,7 +182,7 @@ fn kube_proxy_first_is_noticed() {
     hand_over.ends();
     kube_proxy.program(&scene.network);
     asking.ask(300);
-    nothing_was_lost(asking);
+    asking.lost_nothing();
     assert!(!scene.has_tables() && scene.all_ports_are(Owner::KubeProxy));
 }
 
@@ -274,7 +226,7 @@ fn a_running_portway_is_not_disturbed() {
         hand_over.ends();
         assert!(!scene.has_tables() && scene.all_ports_are(Owner::KubeProxy), "{owned}");
         asking.ask(300);
-        nothing_was_lost(asking);
+        asking.lost_nothing();
     }
 }
 
@@ -292,7 +244,7 @@ fn uninstalled_first() {
     // Nothing to remove is no fault.
     scene.hand_over().ends();
     asking.ask(300);
-    nothing_was_lost(asking);
+    asking.lost_nothing();
 }
 
 /// Beside kube-proxy, Services with our label have to lose it first.
@@ -300,12 +252,12 @@ fn uninstalled_first() {
 fn labelled_services_have_to_become_kube_proxys() {
     let scene = Scene::build();
     let file = scene.folder.path().join("all.yaml");
-    let labelled = BALANCED.replace(
+    let labelled = balanced().replace(
         "name: balanced}\nspec",
         "name: balanced, labels: {service.kubernetes.io/service-proxy-name: ours}}\nspec",
     );
-    assert_ne!(labelled, BALANCED);
-    std::fs::write(&file, format!("{MANIFESTS}---{labelled}")).expect("written");
+    assert_ne!(labelled, balanced());
+    std::fs::write(&file, manifests() + &labelled).expect("written");
     let mut kube_proxy = scene.kube_proxy();
     kube_proxy.program(&scene.network);
     scene.network.load("add table ip portway");
@@ -313,7 +265,7 @@ fn labelled_services_have_to_become_kube_proxys() {
     let hand_over = HandOver::follow(scene.run(&["cleanup", "--after-kube-proxy"], &flags));
     hand_over.says("default/balanced still has the label");
     assert!(scene.has_tables());
-    std::fs::write(&file, format!("{MANIFESTS}---{BALANCED}")).expect("written");
+    std::fs::write(&file, manifests() + &balanced()).expect("written");
     hand_over.ends();
     assert!(!scene.has_tables());
 }
@@ -337,7 +289,6 @@ fn told_to_stop() {
     scene.network.load("add table ip portway");
     let mut hand_over = scene.hand_over();
     hand_over.says("kube-proxy does not run");
-    kill(Pid::from_raw(i32::try_from(hand_over.child.id()).expect("a pid")), Signal::SIGTERM).expect("sent");
-    assert_eq!(hand_over.child.wait().expect("ended").code(), Some(1));
+    assert_eq!(terminate(&mut hand_over.child).code(), Some(1));
     assert!(scene.has_tables());
 }

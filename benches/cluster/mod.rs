@@ -6,10 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use portway::config::{DetectLocal, Options};
-use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Model, Node, ObjectKey, Placement, Protocol, Service, ServicePort,
-    ServiceType, SlicePort,
-};
+use portway::model::{Endpoint, EndpointSlice, Event, Model, ObjectKey, Placement, Protocol, Service};
+use portway::testing::{self, added, added_node, added_slice, all_listed, service_port, slice_port};
 
 fn key(n: usize) -> ObjectKey {
     ObjectKey::new("bench", format!("service-{n}"))
@@ -24,17 +22,9 @@ pub fn service(n: usize) -> Service {
     Service {
         key: key(n),
         created: Some(n as i64),
-        service_type: ServiceType::ClusterIp,
         cluster_ips: vec![address(10, n + 1)],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        bad_source_ranges: false,
-        external_policy_local: false,
-        internal_policy_local: false,
-        affinity_seconds: None,
-        health_check_node_port: None,
-        ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
+        ports: vec![service_port("http", 80)],
+        ..testing::service("", "10.0.0.1")
     }
 }
 
@@ -42,18 +32,17 @@ pub fn service(n: usize) -> Service {
 pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
     let endpoint = |i: usize| Endpoint {
         address: if i == 0 { address(12, generation % 65_536) } else { address(11, n * endpoints + i) },
+        placement: placement((i + 1) % 50),
         ready: true,
         serving: true,
         terminating: false,
-        placement: placement((i + 1) % 50),
     };
     EndpointSlice {
         key: ObjectKey::new("bench", format!("service-{n}-slice")),
         service: key(n),
-        family: Family::Ipv4,
-        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
+        ports: vec![slice_port("http", 8080)],
         endpoints: (0..endpoints).map(endpoint).collect(),
-        changed_at: None,
+        ..testing::slice("", "", &[])
     }
 }
 
@@ -71,11 +60,10 @@ pub fn options() -> Options {
 }
 
 pub fn events(services: usize, endpoints: usize) -> Vec<Event> {
-    let node = Node { name: "node-0".into(), ips: vec![[192, 168, 0, 1].into()], ..Node::default() };
-    let mut events = vec![Event::Node(Box::new(node))];
-    events.extend((0..services).map(|n| Event::Service(Arc::new(service(n)))));
-    events.extend((0..services).map(|n| Event::Slice(Arc::new(slice(n, endpoints, 0)))));
-    events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
+    let mut events = vec![added_node(testing::node("node-0", &["192.168.0.1"]))];
+    events.extend((0..services).map(|n| added(service(n))));
+    events.extend((0..services).map(|n| added_slice(slice(n, endpoints, 0))));
+    events.extend(all_listed());
     events
 }
 

@@ -19,7 +19,7 @@ pub(super) struct LastActivity {
     pub(super) latency: Option<Duration>,
     /// Why syncs fail, by family; without an entry after a success.
     pub(super) failures: BTreeMap<Family, String>,
-    /// Whose end is waited for; `None` after a success or a failure.
+    /// The process that has the tables, while its end is waited for; `None` after a success or a failure.
     pub(super) waiting: Option<String>,
     /// How often the tables had been changed by somebody else and were repaired, since the start.
     pub(super) repairs: usize,

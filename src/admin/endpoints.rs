@@ -2,7 +2,7 @@
 
 use super::EndpointRow;
 use crate::model::{Family, Model, Service, ServicePort, ServiceType};
-use crate::plan::{Candidate, Fit, Judge, Needs, Settings, candidates};
+use crate::plan::{Candidate, EndpointRules, EndpointUse, Needs, Settings, candidates};
 use crate::source::{Problem, Subject};
 
 /// The endpoints of all Services, and what of their slices is left out.
@@ -30,10 +30,10 @@ pub(super) fn of(
         return Vec::new();
     }
     let found = candidates(model.slices(&service.key), family, port, &settings.node_name);
-    let judge = Judge::new(&found, &settings.node_name, &settings.zone);
+    let rules = EndpointRules::new(&found, &settings.node_name, &settings.zone);
     let needs = Needs::of(service, port, family, settings);
     let mut rows: Vec<EndpointRow> =
-        found.iter().map(|candidate| row(service, port, candidate, &judge, needs)).collect();
+        found.iter().map(|candidate| row(service, port, candidate, &rules, needs)).collect();
     for slice in model.slices(&service.key).filter(|slice| slice.family == family) {
         let Some(reason) = slice.refuses(port) else { continue };
         rows.extend(slice.endpoints.iter().map(|endpoint| EndpointRow {
@@ -82,10 +82,16 @@ fn empty(service: &Service, port: &str) -> EndpointRow {
     }
 }
 
-fn row(service: &Service, port: &ServicePort, candidate: &Candidate, judge: &Judge<'_>, needs: Needs) -> EndpointRow {
+fn row(
+    service: &Service,
+    port: &ServicePort,
+    candidate: &Candidate,
+    rules: &EndpointRules<'_>,
+    needs: Needs,
+) -> EndpointRow {
     let sets = [
-        ("cluster", needs.cluster.then(|| judge.cluster(candidate))),
-        ("local", needs.local.then(|| judge.local(candidate))),
+        ("cluster", needs.cluster.then(|| rules.cluster(candidate))),
+        ("local", needs.local.then(|| rules.local(candidate))),
     ];
     let sets: Vec<_> = sets.into_iter().filter_map(|(name, fit)| Some((name, fit?))).collect();
     let mut reason = match sets.as_slice() {
@@ -93,7 +99,9 @@ fn row(service: &Service, port: &ServicePort, candidate: &Candidate, judge: &Jud
         [(_, cluster), (_, local)] if cluster == local => cluster.to_string(),
         several => several.iter().map(|(name, fit)| format!("{name}: {fit}")).collect::<Vec<_>>().join("; "),
     };
-    if let Some(unused) = judge.unused_hints().filter(|_| needs.cluster && judge.cluster(candidate) == Fit::Ready) {
+    if let Some(unused) =
+        rules.unused_hints().filter(|_| needs.cluster && rules.cluster(candidate) == EndpointUse::Ready)
+    {
         reason += &format!("; {unused}");
     }
     let Candidate { target, ready, serving, terminating, .. } = *candidate;

@@ -34,8 +34,8 @@ pub fn start(path: &Path, admin: Admin) -> io::Result<()> {
         runtime.block_on(async {
             match tokio::net::UnixListener::from_std(listener) {
                 Ok(listener) => {
-                    let site = Site::new(admin);
-                    accept::serve::<(), _>(listener, site, Places::default()).await;
+                    let routes = AdminRoutes::new(admin);
+                    accept::serve::<(), _>(listener, routes, Places::default()).await;
                 }
                 Err(cause) => tracing::warn!(%cause, "the admin socket cannot be served"),
             }
@@ -67,7 +67,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 #[derive(Clone)]
-struct Site {
+struct AdminRoutes {
     admin: Arc<Admin>,
     /// Opened with the first question.
     kernel: Arc<Mutex<Option<NftKernel>>>,
@@ -75,7 +75,7 @@ struct Site {
     queue: Arc<Semaphore>,
 }
 
-impl Site {
+impl AdminRoutes {
     fn new(admin: Admin) -> Self {
         Self { admin: Arc::new(admin), kernel: Arc::default(), queue: Arc::new(Semaphore::new(1)) }
     }
@@ -99,7 +99,7 @@ impl Site {
     }
 
     fn counters(&self, mirror: &Mirror) -> Result<ConnectionCounts, AdminError> {
-        self.with_kernel(|door| Ok(kernel::counters(door, mirror.families())?))
+        self.with_kernel(|nft| Ok(kernel::counters(nft, mirror.families())?))
     }
 
     fn services(&self) -> Result<Response, AdminError> {
@@ -146,7 +146,7 @@ impl Site {
     }
 }
 
-impl Routes for Site {
+impl Routes for AdminRoutes {
     fn queue(&self, head: &Parts) -> Option<Arc<Semaphore>> {
         (head.uri.path() != ALIVE).then(|| self.queue.clone())
     }

@@ -18,7 +18,7 @@ use super::settings::{self, SettingsObserver};
 use crate::admin::{self, Activity, Admin};
 use crate::config::{Configuration, Options};
 use crate::conntrack::ConntrackObserver;
-use crate::controller::{Controller, Report};
+use crate::controller::{Controller, EndError, Report, SyncThread};
 use crate::events::{self, EventSink, FaultObserver};
 use crate::health::{self, CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::Maker;
@@ -37,8 +37,6 @@ use reload::Refused;
 
 /// How long the API server may take for the last Events of a process that ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
-/// How long the sync loop may take to end: it may be in the middle of a call to the kernel.
-const LAST_SYNC: Duration = Duration::from_secs(5);
 /// Batches on their way to the sync loop; a source that is faster waits.
 const QUEUE: usize = 1024;
 
@@ -88,11 +86,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let refused = Refused::default();
     let shown = ForCommands { recent: log.recent, settings: maker, refused: refused.subscribe() };
     let serving = start_servers(configuration, &options, &mut controller, sources, shown, &runtimes);
-    let (ended, end) = std::sync::mpsc::channel::<()>();
-    let sync_loop = std::thread::Builder::new().name("sync".into()).spawn(move || {
-        controller.run(receiver);
-        drop(ended);
-    })?;
+    let sync_loop = SyncThread::start(controller, receiver)?;
     let objects = source.run(sender.clone(), events.clone());
     let result = runtimes.vital.block_on(async {
         tokio::select! {
@@ -106,11 +100,11 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     // All senders are gone: the loop ends when the kernel has what was sent. Rules stay in force.
     runtimes.shut_down();
     result?;
-    if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(LAST_SYNC) {
-        warn!("the sync loop does not end within {LAST_SYNC:?}; ending without its last changes");
-        return Ok(());
+    match sync_loop.end() {
+        Err(late @ EndError::Late) => warn!("{late}"),
+        result => result?,
     }
-    sync_loop.join().map_err(|_| anyhow::anyhow!("the sync loop died"))
+    Ok(())
 }
 
 /// `--init-only`: what needs more privileges than serving does.
@@ -135,7 +129,7 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
         anyhow::bail!("bindAddress is {ip}, but this host has no {}", Family::of(ip));
     }
     let owned = configuration.table_ownership;
-    let mut kernel = NftKernel::open_with(nftables::Options::new(owned))?;
+    let mut kernel = NftKernel::open_with(nftables::KernelOptions::new(owned))?;
     let unfit = kernel.unfit(&options.families);
     keep_what_can_be_served(&mut options, unfit)?;
     Ok((kernel, options))

@@ -6,7 +6,7 @@ use super::kube_proxy::KubeProxyConfiguration;
 /// The mode a configuration asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Named, or not said.
+    /// Named, or no mode is given.
     Iptables,
     /// Named.
     Ipvs,
@@ -19,7 +19,7 @@ pub enum Mode {
 pub struct Section {
     /// Masquerade everything sent to a ClusterIP.
     pub masquerade_all: bool,
-    /// How long an attempt may take, half of the health server's patience.
+    /// Half of the time after which an unserved change makes the node unhealthy.
     pub sync_period: GoDuration,
     /// The least time between two syncs.
     pub min_sync_period: GoDuration,

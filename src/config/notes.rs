@@ -38,7 +38,7 @@ pub(super) fn about(config: &KubeProxyConfiguration, from_file: bool) -> Vec<Not
     let mut notes = gates::notes(&config.feature_gates);
     let mode = Mode::parse(&config.mode).unwrap_or(Mode::Iptables);
     let narrowed = config.node_port_addresses.is_empty();
-    // Without a word from kube-proxy's world nobody expects its periods, but still its NodePorts.
+    // Without a file and a mode nobody expects kube-proxy's periods, but everybody its NodePorts.
     if mode != Mode::Nftables && (from_file || !config.mode.is_empty()) {
         let name = if config.mode.is_empty() { "\"\" (iptables)" } else { &config.mode };
         let node_ports = if narrowed { NARROWED } else { "" };

@@ -88,24 +88,23 @@ impl Options {
 mod tests {
     use super::*;
     use crate::config::NodePortsOn;
-    use crate::model::{Event, Node, Protocol, ServicePort, ServiceType};
+    use crate::model::{Node, ServicePort, ServiceType};
+    use crate::testing::{self, added, added_node, ip, service_port};
 
     fn model(cluster_ips: &[&str], node_port: Option<u16>, node: Option<(&[&str], &[&str])>) -> Model {
         let mut model = Model::default();
         let service = Service {
             service_type: ServiceType::NodePort,
-            cluster_ips: cluster_ips.iter().map(|ip| ip.parse().expect("IP")).collect(),
-            ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port }],
-            ..crate::testing::service("web", "10.96.0.1")
+            cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
+            ports: vec![ServicePort { node_port, ..service_port("", 80) }],
+            ..testing::service("web", "10.96.0.1")
         };
-        model.apply(Event::Service(service.into()));
+        model.apply(added(service));
         if let Some((ips, pods)) = node {
-            model.apply(Event::Node(Box::new(Node {
-                name: "n".into(),
-                ips: ips.iter().map(|ip| ip.parse().expect("IP")).collect(),
+            model.apply(added_node(Node {
                 pod_cidrs: pods.iter().map(|net| net.parse().expect("CIDR")).collect(),
-                ..Node::default()
-            })));
+                ..testing::node("n", ips)
+            }));
         }
         model
     }

@@ -13,7 +13,7 @@ use super::effective::ConfigFile;
 
 /// A file must have been the same for this long before it counts: its writer may be half-way.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How often to look without being told: some file systems do not tell.
+/// How often to look without a notification: some file systems send none.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Follows the content of a file. One that is gone or cannot be read has not changed.

@@ -5,8 +5,9 @@ use super::*;
 use crate::config::{NodePortsOn, Options};
 use crate::conntrack::FlowEntry;
 use crate::controller::{Controller, Observer};
-use crate::model::{Endpoint, EndpointSlice, Event, Kind, Node, Placement, ServiceType, SlicePort};
+use crate::model::{Endpoint, EndpointSlice, Event, Placement, ServiceType, SlicePort};
 use crate::ruleset::FakeKernel;
+use crate::testing::{self, added, added_node, added_slice, all_listed, ip, service_port, slice_port};
 
 /// Keeps the sweeps of the last sync, of all families.
 struct Follower(UdpFrontends, Arc<Mutex<Sweep>>);
@@ -32,9 +33,7 @@ impl Stage {
         let (mut controller, _) = Controller::new(FakeKernel::new(), options);
         let last = Arc::new(Mutex::new(Sweep::default()));
         controller.observe(Follower(UdpFrontends::default(), last.clone()));
-        let mut all = vec![node("192.168.0.1")];
-        all.extend(events);
-        all.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
+        let all = [node("192.168.0.1")].into_iter().chain(events).chain(all_listed());
         controller.handle(all, Instant::now());
         Self { controller, last }
     }
@@ -51,30 +50,20 @@ impl Stage {
 }
 
 fn node(ip: &str) -> Event {
-    let ips = vec![ip.parse().expect("an address")];
-    Event::Node(Box::new(Node { name: "here".into(), ips, ..Node::default() }))
+    added_node(testing::node("here", &[ip]))
 }
 
 fn key(name: &str) -> ObjectKey {
-    ObjectKey::new("test", name)
+    ObjectKey::new("ns", name)
 }
 
 /// A Service with port 53 (UDP) on 10.96.0.`n`.
 fn service(name: &str, n: u8) -> Service {
     Service {
-        key: key(name),
         created: Some(n.into()),
         service_type: ServiceType::NodePort,
-        cluster_ips: vec![[10, 96, 0, n].into()],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        bad_source_ranges: false,
-        external_policy_local: false,
-        internal_policy_local: false,
-        affinity_seconds: None,
-        health_check_node_port: None,
-        ports: vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }],
+        ports: vec![ServicePort { protocol: Protocol::Udp, ..service_port("dns", 53) }],
+        ..testing::service(name, &format!("10.96.0.{n}"))
     }
 }
 
@@ -84,32 +73,24 @@ fn with_node_port(mut service: Service, port: u16) -> Service {
 }
 
 fn put(service: &Service) -> Event {
-    Event::Service(Arc::new(service.clone()))
+    added(service.clone())
 }
 
 fn endpoint(host: u8) -> Endpoint {
-    Endpoint {
-        address: [10, 1, 0, host].into(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        placement: Placement::on("elsewhere"),
-    }
+    testing::endpoint([10, 1, 0, host].into(), "elsewhere")
 }
 
 fn slice_of(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
     EndpointSlice {
         key: key(name),
-        service: key(name),
-        family: Family::Ipv4,
-        ports: vec![SlicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53 }],
+        ports: vec![SlicePort { protocol: Protocol::Udp, ..slice_port("dns", 53) }],
         endpoints,
-        changed_at: None,
+        ..testing::slice(name, "", &[])
     }
 }
 
 fn slice(name: &str, endpoints: Vec<Endpoint>) -> Event {
-    Event::Slice(Arc::new(slice_of(name, endpoints)))
+    added_slice(slice_of(name, endpoints))
 }
 
 fn target(text: &str) -> Target {
@@ -198,7 +179,7 @@ fn a_changed_target_port_is_another_endpoint() {
     let mut stage = dns();
     let mut moved = slice_of("dns", vec![endpoint(1)]);
     moved.ports[0].port = 5353;
-    let sweep = stage.sync([Event::Slice(Arc::new(moved))]);
+    let sweep = stage.sync([added_slice(moved)]);
     assert_eq!((allows(&sweep, VIP, POD_1), allows(&sweep, VIP, "10.1.0.1:5353")), (Some(false), Some(true)));
 }
 
@@ -243,10 +224,10 @@ fn other_protocols_are_no_matter() {
     tcp.ports[0].protocol = Protocol::Tcp;
     let mut endpoints = slice_of("web", vec![endpoint(1)]);
     endpoints.ports[0].protocol = Protocol::Tcp;
-    let mut stage = Stage::new([put(&tcp), Event::Slice(Arc::new(endpoints.clone()))]);
+    let mut stage = Stage::new([put(&tcp), added_slice(endpoints.clone())]);
     assert!(stage.sweep().is_empty());
     endpoints.endpoints.clear();
-    assert!(stage.sync([Event::Slice(Arc::new(endpoints))]).is_empty());
+    assert!(stage.sync([added_slice(endpoints)]).is_empty());
 }
 
 #[test]
@@ -304,10 +285,9 @@ fn addresses_that_come_to_the_node_are_frontends_of_its_node_ports() {
 
 #[test]
 fn a_pods_link_local_address_is_no_reason_to_clean() {
-    let addresses =
-        |ips: &[&str]| Event::LocalAddresses(ips.iter().map(|ip| ip.parse().expect("an address")).collect());
+    let addresses = |ips: &[&str]| Event::LocalAddresses(ips.iter().map(|text| ip(text)).collect());
     let mut v6 = with_node_port(service("six", 1), 30053);
-    v6.cluster_ips = vec!["fd00::1".parse().expect("an address")];
+    v6.cluster_ips = vec![ip("fd00::1")];
     let options = Options { node_ports: NodePortsOn::ranges(Vec::new()), ..Options::new("here") };
     let mut stage = Stage::with(options, [node("0.0.0.0"), put(&v6), addresses(&["fd01::1"])]);
     let mut asked = |ips: &[&str]| {
@@ -337,10 +317,7 @@ fn frontends_that_went_while_nobody_ran_are_cleared_at_the_next_start() {
     let mut with_all = with_node_port(service("dns", 1), 30053);
     with_all.external_ips = vec![[1, 2, 3, 4].into()];
     let kept = [put(&service("kept", 7)), slice("kept", vec![endpoint(7)])];
-    let rest = |extra: Vec<Event>| {
-        let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone);
-        [vec![node("192.168.0.1")], kept.to_vec(), extra, listed.to_vec()].concat()
-    };
+    let rest = |extra: Vec<Event>| [vec![node("192.168.0.1")], kept.to_vec(), extra, all_listed().collect()].concat();
     let all = [(VIP, true), ("192.168.0.1:30053", true), ("1.2.3.4:53", true)];
     let without_port = Service { ports: vec![], ..service("dns", 1) };
     // What went, what is there at the next start, and whether flows to each frontend are cut.

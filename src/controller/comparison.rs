@@ -17,7 +17,7 @@ impl<K: Kernel> Controller<K> {
         self.compare(Doubt { by, touched: ChangedParts::Everything });
     }
 
-    /// Reads back what others are said to have touched, and repairs what differs from the mirror.
+    /// Reads back what others are reported to have touched, and repairs what differs from the mirror.
     pub fn check_doubts(&mut self) {
         if let Some(doubt) = self.doubts.take() {
             self.compare(doubt);
@@ -45,7 +45,7 @@ impl<K: Kernel> Controller<K> {
                     repair.deleted += sent.deleted;
                 }
                 Err(Failure { cause, .. }) => {
-                    // The table may be wrong: somebody waits for its repair from now on.
+                    // The table may be wrong, so a sync is due from now on; health measures how long that takes.
                     self.tell(|observer| observer.requested());
                     self.failed(family, &cause, begin.elapsed());
                     whole.insert(family);

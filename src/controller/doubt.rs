@@ -1,4 +1,4 @@
-//! When to compare the kernel with the mirror because somebody else may have changed it.
+//! Doubts: reports that somebody else may have changed our tables, and how often they are checked.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use crate::ruleset::ChangedParts;
 
 /// Minimum charge per comparison against the time budget. With [`CREDIT`]: ten at once, and then one a second.
 const PRICE: Duration = Duration::from_secs(1);
-/// What it costs for the time it takes: it may take one part in so many.
+/// A comparison is charged this many times the time it took, so that comparisons take at most a tenth of the time.
 const SHARE: u32 = 10;
-/// Time that may be spent before it is granted.
+/// How far the time budget may be overdrawn.
 const CREDIT: Duration = Duration::from_secs(10);
 
-/// A reason to compare.
+/// A report that our tables may differ from the mirror.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Doubt {
     /// Who changed something; `None` when it is not known whether anybody did.
@@ -22,19 +22,19 @@ pub(super) struct Doubt {
     pub(super) touched: ChangedParts,
 }
 
-/// Where others tell the sync loop that somebody changed its tables. Doubts that wait become one.
+/// With which other threads report to the sync loop that somebody changed its tables. Reports that wait are merged.
 #[derive(Debug, Clone)]
 pub struct Doubts(watch::Sender<Option<Doubt>>);
 
 impl Doubts {
-    /// With what to wait for doubts.
+    /// And the receiver on which the loop waits for doubts.
     pub(super) fn new() -> (Self, watch::Receiver<Option<Doubt>>) {
         let (sender, receiver) = watch::channel(None);
         (Self(sender), receiver)
     }
 
-    /// Has what was touched compared with what the kernel should hold. `by` is whose doing it was, `None` when it is not known
-    /// whether anybody did anything. Returns whether the sync loop still runs.
+    /// Requests a comparison of what was touched with what the kernel should hold. `by` names the program that touched
+    /// it; `None` when it is not known whether anybody did. Returns whether the sync loop still runs.
     pub fn raise(&self, by: Option<String>, touched: ChangedParts) -> bool {
         self.0.send_modify(|waiting| {
             let doubt = waiting.get_or_insert_default();
@@ -60,10 +60,10 @@ impl Doubts {
     }
 }
 
-/// Keeps somebody who never stops changing our tables from keeping us busy. A few repairs are immediate, more have to wait.
+/// Limits comparisons while another program keeps changing our tables: a few are immediate, more have to wait.
 #[derive(Debug, Default)]
 pub(super) struct ComparisonLimiter {
-    /// When the time that was spent will have been granted.
+    /// When the budget is balanced again.
     paid: Option<Instant>,
 }
 

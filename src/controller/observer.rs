@@ -33,13 +33,13 @@ pub trait Observer: Send {
     fn requested(&mut self) {}
     /// The table of a family is equal to the mirror again; called after every successful sync, also one that sent nothing.
     fn synced(&mut self, _sync: &Synced<'_>) {}
-    /// This is what Services of a sync that is about to be made do not get, in one family.
+    /// Which frontends Services do not get in the coming sync, in one family, and why.
     fn objected(&mut self, _objections: &[Objection]) {}
     /// The kernel refused, or what somebody else changed could not be compared or repaired; it will be tried again.
     fn failed(&mut self, _family: Family, _cause: &KernelError, _duration: Duration) {}
     /// The rules of a family are right, but chains nobody uses any more could not be deleted.
     fn cleanup_failed(&mut self, _family: Family, _cause: &KernelError) {}
-    /// Somebody else has the tables; the loop waits until they are free.
+    /// Another process owns the tables; the loop waits until that process ends.
     fn waiting(&mut self, _cause: &KernelError) {}
     /// A comparison with the kernel found changes by somebody else, and repaired them.
     fn repaired(&mut self, _repair: &Repair) {}
@@ -60,19 +60,19 @@ pub struct Synced<'a> {
     pub full: bool,
     /// Elements added and deleted.
     pub elements: (usize, usize),
-    /// What was changed of a table in force, besides elements of maps that have got a successor; without operations when
-    /// nothing had to be.
+    /// What was changed in a table that was in force, without the elements of maps that were replaced by larger ones;
+    /// empty when nothing had to be changed.
     pub transaction: &'a Transaction,
     /// Time the sync took, without waiting for it.
     pub duration: Duration,
 }
 
-/// What somebody else had changed, and was put right.
+/// A repair of what somebody else had changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repair {
     /// Elements that were missing or wrong.
     pub added: usize,
-    /// Elements that were too much or wrong.
+    /// Elements that should not have been there, or were wrong.
     pub deleted: usize,
     /// Who it was, where that is known: `nft (pid 123)`.
     pub by: Option<String>,

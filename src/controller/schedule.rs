@@ -1,4 +1,4 @@
-//! When each family is programmed next. Pure: who asks says what time it is.
+//! When each family is programmed next. Pure: callers pass the time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::model::Family;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failed sync.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// How often is asked whether whoever has the tables is gone.
+/// How often the loop checks whether the process that owns the tables has ended.
 const TAKEN_RETRY: Duration = Duration::from_millis(200);
 
 /// What is due when (specification 9.1): changes at once, but not before `minSyncPeriod` after the last sync; a family whose
@@ -28,9 +28,9 @@ pub(super) struct Schedule {
 struct Retry {
     failures: u32,
     wait: Duration,
-    /// Without a request.
+    /// When it is tried again in any case.
     at: Instant,
-    /// With a request.
+    /// When it may be tried again because something changed.
     at_request: Instant,
     requested: bool,
 }
@@ -86,7 +86,7 @@ impl Schedule {
         wait
     }
 
-    /// Somebody else has the tables: nobody tells us when they are free.
+    /// Another process owns the tables. It is polled, because nothing announces its end.
     pub(super) fn taken(&mut self, family: Family, now: Instant) {
         let failures = self.retries.get(&family).map_or(0, |retry| retry.failures);
         let at = now + TAKEN_RETRY;

@@ -11,7 +11,8 @@ use crate::ruleset::{Kernel, KernelError};
 
 /// How many refused elements one sync tolerates (setting aside the Service of each) before it backs off.
 const REFUSALS_MAX: usize = 8;
-/// Lines that are logged at once of what Services do not get: a Service can claim thousands of ports of another one.
+/// The most lines that one sync logs about what Services do not get: a Service can claim thousands of ports of another
+/// one.
 const OBJECTIONS_TOLD: usize = 20;
 
 /// A sync that is going on.
@@ -45,7 +46,7 @@ impl<K: Kernel> Controller<K> {
             self.tell(|observer| observer.requested());
         }
         let received = self.schedule.requested().unwrap_or(now);
-        // A family that is tried alone leaves them to the one whose time has not come.
+        // A family that is retried alone leaves the changes to the other one, whose time has not come.
         let takes_changes = updates || !knows_any;
         let changes = if takes_changes { self.model.take_changes() } else { Changes::default() };
         if takes_changes {
@@ -62,7 +63,7 @@ impl<K: Kernel> Controller<K> {
             }
         }
         if !knows_any {
-            // Whatever it was, it was before this reading.
+            // The tables were read after whatever is in doubt.
             self.doubts.take();
         }
         for family in rebuilds {
@@ -73,7 +74,8 @@ impl<K: Kernel> Controller<K> {
         self.report(&sync);
     }
 
-    /// Whether the tables are ours to change. If not, it is asked again soon: nobody tells us when they are.
+    /// Whether we may change the tables. If not, it is tried again soon: nothing announces when another process releases
+    /// them.
     fn claim(&mut self, families: &[Family]) -> bool {
         match self.programmer.claim() {
             Ok(()) => {
@@ -112,7 +114,7 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
-    /// Deals with what came of a family's sync. Where the kernel refused an element, goes on without its Service.
+    /// Handles the result of a family's sync. Where the kernel refused an element, goes on without its Service.
     fn conclude(&mut self, family: Family, mut result: Result<Sent, Failure>, rebuilt: bool, sync: &mut Sync) {
         let mut full = rebuilt;
         for _ in 0..REFUSALS_MAX {
@@ -120,7 +122,7 @@ impl<K: Kernel> Controller<K> {
             if blamed.is_empty() {
                 break;
             }
-            // Without knowing what the kernel holds it might be somebody else's doing.
+            // Before the table was read, the refusal may be due to a change by somebody else.
             if full {
                 self.set_aside(family, blamed, cause);
             }
@@ -150,7 +152,7 @@ impl<K: Kernel> Controller<K> {
         if let Some(cause) = &sent.not_deleted {
             self.tell(|observer| observer.cleanup_failed(family, cause));
         }
-        // A family that is not served has a table that must not be there, and nothing to tell of.
+        // A family that is not served must have no table, so there is nothing to report.
         let Some(mirror) = self.programmer.mirror().filter(|mirror| mirror.families().any(|f| f == family)) else {
             return;
         };
@@ -175,7 +177,7 @@ impl<K: Kernel> Controller<K> {
         }
         self.tell(|observer| observer.failed(family, cause, duration));
         if let KernelError::Refused { errno: libc::ENFILE, .. } = cause {
-            // It cannot happen; should the kernel count otherwise than we do, more room helps.
+            // Should not happen. If the kernel counts elements in another way than we do, a larger map helps.
             self.options.sizing.headroom = self.options.sizing.headroom.saturating_mul(2);
         }
         let wait = self.schedule.failed(family, now, duration);

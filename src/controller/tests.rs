@@ -110,6 +110,52 @@ fn while_changes_wait_for_their_time_everything_else_is_served() {
     assert_eq!(reports.borrow().syncs, 2, "the last changes are not left behind");
 }
 
+/// Does not answer a transaction before it is told to.
+struct Stuck {
+    reached: std::sync::mpsc::Sender<()>,
+    release: std::sync::mpsc::Receiver<()>,
+}
+
+impl Interceptor<FakeKernel> for Stuck {
+    fn apply(&mut self, kernel: &mut FakeKernel, transaction: &Transaction) -> Result<(), KernelError> {
+        self.reached.send(()).ok();
+        // Also when the test has ended.
+        self.release.recv().ok();
+        kernel.apply(transaction)
+    }
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_kernel_that_does_not_answer() {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let start = || {
+        let ((reached, stuck), (release, released)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let interceptor = Stuck { reached, release: released };
+        let kernel = Intercepted { kernel: FakeKernel::new(), interceptor };
+        let (controller, _) = Controller::new(kernel, Options::new("n1"));
+        let (sender, events) = mpsc::channel(8);
+        let sync_loop = SyncThread::start(controller, events).expect("a thread");
+        sender.blocking_send(listed("n1")).expect("it runs");
+        stuck.recv_timeout(PATIENCE).expect("a transaction");
+        (sync_loop, release)
+    };
+    let (sync_loop, _release) = start();
+    let begin = Instant::now();
+    assert!(matches!(sync_loop.end(), Err(EndError::Late)));
+    // Room for a machine with other things to do.
+    assert!(begin.elapsed() >= LIMIT && begin.elapsed() < LIMIT * 2, "{:?}", begin.elapsed());
+
+    // One that answers in time has all changes.
+    let (sync_loop, release) = start();
+    std::thread::spawn(move || {
+        sleep(Duration::from_millis(300));
+        drop(release);
+    });
+    let begin = Instant::now();
+    sync_loop.end().expect("the loop has ended");
+    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+}
+
 #[test]
 fn changes_that_wait_are_synced_when_their_time_comes() {
     let options = Options { min_sync_period: Duration::from_millis(300), ..Options::new("n1") };

@@ -1,4 +1,4 @@
-//! Ending early: signals, and the door at which `portway demo --clean` knocks.
+//! Ending early: signals, and the socket to which `portway demo --clean` connects.
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An abstract socket: the kernel frees the name however the process ends.
-const DOOR: &[u8] = b"portway-demo";
+const SOCKET_NAME: &[u8] = b"portway-demo";
 /// How often waiting looks up.
 const TICK: Duration = Duration::from_millis(20);
 /// How long a demonstration may take to end.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct StopSignal {
     asked: Arc<AtomicBool>,
     // Held as long as anything of the demonstration is there.
-    door: Arc<UnixListener>,
+    socket: Arc<UnixListener>,
 }
 
 /// The demonstration was asked to end; not a failure of Portway.
@@ -33,16 +33,16 @@ pub(super) struct StopSignal {
 pub(super) struct Interrupted;
 
 impl StopSignal {
-    /// Listens for signals on `runtime`, and takes the door: so there is at most one demonstration at a time.
+    /// Listens for signals on `runtime`, and takes the name of the socket, so that there is one demonstration at a time.
     pub(super) fn listen(runtime: &Runtime) -> Result<Self> {
-        let door = match UnixListener::bind_addr(&door()?) {
+        let socket = match UnixListener::bind_addr(&socket_address()?) {
             Err(cause) if cause.kind() == ErrorKind::AddrInUse => {
                 bail!("another demo is running: wait for it, or end a kept one with `portway demo --clean`")
             }
             other => other.context("cannot make the socket for --clean")?,
         };
-        door.set_nonblocking(true).context("cannot prepare the socket for --clean")?;
-        let stop = Self { asked: Arc::default(), door: Arc::new(door) };
+        socket.set_nonblocking(true).context("cannot prepare the socket for --clean")?;
+        let stop = Self { asked: Arc::default(), socket: Arc::new(socket) };
         for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
             let _context = runtime.enter();
             let (mut signals, own) = (signal(kind).context("cannot listen for signals")?, stop.clone());
@@ -64,9 +64,9 @@ impl StopSignal {
         if self.asked.load(Ordering::SeqCst) { Err(Interrupted.into()) } else { Ok(()) }
     }
 
-    /// Waits for that, or for a knock: only a kept demonstration opens, one that plays ends soon by itself.
+    /// Waits for that, or for `portway demo --clean`. Only a kept demonstration waits; another one ends soon by itself.
     pub(super) fn wait(&self) {
-        while self.check().is_ok() && self.door.accept().is_err() {
+        while self.check().is_ok() && self.socket.accept().is_err() {
             thread::sleep(TICK);
         }
     }
@@ -74,13 +74,13 @@ impl StopSignal {
 
 /// Asks a kept demonstration to end, or lets one that plays come to its end; says whether there was one.
 pub(super) fn end_running() -> Result<bool> {
-    let door = door()?;
-    // Open until the end: the knock waits in line while the demonstration plays.
-    let Ok(_knock) = UnixStream::connect_addr(&door) else {
+    let address = socket_address()?;
+    // Open until the end: a demonstration that is not kept does not accept it, and ends by itself.
+    let Ok(_connection) = UnixStream::connect_addr(&address) else {
         return Ok(false);
     };
     let start = Instant::now();
-    while UnixListener::bind_addr(&door).is_err() {
+    while UnixListener::bind_addr(&address).is_err() {
         if start.elapsed() > PATIENCE {
             bail!("the running demo does not end: kill it, then clean again");
         }
@@ -89,6 +89,6 @@ pub(super) fn end_running() -> Result<bool> {
     Ok(true)
 }
 
-fn door() -> Result<SocketAddr> {
-    SocketAddr::from_abstract_name(DOOR).context("cannot name the socket for --clean")
+fn socket_address() -> Result<SocketAddr> {
+    SocketAddr::from_abstract_name(SOCKET_NAME).context("cannot name the socket for --clean")
 }

@@ -27,7 +27,7 @@ pub(super) fn stale(old: &[Frontend], new: &[Frontend]) -> Vec<StaleAffinity> {
     valid(old).into_iter().filter_map(judge).collect()
 }
 
-/// Where records may point to, by their ID. Frontends with the same ID have the same endpoints, so one speaks for all.
+/// Where records may point to, by their ID. Frontends with the same ID have the same endpoints, so any of them will do.
 fn valid<'a>(frontends: impl IntoIterator<Item = &'a Frontend>) -> BTreeMap<u32, HashSet<Target>> {
     let mut valid = BTreeMap::new();
     for frontend in frontends {
@@ -49,7 +49,7 @@ pub fn stale_records(records: &Elements, stale: &[StaleAffinity]) -> Vec<Element
     records.values().filter(is_stale).collect()
 }
 
-/// Picks out of all records of a family those that none of these frontends stands behind, or whose endpoint it does not offer.
+/// The records of a family that belong to none of these frontends, or whose endpoint their frontend does not have.
 pub(super) fn orphans<'a>(frontends: impl Iterator<Item = &'a Frontend>, records: &Elements) -> Vec<Element> {
     if records.is_empty() {
         return Vec::new();

@@ -22,7 +22,7 @@ pub(super) struct Change {
 }
 
 impl FamilyMirror {
-    /// Appends the change that makes the table what this mirror, which is that far already, says.
+    /// Appends the change that makes the kernel's table equal to this mirror, which has been updated already.
     ///
     /// A map cannot change its size, so its successor comes in its place. At any moment all rules of a table use the same
     /// one of its two names: a restart finds what is in force.

@@ -1,7 +1,8 @@
 //! Which Service has a frontend that several claim.
 //!
-//! The original leaves this undefined and may flip at each sync (specification 3.5). Here: a ClusterIP beats every other
-//! kind of claim; then health check servers, load balancer IPs, external IPs; then the oldest Service, then namespace and name.
+//! kube-proxy leaves this undefined and may flip at each sync (specification 3.5). Here a ClusterIP beats every other
+//! kind of claim; then come health check servers, load balancer IPs and external IPs; then the oldest Service, then
+//! namespace and name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -19,7 +20,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Who has the frontend by it.
+    /// The owner of the frontend if this claim wins.
     pub(super) fn holder(&self) -> Holder {
         match self.class {
             Class::HealthCheck => Holder::HealthCheck(self.service.clone()),

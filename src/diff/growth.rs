@@ -2,8 +2,8 @@
 //!
 //! A map with a size is faster to fill, to check and above all to list (benches/README.md), but the kernel refuses what
 //! does not fit. So a map is replaced by one twice as large long before that. Its successor is made and filled beside it,
-//! under the other one of its two names, while no rule uses it; the transaction that needs the room has the rules use that
-//! name; and only when no packet walks the old rules any more the old map is deleted ([`super::Steps`]).
+//! under the other one of its two names, while no rule uses it. The transaction that needs the room has the rules use
+//! that name, and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]).
 
 use std::collections::BTreeMap;
 
@@ -41,12 +41,12 @@ pub(super) struct Sizes {
 
 /// Sizes and names of a table that is in force.
 #[derive(Debug)]
-pub(super) struct SizeHints {
+pub(super) struct ExistingSizes {
     sizes: BTreeMap<SetId, u32>,
     names: Names,
 }
 
-impl SizeHints {
+impl ExistingSizes {
     pub(super) fn of(table: &Table) -> Self {
         Self { sizes: table.sizes.clone(), names: table.names.clone() }
     }
@@ -87,8 +87,8 @@ impl Sizes {
 
     /// Chooses sizes for a new table, or for one that is there: then what will do is kept. A size that is larger than it
     /// need be does little harm (16 bytes an element that could be), so maps never shrink.
-    pub(super) fn choose(&mut self, existing: Option<&SizeHints>) {
-        if let Some(SizeHints { sizes, names }) = existing {
+    pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>) {
+        if let Some(ExistingSizes { sizes, names }) = existing {
             (self.sizes, self.names) = (sizes.clone(), names.clone());
             self.grow();
         } else {
@@ -96,7 +96,7 @@ impl Sizes {
         }
     }
 
-    /// Gives tight maps more room under their other name, and says which they are.
+    /// Enlarges maps that are nearly full, under their other name, and says which they are.
     pub(super) fn grow(&mut self) -> Vec<SetId> {
         let tight = self.widen();
         tight.iter().for_each(|set| self.names.switch(*set));
@@ -123,9 +123,9 @@ mod tests {
         sizes
     }
 
-    fn hints(size: u32) -> SizeHints {
+    fn existing_size(size: u32) -> ExistingSizes {
         let sizes = (size > 0).then_some((SetId::Services, size)).into_iter().collect();
-        SizeHints { sizes, names: Names::default() }
+        ExistingSizes { sizes, names: Names::default() }
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
     fn a_restart_keeps_sizes_that_will_do() {
         let chosen = |count, existing| {
             let mut sizes = sizes(count);
-            sizes.choose(Some(&hints(existing)));
+            sizes.choose(Some(&existing_size(existing)));
             assert_eq!(sizes.names().of(SetId::Services).second, sizes.of(SetId::Services) != existing);
             sizes.of(SetId::Services)
         };
@@ -171,7 +171,7 @@ mod tests {
     fn more_headroom_makes_the_same_map_too_small() {
         let mut sizes = sizes(192);
         sizes.sizing.headroom = 4;
-        sizes.choose(Some(&hints(256)));
+        sizes.choose(Some(&existing_size(256)));
         assert_eq!(sizes.of(SetId::Services), 1_024);
         assert!(sizes.grow().is_empty());
     }

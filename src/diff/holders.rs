@@ -1,4 +1,4 @@
-//! Who has a frontend, and who claims it in vain.
+//! Which Service a frontend belongs to, and which others claim it.
 
 use super::claims::{Claim, Conflict};
 use super::mirror::Mirror;

@@ -11,23 +11,24 @@ use crate::ruleset::{Bytes, EndpointMap, SetId, Table};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Numbers {
     used: HashSet<u32>,
-    /// Where to look for a free one. It only goes on, so that nobody inherits the records of who just left.
+    /// Where to look for a free one. It only grows, so that no Service port gets the records of one that was just
+    /// deleted.
     next: u32,
 }
 
 impl Numbers {
-    /// None in use yet; new ones begin behind those of the hints.
-    pub(super) fn after(hints: Option<&NumberHints>) -> Self {
-        Self { used: HashSet::new(), next: hints.map_or(0, |hints| hints.next) }
+    /// None in use yet; new ones begin behind those of an existing table.
+    pub(super) fn after(existing: Option<&ExistingNumbers>) -> Self {
+        Self { used: HashSet::new(), next: existing.map_or(0, |existing| existing.next) }
     }
 
-    /// Numbers the sticky ones of a Service's frontends: as before, else as hinted, else anew. Those no longer in use
+    /// Numbers the sticky ones of a Service's frontends: as before, else as in an existing table, else anew. Those no longer in use
     /// become free.
-    pub(super) fn assign(&mut self, old: &[Frontend], new: &mut [Frontend], hints: Option<&NumberHints>) {
-        let mut hinted = HashMap::new();
+    pub(super) fn assign(&mut self, old: &[Frontend], new: &mut [Frontend], existing: Option<&ExistingNumbers>) {
+        let mut existing_numbers = HashMap::new();
         for frontend in new.iter().filter(|frontend| frontend.affinity.is_some()) {
-            if let Some(hint) = hints.and_then(|hints| hints.get(frontend)) {
-                hinted.entry(frontend.port_key()).or_insert(hint);
+            if let Some(number_before) = existing.and_then(|existing| existing.get(frontend)) {
+                existing_numbers.entry(frontend.port_key()).or_insert(number_before);
             }
         }
         let mut known: HashMap<PortKey, u32> =
@@ -37,8 +38,8 @@ impl Numbers {
                 continue;
             }
             let port = frontend.port_key();
-            let hint = hinted.get(&port).copied();
-            let number = *known.entry(port).or_insert_with(|| self.take(hint));
+            let number_before = existing_numbers.get(&port).copied();
+            let number = *known.entry(port).or_insert_with(|| self.take(number_before));
             frontend.affinity = frontend.affinity.map(|affinity| Affinity { number, ..affinity });
         }
         let kept: HashSet<u32> = new.iter().filter_map(number).collect();
@@ -47,11 +48,11 @@ impl Numbers {
         }
     }
 
-    fn take(&mut self, hint: Option<u32>) -> u32 {
-        if let Some(hint) = hint
-            && self.used.insert(hint)
+    fn take(&mut self, number_before: Option<u32>) -> u32 {
+        if let Some(number_before) = number_before
+            && self.used.insert(number_before)
         {
-            return hint;
+            return number_before;
         }
         // There are more numbers than Service ports by far.
         loop {
@@ -70,14 +71,14 @@ fn number(frontend: &Frontend) -> Option<u32> {
 
 /// The numbers in a table read back from the kernel, so that records outlive a restart.
 #[derive(Debug, Default)]
-pub(super) struct NumberHints {
+pub(super) struct ExistingNumbers {
     /// By frontend, with the comment that names its Service port.
     numbers: HashMap<Bytes, (u32, Option<Arc<str>>)>,
     /// Behind the highest number in the table, also behind those of records that nobody refers to.
     next: u32,
 }
 
-impl NumberHints {
+impl ExistingNumbers {
     /// Collects the numbers of a table.
     pub(super) fn of(table: &Table) -> Self {
         let elements = |set: SetId| table.sets.get(&set).into_iter().flat_map(|elements| elements.values());
@@ -123,9 +124,14 @@ mod tests {
         }
     }
 
-    fn assign(numbers: &mut Numbers, old: &[Frontend], new: &[Frontend], hints: Option<&NumberHints>) -> Vec<Frontend> {
+    fn assign(
+        numbers: &mut Numbers,
+        old: &[Frontend],
+        new: &[Frontend],
+        existing: Option<&ExistingNumbers>,
+    ) -> Vec<Frontend> {
         let mut new = new.to_vec();
-        numbers.assign(old, &mut new, hints);
+        numbers.assign(old, &mut new, existing);
         new
     }
 
@@ -162,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn hints_count_for_the_port_they_were_made_for() {
+    fn an_existing_number_counts_for_its_port_alone() {
         let mut numbers = Numbers { next: 7, ..Numbers::default() };
         let before = assign(&mut numbers, &[], &[sticky("a", 1), sticky("a", 2)], None);
-        let hints = NumberHints::of(&table(&before));
-        let mut numbers = Numbers::after(Some(&hints));
-        let taken_over = assign(&mut numbers, &[], &[sticky("b", 1)], Some(&hints));
+        let existing = ExistingNumbers::of(&table(&before));
+        let mut numbers = Numbers::after(Some(&existing));
+        let taken_over = assign(&mut numbers, &[], &[sticky("b", 1)], Some(&existing));
         assert_eq!(number(&taken_over[0]), Some(8), "the port belongs to another Service now");
-        let kept = assign(&mut numbers, &[], &[sticky("a", 3), sticky("a", 2)], Some(&hints));
+        let kept = assign(&mut numbers, &[], &[sticky("a", 3), sticky("a", 2)], Some(&existing));
         assert_eq!(kept.iter().filter_map(number).collect::<Vec<_>>(), [7, 7], "one frontend remembers for all");
     }
 
@@ -181,7 +187,7 @@ mod tests {
         let value = crate::ruleset::Value::Data(Bytes::new().ip([10, 0, 0, 1].into()).u16(80));
         let record = crate::ruleset::Element { key, end: None, value, comment: None };
         table.sets.entry(SetId::Affinity).or_default().insert(record);
-        let mut numbers = Numbers::after(Some(&NumberHints::of(&table)));
+        let mut numbers = Numbers::after(Some(&ExistingNumbers::of(&table)));
         assert_eq!(number(&assign(&mut numbers, &[], &[sticky("a", 1)], None)[0]), Some(42));
     }
 

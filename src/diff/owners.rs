@@ -8,10 +8,11 @@ use crate::ruleset::{Bytes, Element, KernelError, Op, SetId, Transaction};
 
 impl Mirror {
     /// The Services behind the element a transaction failed on: several where they share it, none where the kernel named
-    /// no element, or one that belongs to the node. Looks at every Service, which nobody waits for in good times.
+    /// no element, or one that belongs to the node. Looks at every Service, which is slow and happens after a failure
+    /// only.
     pub fn blamed(&self, transaction: &Transaction, cause: &KernelError) -> Vec<ObjectKey> {
         let KernelError::Refused { op, element: Some(element), errno, .. } = cause else { return Vec::new() };
-        // That there is no room is nobody's fault.
+        // A lack of room or memory is no Service's fault.
         if matches!(*errno, libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) {
             return Vec::new();
         }

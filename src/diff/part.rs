@@ -1,4 +1,4 @@
-//! What others touched of a table against what the kernel holds there.
+//! Compares the part of a table that others touched with what the kernel holds.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use crate::plan::FrontendKey;
 use crate::ruleset::{Bytes, ChangedParts, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
 
 impl Mirror {
-    /// The transactions that put a part of the kernel's table of a family right: as [`Mirror::rebase`], from a table of which
-    /// only this part has been read. Objects that are not ours are deleted last, once nothing leads to them. `None` when it
-    /// takes more than that.
+    /// The transactions that repair a part of the kernel's table of a family: as [`Mirror::rebase`], from a table of
+    /// which only this part has been read. Objects that are not ours are deleted last, once nothing refers to them.
+    /// `None` when only a comparison of the whole table can repair it.
     pub fn repair_part(&self, family: Family, part: &Part, table: Table) -> Option<Steps> {
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
         let mut steps = Steps::default();

@@ -1,4 +1,4 @@
-//! The whole table against what the kernel really holds.
+//! Compares the whole table with what the kernel holds.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -32,7 +32,7 @@ impl Mirror {
         steps
     }
 
-    /// Affinity records no Service port in force stands behind, or whose endpoint it does not offer.
+    /// Affinity records that belong to no Service port in force, or whose endpoint that port does not have.
     pub fn orphans(&self, family: Family, records: &Elements) -> Vec<Element> {
         let of_family = self.frontends().filter(|(of, ..)| *of == family).map(|(_, _, frontend)| frontend);
         affinity::orphans(of_family, records)

@@ -9,7 +9,7 @@ use super::claims::{Claim, Conflict};
 use super::mirror::{FamilyMirror, ServiceState, SharedElement};
 use super::recorder::OpRecorder;
 use super::slots;
-use super::{Hints, Objection, StaleAffinity};
+use super::{ExistingLayout, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
 use crate::plan::{
     Action, Class, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
@@ -30,7 +30,7 @@ impl FamilyMirror {
         settings: &Settings,
         model: &Model,
         dirty: &BTreeSet<ObjectKey>,
-        hints: Option<&Hints<'_>>,
+        existing: Option<&ExistingLayout<'_>>,
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
@@ -58,7 +58,7 @@ impl FamilyMirror {
             plans.push((key, plan));
         }
         for (key, plan) in plans {
-            self.sync_service(key, plan, hints, recorder, effects);
+            self.sync_service(key, plan, existing, recorder, effects);
         }
     }
 
@@ -88,7 +88,7 @@ impl FamilyMirror {
         &mut self,
         key: ObjectKey,
         plan: ServicePlan,
-        hints: Option<&Hints<'_>>,
+        existing: Option<&ExistingLayout<'_>>,
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
@@ -116,10 +116,10 @@ impl FamilyMirror {
         }
         let checks = plan.checks.into();
         let mut state = ServiceState { frontends: frontends.into(), lost: lost.into(), checks, shared };
-        self.numbers.assign(&old.frontends, &mut state.frontends, hints.map(|hints| &hints.numbers));
+        self.numbers.assign(&old.frontends, &mut state.frontends, existing.map(|existing| &existing.numbers));
         for frontend in &mut state.frontends {
             let previous = old_frontends.remove(&frontend.key);
-            place(frontend, previous, hints);
+            place(frontend, previous, existing);
             if previous != Some(frontend) {
                 self.replace_frontend(previous, Some(frontend), recorder);
             }
@@ -150,7 +150,7 @@ impl FamilyMirror {
 }
 
 /// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
-fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hints<'_>>) {
+fn place(frontend: &mut Frontend, previous: Option<&Frontend>, existing: Option<&ExistingLayout<'_>>) {
     let key = frontend.key.bytes();
     let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
     let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
@@ -164,7 +164,7 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, hints: Option<&Hi
                 let lists = previous.endpoint_lists();
                 lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| Cow::Borrowed(list))
             }
-            None => hints.map(|hints| Cow::Owned(hints.slots.get(map, &key))),
+            None => existing.map(|existing| Cow::Owned(existing.slots.get(map, &key))),
         };
         if let Some(old) = old.filter(|old| !old.is_empty()) {
             *list = slots::assign(&old, list);

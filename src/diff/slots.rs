@@ -48,9 +48,9 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
 
 /// The slots endpoints have in a table read back from the kernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SlotHints<'a>(pub(super) &'a Table);
+pub(super) struct ExistingSlots<'a>(pub(super) &'a Table);
 
-impl SlotHints<'_> {
+impl ExistingSlots<'_> {
     /// The slots of a frontend; empty when the kernel has none. A gap ends them: what comes behind it is not reachable by a
     /// slot number below the count.
     pub(super) fn get(self, map: EndpointMap, frontend: &Bytes) -> Vec<Target> {

@@ -13,7 +13,7 @@ pub struct Steps {
     pub(super) resized: Vec<(Family, SetId)>,
     /// Takes the table from the old state to the new one.
     pub main: Transaction,
-    /// Deletes the maps that have got a successor, as soon as no packet walks rules that name them.
+    /// Deletes the maps that were replaced, as soon as no packet is being processed by rules that name them.
     pub replaced: Transaction,
     /// Deletes chains nobody refers to any more. On its own because kernels before 6.2 refuse to delete a chain in the
     /// transaction that removes the last reference.
@@ -27,6 +27,7 @@ impl Steps {
     }
 
     /// Whether there is nothing to do.
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_empty(&self) -> bool {
         self.transactions().into_iter().all(Transaction::is_empty)
     }

@@ -7,7 +7,7 @@ use super::mirror::{FamilyMirror, Mirror};
 use super::numbers::Numbers;
 use super::recorder::OpRecorder;
 use super::services::{Effects, replace_members};
-use super::{Hints, Objection, StaleAffinity, Steps};
+use super::{ExistingLayout, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{Settings, globals};
 use crate::ruleset::ChainId;
@@ -33,17 +33,21 @@ pub struct FamilyUpdate {
 }
 
 impl Mirror {
-    /// The table for all Services of a model. Endpoints stay in the slots, and affinity records with the Service ports,
-    /// that the hints give them; maps keep sizes that do.
-    pub fn build(settings: Settings, model: &Model, hints: &HashMap<Family, Hints<'_>>) -> (Self, Vec<Objection>) {
+    /// The table for all Services of a model. Where a table exists, endpoints stay in its slots, affinity records stay
+    /// with their Service ports, and maps keep sizes that suffice.
+    pub fn build(
+        settings: Settings,
+        model: &Model,
+        existing: &HashMap<Family, ExistingLayout<'_>>,
+    ) -> (Self, Vec<Objection>) {
         let mut this = Self::new(settings);
         let objections =
-            Family::ALL.into_iter().flat_map(|family| this.compile(family, model, hints.get(&family))).collect();
+            Family::ALL.into_iter().flat_map(|family| this.compile(family, model, existing.get(&family))).collect();
         (this, objections)
     }
 
     /// Makes the table of one family anew from all Services, as [`Mirror::build`]; none of a family that is not served.
-    pub fn compile(&mut self, family: Family, model: &Model, hints: Option<&Hints<'_>>) -> Vec<Objection> {
+    pub fn compile(&mut self, family: Family, model: &Model, existing: Option<&ExistingLayout<'_>>) -> Vec<Objection> {
         self.lose(family);
         if self.settings.family(family).is_none() {
             return Vec::new();
@@ -51,13 +55,13 @@ impl Mirror {
         let mut mirror = FamilyMirror::new(family, &self.settings);
         let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
         let (mut recorder, mut effects) = (OpRecorder::counting(), Effects::default());
-        mirror.numbers = Numbers::after(hints.map(|hints| &hints.numbers));
+        mirror.numbers = Numbers::after(existing.map(|existing| &existing.numbers));
         replace_members(&[], &mirror.globals, &mut recorder);
-        mirror.sync_services(&self.settings, model, &all, hints, &mut recorder, &mut effects);
+        mirror.sync_services(&self.settings, model, &all, existing, &mut recorder, &mut effects);
         mirror.record_shared(&mut recorder);
         mirror.chains.take_changes();
         mirror.sizes.count(recorder.counts());
-        mirror.sizes.choose(hints.and_then(|hints| hints.sizes.as_ref()));
+        mirror.sizes.choose(existing.and_then(|existing| existing.sizes.as_ref()));
         self.families.push(mirror);
         self.families.sort_unstable_by_key(|mirror| mirror.family);
         effects.objections

@@ -115,19 +115,15 @@ mod tests {
     use super::*;
     use crate::config::Options;
     use crate::controller::Controller;
-    use crate::model::{Event, Kind, Node, Protocol, Service, ServicePort, ServiceType};
+    use crate::model::{Service, ServicePort, ServiceType};
     use crate::ruleset::FakeKernel;
+    use crate::testing::{self, added, listed, service_port};
 
     fn service(name: &str, last: u8, node_port: u16) -> Service {
         Service {
             service_type: ServiceType::LoadBalancer,
-            ports: vec![ServicePort {
-                name: "web".into(),
-                protocol: Protocol::Tcp,
-                port: 80,
-                node_port: Some(node_port),
-            }],
-            ..crate::testing::service(name, &format!("10.96.0.{last}"))
+            ports: vec![ServicePort { node_port: Some(node_port), ..service_port("web", 80) }],
+            ..testing::service(name, &format!("10.96.0.{last}"))
         }
     }
 
@@ -136,14 +132,12 @@ mod tests {
         let (sink, mut queue) = crate::events::queue();
         let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n"));
         controller.observe(FaultObserver::new(sink));
-        let put = |service: &Service| Event::Service(service.clone().into());
+        let put = |service: &Service| added(service.clone());
         let first =
             Service { health_check_node_port: Some(30_073), external_policy_local: true, ..service("first", 1, 0) };
         let second = service("second", 2, 30_073);
         let shut = Service { bad_source_ranges: true, ..service("shut", 3, 30_003) };
-        let mut events = vec![Event::Node(Box::new(Node { name: "n".into(), ..Node::default() }))];
-        events.extend([put(&first), put(&second), put(&shut)]);
-        events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
+        let events = listed("n").into_iter().chain([put(&first), put(&second), put(&shut)]);
         controller.handle(events, Instant::now());
         let mut wanted = || {
             let named = |event| match event {

@@ -1,4 +1,4 @@
-//! What the servers behind `healthCheckNodePort` have to say (specification 5.6).
+//! What the servers behind `healthCheckNodePort` answer (specification 5.6).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -85,8 +85,8 @@ impl Waiting {
     }
 }
 
-/// A way for changes to those who open the servers. What they have not taken yet becomes one: however slow they are, no more
-/// waits than there are servers.
+/// A channel of changes to the task that opens the servers. Changes that it has not taken yet are merged, so never more
+/// wait than there are servers.
 pub fn check_channel() -> (CheckSender, CheckReceiver) {
     let (wake, woken) = mpsc::channel(1);
     let waiting = Arc::<Mutex<Waiting>>::default();

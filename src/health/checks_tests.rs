@@ -3,55 +3,39 @@ use std::time::Instant;
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::{Endpoint, Event, Kind, Node, Placement, Protocol, ServicePort, SlicePort};
+use crate::model::{Endpoint, EndpointSlice, Event, Node, Service, ServiceType};
 use crate::ruleset::FakeKernel;
+use crate::testing::{self, added, added_slice, ip, listed, service_port, slice_port};
 
 /// (address, node, ready, terminating)
 type Pod = (&'static str, &'static str, bool, bool);
 
 fn service(name: &str, check: Option<u16>) -> Event {
-    let port = |name: &str, port| ServicePort { name: name.into(), protocol: Protocol::Tcp, port, node_port: None };
-    Event::Service(Arc::new(Service {
-        key: ObjectKey::new("ns", name),
-        created: None,
+    with_addresses(name, &["10.96.0.1", "fd00:96::1"], check)
+}
+
+fn with_addresses(name: &str, cluster_ips: &[&str], check: Option<u16>) -> Event {
+    added(Service {
         service_type: ServiceType::LoadBalancer,
-        cluster_ips: vec!["10.96.0.1".parse().expect("ip"), "fd00:96::1".parse().expect("ip")],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        bad_source_ranges: false,
+        cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
         external_policy_local: true,
-        internal_policy_local: false,
-        affinity_seconds: None,
         health_check_node_port: check,
-        ports: vec![port("web", 80), port("tls", 443)],
-    }))
+        ports: vec![service_port("web", 80), service_port("tls", 443)],
+        ..testing::service(name, "10.96.0.1")
+    })
 }
 
 fn slice(service: &str, pods: &[Pod]) -> Event {
-    let port = |name: &str, port| SlicePort { name: name.into(), protocol: Protocol::Tcp, port };
     let endpoint = |(address, node, ready, terminating): &Pod| Endpoint {
-        address: address.parse().expect("ip"),
         ready: *ready,
-        serving: true,
         terminating: *terminating,
-        placement: Placement::on(*node),
+        ..testing::endpoint(ip(address), node)
     };
-    Event::Slice(Arc::new(EndpointSlice {
-        key: ObjectKey::new("ns", format!("{service}-1")),
-        service: ObjectKey::new("ns", service),
-        family: Family::Ipv4,
-        ports: vec![port("web", 8080), port("tls", 8443)],
+    added_slice(EndpointSlice {
+        ports: vec![slice_port("web", 8080), slice_port("tls", 8443)],
         endpoints: pods.iter().map(endpoint).collect(),
-        changed_at: None,
-    }))
-}
-
-/// With an address of one family only.
-fn single(name: &str, cluster_ip: &str) -> Event {
-    let Event::Service(service) = service(name, Some(30_001)) else { unreachable!("made so") };
-    let cluster_ips = vec![cluster_ip.parse().expect("ip")];
-    Event::Service(Arc::new(Service { cluster_ips, ..(*service).clone() }))
+        ..testing::slice(service, "", &[])
+    })
 }
 
 /// Family, Service, port and count.
@@ -68,9 +52,7 @@ impl Loop {
         let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
         controller.observe(CheckObserver::new(sender, true));
         let mut this = Self { controller, changes };
-        let node = Event::Node(Box::new(Node { name: "n1".into(), ..Node::default() }));
-        let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone);
-        this.sync([node].into_iter().chain(events).chain(listed).collect());
+        this.sync(listed("n1").into_iter().chain(events).collect());
         this
     }
 
@@ -162,17 +144,16 @@ fn what_nobody_takes_becomes_one() {
 #[test]
 fn a_service_of_one_family_is_answered_for_on_addresses_of_both() {
     let pods = [("10.1.0.1", "n1", true, false), ("10.1.0.2", "n1", true, false)];
-    let mut it = Loop::start(vec![single("a", "10.96.0.1"), slice("a", &pods)]);
+    let mut it = Loop::start(vec![with_addresses("a", &["10.96.0.1"], Some(30_001)), slice("a", &pods)]);
     let four = |family| (family, "a".to_owned(), Some((30_001, 2)));
     assert_eq!(it.changes(), Family::ALL.map(four));
-    it.sync(vec![single("a", "fd00:96::1")]);
+    it.sync(vec![with_addresses("a", &["fd00:96::1"], Some(30_001))]);
     let six = |family| (family, "a".to_owned(), Some((30_001, 0)));
     assert_eq!(it.changes(), Family::ALL.map(six), "its endpoints of IPv4 do not count");
 }
 
 #[test]
 fn servers_listen_on_all_internal_ips_of_the_node_that_are_here() {
-    let ip = |text: &str| -> IpAddr { text.parse().expect("ip") };
     let mut it = Loop::start(vec![]);
     it.addresses();
     let ips = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"].map(ip);

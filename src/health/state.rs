@@ -103,7 +103,7 @@ impl HealthState {
         !self.families.is_empty() && self.families.values().all(|family| family.ready)
     }
 
-    /// How things stand.
+    /// The present state.
     pub fn verdict(&self, now: Moment) -> HealthVerdict {
         let waits_too_long = |queued: Instant| now.steady.saturating_duration_since(queued) > self.patience;
         let verdict = |(family, state): (&Family, &FamilyState)| FamilyVerdict {

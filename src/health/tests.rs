@@ -3,13 +3,14 @@ use std::time::Instant;
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::{Kind, Node, ServiceCidr};
+use crate::model::{Node, ServiceCidr};
 use crate::ruleset::FakeKernel;
+use crate::testing::{self, added_node, all_listed};
 
 const SYNC_PERIOD: Duration = Duration::from_millis(20);
 
 fn node(deleting: bool) -> Event {
-    Event::Node(Box::new(Node { name: "n1".into(), deleting, ..Node::default() }))
+    added_node(Node { deleting, ..testing::node("n1", &[]) })
 }
 
 fn start() -> (Arc<Health>, Controller<FakeKernel>) {
@@ -17,10 +18,6 @@ fn start() -> (Arc<Health>, Controller<FakeKernel>) {
     let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
     controller.observe(HealthObserver::new(health.clone()));
     (health, controller)
-}
-
-fn listed() -> impl Iterator<Item = Event> {
-    [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone).into_iter()
 }
 
 fn wait_too_long() {
@@ -31,7 +28,7 @@ fn wait_too_long() {
 fn the_node_decides_about_healthz_only() {
     let (health, mut controller) = start();
     assert!(!health.healthz().ok && health.livez().ok && !health.is_ready(), "no Node yet");
-    controller.handle([node(false)].into_iter().chain(listed()), Instant::now());
+    controller.handle([node(false)].into_iter().chain(all_listed()), Instant::now());
     assert!(health.healthz().ok && health.is_ready());
     controller.handle([node(true)], Instant::now());
     assert!(!health.healthz().ok && health.livez().ok);
@@ -42,7 +39,7 @@ fn the_node_decides_about_healthz_only() {
 #[test]
 fn a_refused_sync_is_forgiven_for_a_while() {
     let (health, mut controller) = start();
-    controller.handle([node(false)].into_iter().chain(listed()), Instant::now());
+    controller.handle([node(false)].into_iter().chain(all_listed()), Instant::now());
     wait_too_long();
     assert!(health.is_healthy(), "nobody waits");
     controller.kernel().refuse = true;
@@ -61,7 +58,7 @@ fn a_refused_sync_is_forgiven_for_a_while() {
 fn while_another_has_the_tables_it_is_not_ready_but_well() {
     let (health, mut controller) = start();
     controller.kernel().taken = true;
-    controller.handle([node(false)].into_iter().chain(listed()), Instant::now());
+    controller.handle([node(false)].into_iter().chain(all_listed()), Instant::now());
     wait_too_long();
     assert!(!health.is_ready() && health.livez().ok && health.healthz().ok);
     controller.kernel().taken = false;
@@ -73,7 +70,7 @@ fn while_another_has_the_tables_it_is_not_ready_but_well() {
 #[test]
 fn a_table_that_cannot_be_repaired_is_not_healthy() {
     let (health, mut controller) = start();
-    controller.handle([node(false)].into_iter().chain(listed()), Instant::now());
+    controller.handle([node(false)].into_iter().chain(all_listed()), Instant::now());
     controller.verify();
     wait_too_long();
     assert!(health.is_healthy(), "nothing to repair");

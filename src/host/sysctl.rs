@@ -23,7 +23,7 @@ pub struct ConntrackSysctls {
     pub tcp_established: Duration,
     /// Timeout of TCP connections in CLOSE_WAIT; zero leaves it as it is.
     pub tcp_close_wait: Duration,
-    /// Do not call packets invalid for being out of the window. `false` does not undo it.
+    /// Do not treat TCP packets outside of the window as invalid. `false` does not undo it.
     pub tcp_be_liberal: bool,
     /// Idle timeout of UDP flows without an answer; zero leaves it as it is.
     pub udp: Duration,

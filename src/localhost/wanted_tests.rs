@@ -5,54 +5,32 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::*;
 use crate::config::{NodePortsOn, Options};
 use crate::controller::Controller;
-use crate::model::{
-    Endpoint, EndpointSlice, Event, Kind, Node, Placement, Service, ServicePort, ServiceType, SlicePort,
-};
+use crate::model::{Endpoint, EndpointSlice, Event, Node, Placement, Service, ServicePort, ServiceType, SlicePort};
 use crate::ruleset::FakeKernel;
+use crate::testing::{self, added, added_slice, endpoint, ip, listed, service_port, slice_port};
 
 const NODE_PORT: u16 = 30_080;
+const PORTS: [(&str, Protocol); 3] = [("web", Protocol::Tcp), ("dns", Protocol::Udp), ("sig", Protocol::Sctp)];
 
 fn service(name: &str, local: bool, affinity: Option<u32>) -> Service {
-    let port = |name: &str, protocol, node_port| ServicePort { name: name.into(), protocol, port: 80, node_port };
+    let port = |(name, protocol)| ServicePort { protocol, node_port: Some(NODE_PORT), ..service_port(name, 80) };
     Service {
-        key: ObjectKey::new("ns", name),
-        created: None,
         service_type: ServiceType::NodePort,
-        cluster_ips: vec!["10.96.0.1".parse().expect("ip")],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        bad_source_ranges: false,
         external_policy_local: local,
-        internal_policy_local: false,
         affinity_seconds: affinity,
-        health_check_node_port: None,
-        ports: vec![
-            port("web", Protocol::Tcp, Some(NODE_PORT)),
-            port("dns", Protocol::Udp, Some(NODE_PORT)),
-            port("sig", Protocol::Sctp, Some(NODE_PORT)),
-        ],
+        ports: PORTS.map(port).into(),
+        ..testing::service(name, "10.96.0.1")
     }
 }
 
 /// (address, node)
 fn slice(service: &str, pods: &[(&str, &str)]) -> Event {
-    let port = |name: &str, protocol| SlicePort { name: name.into(), protocol, port: 8080 };
-    let endpoint = |(address, node): &(&str, &str)| Endpoint {
-        address: address.parse().expect("ip"),
-        ready: true,
-        serving: true,
-        terminating: false,
-        placement: Placement::on(*node),
-    };
-    Event::Slice(Arc::new(EndpointSlice {
-        key: ObjectKey::new("ns", format!("{service}-1")),
-        service: ObjectKey::new("ns", service),
-        family: Family::Ipv4,
-        ports: vec![port("web", Protocol::Tcp), port("dns", Protocol::Udp), port("sig", Protocol::Sctp)],
-        endpoints: pods.iter().map(endpoint).collect(),
-        changed_at: None,
-    }))
+    let port = |(name, protocol)| SlicePort { protocol, ..slice_port(name, 8080) };
+    added_slice(EndpointSlice {
+        ports: PORTS.map(port).into(),
+        endpoints: pods.iter().map(|(address, node)| endpoint(ip(address), node)).collect(),
+        ..testing::slice(service, "", &[])
+    })
 }
 
 struct Loop {
@@ -68,9 +46,7 @@ impl Loop {
         let (mut controller, _) = Controller::new(FakeKernel::new(), options);
         controller.observe(LocalhostObserver::new(Arc::new(Stats::new(&Family::ALL)), sender, None));
         let mut this = Self { controller, changes };
-        let node = Event::Node(Box::new(Node { name: "n1".into(), ..Node::default() }));
-        let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone);
-        this.sync([node].into_iter().chain(events).chain(listed).collect());
+        this.sync(listed("n1").into_iter().chain(events).collect());
         this
     }
 
@@ -103,16 +79,12 @@ fn leads(service: &str, targets: &[&str], affinity: Option<u64>) -> Option<(Stri
     Some((service.to_owned(), targets, affinity))
 }
 
-fn present(service: Service) -> Event {
-    Event::Service(Arc::new(service))
-}
-
 const NEAR: (&str, &str) = ("10.1.0.1", "n1");
 const FAR: (&str, &str) = ("10.1.1.1", "n2");
 
 #[test]
 fn ports_follow_services_and_endpoints() {
-    let mut it = Loop::start(vec![present(service("a", false, Some(60))), slice("a", &[NEAR, FAR])]);
+    let mut it = Loop::start(vec![added(service("a", false, Some(60))), slice("a", &[NEAR, FAR])]);
     assert_eq!(it.change(), leads("a", &[NEAR.0, FAR.0], Some(60)));
     it.sync(vec![]);
     it.assert_nothing();
@@ -120,7 +92,7 @@ fn ports_follow_services_and_endpoints() {
     assert_eq!(it.change(), leads("a", &[FAR.0], Some(60)));
     it.sync(vec![slice("a", &[])]);
     assert_eq!(it.change(), None, "without endpoints the kernel refuses");
-    it.sync(vec![slice("a", &[NEAR]), present(service("a", false, None))]);
+    it.sync(vec![slice("a", &[NEAR]), added(service("a", false, None))]);
     assert_eq!(it.change(), leads("a", &[NEAR.0], None));
     it.sync(vec![Event::ServiceDeleted(ObjectKey::new("ns", "a"))]);
     assert_eq!(it.change(), None);
@@ -129,7 +101,7 @@ fn ports_follow_services_and_endpoints() {
 /// In the rules the node's own connections reach all endpoints, also with policy Local; KEP-6032 says otherwise.
 #[test]
 fn with_policy_local_only_endpoints_on_this_node_count() {
-    let mut it = Loop::start(vec![present(service("a", true, None)), slice("a", &[NEAR, FAR])]);
+    let mut it = Loop::start(vec![added(service("a", true, None)), slice("a", &[NEAR, FAR])]);
     assert_eq!(it.change(), leads("a", &[NEAR.0], None));
     it.sync(vec![slice("a", &[FAR])]);
     assert_eq!(it.change(), None);
@@ -138,9 +110,9 @@ fn with_policy_local_only_endpoints_on_this_node_count() {
 #[test]
 fn a_contested_port_goes_to_the_service_that_has_it_in_the_rules() {
     let mut other = service("b", false, None);
-    other.cluster_ips = vec!["10.96.0.2".parse().expect("ip")];
+    other.cluster_ips = vec![ip("10.96.0.2")];
     let mut it =
-        Loop::start(vec![present(service("a", false, None)), slice("a", &[NEAR]), present(other), slice("b", &[FAR])]);
+        Loop::start(vec![added(service("a", false, None)), slice("a", &[NEAR]), added(other), slice("b", &[FAR])]);
     assert_eq!(it.change(), leads("a", &[NEAR.0], None));
     it.sync(vec![Event::ServiceDeleted(ObjectKey::new("ns", "a"))]);
     assert_eq!(it.change(), leads("b", &[FAR.0], None), "b did not change");
@@ -149,15 +121,12 @@ fn a_contested_port_goes_to_the_service_that_has_it_in_the_rules() {
 #[test]
 fn what_is_near_changes_with_the_nodes_zone() {
     let zoned = |(address, node): (&str, &str), zone: &str| Endpoint {
-        address: address.parse().expect("ip"),
-        ready: true,
-        serving: true,
-        terminating: false,
         placement: Arc::new(Placement { zone_hints: [Arc::from(zone)].into(), ..(*Placement::on(node)).clone() }),
+        ..endpoint(ip(address), node)
     };
     let Event::Slice(slice) = slice("a", &[]) else { unreachable!("made so") };
     let slice = EndpointSlice { endpoints: [zoned(NEAR, "z1"), zoned(FAR, "z2")].into(), ..(*slice).clone() };
-    let mut it = Loop::start(vec![present(service("a", false, None)), Event::Slice(Arc::new(slice))]);
+    let mut it = Loop::start(vec![added(service("a", false, None)), added_slice(slice)]);
     assert_eq!(it.change(), leads("a", &[NEAR.0, FAR.0], None));
     it.sync(vec![Event::Node(Box::new(Node { name: "n1".into(), zone: "z2".into(), ..Node::default() }))]);
     assert_eq!(it.change(), leads("a", &[FAR.0], None));

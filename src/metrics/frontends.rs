@@ -23,7 +23,7 @@ struct CountReader {
     read: Read,
     families: Vec<Family>,
     max: u32,
-    /// Nobody wants to read the same complaint at each scrape.
+    /// The same complaint is not logged at each scrape.
     complained: bool,
 }
 

@@ -41,7 +41,7 @@ impl Shares {
         }
     }
 
-    /// Writes the sums down.
+    /// Sets the metrics to the sums.
     pub(super) fn show(&self, family: Family, sync: &SyncMetrics, table: &TableMetrics) {
         let sum = self.families[family as usize].sum;
         table.endpoints.get_or_create(&ByFamily::from(family)).set(sum.endpoints.into());

@@ -78,7 +78,7 @@ impl TableMetrics {
 
     /// Counts the whole table of a family.
     pub(super) fn recount(&self, mirror: &Mirror, family: Family) {
-        // Who is remembered is the kernel's business.
+        // Packets fill dynamic maps, not transactions.
         for set in SetId::ALL.into_iter().filter(|set| !set.spec().dynamic) {
             self.count(mirror, family, set);
         }

@@ -8,49 +8,24 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::{
-    Endpoint, EndpointSlice, Event, Kind, Node, ObjectKey, Placement, Protocol, Service, ServicePort, ServiceType,
-    SlicePort,
-};
+use crate::model::{EndpointSlice, Event, ObjectKey, Protocol, Service, ServicePort, ServiceType};
 use crate::plan::FrontendKey;
 use crate::ruleset::{FakeKernel, Intercepted, SetId};
+use crate::testing::{self, added, added_slice, endpoint, listed, service_port};
 
 fn service(n: u8, local: bool) -> Event {
-    let port =
-        ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30_000 + u16::from(n)) };
-    Event::Service(Arc::new(Service {
-        key: ObjectKey::new("ns", format!("s{n}")),
-        created: None,
+    added(Service {
         service_type: ServiceType::NodePort,
-        cluster_ips: vec![[10, 96, 0, n].into()],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        bad_source_ranges: false,
         external_policy_local: local,
         internal_policy_local: local,
-        affinity_seconds: None,
-        health_check_node_port: None,
-        ports: vec![port],
-    }))
+        ports: vec![ServicePort { node_port: Some(30_000 + u16::from(n)), ..service_port("", 80) }],
+        ..testing::service(&format!("s{n}"), &format!("10.96.0.{n}"))
+    })
 }
 
 fn slice(n: u8, node: &str, pods: std::ops::Range<u8>, changed_at: Option<SystemTime>) -> Event {
-    let endpoint = |pod| Endpoint {
-        address: [10, 1, n, pod].into(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        placement: Placement::on(node),
-    };
-    Event::Slice(Arc::new(EndpointSlice {
-        key: ObjectKey::new("ns", format!("s{n}-1")),
-        service: ObjectKey::new("ns", format!("s{n}")),
-        family: Family::Ipv4,
-        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
-        endpoints: pods.map(endpoint).collect(),
-        changed_at,
-    }))
+    let endpoints = pods.map(|pod| endpoint([10, 1, n, pod].into(), node)).collect();
+    added_slice(EndpointSlice { endpoints, changed_at, ..testing::slice(&format!("s{n}"), node, &[]) })
 }
 
 struct Loop {
@@ -65,9 +40,7 @@ impl Loop {
         let (mut controller, _) = Controller::new(kernel, Options::new("n1"));
         controller.observe(MetricsObserver::new(metrics.clone(), &Family::ALL));
         let mut this = Self { metrics, controller };
-        let node = Event::Node(Box::new(Node { name: "n1".into(), ..Node::default() }));
-        let listed = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::ListDone);
-        this.sync([node].into_iter().chain(events).chain(listed).collect());
+        this.sync(listed("n1").into_iter().chain(events).collect());
         this
     }
 

@@ -1,4 +1,5 @@
-//! Filters of others that drop forwarded connections: what kube-proxy's mark let pass there, nobody lets pass after it.
+//! Filters of other programs that drop forwarded connections. kube-proxy accepts connections to Services by its packet
+//! mark; Portway sets no mark and accepts nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Base chains of others: who else takes part in address translation.
+//! Base chains of other programs that take part in address translation.
 
 use crate::nftables::{NftKernel, retry_interrupted};
 use crate::ruleset::{KernelError, TABLE_NAME};
@@ -8,7 +8,7 @@ const DOING: &str = "listing base chains";
 /// Families that translate, as the kernel numbers and `nft` calls them.
 const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
 
-/// A chain of another table that hangs on a hook.
+/// A base chain of another table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseChain {
     /// `inet`, `ip` or `ip6`.

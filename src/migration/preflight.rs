@@ -125,8 +125,8 @@ impl NftKernel {
         features
     }
 
-    /// Which expression is allowed in which hook is only checked when it becomes real: for a moment, in rules that no
-    /// packet matches.
+    /// The kernel checks which expression is allowed in which hook only when a transaction is committed. So some are
+    /// committed for a moment, in rules that no packet matches.
     fn try_hooks(&mut self, family: Family) -> Result<(), Missing> {
         let net = match family {
             Family::Ipv4 => IpNet::V4(Ipv4Net::default()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-/// What packet rules depend on of this proxy's Node.
+/// The part of this proxy's Node that packet rules depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
     /// The node name, compared with endpoints' `nodeName` and node hints by exact equality.

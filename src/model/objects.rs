@@ -87,7 +87,8 @@ pub struct Service {
     pub load_balancer_ips: Vec<IpAddr>,
     /// Valid entries of `spec.loadBalancerSourceRanges`.
     pub source_ranges: Vec<IpNet>,
-    /// An entry of `spec.loadBalancerSourceRanges` cannot be read: whoever it meant, nobody else is let in in its place.
+    /// An entry of `spec.loadBalancerSourceRanges` cannot be read. It lets nobody in: it must not open what was meant to
+    /// be closed.
     pub bad_source_ranges: bool,
     /// `spec.externalTrafficPolicy: Local`, as written (see [`Service::external_local`]).
     pub external_policy_local: bool,

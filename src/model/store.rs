@@ -1,4 +1,4 @@
-//! The model proper: folds events into indexed objects and says which Services they touch.
+//! The model itself: applies events to indexed objects and says which Services they concern.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -96,7 +96,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Folds one event. Objects equal to the stored ones are no change.
+    /// Applies one event. Objects equal to the stored ones are no change.
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::ListStarted(kind) => self.start_list(kind),
@@ -204,7 +204,7 @@ impl Model {
         self.node.as_ref()
     }
 
-    /// The addresses of this host's interfaces; `None` while nobody has told.
+    /// The addresses of this host's interfaces; `None` until they are reported.
     pub fn local_addresses(&self) -> Option<&BTreeSet<IpAddr>> {
         self.local_addresses.as_ref()
     }

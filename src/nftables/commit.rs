@@ -8,7 +8,7 @@ use super::process::owner_in_words;
 use super::{NftKernel, TRIAL_TABLE, describe, encode, read};
 use crate::ffi::Scratch;
 use crate::model::Family;
-use crate::ruleset::{KernelError, Op, TABLE_NAME, Transaction};
+use crate::ruleset::{KernelError, Op, TABLE_NAME};
 use crate::wire::batch::Batch;
 
 /// What one commit is for.
@@ -24,7 +24,8 @@ pub(crate) enum CommitMode {
 impl NftKernel {
     /// Has the kernel check a transaction without applying it. Two things only a commit finds: expressions that are not
     /// allowed in the hook they can be reached from, and a table that somebody changed meanwhile.
-    pub fn check(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn check(&mut self, transaction: &crate::ruleset::Transaction) -> Result<(), KernelError> {
         self.commit(TABLE_NAME, &transaction.ops, CommitMode::Trial)
     }
 
@@ -34,7 +35,7 @@ impl NftKernel {
         }
         let doing = "committing a transaction";
         let batch = self.encode(table, ops, mode)?;
-        // An error before anything was sent is about the whole.
+        // An error before anything was sent concerns the whole transaction.
         let whole = |errno| MessageError { seq: batch.next_seq(), errno, offset: None, words: None };
         let answer = match self.connection.send_batch(&batch) {
             Ok(answer) => answer,
@@ -77,10 +78,14 @@ impl NftKernel {
         Ok(batch)
     }
 
-    /// Waits until no packet walks rules that were replaced before: they may name maps that are to be deleted, and the
-    /// elements of these go out of force for all packets at once. A commit does not wait for that, but a transaction that
-    /// is not committed does: it ends with `synchronize_rcu` (`__nf_tables_abort`), and packets are handled in one RCU
-    /// read-side section.
+    /// Waits until no packet is being processed by rules that were replaced: these may name maps that are to be deleted,
+    /// and the elements of a deleted map go out of force for all packets at once. A commit does not wait for that, but a
+    /// transaction that is not committed does: it ends with `synchronize_rcu` (`__nf_tables_abort`), and a packet passes
+    /// its hooks in one RCU read-side section.
+    ///
+    /// Not so a packet that another program queues between two hooks (NFQUEUE), and perhaps an IPv4 UDP packet of this
+    /// host itself. Such a packet can write an affinity record for an endpoint that is gone;
+    /// [`crate::programmer::Programmer::forget_orphans`] deletes it within the hour.
     pub(super) fn wait_for_packets(&mut self) -> Result<(), KernelError> {
         self.commit(TRIAL_TABLE, &[(Family::Ipv4, Op::AddTable)], CommitMode::Trial)
     }

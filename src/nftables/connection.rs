@@ -48,7 +48,7 @@ pub(crate) struct MessageError {
     pub(crate) errno: i32,
     /// Offset of the offending attribute within the message, where the kernel says it.
     pub(crate) offset: Option<usize>,
-    /// The kernel's own words, if any.
+    /// The kernel's extended error message, if any.
     pub(crate) words: Option<String>,
 }
 
@@ -74,12 +74,12 @@ pub(crate) struct KernelMessage<'a> {
 pub(crate) enum RequestError {
     /// The kernel's errno.
     Errno(i32),
-    /// Reading made no sense of it.
+    /// The answer could not be read.
     Other(KernelError),
 }
 
 impl RequestError {
-    /// As an error of the door.
+    /// As an error of [`crate::ruleset::Kernel`].
     pub(crate) fn into_kernel(self, doing: &'static str) -> KernelError {
         match self {
             RequestError::Errno(libc::EPERM) => {
@@ -98,7 +98,7 @@ pub(crate) struct Connection {
     send_room: usize,
     buffer: Vec<u8>,
     next_seq: u32,
-    /// What others change meanwhile, while somebody wants to know.
+    /// What others change, from [`Connection::listen`] to [`Connection::end_listening`].
     announcements: Option<Announcements>,
 }
 
@@ -132,7 +132,7 @@ impl Connection {
         })
     }
 
-    /// What the kernel knows this socket by.
+    /// The netlink port of this socket, by which the kernel knows the owner of a table.
     pub(crate) fn port_id(&self) -> u32 {
         self.socket.port_id()
     }
@@ -142,7 +142,7 @@ impl Connection {
         self.next_seq
     }
 
-    /// Sends a batch in one piece and waits for what the kernel made of it.
+    /// Sends a batch in one piece and waits for the kernel's answer.
     pub(crate) fn send_batch(&mut self, batch: &Batch) -> io::Result<KernelAnswer> {
         self.next_seq = batch.next_seq();
         self.send(batch.pages(), batch.len())?;
@@ -201,9 +201,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks for all objects, again when somebody changed nf_tables between two parts of the answer. Where that happens all
-    /// the time the last answer counts, so it must not depend on what others have: the kernel finds the place to go on at by
-    /// counting, and in a dump it cannot limit to our table it counts the objects of others too.
+    /// Asks for all objects, again when somebody changed nf_tables between two parts of the answer. Where that happens
+    /// all the time the last answer counts, so the request must be one that the kernel limits to our table: it resumes a
+    /// dump by counting objects, and else it would count those of others too.
     pub(crate) fn dump_again<T>(
         &mut self,
         kind: u16,
@@ -267,7 +267,8 @@ impl Connection {
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
         if room > self.send_room {
-            // To the limit only, it may not be enough: then the kernel says so, and the next time it is tried again.
+            // The system may allow less than asked for: then sending fails with EMSGSIZE, and the next transaction asks
+            // again.
             if self.socket.reserve_sending(room) {
                 self.send_room = room;
             }

@@ -1,4 +1,4 @@
-//! What the elements of a counting map have counted.
+//! Counters of the elements of maps.
 
 use std::collections::HashMap;
 
@@ -12,16 +12,16 @@ use crate::wire::abi::{self, elem};
 use crate::wire::attr::{self, Attrs};
 use crate::wire::expr;
 
-/// What an element has counted.
+/// The counter of an element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ElementCount {
-    /// Packets that selected it.
+    /// Packets that matched it.
     pub packets: u64,
     /// The element's comment; empty without one.
     pub comment: String,
 }
 
-/// A frontend and the connections it has been asked for.
+/// A frontend and the number of its new connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrontendCount {
     /// The frontend.

@@ -23,7 +23,7 @@ pub(super) enum ElementAction {
     Destroy,
 }
 
-/// More than the longest element takes: two 40-byte keys, a value, flags and 256 bytes of notes.
+/// More than the longest element takes: two 40-byte keys, a value, flags and 256 bytes of user data.
 const ELEMENT_MAX: usize = 512;
 /// Bytes of a list of elements, as its 16-bit length can say.
 const LIST_MAX: usize = u16::MAX as usize;
@@ -87,7 +87,7 @@ impl ElementWriter {
         }
         if self.adding {
             self.value(buf, &element.value);
-            put_notes(buf, element.comment.as_deref(), open);
+            put_userdata(buf, element.comment.as_deref(), open);
         }
         attr::end_nest(buf, nest);
         if let Some(behind) = behind {
@@ -137,12 +137,12 @@ fn encode_verdict(verdict: Verdict) -> Vec<u8> {
     buf
 }
 
-/// Notes for people and for `nft`: tag, length, bytes each.
-fn put_notes(buf: &mut Vec<u8>, comment: Option<&str>, open: bool) {
+/// User data for `nft`: the comment, and whether a range is open. Each is a tag, a length and bytes.
+fn put_userdata(buf: &mut Vec<u8>, comment: Option<&str>, open: bool) {
     if comment.is_none() && !open {
         return;
     }
-    let mut notes = [0_u8; COMMENT_MAX + 16];
+    let mut userdata = [0_u8; COMMENT_MAX + 16];
     let mut len = 0;
     if let Some(comment) = comment {
         let mut end = comment.len().min(COMMENT_MAX);
@@ -150,18 +150,18 @@ fn put_notes(buf: &mut Vec<u8>, comment: Option<&str>, open: bool) {
             end -= 1;
         }
         let text = &comment.as_bytes()[..end];
-        notes[0] = elem::UDATA_COMMENT;
-        notes[1] = (text.len() + 1) as u8;
-        notes[2..2 + text.len()].copy_from_slice(text);
+        userdata[0] = elem::UDATA_COMMENT;
+        userdata[1] = (text.len() + 1) as u8;
+        userdata[2..2 + text.len()].copy_from_slice(text);
         len = text.len() + 3;
     }
     if open {
-        notes[len] = elem::UDATA_FLAGS;
-        notes[len + 1] = 4;
-        notes[len + 2..len + 6].copy_from_slice(&elem::UDATA_F_OPEN.to_ne_bytes());
+        userdata[len] = elem::UDATA_FLAGS;
+        userdata[len + 1] = 4;
+        userdata[len + 2..len + 6].copy_from_slice(&elem::UDATA_F_OPEN.to_ne_bytes());
         len += 6;
     }
-    attr::put(buf, elem::USERDATA, &notes[..len]);
+    attr::put(buf, elem::USERDATA, &userdata[..len]);
 }
 
 /// The key behind a single-field key; `None` behind the last.

@@ -36,8 +36,8 @@ pub fn answers(bytes: &[u8]) {
         }
     }
     table.sets.insert(set, reader.finish());
-    // What was read is worked with: hints of the next start, listings, traces.
-    crate::diff::Hints::of(&table);
+    // What was read is worked with: existing of the next start, listings, traces.
+    crate::diff::ExistingLayout::of(&table);
     let (listing, _) = table.listing(family);
     crate::render::table(&listing);
 }

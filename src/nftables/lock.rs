@@ -19,7 +19,7 @@ use crate::ruleset::{KernelError, TABLE_NAME};
 /// Backlog of the lock socket. Connections are never accepted; callers beyond it cannot learn the holder.
 const QUEUE: i32 = 128;
 
-/// The lock, or the wish for it.
+/// The state of the lock.
 #[derive(Debug, Default)]
 pub(super) enum Lock {
     /// Not taken yet.
@@ -66,7 +66,7 @@ impl Lock {
     }
 }
 
-/// Anybody can take a name, but only those who may change tables are worth waiting for.
+/// Any process can take the name, but only one that may change tables is worth waiting for.
 fn judge(holder: Option<UnixCredentials>) -> Lock {
     let Some(holder) = holder else { return Lock::Theirs(String::new()) };
     if holder.pid() == getpid().as_raw() {

@@ -1,4 +1,4 @@
-//! Whose the tables are.
+//! Who owns the tables.
 
 use std::io;
 
@@ -16,7 +16,8 @@ use crate::wire::batch::Batch;
 pub(super) const OWNED_FLAGS: u32 = abi::table::F_OWNER | abi::table::F_PERSIST;
 
 impl NftKernel {
-    /// The flags to add our table with: new, ours already, left behind by a process that ended, or somebody's.
+    /// The flags to add our table with, whether it is new, ours already, or left behind by a process that ended. An error
+    /// when another process owns it.
     pub(super) fn flags_for(&mut self, family: Family, deleted_before: bool) -> Result<u32, KernelError> {
         let wanted = self.wanted_flags()?;
         let existing = read::table_info(&mut self.connection, family, TABLE_NAME)?;
@@ -58,14 +59,14 @@ impl NftKernel {
         Ok(info.map(|info| info.owner.map(owner_in_words).unwrap_or_default()))
     }
 
-    /// Who of other Portways has the tables, in words; `None` when nobody has them.
+    /// The other Portway that has the tables, as text; `None` when there is none.
     pub fn other_portway(&mut self) -> Result<Option<String>, KernelError> {
         for family in Family::ALL {
             if let Some(owner) = self.owner(family)?.filter(|owner| !owner.is_empty()) {
                 return Ok(Some(owner));
             }
         }
-        // Taken and given back: nobody is to wait for who only asks.
+        // Taken and released at once: no other Portway is to wait for a process that only asks.
         match Lock::default().take() {
             Ok(()) => Ok(None),
             Err(KernelError::Locked { holder }) => Ok(Some(holder)),

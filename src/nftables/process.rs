@@ -1,4 +1,4 @@
-//! Which process it is that has something, in words.
+//! Describes the process that holds a netlink socket or a lock.
 
 use std::fs;
 

@@ -40,7 +40,7 @@ pub(crate) fn table(
             }
             match reader.read() {
                 Ok(()) => Ok(Some(Some(reader.table))),
-                // Something went away between two dumps.
+                // Something was deleted between two dumps.
                 Err(RequestError::Errno(libc::ENOENT)) => Ok(None),
                 Err(error) => Err(error.into_kernel(READING)),
             }
@@ -48,7 +48,7 @@ pub(crate) fn table(
     )
 }
 
-/// Reads a table for those who only look, while others may change it: everything they leave alone is right.
+/// Reads a table while its owner may change it: everything that does not change meanwhile is right.
 pub(crate) fn table_in_use(
     connection: &mut Connection,
     family: Family,
@@ -65,7 +65,7 @@ pub(crate) fn table_in_use(
         connection.end_listening();
         match result {
             Ok(()) => return Ok(Some(table)),
-            // A map has got a successor, or the table is made anew.
+            // A map is replaced by a larger one, or the table by a new one.
             Err(RequestError::Errno(libc::ENOENT)) => std::thread::sleep(READ_PAUSE),
             Err(error) => return Err(error.into_kernel(READING)),
         }
@@ -82,7 +82,7 @@ pub(crate) fn part(
 ) -> Result<Option<Table>, KernelError> {
     let mut reader = TableReader { connection, family, name, in_use: false, table: Table::default() };
     match reader.part(part) {
-        // What changes between two questions is told, and read again.
+        // What changes between two requests is announced, and read again.
         Ok(complete) => Ok(complete.then_some(reader.table)),
         Err(RequestError::Errno(libc::ENOENT)) => Ok(None),
         Err(error) => Err(error.into_kernel(READING)),
@@ -117,7 +117,7 @@ struct TableReader<'a> {
     connection: &'a mut Connection,
     family: Family,
     name: &'a str,
-    /// Others change it, and nobody waits until they do not.
+    /// Its owner may change it, and we do not wait for a moment without changes.
     in_use: bool,
     table: Table,
 }
@@ -175,7 +175,7 @@ impl TableReader<'_> {
                     let number = rules.len() + 1;
                     self.table.foreign.push(Foreign::Rule { chain, number });
                 }
-                // The chain is foreign, and that says it all.
+                // The chain is reported as foreign already.
                 (None, _) => {}
             }
         }

@@ -1,7 +1,7 @@
-//! How a set is declared: type numbers, flags and the notes (`userdata`) that `nft` leaves to find its types again.
+//! How a set is declared: type numbers, flags and the user data in which `nft` keeps the types for its listings.
 //!
-//! The notes are byte for byte what nft 1.0.6 writes. Newer versions write more, which makes 1.0.6 crash when it lists the
-//! set; all of them understand the older form.
+//! The user data is byte for byte what nft 1.0.6 writes. Newer versions write more, which makes 1.0.6 crash when it lists
+//! the set; all of them understand the older form.
 
 use nftnl::nftnl_sys as sys;
 
@@ -107,7 +107,7 @@ pub(super) fn object(family: Family, table: &str, name: SetName, size: u32, id: 
     out.userdata(&userdata(family, &spec))
 }
 
-/// Tags of `nft`'s notes on a set.
+/// Tags in `nft`'s user data of a set.
 mod tag {
     pub(super) const KEY_BYTE_ORDER: u8 = 0;
     pub(super) const DATA_BYTE_ORDER: u8 = 1;
@@ -119,7 +119,7 @@ mod tag {
     pub(super) const DETAILS: u8 = 1;
 }
 
-/// Kinds of expression in `nft`'s notes.
+/// Kinds of expression in `nft`'s user data.
 mod kind {
     pub(super) const PAYLOAD: u32 = 7;
     pub(super) const META: u32 = 9;
@@ -127,14 +127,14 @@ mod kind {
     pub(super) const NUMGEN: u32 = 23;
 }
 
-/// Byte orders in `nft`'s notes.
+/// Byte orders in `nft`'s user data.
 mod order {
     pub(super) const MIXED: u32 = 0;
     pub(super) const HOST: u32 = 1;
     pub(super) const BIG_ENDIAN: u32 = 2;
 }
 
-/// The notes of nft 1.0.6 on the set.
+/// The user data of nft 1.0.6 for the set.
 fn userdata(family: Family, spec: &SetSpec) -> Vec<u8> {
     let mut out = Vec::with_capacity(192);
     if spec.key.len() == 1 {
@@ -195,10 +195,10 @@ fn typeof_expr(kind: u32, details: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A note: tag, length, bytes.
+/// An entry of user data: tag, length, bytes.
 fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.push(tag);
-    // The longest note is the 0x60 bytes of a key with four fields.
+    // The longest entry is the 0x60 bytes of a key with four fields.
     out.push(value.len() as u8);
     out.extend_from_slice(value);
 }

@@ -26,7 +26,7 @@ const RECEIVE_ROOM: usize = 4 << 20;
 const RECEIVE_LEN: usize = 64 * 1024;
 /// How long a transaction that is in force may take to be announced.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
-/// Where a message says whose doing it announces: `nlmsg_pid`.
+/// Offset of `nlmsg_pid`: the netlink port whose change a message announces.
 const PORT_OFFSET: u32 = 12;
 
 /// Starts the thread; see [`super::NftKernel::watch`].
@@ -40,7 +40,7 @@ pub(super) fn start(
         loop {
             let wanted = match socket.receive(&mut buffer) {
                 Ok(received) => announced.read(received).is_none_or(|(by, touched)| tell(Some(by), touched)),
-                // The kernel had more to say than there was room for.
+                // Announcements were lost: the receive buffer was full.
                 Err(error) if socket::is_lost(&error) => tell(None, ChangedParts::Everything),
                 Err(error) => {
                     tracing::error!(%error, "cannot hear any longer whether others change the tables");
@@ -59,8 +59,8 @@ fn open(own_port: u32) -> io::Result<Socket> {
     Socket::listen(Bus::Netfilter, GROUP, &all_but(own_port), RECEIVE_ROOM)
 }
 
-/// A filter that lets pass what others do. What one send of the kernel announces is the work of one transaction, so its
-/// first message tells. Without the filter a first sync would overflow the socket.
+/// A socket filter that drops announcements of our own changes. All messages that the kernel sends at once are of one
+/// transaction, so the first one is enough to look at. Without the filter a first sync would overflow the socket.
 fn all_but(own_port: u32) -> [SockFilter; 4] {
     let code = |code: u32| code as u16;
     // A filter sees words in network order, the port is in that of the host.
@@ -131,7 +131,7 @@ impl Announcements {
                 }
             }
             Ok(None) => return Ok(false),
-            // There was more to say than there was room for.
+            // Announcements were lost: the receive buffer was full.
             Err(error) if socket::is_lost(&error) => self.touched = ChangedParts::Everything,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),

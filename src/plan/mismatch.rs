@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{EndpointSlice, Family, ObjectKey, Service, ServicePort, ServiceType, SlicePort};
 
-/// Slices that ports are quoted of; most have one.
+/// The most ports of a slice that a message quotes; most slices have one.
 const PORTS_QUOTED: usize = 4;
 
 /// Why endpoints of a Service lead nowhere.
@@ -117,39 +117,25 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Endpoint, Placement, Protocol};
+    use crate::model::Protocol;
+    use crate::testing::{self, ip, service_port, slice_port};
 
     fn service(cluster_ips: &[&str], ports: &[(&str, Protocol)]) -> Service {
-        let port = |(name, protocol): &(&str, Protocol)| ServicePort {
-            name: (*name).into(),
-            protocol: *protocol,
-            port: 80,
-            node_port: None,
-        };
+        let port = |(name, protocol): &(&str, Protocol)| ServicePort { protocol: *protocol, ..service_port(name, 80) };
         Service {
-            cluster_ips: cluster_ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
+            cluster_ips: cluster_ips.iter().map(|text| ip(text)).collect(),
             ports: ports.iter().map(port).collect(),
-            ..crate::testing::service("web", "10.96.0.1")
+            ..testing::service("web", "10.96.0.1")
         }
     }
 
     fn slice(name: &str, address: &str, ports: &[(&str, Protocol)]) -> Arc<EndpointSlice> {
-        let endpoint = |address: &str| Endpoint {
-            address: address.parse().expect("an address"),
-            ready: true,
-            serving: true,
-            terminating: false,
-            placement: Arc::new(Placement::default()),
-        };
-        let port =
-            |(name, protocol): &(&str, Protocol)| SlicePort { name: (*name).into(), protocol: *protocol, port: 8080 };
+        let port = |(name, protocol): &(&str, Protocol)| SlicePort { protocol: *protocol, ..slice_port(name, 8080) };
+        let addresses: &[&str] = if address.is_empty() { &[] } else { &[address] };
         Arc::new(EndpointSlice {
             key: ObjectKey::new("ns", name),
-            service: ObjectKey::new("ns", "web"),
-            family: if address.contains(':') { Family::Ipv6 } else { Family::Ipv4 },
             ports: ports.iter().map(port).collect(),
-            endpoints: if address.is_empty() { Vec::new() } else { vec![endpoint(address)] },
-            changed_at: None,
+            ..testing::slice("web", "n1", addresses)
         })
     }
 

@@ -101,27 +101,27 @@ pub fn candidates<'a>(
 
 /// Narrows candidates to the sets a Service port needs. `candidates` are sorted, so the sets are too.
 pub fn select(candidates: &[Candidate], node: &str, zone: &str, need_cluster: bool, need_local: bool) -> Selection {
-    let judge = Judge::new(candidates, node, zone);
-    let set = |needed: bool, fit: &dyn Fn(&Candidate) -> Fit| {
-        candidates.iter().filter(|c| needed && fit(c).is_taken()).map(|c| c.target).collect()
+    let rules = EndpointRules::new(candidates, node, zone);
+    let set = |needed: bool, use_of: &dyn Fn(&Candidate) -> EndpointUse| {
+        candidates.iter().filter(|c| needed && use_of(c).is_taken()).map(|c| c.target).collect()
     };
     Selection {
-        cluster: set(need_cluster, &|c| judge.cluster(c)),
-        local: set(need_local, &|c| judge.local(c)),
+        cluster: set(need_cluster, &|c| rules.cluster(c)),
+        local: set(need_local, &|c| rules.local(c)),
         has_endpoints: candidates.iter().any(|c| c.ready || c.is_draining()),
-        topology: judge.topology,
+        topology: rules.topology,
     }
 }
 
 /// Why a candidate is in a set, or is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
+pub enum EndpointUse {
     /// In: ready, and hints do not speak against it.
     Ready,
     /// In: it shuts down but still answers, and there is no better one.
     Draining,
     /// Out: it shuts down, and there are better ones.
-    Spared,
+    Unneeded,
     /// Out: not ready, or no longer serving.
     NotReady,
     /// Out: hinted for other zones.
@@ -132,30 +132,30 @@ pub enum Fit {
     Remote,
 }
 
-impl Fit {
+impl EndpointUse {
     /// It is in the set.
     pub fn is_taken(self) -> bool {
-        matches!(self, Fit::Ready | Fit::Draining)
+        matches!(self, EndpointUse::Ready | EndpointUse::Draining)
     }
 }
 
-impl fmt::Display for Fit {
+impl fmt::Display for EndpointUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Fit::Ready => "ready",
-            Fit::Draining => "terminating but serving, and none is ready",
-            Fit::Spared => "terminating, and others are ready",
-            Fit::NotReady => "not ready",
-            Fit::OtherZone => "hinted for other zones",
-            Fit::OtherNode => "hinted for other nodes",
-            Fit::Remote => "not on this node",
+            EndpointUse::Ready => "ready",
+            EndpointUse::Draining => "terminating but serving, and none is ready",
+            EndpointUse::Unneeded => "terminating, and others are ready",
+            EndpointUse::NotReady => "not ready",
+            EndpointUse::OtherZone => "hinted for other zones",
+            EndpointUse::OtherNode => "hinted for other nodes",
+            EndpointUse::Remote => "not on this node",
         })
     }
 }
 
-/// Decides about each candidate of a Service port.
+/// The rules by which each candidate of a Service port is used or not.
 #[derive(Debug)]
-pub struct Judge<'a> {
+pub struct EndpointRules<'a> {
     /// How the cluster set is narrowed.
     pub topology: Topology,
     node: &'a str,
@@ -188,25 +188,25 @@ impl fmt::Display for UnusedHints {
     }
 }
 
-impl<'a> Judge<'a> {
+impl<'a> EndpointRules<'a> {
     /// For these candidates, on a node in a zone.
     pub fn new(candidates: &[Candidate], node: &'a str, zone: &'a str) -> Self {
         let ready = || candidates.iter().filter(|c| c.ready);
         let topology = topology(ready, node, zone);
         let unused_hints = if topology == Topology::None { unused_hints(ready, zone) } else { None };
-        let mut judge = Self { topology, node, zone, cluster_drains: false, local_drains: false, unused_hints };
-        judge.cluster_drains = !ready().any(|c| judge.cluster(c).is_taken());
-        judge.local_drains = !ready().any(|c| judge.local(c).is_taken());
-        judge
+        let mut rules = Self { topology, node, zone, cluster_drains: false, local_drains: false, unused_hints };
+        rules.cluster_drains = !ready().any(|c| rules.cluster(c).is_taken());
+        rules.local_drains = !ready().any(|c| rules.local(c).is_taken());
+        rules
     }
 
-    /// About the cluster set.
-    pub fn cluster(&self, candidate: &Candidate) -> Fit {
+    /// How the cluster set uses a candidate.
+    pub fn cluster(&self, candidate: &Candidate) -> EndpointUse {
         match self.topology {
             _ if !candidate.ready => not_ready(candidate, self.cluster_drains),
-            Topology::SameZone if !hinted(&candidate.placement.zone_hints, self.zone) => Fit::OtherZone,
-            Topology::SameNode if !hinted(&candidate.placement.node_hints, self.node) => Fit::OtherNode,
-            _ => Fit::Ready,
+            Topology::SameZone if !hinted(&candidate.placement.zone_hints, self.zone) => EndpointUse::OtherZone,
+            Topology::SameNode if !hinted(&candidate.placement.node_hints, self.node) => EndpointUse::OtherNode,
+            _ => EndpointUse::Ready,
         }
     }
 
@@ -215,21 +215,21 @@ impl<'a> Judge<'a> {
         self.unused_hints
     }
 
-    /// About the local set.
-    pub fn local(&self, candidate: &Candidate) -> Fit {
+    /// How the local set uses a candidate.
+    pub fn local(&self, candidate: &Candidate) -> EndpointUse {
         match (candidate.local, candidate.ready) {
-            (false, _) => Fit::Remote,
-            (true, true) => Fit::Ready,
+            (false, _) => EndpointUse::Remote,
+            (true, true) => EndpointUse::Ready,
             (true, false) => not_ready(candidate, self.local_drains),
         }
     }
 }
 
-fn not_ready(candidate: &Candidate, drains: bool) -> Fit {
+fn not_ready(candidate: &Candidate, drains: bool) -> EndpointUse {
     match (candidate.is_draining(), drains) {
-        (true, true) => Fit::Draining,
-        (true, false) => Fit::Spared,
-        (false, _) => Fit::NotReady,
+        (true, true) => EndpointUse::Draining,
+        (true, false) => EndpointUse::Unneeded,
+        (false, _) => EndpointUse::NotReady,
     }
 }
 

@@ -94,7 +94,7 @@ fn a_node_without_a_zone_matches_no_hint() {
 
 #[test]
 fn hints_without_effect_say_why() {
-    let unused = |text: &str, zone| Judge::new(&endpoints(text), NODE, zone).unused_hints();
+    let unused = |text: &str, zone| EndpointRules::new(&endpoints(text), NODE, zone).unused_hints();
     assert_eq!(unused("Lr[za] Qr[zb]", ""), Some(UnusedHints::NoZone));
     assert_eq!(unused("Lr[za] Qr", ZONE), Some(UnusedHints::Incomplete));
     assert_eq!(unused("Lr[za] Qr", ""), Some(UnusedHints::Incomplete));
@@ -107,28 +107,25 @@ fn hints_without_effect_say_why() {
 
 mod duplicates {
     use super::*;
-    use crate::model::{Endpoint, ObjectKey, Protocol, SlicePort};
+    use crate::model::{Endpoint, ObjectKey};
+    use crate::testing::{self, service_port, slice_port};
 
     fn slice(name: &str, port: u16, endpoints: &[(u8, bool, bool)]) -> Arc<EndpointSlice> {
         let endpoint = |(n, ready, terminating): &(u8, bool, bool)| Endpoint {
-            address: [10, 0, 0, *n].into(),
             ready: *ready,
-            serving: true,
             terminating: *terminating,
-            placement: Placement::on(NODE),
+            ..testing::endpoint([10, 0, 0, *n].into(), NODE)
         };
         Arc::new(EndpointSlice {
             key: ObjectKey::new("ns", name),
-            service: ObjectKey::new("ns", "svc"),
-            family: Family::Ipv4,
-            ports: vec![SlicePort { name: "web".into(), protocol: Protocol::Tcp, port }],
+            ports: vec![slice_port("web", port)],
             endpoints: endpoints.iter().map(endpoint).collect(),
-            changed_at: None,
+            ..testing::slice("svc", NODE, &[])
         })
     }
 
     fn found(slices: &[Arc<EndpointSlice>]) -> Vec<(u8, u16, bool)> {
-        let port = ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+        let port = service_port("web", 80);
         let all = candidates(slices.iter(), Family::Ipv4, &port, NODE);
         all.iter().map(|c| (numbers(&[c.target])[0], c.target.port, c.ready)).collect()
     }
@@ -154,13 +151,12 @@ mod duplicates {
             ((false, true, true, true), (false, true, false, true)),
         ];
         let endpoint = |(ready, serving, terminating, here): State| Endpoint {
-            address: [10, 0, 0, 1].into(),
             ready,
             serving,
             terminating,
-            placement: Placement::on(if here { NODE } else { "n2" }),
+            ..testing::endpoint([10, 0, 0, 1].into(), if here { NODE } else { "n2" })
         };
-        let port = ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+        let port = service_port("web", 80);
         for (wanted, other) in better {
             for states in [[wanted, other], [other, wanted]] {
                 let slices = |parts: &[&[State]]| -> Vec<Arc<EndpointSlice>> {

@@ -1,9 +1,10 @@
 //! Frontends of a Service (specification 5), and what they do.
 
 use super::*;
-use crate::model::{Endpoint, ObjectKey, Placement, Protocol, SlicePort};
+use crate::model::{ObjectKey, Protocol};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
 use crate::ruleset::{SetId, Value, Verdict};
+use crate::testing::{self, endpoint, ip, service_port, slice_port};
 
 fn settings() -> Settings {
     let family = |ip: &str| {
@@ -28,39 +29,22 @@ fn settings() -> Settings {
 }
 
 fn service() -> Service {
-    let ip = |text: &str| text.parse().expect("an address");
     Service {
-        key: ObjectKey::new("ns", "svc"),
-        created: None,
         service_type: ServiceType::LoadBalancer,
         cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],
         external_ips: vec![ip("10.77.0.1")],
         load_balancer_ips: vec![ip("198.51.100.1")],
-        source_ranges: Vec::new(),
-        bad_source_ranges: false,
-        external_policy_local: false,
-        internal_policy_local: false,
-        affinity_seconds: None,
-        health_check_node_port: None,
-        ports: vec![ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30_080) }],
+        ports: vec![ServicePort { node_port: Some(30_080), ..service_port("web", 80) }],
+        ..testing::service("svc", "10.96.0.1")
     }
 }
 
 fn slice(nodes: &[&str]) -> Arc<EndpointSlice> {
-    let endpoint = |(index, node): (usize, &&str)| Endpoint {
-        address: [10, 1, 0, index as u8 + 1].into(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        placement: Placement::on(*node),
-    };
+    let endpoint = |(index, node): (usize, &&str)| endpoint([10, 1, 0, index as u8 + 1].into(), node);
     Arc::new(EndpointSlice {
-        key: ObjectKey::new("ns", "svc-1"),
-        service: ObjectKey::new("ns", "svc"),
-        family: Family::Ipv4,
-        ports: vec![SlicePort { name: "web".into(), protocol: Protocol::Tcp, port: 8080 }],
+        ports: vec![slice_port("web", 8080)],
         endpoints: nodes.iter().enumerate().map(endpoint).collect(),
-        changed_at: None,
+        ..testing::slice("svc", "", &[])
     })
 }
 
@@ -85,7 +69,7 @@ fn actions(plan: &ServicePlan) -> Vec<String> {
 fn all_kinds_of_frontend() {
     let plan = plan(&service(), &["n1", "n2"]);
     assert_eq!(actions(&plan), ["ClusterIp:2", "LoadBalancer:2", "ExternalIp:2", "NodePort:2"]);
-    assert_eq!(plan.hairpins, ["10.1.0.1".parse::<IpAddr>().expect("an address")], "only endpoints of this node");
+    assert_eq!(plan.hairpins, [ip("10.1.0.1")], "only endpoints of this node");
     assert_eq!(&*plan.frontends[0].label, "ns/svc:web");
 }
 
@@ -100,7 +84,7 @@ fn endpoints_with_something_due_after_translation() {
         service_type: ServiceType::ClusterIp,
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
-        ports: vec![ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
+        ports: vec![service_port("web", 80)],
         ..service()
     };
     assert_eq!(due(&internal), ["10.1.0.1"], "only the one on this node, which may be the client");
@@ -133,7 +117,7 @@ fn policies_local() {
 #[test]
 fn node_ports_on_localhost_are_left_to_the_relay() {
     let mut settings = settings();
-    let ip: IpAddr = "127.0.0.1".parse().expect("an address");
+    let ip = ip("127.0.0.1");
     settings.ipv4.as_mut().expect("served").localhost = Some(ip);
     let relayed = |service: &Service, nodes: &[&str]| {
         let slices = [slice(nodes)];
@@ -165,9 +149,7 @@ fn external_policy_means_nothing_for_a_plain_cluster_ip() {
 #[test]
 fn ignored_services() {
     assert!(plan(&Service { service_type: ServiceType::ExternalName, ..service() }, &["n1"]).is_empty());
-    assert!(
-        plan(&Service { cluster_ips: vec!["fd00::1".parse().expect("an address")], ..service() }, &["n1"]).is_empty()
-    );
+    assert!(plan(&Service { cluster_ips: vec![ip("fd00::1")], ..service() }, &["n1"]).is_empty());
 }
 
 #[test]

@@ -14,9 +14,9 @@ const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::
 /// Key of a NodePort frontend, before translation.
 const NODEPORT: &[Field] = &[Field::Protocol, Field::DestinationPort];
 /// Key of an address frontend, after translation.
-const ASKED: &[Field] = &[Field::OriginalAddress, Field::Protocol, Field::OriginalPort];
+const ORIGINAL_FRONTEND: &[Field] = &[Field::OriginalAddress, Field::Protocol, Field::OriginalPort];
 /// Key of a NodePort frontend, after translation.
-const ASKED_NODEPORT: &[Field] = &[Field::Protocol, Field::OriginalPort];
+const ORIGINAL_NODEPORT: &[Field] = &[Field::Protocol, Field::OriginalPort];
 
 /// Key of an affinity record: the client, and the ID of Service port and endpoint set. `nft` wants to see the protocol where a
 /// port is translated.
@@ -67,9 +67,10 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
     ]
 }
 
-/// Most connections leave as they are: a pod's to an endpoint that is neither on this node nor behind a frontend whose
-/// connections are masqueraded or remembered. The packet alone answers that; what the client asked for, which the chain
-/// behind it needs, is dear to look up. Those that leave pass by: a verdict of their own would cost them (benches/README.md).
+/// Most connections need nothing more here: those of a pod to an endpoint that is neither on this node nor behind a
+/// frontend whose connections are masqueraded or remembered. The packet's own addresses are enough to see that. The
+/// original destination, which the next chain needs, is expensive to look up. Connections that need nothing match no
+/// rule: a verdict for them would cost time (benches/README.md).
 fn postrouting(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     let endpoint = member(Field::DestinationAddress, false, SetId::AfterDnatEndpoints);
     let who: Vec<Rule> = match masquerade_all {
@@ -80,14 +81,14 @@ fn postrouting(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     who.into_iter().map(|condition| [condition, go.to_vec()].concat()).collect()
 }
 
-/// Who asked for what is still known from the connection, so no packet marks are needed (specification 6.4).
+/// The original destination is still known from connection tracking, so no packet marks are needed (specification 6.4).
 fn after_dnat(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
-    let mut rules = vec![vec![vmap(ASKED, SetId::AfterDnat)]];
-    for mut others in strangers(settings, masquerade_all) {
+    let mut rules = vec![vec![vmap(ORIGINAL_FRONTEND, SetId::AfterDnat)]];
+    for mut others in masqueraded_clients(settings, masquerade_all) {
         others.extend([member(Field::OriginalAddress, false, SetId::ClusterIps), Term::Masquerade]);
         rules.push(others);
     }
-    rules.push(vec![asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportAfterDnat)]);
+    rules.push(vec![original_is_nodeport(settings), vmap(ORIGINAL_NODEPORT, SetId::NodeportAfterDnat)]);
     rules.push(hairpin());
     rules
 }
@@ -96,8 +97,8 @@ fn after_dnat(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
 /// not allowed below this hook, hence maps of its own.
 fn input(settings: &FamilySettings) -> Vec<Rule> {
     vec![
-        vec![Term::Translated, vmap(ASKED, SetId::Remember)],
-        vec![Term::Translated, asked_nodeport(settings), vmap(ASKED_NODEPORT, SetId::NodeportRemember)],
+        vec![Term::Translated, vmap(ORIGINAL_FRONTEND, SetId::Remember)],
+        vec![Term::Translated, original_is_nodeport(settings), vmap(ORIGINAL_NODEPORT, SetId::NodeportRemember)],
     ]
 }
 
@@ -142,8 +143,8 @@ fn pick_one(pick: Pick) -> Vec<Rule> {
 /// Runs after translation and before any masquerade statement: the source is still the client's.
 fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
     let (asked, all, local) = match chain.nodeport {
-        false => (ASKED, EndpointMap::Address, EndpointMap::AddressLocal),
-        true => (ASKED_NODEPORT, EndpointMap::Nodeport, EndpointMap::NodeportLocal),
+        false => (ORIGINAL_FRONTEND, EndpointMap::Address, EndpointMap::AddressLocal),
+        true => (ORIGINAL_NODEPORT, EndpointMap::Nodeport, EndpointMap::NodeportLocal),
     };
     let write = |mut conditions: Rule, map| {
         let value = vec![Field::DestinationAddress, Field::DestinationPort];
@@ -154,8 +155,8 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
         conditions
     };
     let mut rules = if chain.external_local {
-        let mut rules: Vec<Rule> = insiders(settings).into_iter().map(|client| write(client, all)).collect();
-        rules.push(write(outsiders(settings), local));
+        let mut rules: Vec<Rule> = internal_clients(settings).into_iter().map(|client| write(client, all)).collect();
+        rules.push(write(external_clients(settings), local));
         rules
     } else {
         vec![write(Vec::new(), all)]
@@ -179,18 +180,18 @@ fn whose_records(frontend: &[Field], map: EndpointMap) -> Term {
 
 /// After translation: the clients [`external_local`] has given an endpoint of the cluster set, as conditions for a rule
 /// each. More than one may hold.
-fn insiders(settings: &FamilySettings) -> Vec<Rule> {
+fn internal_clients(settings: &FamilySettings) -> Vec<Rule> {
     let mut clients: Vec<Rule> = pod(settings, false).into_iter().map(|pod| vec![pod]).collect();
     clients.push(vec![local(Field::SourceAddress)]);
     if detects_by_interface(settings) {
-        // As in `strangers`.
+        // As in `masqueraded_clients`.
         clients.push(vec![Term::Arrived { negate: true }]);
     }
     clients
 }
 
-/// The others.
-fn outsiders(settings: &FamilySettings) -> Rule {
+/// The clients that [`external_local`] has given an endpoint of the local set, as one condition.
+fn external_clients(settings: &FamilySettings) -> Rule {
     let mut client = if detects_by_interface(settings) { vec![Term::Arrived { negate: false }] } else { Vec::new() };
     client.extend(not_pod(settings));
     client.push(not_local(Field::SourceAddress));
@@ -200,7 +201,7 @@ fn outsiders(settings: &FamilySettings) -> Rule {
 /// Was the connection made to an address that answers NodePorts? Where all local addresses do, the routing table can no
 /// longer be asked about the original one: then everything that is not a ClusterIP may be (external and load balancer
 /// addresses were handled before).
-fn asked_nodeport(settings: &FamilySettings) -> Term {
+fn original_is_nodeport(settings: &FamilySettings) -> Term {
     match settings.node_ports {
         NodePortAddresses::Listed(_) => member(Field::OriginalAddress, false, SetId::NodeIps),
         NodePortAddresses::AllLocal => member(Field::OriginalAddress, true, SetId::ClusterIps),
@@ -222,7 +223,7 @@ fn pod(settings: &FamilySettings, negate: bool) -> Option<Term> {
 }
 
 /// Whose connections to ClusterIPs are masqueraded (specification 6.4), as conditions for a rule each.
-fn strangers(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
+fn masqueraded_clients(settings: &FamilySettings, masquerade_all: bool) -> Vec<Rule> {
     match &settings.pods {
         _ if masquerade_all => vec![Vec::new()],
         PodDetection::None => Vec::new(),

@@ -1,11 +1,11 @@
-//! Putting right what others touched, and nothing else.
+//! Repairs the part of a table that others touched, and nothing else.
 
 use crate::diff::Mirror;
 use crate::model::Family;
 use crate::ruleset::{Kernel, KernelError, Part, Transaction};
 
-/// Reads this part of a table and makes it equal to the mirror; what was changed. `None` when that takes a comparison of
-/// everything. After an error, too, nothing is known.
+/// Reads this part of a table, makes it equal to the mirror, and returns what was changed. `None` when that takes a
+/// comparison of the whole table, which is also to follow an error.
 pub(super) fn repair_part<K: Kernel>(
     kernel: &mut K,
     mirror: &Mirror,

@@ -1,11 +1,11 @@
-//! How much at once is loaded of what packets do not see yet.
+//! How many elements one transaction of a load has. A load fills tables and maps that no packet sees yet.
 
 use std::time::Duration;
 
 use crate::model::Family;
 use crate::ruleset::{Op, Transaction};
 
-/// How long a slice should take: so long others wait for their turn with nf_tables.
+/// How long one transaction of a load, a slice, should take: other users of nf_tables wait that long.
 const SLICE: Duration = Duration::from_millis(50);
 /// Elements of the first slice: a slow machine takes 5 microseconds for each.
 const FIRST: usize = 8 * 1024;
@@ -32,15 +32,15 @@ impl Slices {
         self.size
     }
 
-    /// So many elements took so long.
+    /// Records how long a slice with so many elements took.
     pub(super) fn took(&mut self, elements: usize, time: Duration) {
         if elements == self.size {
             self.size = next_size(elements, time).min(self.most);
         }
     }
 
-    /// So many elements were too large a message (EMSGSIZE): where the socket's buffer cannot be enlarged
-    /// (net.core.wmem_max, without CAP_NET_ADMIN in the first user namespace), it bounds what can be sent at once.
+    /// Records that a slice with so many elements was too large a message (EMSGSIZE): the socket's buffer bounds what can
+    /// be sent at once, and without CAP_NET_ADMIN in the first user namespace it cannot exceed net.core.wmem_max.
     pub(super) fn too_large(&mut self, elements: usize) {
         self.most = self.most.min(elements / 2).max(1);
         self.size = self.size.min(self.most);
@@ -50,7 +50,7 @@ impl Slices {
 /// The size of the next slice when one of this size took so long.
 fn next_size(size: usize, took: Duration) -> usize {
     let fitting = size as f64 * SLICE.as_secs_f64() / took.as_secs_f64().max(1e-6);
-    // Not at once up to it: a single measurement may be off.
+    // At most doubled or halved: a single measurement may be off.
     (fitting as usize).clamp(size / 2, size * 2).clamp(FEWEST, MOST)
 }
 

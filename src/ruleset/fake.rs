@@ -35,7 +35,7 @@ impl FakeKernel {
         self.tables.get(&family)
     }
 
-    /// Changes a table behind everybody's back.
+    /// Changes a table as another program would.
     pub fn listing_mut(&mut self, family: Family) -> Option<&mut Listing> {
         self.tables.get_mut(&family)
     }
@@ -65,7 +65,7 @@ impl Kernel for FakeKernel {
                 });
             }
             let result = match op {
-                // The real one would not mind, but packets would: they may be among the rules of before.
+                // The real kernel allows it, but packets may still be processed by the old rules, which name the set.
                 Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.names(*set)) => {
                     Err((format!("set {set}"), libc::EBUSY))
                 }

@@ -1,11 +1,11 @@
-//! A kernel behind something that looks at what passes, or changes it: metrics, and what tests need.
+//! Code in front of a kernel that observes or changes calls: for metrics and tests.
 
 use super::{Element, Elements, Kernel, KernelError, Part, SetId, SetName, Table, Transaction};
 use crate::model::Family;
 
-/// What stands in front of a kernel; by itself it lets everything pass. See [`Kernel`] for what the methods promise.
+/// Is called instead of the kernel; the default methods call the kernel. See [`Kernel`] for what the methods promise.
 pub trait Interceptor<K: Kernel>: Send {
-    /// A transaction comes by.
+    /// A transaction is to be applied.
     fn apply(&mut self, kernel: &mut K, transaction: &Transaction) -> Result<(), KernelError> {
         kernel.apply(transaction)
     }

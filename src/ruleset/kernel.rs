@@ -1,16 +1,17 @@
-//! The one door to the kernel. `nftables` implements it for real; `FakeKernel` (feature `testing`) in memory.
+//! The only interface to the kernel's tables. `nftables` implements it over netlink, `FakeKernel` (feature `testing`) in
+//! memory.
 
 use super::{Element, Elements, Part, SetId, SetName, Table, Transaction};
 use crate::model::Family;
 
 /// Programs tables and reads them back. Only tables named [`super::TABLE_NAME`] are ever touched or listed.
 pub trait Kernel: Send {
-    /// Makes the tables that are there ours, without changing what is in them. Called before they are read to be changed;
-    /// [`KernelError::is_taken`] when somebody else has them and has to end first.
+    /// Takes over the tables that exist, without changing what is in them. Called before they are read to be changed;
+    /// [`KernelError::is_taken`] when another process has them, which has to end first.
     fn claim(&mut self) -> Result<(), KernelError>;
 
-    /// Makes all changes of a transaction take effect at once; where it deletes a set, not before all packets have left the
-    /// rules of earlier transactions. On an error nothing has changed, except where
+    /// Makes all changes of a transaction take effect at once; where it deletes a set, not before no packet is being
+    /// processed by rules of earlier transactions. On an error nothing has changed, except where
     /// [`KernelError::is_uncertain`] says that this is not known.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError>;
 
@@ -21,8 +22,8 @@ pub trait Kernel: Send {
     /// touched keys come the elements with these keys; one that none of ours can be comes without a value.
     fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError>;
 
-    /// Reads the elements of one set or map of ours; what packets write not before all packets have left the rules of
-    /// earlier transactions.
+    /// Reads the elements of one set or map of ours; those that packets write not before no packet is being processed by
+    /// rules of earlier transactions.
     fn read_set(&mut self, family: Family, set: SetName) -> Result<Elements, KernelError>;
 
     /// Whether, as long as we live, nobody but us can change our table of a family.
@@ -83,7 +84,7 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// Whether somebody else has the tables, and all is well when they end.
+    /// Whether another process has the tables, and it is enough to wait until it ends.
     pub fn is_taken(&self) -> bool {
         matches!(self, KernelError::Owned { .. } | KernelError::Locked { .. })
     }

@@ -27,7 +27,7 @@ pub struct Table {
     pub foreign: Vec<Foreign>,
 }
 
-/// Something in our table that none of ours can be.
+/// Something in our table that Portway does not write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Foreign {
     /// An object with another name than ours.
@@ -39,14 +39,14 @@ pub enum Foreign {
         /// Its place, from 1 on.
         number: usize,
     },
-    /// What cannot be put right on its own, in words.
+    /// What cannot be repaired on its own, described as text.
     Other(String),
 }
 
 /// What a foreign object is; in the order in which they can be deleted once their chains have no rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ForeignKind {
-    /// A set or map. One without a name is not told: it goes with the rule that has it.
+    /// A set or map. Anonymous sets are not reported: they are deleted with their rule.
     Set,
     /// A chain.
     Chain,
@@ -150,8 +150,8 @@ pub enum Op {
     /// Declares a set or map with room for so many elements; 0 for one that grows by itself. Sets whose size is fixed by
     /// [`SetId::spec`] have that.
     AddSet(SetName, u32),
-    /// Deletes a set or map that no rule names any more, with its elements. Not in the transaction that takes the rules
-    /// away: a packet that walks the old ones would find the map empty.
+    /// Deletes a set or map that no rule names any more, with its elements. Not in the transaction that deletes the
+    /// rules: a packet that is being processed by them would find the map empty.
     DeleteSet(SetName),
     /// Creates a chain; with its hook when it is a base chain.
     AddChain(ChainId),

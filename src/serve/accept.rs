@@ -44,8 +44,8 @@ const BODY_SIZE: usize = 4 * 1024;
 /// After a failed accept, mostly for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where connections come from.
-pub(crate) trait Listener: Send {
+/// A listening socket, TCP or unix.
+pub(crate) trait ListeningStream: Send {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -53,7 +53,7 @@ pub(crate) trait Listener: Send {
     fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
 }
 
-impl Listener for TcpListener {
+impl ListeningStream for TcpListener {
     type Stream = TcpStream;
 
     async fn next(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
@@ -61,7 +61,7 @@ impl Listener for TcpListener {
     }
 }
 
-impl Listener for UnixListener {
+impl ListeningStream for UnixListener {
     type Stream = UnixStream;
 
     async fn next(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
@@ -71,8 +71,9 @@ impl Listener for UnixListener {
 
 /// The open connections of one server, or of several together.
 ///
-/// When there are too many the oldest is closed: clients that open connections and say nothing drive each other out, and
-/// who asks and goes is answered meanwhile. Waiting for a free place would leave a probe waiting for such clients.
+/// When there are too many the oldest is closed: clients that open connections and send nothing displace each other, and
+/// clients that send a request and leave are answered meanwhile. Waiting for a free place would let idle clients delay a
+/// probe.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Places(Arc<Mutex<VecDeque<AbortHandle>>>);
 
@@ -93,7 +94,7 @@ impl Places {
 }
 
 /// Serves connections until dropped.
-pub(crate) async fn serve<T, R: Routes>(listener: impl Listener, routes: R, places: Places) -> T {
+pub(crate) async fn serve<T, R: Routes>(listener: impl ListeningStream, routes: R, places: Places) -> T {
     // Dropping the set ends them all: a closed port answers nobody.
     let mut connections = JoinSet::new();
     loop {

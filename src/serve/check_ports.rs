@@ -144,7 +144,7 @@ impl ListeningServer {
         self.complaint = Some(complaint);
     }
 
-    /// Closes the sockets on addresses that are not wanted any more.
+    /// Closes the sockets on addresses other than these.
     async fn leave(&mut self, addresses: &[IpAddr]) {
         let gone: Vec<IpAddr> = self.sockets.keys().copied().filter(|ip| !addresses.contains(ip)).collect();
         for address in gone {

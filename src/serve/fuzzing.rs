@@ -1,4 +1,4 @@
-//! Requests at a health check port, with or without a PROXY header before them.
+//! Requests at a health check port, with or without a PROXY header before them; and how a server is asked here.
 
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -7,9 +7,9 @@ use super::accept::connection;
 use super::http::{Request, Response, Routes, text};
 
 #[derive(Clone)]
-struct Site;
+struct CheckPort;
 
-impl Routes for Site {
+impl Routes for CheckPort {
     fn answer(&self, request: &Request) -> Response {
         text(StatusCode::OK, request.path())
     }
@@ -25,6 +25,11 @@ impl Routes for Site {
 
 /// Sends bytes to a server that allows for a PROXY header, until it has answered or hung up.
 pub fn check_request(bytes: &[u8]) {
+    send(bytes, CheckPort);
+}
+
+/// Sends bytes to a server with these routes, until it has answered or hung up.
+pub(crate) fn send(bytes: &[u8], routes: impl Routes) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
     runtime.block_on(async {
         let (mut client, server) = duplex(1 << 20);
@@ -35,6 +40,6 @@ pub fn check_request(bytes: &[u8]) {
             let received = client.read_to_end(&mut answer).await;
             (sent, closed, received)
         };
-        let ((), (_sent, _closed, _received)) = tokio::join!(connection(server, None, Site), talk);
+        let ((), (_sent, _closed, _received)) = tokio::join!(connection(server, None, routes), talk);
     });
 }

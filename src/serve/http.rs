@@ -47,13 +47,13 @@ impl Request {
     }
 }
 
-/// A site.
+/// What a server answers.
 pub(crate) trait Routes: Clone + Send + Sync + 'static {
     /// Answers. Not async: everything is at hand, or there is a [`Routes::queue`].
     fn answer(&self, request: &Request) -> Response;
 
-    /// What takes long, as whatever asks the kernel, is answered on a thread where it may block: as many at a time as this
-    /// has permits, while the others wait.
+    /// For requests that take long, as those that ask the kernel: they are answered on a thread that may block, as many
+    /// at a time as this has permits.
     fn queue(&self, _: &Parts) -> Option<Arc<Semaphore>> {
         None
     }
@@ -63,7 +63,7 @@ pub(crate) trait Routes: Clone + Send + Sync + 'static {
         false
     }
 
-    /// Whether a PROXY header may come first. Nothing is believed that it says.
+    /// Whether a PROXY header may come first. What it says is ignored.
     fn skips_proxy_header(&self) -> bool {
         false
     }

@@ -20,9 +20,9 @@ use super::intern::Interner;
 use super::problem::{Problem, Subject};
 use crate::model::{Event, Family, Node, ObjectKey, Protocol, ServiceCidr, parse_cidr, parse_ip};
 
-/// Faults of one object that are told; it may have thousands.
+/// The most faults of one object that are reported; it may have thousands.
 const FAULTS_MAX: usize = 20;
-/// Bytes of a message that is told in full, and how much of the others' begin and end is.
+/// Messages up to this many bytes are reported in full; of longer ones the beginning and the end.
 const MESSAGE_MAX: usize = 400;
 const MESSAGE_BEGIN: usize = 200;
 const MESSAGE_END: usize = 150;
@@ -305,7 +305,7 @@ fn node_ips(object: &api::Node, notes: &mut Notes<'_>) -> (Vec<IpAddr>, Vec<IpAd
     (ips, internal)
 }
 
-/// Why no Service can have an address: it is everybody's own, or that of many.
+/// Why no Service can have an address: it is not the address of one host.
 fn unservable(ip: IpAddr) -> Option<&'static str> {
     if ip.is_unspecified() {
         Some("the unspecified address")

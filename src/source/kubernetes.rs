@@ -1,8 +1,8 @@
 //! An API server as the source, through the crate `kube`.
 //!
-//! Watches are folded straight into events; no second copy of the objects is kept here. `kube`'s own `watcher` is not
-//! used: it resumes a watch that ends at once without any pause, goes on after a line it could not read as if nothing
-//! was missing, and cannot see that the server's history is another one.
+//! Watches become events at once; no second copy of the objects is kept here. `kube`'s own `watcher` is not used: it
+//! resumes a watch that ends at once without any pause, goes on after a line it could not read as if nothing was missing,
+//! and does not notice a server that was restored from a backup.
 
 mod access;
 mod ask;
@@ -53,22 +53,14 @@ pub struct KubeSource {
 }
 
 impl KubeSource {
-    /// Sets up the client. The API server need not answer yet.
-    pub async fn connect(options: &KubeOptions, node_name: &str) -> Result<Self, SourceError> {
-        Ok(Self::over(Access::new(options, None).await?, node_name))
-    }
-
-    /// The same, with a layer that measures requests.
-    pub async fn connect_measured(
+    /// Sets up the client, whose requests `measure` may measure. The API server need not answer yet.
+    pub async fn connect(
         options: &KubeOptions,
         node_name: &str,
-        layer: &RestClientLayer,
+        measure: Option<RestClientLayer>,
     ) -> Result<Self, SourceError> {
-        Ok(Self::over(Access::new(options, Some(layer.clone())).await?, node_name))
-    }
-
-    fn over(access: Access, node_name: &str) -> Self {
-        Self { access, node_name: node_name.into(), proxy_name: None, stats: Arc::default() }
+        let access = Access::new(options, measure).await?;
+        Ok(Self { access, node_name: node_name.into(), proxy_name: None, stats: Arc::default() })
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.

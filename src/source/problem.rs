@@ -84,7 +84,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What a source tells of itself: counters for metrics, which only grow, and what is wrong at present.
+/// Counters of a source for metrics, which only grow, and what is wrong at present.
 #[derive(Debug, Default)]
 pub struct SourceStats {
     /// Problems reported; one that stays is counted once.
@@ -102,7 +102,7 @@ pub struct SourceStats {
 #[derive(Debug, Default)]
 struct ObjectProblems {
     problems: Vec<Problem>,
-    /// Told of in the list that is being read, or known from a watch.
+    /// Reported in the list that is being read, or known from a watch.
     is_seen: bool,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct MessageOrigin {
     offset: usize,
 }
 
-/// A transaction in the kernel's language.
+/// A transaction as netlink messages.
 pub(crate) struct Batch {
     pages: Vec<Vec<u8>>,
     origins: Vec<MessageOrigin>,
@@ -82,7 +82,7 @@ impl Batch {
     }
 
     /// Asks for an acknowledgement of the last change and of the end, and appends the end unless the batch is a trial:
-    /// without end the kernel checks everything and then forgets it.
+    /// without an end the kernel checks everything and applies nothing.
     pub(crate) fn finish(&mut self, trial: bool) {
         if let Some(last) = self.origins.last().copied() {
             let flags = last.offset + 6;

@@ -82,8 +82,8 @@ impl Socket {
         Ok(setsockopt(&self.socket, sockopt::ReceiveTimeout, &time)?)
     }
 
-    /// Room in bytes for what is received. Beyond the system's limit needs a right that containers may lack; the limit does
-    /// then.
+    /// Room in bytes for what is received. More than the system's limit takes CAP_NET_ADMIN in the first user namespace;
+    /// without it the limit applies.
     pub(crate) fn reserve_receiving(&self, room: usize) -> io::Result<()> {
         let forced = setsockopt(&self.socket, sockopt::RcvBufForce, &room);
         Ok(forced.or_else(|_| setsockopt(&self.socket, sockopt::RcvBuf, &room))?)

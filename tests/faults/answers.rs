@@ -32,6 +32,39 @@ fn tamper(pid: u32, calls: &str, record: &Path) -> Child {
     strace
 }
 
+/// A call to the kernel cannot be cancelled, so the process ends without it, after the 5 s that the sync loop has.
+#[test]
+fn a_kernel_that_does_not_answer_does_not_keep_the_program_from_ending() {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let mut testbed = Testbed::build(&[]);
+    let mut churn = Churn::start(&mut testbed);
+    let folder = tempfile::tempdir().expect("a folder");
+    let record = folder.path().join("calls");
+    // Longer than the test waits; `delay_enter` is in microseconds.
+    let mut strace = tamper(testbed.pid(), "sendmsg:delay_enter=600000000", &record);
+    testbed.wait("the sync loop is in a call", |testbed| {
+        // Not every change has to be sent to the kernel.
+        churn.change(testbed);
+        match testbed.ask(&["status"]) {
+            (said, _) if said.contains("the sync loop is busy") => Ok(()),
+            (said, _) => Err(said),
+        }
+    });
+    let begin = Instant::now();
+    kill(Pid::from_raw(testbed.pid().cast_signed()), Signal::SIGTERM).expect("it runs");
+    let status = loop {
+        if let Some(status) = testbed.ended() {
+            break status;
+        }
+        assert!(begin.elapsed() < LIMIT * 4, "it does not end\n{}", testbed.log());
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let (took, log) = (begin.elapsed(), testbed.log());
+    assert!(status.success() && took >= LIMIT && took < LIMIT * 2, "{status} after {took:?}\n{log}");
+    assert!(log.contains("does not end within 5s"), "{log}");
+    strace.wait().expect("ended");
+}
+
 #[test]
 fn lost_answers_and_lost_questions_cost_nothing() {
     let mut testbed = Testbed::build(&[]);

@@ -46,7 +46,7 @@ pub(crate) struct Testbed {
 impl Testbed {
     /// Builds it with everything but the program.
     pub(crate) fn build(flags: &[&str]) -> Self {
-        let (client, pods, node) = streets();
+        let (client, pods, node) = namespaces();
         services::addresses().into_iter().for_each(|address| serve(&pods, address));
         // The threads of the server, and so its sockets, are on the node.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -245,7 +245,7 @@ fn local_addresses() -> BTreeSet<IpAddr> {
 }
 
 /// The namespaces of the client, the pods and the node, where the calling thread then stands.
-fn streets() -> (Namespace, Namespace, Namespace) {
+fn namespaces() -> (Namespace, Namespace, Namespace) {
     let make = || Namespace::create().expect("network namespaces need root");
     let (client, pods, node) = (make(), make(), make());
     let ip = |commands: &str| ip_batch(commands).expect("links");

@@ -11,6 +11,7 @@ use portway::model::{
     ServicePort, ServiceType, SlicePort,
 };
 use portway::plan::Sizing;
+use portway::testing;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -89,12 +90,11 @@ pub fn any_service() -> impl Strategy<Value = Service> {
                     external_ips: external.0,
                     load_balancer_ips: external.1,
                     source_ranges: external.2,
-                    bad_source_ranges: false,
                     external_policy_local: external_local,
                     internal_policy_local: internal_local,
                     affinity_seconds: affinity,
-                    health_check_node_port: None,
                     ports,
+                    ..testing::service("", "10.96.0.1")
                 }
             },
         )

@@ -110,7 +110,7 @@ impl Follower {
     }
 
     pub async fn connect(options: KubeOptions) -> Self {
-        Self::run(KubeSource::connect(&options, "node-1").await.expect("a client"))
+        Self::run(KubeSource::connect(&options, "node-1", None).await.expect("a client"))
     }
 
     pub fn run(source: KubeSource) -> Self {

@@ -13,6 +13,52 @@ use super::one_pod::OnePodNetwork;
 
 /// What it answers on all of its ports.
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nkube-proxy";
+/// kube-proxy 1.36's shape in its nftables mode, for the pod's Services. They replace rules of its own from before.
+pub(crate) fn rules(cluster_ips: &[&str]) -> String {
+    let add = |ip: &&str| format!("add element ip kube-proxy service-ips {{ {ip} . tcp . 80 : goto service-A }}\n");
+    format!("{TABLE}{}", cluster_ips.iter().map(add).collect::<String>())
+}
+
+const TABLE: &str = "
+add table ip kube-proxy
+delete table ip kube-proxy
+table ip kube-proxy {
+    map service-ips {
+        type ipv4_addr . inet_proto . inet_service : verdict
+    }
+    chain endpoint-A {
+        meta l4proto tcp dnat to 10.244.1.2:8080
+    }
+    chain service-A {
+        ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+        numgen random mod 1 vmap { 0 : goto endpoint-A }
+    }
+    chain mark-for-masquerade {
+        meta mark set meta mark | 0x4000
+    }
+    chain services {
+        ip daddr . meta l4proto . th dport vmap @service-ips
+    }
+    chain nat-prerouting {
+        type nat hook prerouting priority dstnat; policy accept;
+        jump services
+    }
+    chain nat-output {
+        type nat hook output priority -100; policy accept;
+        jump services
+    }
+    chain nat-postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        meta mark & 0x4000 == 0 return
+        meta mark set meta mark ^ 0x4000
+        masquerade fully-random
+    }
+    chain filter-forward {
+        type filter hook forward priority filter; policy accept;
+        ct state new ip daddr 10.96.0.0/12 drop
+    }
+}
+";
 /// From its start until its rules are in force.
 const UNTIL_RULES: Duration = Duration::from_secs(2);
 /// Its metrics, its health, and the health checks of a Service.

@@ -1,9 +1,11 @@
 //! A node with the sync loop and the kernel, in this very process: events in, real packets out.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use portway::config::Options;
 use portway::controller::{Controller, Report};
 use portway::model::{Event, Family};
@@ -23,17 +25,34 @@ pub(crate) struct Live {
     controller: Controller<NftKernel>,
     reports: watch::Receiver<Report>,
     options: Options,
-    /// A second door, for looking.
+    /// A second connection, for looking.
     observer: NftKernel,
+}
+
+/// When a packet had passed the node, and when the sync beside it began and was done.
+#[derive(Debug)]
+pub(crate) struct PacketAndSync {
+    pub(crate) passed: Instant,
+    pub(crate) began: Instant,
+    pub(crate) done: Instant,
 }
 
 impl Live {
     /// Builds a world; nothing is programmed yet.
     pub(crate) fn build(layout: Layout, options: &Options) -> Result<Self> {
+        Self::build_with(layout, options, kernel)
+    }
+
+    /// The same where the sync loop owns its tables, as far as the kernel can.
+    pub(crate) fn build_owned(layout: Layout, options: &Options) -> Result<Self> {
+        Self::build_with(layout, options, || Ok(NftKernel::open()?))
+    }
+
+    fn build_with(layout: Layout, options: &Options, kernel: fn() -> Result<NftKernel>) -> Result<Self> {
         let world = World::build(&layout).context("cannot build the world")?;
         let (controller, reports) = Controller::new(kernel()?, options.clone());
-        let numbers = Numbers::default();
-        Ok(Self { world, layout, numbers, controller, reports, options: options.clone(), observer: kernel()? })
+        let (numbers, observer) = (Numbers::default(), NftKernel::open_to_read()?);
+        Ok(Self { world, layout, numbers, controller, reports, options: options.clone(), observer })
     }
 
     /// Has the sync loop handle a batch, which it must be able to.
@@ -44,6 +63,37 @@ impl Live {
         ensure!(report.failures == 0, "the kernel refused a transaction");
         ensure!(report.syncs > before, "there was no sync");
         Ok(())
+    }
+
+    /// The same while a packet is on its way through the node, which takes it as long as `send` does; when it had passed. Each
+    /// has a CPU of its own: the kernel does not let a thread go on where it handles a packet.
+    pub(crate) fn handle_during(
+        &mut self,
+        from: Place,
+        probe: &Probe,
+        head_start: Duration,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<PacketAndSync> {
+        let Self { world, controller, reports, .. } = self;
+        let cpus = sched_getaffinity(Pid::from_raw(0))?;
+        let mut usable = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false));
+        let (first, second) = (usable.next().context("no CPU")?, usable.next());
+        let send = || {
+            run_on(first)?;
+            world.send(from, probe).map(|()| Instant::now())
+        };
+        let (passed, began, done) = std::thread::scope(|scope| {
+            let sender = scope.spawn(send);
+            run_on(second.unwrap_or(first))?;
+            std::thread::sleep(head_start);
+            let began = Instant::now();
+            controller.handle(events, began);
+            let done = Instant::now();
+            sender.join().expect("sent").map(|passed| (passed, began, done))
+        })?;
+        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        ensure!(reports.borrow().failures == 0, "the kernel refused a transaction");
+        Ok(PacketAndSync { passed, began, done })
     }
 
     /// Ends the sync loop and starts another one on the same kernel, with everything listed anew.
@@ -101,12 +151,19 @@ impl Live {
     }
 }
 
-fn kernel() -> Result<NftKernel> {
-    // Not owned, so that several doors can change the table.
-    Ok(NftKernel::open_with(nftables::Options { owned: false, ..nftables::Options::default() })?)
+/// Has the calling thread run on one CPU.
+fn run_on(cpu: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
-/// Empties the memory of clients through a door of its own.
+fn kernel() -> Result<NftKernel> {
+    // Not owned, so that several connections can change the table.
+    Ok(NftKernel::open_with(nftables::KernelOptions::new(false))?)
+}
+
+/// Deletes all affinity records through a connection of its own.
 pub(crate) fn forget_clients() -> Result<()> {
     let mut kernel = kernel()?;
     for family in Family::ALL {

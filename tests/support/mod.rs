@@ -10,6 +10,7 @@ pub mod follower;
 pub(crate) mod health;
 pub(crate) mod kube_proxy;
 pub(crate) mod live;
+pub(crate) mod manifests;
 pub(crate) mod netns;
 pub mod nft;
 pub(crate) mod node;

@@ -3,11 +3,15 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+use super::manifests::{ipv4_slice, service};
 use super::netns::{Namespace, ip_batch, set_sysctls};
 use super::wait::eventually;
 
@@ -15,24 +19,21 @@ use super::wait::eventually;
 pub(crate) const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
 
 /// A Service of the pod, and the node.
-pub(crate) const MANIFESTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {namespace: default, name: web}
-spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ports: [{port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {namespace: default, name: web-1, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: '', port: 8080}]
-endpoints: [{addresses: [10.244.1.2], nodeName: node-a}]
----
+pub(crate) fn manifests() -> String {
+    const NODE: &str = "
 apiVersion: v1
 kind: Node
 metadata: {name: node-a}
 status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
+---
 ";
+    [NODE, &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"), &pod_slice("web")].concat()
+}
+
+/// The slice of a Service of the pod.
+pub(crate) fn pod_slice(service: &str) -> String {
+    ipv4_slice(service, &["10.244.1.2"], Some("node-a"))
+}
 
 /// Asks without pause, some 1,000 times a second, until told to stop.
 pub(crate) struct Client {
@@ -78,10 +79,13 @@ impl Client {
         }
     }
 
-    pub(crate) fn finish(self) -> (usize, Vec<String>) {
+    /// Ends it. No request may have failed; says how many there were.
+    pub(crate) fn lost_nothing(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let failures = self.thread.join().expect("the client");
-        (self.asked.load(Ordering::Relaxed), failures)
+        let asked = self.asked.load(Ordering::Relaxed);
+        assert!(failures.is_empty(), "{} of {asked} failed: {failures:?}", failures.len());
+        asked
     }
 }
 
@@ -94,6 +98,19 @@ pub(crate) fn start(namespace: &Namespace, program: &str, args: &[&str]) -> Chil
         };
         scope.spawn(spawn).join().expect("spawned")
     })
+}
+
+/// Kills a program, and waits until it has ended.
+pub(crate) fn kill(mut child: Child) {
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+}
+
+/// Tells a program to end, and waits until it has.
+pub(crate) fn terminate(child: &mut Child) -> ExitStatus {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    child.wait().expect("ended")
 }
 
 pub(crate) fn output(namespace: &Namespace, program: &str, args: &[&str]) -> String {

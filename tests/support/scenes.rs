@@ -10,8 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use portway::config::{DetectLocal, Options};
 use portway::diff::Mirror;
-use portway::model::{EndpointSlice, Event, Family, Kind, Node, Protocol, Service, ServiceCidr, SlicePort};
+use portway::model::{EndpointSlice, Event, Family, Node, Protocol, Service, ServiceCidr, SlicePort};
 use portway::plan::FrontendKey;
+use portway::testing::all_listed;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -139,7 +140,7 @@ fn events(node: Node, services: &[Service], slices: Vec<EndpointSlice>, cidrs: V
     events.extend(cidrs.into_iter().map(Event::ServiceCidr));
     events.extend(services.iter().map(|service| Event::Service(service.clone().into())));
     events.extend(slices.into_iter().map(|slice| Event::Slice(slice.into())));
-    events.extend([Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr].map(Event::ListDone));
+    events.extend(all_listed());
     events
 }
 

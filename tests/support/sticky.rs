@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use portway::config::{DetectLocal, Options};
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Node, Placement, Protocol as ModelProtocol, Service, ServicePort,
-    ServiceType, SlicePort,
+    EndpointSlice, Event, Family, Kind, Protocol as ModelProtocol, Service, ServicePort, ServiceType, SlicePort,
 };
+use portway::testing::{self, added, added_node, added_slice, endpoint, ip, service_port, slice_port};
 
 use super::attempt::{Outcome, target};
 use super::cluster::{NODE, empty_lists, key};
 use super::live::Live;
 use super::packets::Protocol;
 use super::scenes::{layout, node_addresses};
-use super::world::Place;
+use super::world::{Layout, Place};
 
 pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:60::10"];
 pub(crate) const NODE_IPS: [&str; 2] = ["10.51.0.1", "fd00:33::1"];
@@ -65,10 +64,19 @@ impl Default for Shop {
 impl Shop {
     /// A node with this Service, and the calling thread on it.
     pub(crate) fn open(&self) -> Live {
+        self.open_with(Live::build)
+    }
+
+    /// The same with a sync loop that owns its tables.
+    pub(crate) fn open_owned(&self) -> Live {
+        self.open_with(Live::build_owned)
+    }
+
+    fn open_with(&self, build: fn(Layout, &Options) -> anyhow::Result<Live>) -> Live {
         assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         let mut options = Options::new(NODE);
         options.detect_local = self.detect_local.clone();
-        let mut live = Live::build(layout(&options), &options).expect("a world");
+        let mut live = build(layout(&options), &options).expect("a world");
         live.handle(self.events()).expect("a first sync");
         live
     }
@@ -80,10 +88,8 @@ impl Shop {
 
     /// Everything there is, as at the start.
     pub(crate) fn events(&self) -> Vec<Event> {
-        let ips = NODE_IPS.map(|ip| ip.parse().expect("valid")).into();
-        let node = Node { name: NODE.into(), ips, ..Node::default() };
-        let mut events =
-            vec![Event::LocalAddresses(node_addresses().into_iter().collect()), Event::Node(Box::new(node))];
+        let node = testing::node(NODE, &NODE_IPS);
+        let mut events = vec![Event::LocalAddresses(node_addresses().into_iter().collect()), added_node(node)];
         events.extend(self.objects());
         events.extend(
             empty_lists()
@@ -93,58 +99,48 @@ impl Shop {
         events
     }
 
-    fn objects(&self) -> Vec<Event> {
+    /// The Service and its slices.
+    pub(crate) fn objects(&self) -> Vec<Event> {
         let port = |name: &str, protocol, port, node_port| ServicePort {
-            name: name.into(),
             protocol,
-            port,
             node_port: Some(node_port),
+            ..service_port(name, port)
         };
         let load_balancers: &[&str] = if self.load_balancer { &LOAD_BALANCERS } else { &[] };
         let service = Service {
             key: key("shop", "sticky"),
-            created: None,
             service_type: ServiceType::LoadBalancer,
-            cluster_ips: CLUSTER_IPS.map(|ip| ip.parse().expect("valid")).into(),
-            external_ips: Vec::new(),
-            load_balancer_ips: load_balancers.iter().map(|ip| ip.parse().expect("valid")).collect(),
-            source_ranges: Vec::new(),
-            bad_source_ranges: false,
+            cluster_ips: CLUSTER_IPS.map(ip).into(),
+            load_balancer_ips: load_balancers.iter().map(|text| ip(text)).collect(),
             external_policy_local: self.external_local,
             internal_policy_local: self.internal_local,
             affinity_seconds: self.timeout,
-            health_check_node_port: None,
             ports: vec![
                 port("web", ModelProtocol::Tcp, PORTS[0], NODE_PORTS[0]),
                 port("dns", ModelProtocol::Udp, PORTS[1], NODE_PORTS[1]),
             ],
+            ..testing::service("sticky", CLUSTER_IPS[0])
         };
-        let slices = Family::ALL.map(|family| Event::Slice(Arc::new(self.slice(family))));
-        std::iter::once(Event::Service(Arc::new(service))).chain(slices).collect()
+        let slices = Family::ALL.map(|family| added_slice(self.slice(family)));
+        std::iter::once(added(service)).chain(slices).collect()
     }
 
     fn slice(&self, family: Family) -> EndpointSlice {
         let which = usize::from(family == Family::Ipv6);
-        let endpoint = |address: &str, here: bool| Endpoint {
-            address: address.parse().expect("valid"),
-            ready: true,
-            serving: true,
-            terminating: false,
-            placement: Placement::on(if here { NODE } else { "node-b" }),
-        };
-        let mut endpoints: Vec<Endpoint> =
-            self.endpoints.iter().map(|pair| endpoint(pair[which], !REMOTE.contains(pair))).collect();
+        let node_of = |pair: &Pair| if REMOTE.contains(pair) { "node-b" } else { NODE };
+        let mut endpoints: Vec<_> =
+            self.endpoints.iter().map(|pair| endpoint(ip(pair[which]), node_of(pair))).collect();
         if family == Family::Ipv4 {
-            endpoints.extend(self.more.iter().map(|address| endpoint(address, false)));
+            endpoints.extend(self.more.iter().map(|address| endpoint(ip(address), "node-b")));
         }
-        let port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port };
+        let port = |name: &str, protocol, port| SlicePort { protocol, ..slice_port(name, port) };
         EndpointSlice {
             key: key("shop", if family == Family::Ipv4 { "sticky-4" } else { "sticky-6" }),
             service: key("shop", "sticky"),
             family,
             ports: vec![port("web", ModelProtocol::Tcp, 8080), port("dns", ModelProtocol::Udp, 5353)],
             endpoints,
-            changed_at: None,
+            ..testing::slice("sticky", NODE, &[])
         }
     }
 }

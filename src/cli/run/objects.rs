@@ -35,7 +35,7 @@ impl Source {
             master: client.master.clone(),
             ..KubeOptions::default()
         };
-        let source = KubeSource::connect_measured(&access, &options.node_name, &metrics.rest_client_layer()).await?;
+        let source = KubeSource::connect(&access, &options.node_name, Some(metrics.rest_client_layer())).await?;
         let source = source.serving(proxy_name);
         metrics.watch_source("kubernetes", source.stats());
         Ok(Self::Kubernetes(Box::new(source)))

@@ -24,7 +24,7 @@ pub(in crate::nftables) struct ElementReader {
     comments: HashSet<Arc<str>>,
 }
 
-/// An element that none of ours can be; in words.
+/// An element that Portway would not write, described as text.
 #[derive(Debug)]
 pub(in crate::nftables) struct ForeignElement(pub(in crate::nftables) String);
 
@@ -144,9 +144,9 @@ impl ElementReader {
     }
 }
 
-/// The comment among an element's notes.
-pub(in crate::nftables) fn read_comment(notes: &[u8]) -> Option<&str> {
-    let mut rest = notes;
+/// The comment in an element's user data.
+pub(in crate::nftables) fn read_comment(userdata: &[u8]) -> Option<&str> {
+    let mut rest = userdata;
     loop {
         let (&[tag, len], tail) = rest.split_first_chunk()?;
         let value = tail.get(..usize::from(len))?;

@@ -117,7 +117,7 @@ pub(super) fn known_endpoints(
         );
         let found = match (asked, foreign) {
             (Ok(()), None) => reader.finish(),
-            // One of them has gone, or is strange.
+            // One of them was deleted, or is not as Portway writes it.
             (Ok(()), Some(_)) | (Err(RequestError::Errno(libc::ENOENT)), _) => {
                 some(connection, (family, name), set, &keys.iter().copied().collect())?
             }

@@ -1,4 +1,4 @@
-//! Reading a set that somebody is changing, for those who only look.
+//! Reads a set while its owner keeps changing it.
 //!
 //! A set of a busy table is never left alone for as long as it takes to list it. When it changes between two parts of a
 //! listing, elements that stay as they are can be missing or come twice: the kernel finds the place to go on at by counting.

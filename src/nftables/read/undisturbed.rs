@@ -79,7 +79,7 @@ impl ChangeWatch {
     }
 }
 
-/// Waits until transactions that others have begun are over: one at a time has its turn.
+/// Waits until transactions that others have begun are over: nf_tables handles one at a time.
 fn wait_for_commits(connection: &mut Connection, doing: &'static str) -> Result<(), KernelError> {
     let mut batch = Batch::new(connection.next_seq(), Scratch::new());
     encode::write(&mut batch, 0, Family::Ipv4, TRIAL_TABLE, &Op::AddTable, 0);

@@ -1,7 +1,7 @@
 //! The way to the API server: TCP, TLS, credentials, and how long to wait for what.
 //!
-//! kube's own client waits for ever for an answer, does not notice for five minutes that a server is gone without a
-//! word, and keeps `Retry-After` to itself.
+//! kube's own client waits for ever for an answer, does not notice for five minutes that a server has disappeared without
+//! closing its connections, and does not expose `Retry-After`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -41,7 +41,7 @@ const WINDOW: u32 = 8 * STREAM_WINDOW;
 /// KEP-5958, from Kubernetes 1.37 on.
 const WITHOUT_MANAGED_FIELDS: HeaderValue =
     HeaderValue::from_static("application/json;drop=metadata.managedFields,application/json");
-/// No server may send us away for longer.
+/// The longest `Retry-After` that is obeyed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Makes a client; with a token file, its token goes with each request; with a layer, requests are measured.
@@ -92,7 +92,7 @@ fn secure<C>(config: &Config, connector: C) -> kube::Result<HttpsConnector<C>> {
     Ok(builder.enable_http1().enable_http2().wrap_connector(connector))
 }
 
-/// Fields that are not read, and bytes that can be spared, are left out by servers that know how to. Others take no notice.
+/// Asks the server to compress answers and to leave out managed fields. Servers that cannot do so ignore it.
 fn ask_for_little<B>(mut request: Request<B>) -> Request<B> {
     if request.method() == Method::GET {
         request.headers_mut().insert(header::ACCEPT_ENCODING, gunzip::GZIP);
@@ -109,8 +109,8 @@ where
     answer.map(|body| body.map_err(Into::into).boxed_unsync())
 }
 
-/// To the server, or to a proxy and through it. Of a dead server behind a proxy that lives TCP says nothing: there missing
-/// bookmarks tell ([`Timing::bookmarks`]).
+/// To the server, or to a proxy and through it. TCP does not show that a server behind a live proxy is dead: missing
+/// bookmarks do ([`Timing::bookmarks`]).
 fn way(proxy: Option<&Intercept>, timing: &Timing) -> BoxCloneSyncService<Uri, TokioIo<TcpStream>, BoxError> {
     let tcp = tcp(timing);
     let Some(proxy) = proxy else { return BoxCloneSyncService::new(tcp.map_err(BoxError::from)) };

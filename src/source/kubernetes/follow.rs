@@ -167,7 +167,7 @@ impl<T: Convert> Follow<T> {
         self.read(stream, lost).await
     }
 
-    /// Reads a watch to its end, with an eye on what may tell that it is in vain.
+    /// Reads a watch to its end, unless something shows that it can bring no more changes.
     async fn read(
         &mut self,
         stream: impl Stream<Item = kube::Result<WatchEvent<Guarded<T>>>>,

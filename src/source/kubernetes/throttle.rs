@@ -1,4 +1,4 @@
-//! How often to say the same.
+//! How often the same message is logged.
 
 use std::time::{Duration, Instant};
 

@@ -22,8 +22,9 @@ pub struct Timing {
     pub list: Duration,
     /// After this time the server is asked to end a watch, which is then resumed (290 s, whole seconds).
     pub watch: Duration,
-    /// A watch on which bookmarks have come, and then nothing for this time, is dead (130 s: the server's watch cache sends
-    /// one a minute). This is for HTTP/1.1 behind a balancer or proxy that lives: neither TCP nor pings tell there.
+    /// A watch on which bookmarks have come, and then nothing for this time, is dead (130 s: the server's watch cache
+    /// sends one a minute). This is for HTTP/1.1 behind a live balancer or proxy, where neither TCP nor pings notice a
+    /// dead server.
     pub bookmarks: Duration,
     /// How often to ask.
     pub retry_policy: RetryPolicy,

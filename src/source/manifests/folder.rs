@@ -298,7 +298,7 @@ impl ManifestFolder {
         found
     }
 
-    /// Our Node is missed where there are others: then the name is wrong.
+    /// Reports that the folder has Nodes, but not ours: probably the node name is wrong.
     fn other_nodes(&self, names: &[(String, PathBuf)], winners: &Winners<'_>) -> Option<(String, Problem)> {
         if winners.contains_key(&Id::Node) {
             return None;
