@@ -8,9 +8,9 @@
 mod affinity;
 mod change;
 mod claims;
+mod conflicts;
 mod existing;
 mod growth;
-mod holders;
 mod load;
 mod mirror;
 mod numbers;

@@ -13,7 +13,7 @@ mod settings;
 mod skeleton;
 
 pub use elements::{Member, endpoint_element, globals};
-pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, PortKey, Target};
+pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey, Target};
 pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, EndpointRules, EndpointUse, Selection, Topology, UnusedHints, candidates, select};
 pub use service::{Needs, ServicePlan, compile};

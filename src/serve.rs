@@ -27,7 +27,7 @@ use tracing::{info, warn};
 pub use check_ports::CheckPorts;
 pub use runtimes::Runtimes;
 
-use self::accept::Places;
+use self::accept::ConnectionSlots;
 use self::health_port::HealthPort;
 use self::http::Routes;
 use self::metrics_port::MetricsPort;
@@ -143,7 +143,7 @@ async fn keep_up<R: Routes>(
         match listen::on(address) {
             Ok(listener) => {
                 info!(%address, "the {name} server listens");
-                return accept::serve(listener, routes, Places::default()).await;
+                return accept::serve(listener, routes, ConnectionSlots::default()).await;
             }
             Err(cause) if hard_fail => {
                 events.wanted(event(cause.to_string()));

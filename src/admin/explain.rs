@@ -4,7 +4,7 @@ use super::services::{self, ConnectionCounts};
 use super::{ExplainRows, endpoints, faults};
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Protocol};
-use crate::plan::{FrontendKey, Holder, ListeningSocket, NodePortAddresses, Target};
+use crate::plan::{FrontendKey, FrontendOwner, ListeningSocket, NodePortAddresses, Target};
 use crate::source::Problem;
 
 /// What is known of a destination; empty when no Service has it. Without counters no connections are shown.
@@ -54,7 +54,7 @@ pub fn rows(
         .collect();
     let faults = faults::of_service(model, mirror, problems, owner);
     let mut notes: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
-    if let Some(Holder::HealthCheck(service)) = mirror.holder(family, key, owner) {
+    if let Some(FrontendOwner::HealthCheck(service)) = mirror.other_owner(family, key, owner) {
         notes.insert(0, format!("the health check of Service {service} answers there, no endpoint"));
     }
     ExplainRows { services: claims, candidates, notes }

@@ -61,7 +61,7 @@ fn of_slices(model: &Model, service: &Service, families: &[Family]) -> Vec<Fault
 
 /// A Service that would have frontends, has none, and lost none to anybody was left out for its size.
 fn oversized(model: &Model, mirror: &Mirror, service: &Service, families: &[Family]) -> Option<FaultRow> {
-    let is_lost = |family, key: &FrontendKey| mirror.holder(family, *key, &service.key).is_some();
+    let is_lost = |family, key: &FrontendKey| mirror.other_owner(family, *key, &service.key).is_some();
     let is_left_out = |family: &&Family| {
         !service.ports.is_empty()
             && !model.is_set_aside(&service.key, **family)

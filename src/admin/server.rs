@@ -22,7 +22,7 @@ use crate::metrics::Format;
 use crate::model::{Family, Protocol};
 use crate::nftables::NftKernel;
 use crate::plan::Target;
-use crate::serve::accept::{self, Places};
+use crate::serve::accept::{self, ConnectionSlots};
 use crate::serve::http::{Request, Response, Routes, json, not_found, text};
 
 /// Listens at a path and answers there, on a thread of its own, until the process ends. What is left of an earlier process
@@ -35,7 +35,7 @@ pub fn start(path: &Path, admin: Admin) -> io::Result<()> {
             match tokio::net::UnixListener::from_std(listener) {
                 Ok(listener) => {
                     let routes = AdminRoutes::new(admin);
-                    accept::serve::<(), _>(listener, routes, Places::default()).await;
+                    accept::serve::<(), _>(listener, routes, ConnectionSlots::default()).await;
                 }
                 Err(cause) => tracing::warn!(%cause, "the admin socket cannot be served"),
             }

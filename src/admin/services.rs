@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ServiceRow;
 use crate::diff::Mirror;
 use crate::model::{Family, Model, Service};
-use crate::plan::{Action, Class, Frontend, FrontendKey, Holder, Target};
+use crate::plan::{Action, Class, Frontend, FrontendKey, FrontendOwner, Target};
 use crate::ruleset::Bytes;
 
 /// Connections by family and frontend.
@@ -25,8 +25,8 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &ConnectionCounts
         let in_force = mirror.frontends_of(family, &service.key).iter();
         rows.extend(in_force.map(|frontend| row(service, family, frontend, counters)));
         for key in mirror.lost_by(family, &service.key) {
-            let owner = mirror.holder(family, *key, &service.key).map(|holder| match holder {
-                Holder::Service(service) => service.to_string(),
+            let owner = mirror.other_owner(family, *key, &service.key).map(|owner| match owner {
+                FrontendOwner::Service(service) => service.to_string(),
                 other => other.to_string(),
             });
             // Its own, and not in force all the same: the kernel refused it, or it is too large.

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use crate::model::{Family, ObjectKey};
-use crate::plan::{Class, FrontendKey, Holder};
+use crate::plan::{Class, FrontendKey, FrontendOwner};
 
 /// A Service's claim to a frontend. The smallest wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,10 +21,10 @@ pub(super) struct Claim {
 
 impl Claim {
     /// The owner of the frontend if this claim wins.
-    pub(super) fn holder(&self) -> Holder {
+    pub(super) fn owner(&self) -> FrontendOwner {
         match self.class {
-            Class::HealthCheck => Holder::HealthCheck(self.service.clone()),
-            _ => Holder::Service(self.service.clone()),
+            Class::HealthCheck => FrontendOwner::HealthCheck(self.service.clone()),
+            _ => FrontendOwner::Service(self.service.clone()),
         }
     }
 }
@@ -35,7 +35,7 @@ pub struct Conflict {
     /// What both claim.
     pub frontend: FrontendKey,
     /// Who has it.
-    pub winner: Holder,
+    pub winner: FrontendOwner,
     /// Who does not.
     pub loser: ObjectKey,
 }
@@ -135,7 +135,7 @@ impl Claims {
     pub(super) fn check(&self, key: FrontendKey, service: &ObjectKey) -> Result<(), Conflict> {
         match self.winners.get(&key) {
             Some(winner) if winner.service != *service => {
-                Err(Conflict { frontend: key, winner: winner.holder(), loser: service.clone() })
+                Err(Conflict { frontend: key, winner: winner.owner(), loser: service.clone() })
             }
             _ => Ok(()),
         }

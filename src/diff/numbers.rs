@@ -22,8 +22,8 @@ impl Numbers {
         Self { used: HashSet::new(), next: existing.map_or(0, |existing| existing.next) }
     }
 
-    /// Numbers the sticky ones of a Service's frontends: as before, else as in an existing table, else anew. Those no longer in use
-    /// become free.
+    /// Numbers the frontends of a Service that have session affinity: as before, else as in an existing table, else anew.
+    /// Numbers no longer in use become free.
     pub(super) fn assign(&mut self, old: &[Frontend], new: &mut [Frontend], existing: Option<&ExistingNumbers>) {
         let mut existing_numbers = HashMap::new();
         for frontend in new.iter().filter(|frontend| frontend.affinity.is_some()) {

@@ -93,9 +93,9 @@ pub enum Class {
     NodePort,
 }
 
-/// Who has an address and port that a Service claims in vain.
+/// Who has a frontend that a Service claims but does not get.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
+pub enum FrontendOwner {
     /// Another Service.
     Service(ObjectKey),
     /// The health check server of a Service, maybe the same one.
@@ -104,12 +104,12 @@ pub enum Holder {
     Server(&'static str),
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for FrontendOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Holder::Service(service) => write!(f, "Service {service}"),
-            Holder::HealthCheck(service) => write!(f, "the healthCheckNodePort of Service {service}"),
-            Holder::Server(name) => write!(f, "Portway's {name}"),
+            FrontendOwner::Service(service) => write!(f, "Service {service}"),
+            FrontendOwner::HealthCheck(service) => write!(f, "the healthCheckNodePort of Service {service}"),
+            FrontendOwner::Server(name) => write!(f, "Portway's {name}"),
         }
     }
 }

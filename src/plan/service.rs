@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{
-    Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, Holder, Selection, Settings, Target, candidates,
-    select,
+    Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings, Target,
+    candidates, select,
 };
 use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 use crate::ruleset::COMMENT_MAX;
@@ -31,7 +31,7 @@ pub struct ServicePlan {
     /// Where its health check server answers: nobody else may have these.
     pub checks: Vec<FrontendKey>,
     /// Frontends it does not get because servers of this process have them.
-    pub refused: Vec<(FrontendKey, Holder)>,
+    pub refused: Vec<(FrontendKey, FrontendOwner)>,
     /// It would take this many elements or more, which is too many: nothing of it is in force.
     pub oversized: Option<usize>,
 }
@@ -87,7 +87,7 @@ where
         // There are many Services: room that is given back later leaves holes that nothing fits into.
         plan.frontends.reserve_exact(new.len());
         for frontend in new {
-            match frontends.holder(&frontend, &plan.checks, settings) {
+            match frontends.own_server(&frontend, &plan.checks, settings) {
                 Some(holder) => plan.refused.push((frontend.key, holder)),
                 None if keys.insert(frontend.key) => plan.frontends.push(frontend),
                 None => {}
@@ -181,16 +181,16 @@ impl<'a> ServiceFrontends<'a> {
     }
 
     /// The server of this process that a frontend would take connections from. ClusterIPs are nobody's own.
-    fn holder(&self, frontend: &Frontend, checks: &[FrontendKey], settings: &Settings) -> Option<Holder> {
+    fn own_server(&self, frontend: &Frontend, checks: &[FrontendKey], settings: &Settings) -> Option<FrontendOwner> {
         if frontend.class == Class::ClusterIp {
             return None;
         }
         if checks.contains(&frontend.key) {
-            return Some(Holder::HealthCheck(self.service.key.clone()));
+            return Some(FrontendOwner::HealthCheck(self.service.key.clone()));
         }
         let mut listeners = settings.listeners.iter();
         let listener = listeners.find(|l| l.is_hit_by(&frontend.key, self.family, self.node_ip))?;
-        Some(Holder::Server(listener.name))
+        Some(FrontendOwner::Server(listener.name))
     }
 
     /// How many elements the frontends of a port will have, about.

@@ -29,7 +29,7 @@ const CONNECTIONS: usize = 128;
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
 /// For the head of the only request on a connection.
 const SINGLE_LIMIT: Duration = Duration::from_secs(5);
-/// For a connection as a whole: nobody holds a place for ever.
+/// For a connection as a whole: nobody holds a slot for ever.
 const LIFETIME: Duration = Duration::from_secs(600);
 /// For a connection that brings one request.
 const SINGLE_LIFETIME: Duration = Duration::from_secs(15);
@@ -72,12 +72,12 @@ impl ListeningStream for UnixListener {
 /// The open connections of one server, or of several together.
 ///
 /// When there are too many the oldest is closed: clients that open connections and send nothing displace each other, and
-/// clients that send a request and leave are answered meanwhile. Waiting for a free place would let idle clients delay a
+/// clients that send a request and leave are answered meanwhile. Waiting for a free slot would let idle clients delay a
 /// probe.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Places(Arc<Mutex<VecDeque<AbortHandle>>>);
+pub(crate) struct ConnectionSlots(Arc<Mutex<VecDeque<AbortHandle>>>);
 
-impl Places {
+impl ConnectionSlots {
     fn take(&self, connection: AbortHandle) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         taken.push_back(connection);
@@ -94,13 +94,13 @@ impl Places {
 }
 
 /// Serves connections until dropped.
-pub(crate) async fn serve<T, R: Routes>(listener: impl ListeningStream, routes: R, places: Places) -> T {
+pub(crate) async fn serve<T, R: Routes>(listener: impl ListeningStream, routes: R, slots: ConnectionSlots) -> T {
     // Dropping the set ends them all: a closed port answers nobody.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         match listener.next().await {
-            Ok((stream, peer)) => places.take(connections.spawn(connection(stream, peer, routes.clone()))),
+            Ok((stream, peer)) => slots.take(connections.spawn(connection(stream, peer, routes.clone()))),
             Err(cause) => {
                 warn!(%cause, "cannot accept a connection");
                 sleep(PAUSE).await;

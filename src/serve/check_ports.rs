@@ -10,7 +10,7 @@ use http::HeaderValue;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use super::accept::{self, Places};
+use super::accept::{self, ConnectionSlots};
 use super::health_port::status;
 use super::http::{Request, Response, Routes, json};
 use super::listen;
@@ -27,7 +27,7 @@ pub struct CheckPorts {
     addresses: HashMap<Family, Vec<IpAddr>>,
     servers: HashMap<CheckId, ListeningServer>,
     /// Of all servers together: whoever may create Services decides how many there are.
-    places: Places,
+    slots: ConnectionSlots,
 }
 
 /// A server that is wanted, and the sockets it has.
@@ -43,7 +43,7 @@ struct ListeningServer {
 impl CheckPorts {
     /// No server yet.
     pub fn new(health: Arc<Health>, events: EventSink) -> Self {
-        Self { health, events, addresses: HashMap::new(), servers: HashMap::new(), places: Places::default() }
+        Self { health, events, addresses: HashMap::new(), servers: HashMap::new(), slots: ConnectionSlots::default() }
     }
 
     /// Follows changes until the sender is gone, then closes everything.
@@ -79,7 +79,7 @@ impl CheckPorts {
             if !server.is_open(addresses) {
                 let routes =
                     CheckRoutes { service: id.1.clone(), count: server.count.clone(), health: self.health.clone() };
-                server.open(&routes, addresses, &self.places, &self.events).await;
+                server.open(&routes, addresses, &self.slots, &self.events).await;
             }
         }
     }
@@ -106,12 +106,12 @@ impl ListeningServer {
     }
 
     /// Opens what is missing. If one socket cannot be had, none is kept.
-    async fn open(&mut self, routes: &CheckRoutes, addresses: &[IpAddr], places: &Places, events: &EventSink) {
+    async fn open(&mut self, routes: &CheckRoutes, addresses: &[IpAddr], slots: &ConnectionSlots, events: &EventSink) {
         let missing: Vec<IpAddr> = addresses.iter().copied().filter(|ip| !self.sockets.contains_key(ip)).collect();
         for address in missing {
             match listen::on_family(address, self.port) {
                 Ok(listener) => {
-                    let task = tokio::spawn(accept::serve(listener, routes.clone(), places.clone()));
+                    let task = tokio::spawn(accept::serve(listener, routes.clone(), slots.clone()));
                     self.sockets.insert(address, task);
                 }
                 Err(cause) => {
@@ -200,7 +200,7 @@ impl Routes for CheckRoutes {
         true
     }
 
-    /// A prober that keeps connections would hold one of few places on a port anybody can reach.
+    /// A prober that keeps connections would hold one of few connection slots of a port anybody can reach.
     fn keeps_alive(&self) -> bool {
         false
     }

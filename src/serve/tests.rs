@@ -59,7 +59,7 @@ async fn nobody_may_send_a_long_head() {
     let listener = listen::on(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = listener.local_addr().expect("an address");
     let routes = HealthPort::new(&sources(events::queue().0));
-    let server = tokio::spawn(accept::serve::<(), _>(listener, routes, Places::default()));
+    let server = tokio::spawn(accept::serve::<(), _>(listener, routes, ConnectionSlots::default()));
     for head in [format!("A: {}\r\n", "a".repeat(100_000)), "A: a\r\n".repeat(80)] {
         let ask = move || exchange(address, format!("GET /livez HTTP/1.1\r\nHost: x\r\n{head}\r\n"));
         let answer = tokio::task::spawn_blocking(ask).await.expect("no panic");
@@ -148,7 +148,7 @@ async fn pages_of_gates_that_are_off_are_not_there() {
         let port = MetricsPort::new(options, &sources(events::queue().0));
         let listener = listen::on(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
         let address = listener.local_addr().expect("an address");
-        let server = tokio::spawn(accept::serve::<(), _>(listener, port, Places::default()));
+        let server = tokio::spawn(accept::serve::<(), _>(listener, port, ConnectionSlots::default()));
         let ask = move |path| exchange(address, format!("GET {path} HTTP/1.0\r\n\r\n"));
         let (status, flags) =
             tokio::task::spawn_blocking(move || (ask("/statusz"), ask("/flagz"))).await.expect("no panic");

@@ -52,6 +52,14 @@ fn a_kernel_that_does_not_answer_does_not_keep_the_program_from_ending() {
     });
     let begin = Instant::now();
     kill(Pid::from_raw(testbed.pid().cast_signed()), Signal::SIGTERM).expect("it runs");
+    // What it logs last before it exits. A traced thread is not gone before strace has taken note, which waits for the delay.
+    while !testbed.log().contains("does not end within 5s") {
+        assert!(begin.elapsed() < LIMIT * 3, "it does not end\n{}", testbed.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(begin.elapsed() >= LIMIT, "after {:?}\n{}", begin.elapsed(), testbed.log());
+    strace.kill().expect("it runs");
+    strace.wait().expect("ended");
     let status = loop {
         if let Some(status) = testbed.ended() {
             break status;
@@ -59,10 +67,7 @@ fn a_kernel_that_does_not_answer_does_not_keep_the_program_from_ending() {
         assert!(begin.elapsed() < LIMIT * 4, "it does not end\n{}", testbed.log());
         std::thread::sleep(Duration::from_millis(10));
     };
-    let (took, log) = (begin.elapsed(), testbed.log());
-    assert!(status.success() && took >= LIMIT && took < LIMIT * 2, "{status} after {took:?}\n{log}");
-    assert!(log.contains("does not end within 5s"), "{log}");
-    strace.wait().expect("ended");
+    assert!(status.success(), "{status}\n{}", testbed.log());
 }
 
 #[test]

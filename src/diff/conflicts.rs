@@ -3,7 +3,7 @@
 use super::claims::{Claim, Conflict};
 use super::mirror::Mirror;
 use crate::model::{Family, ObjectKey};
-use crate::plan::{Class, FrontendKey, Holder};
+use crate::plan::{Class, FrontendKey, FrontendOwner};
 
 impl Mirror {
     /// The Service that has a frontend, or whose health check server has it.
@@ -12,13 +12,13 @@ impl Mirror {
     }
 
     /// Who has a frontend instead of a Service that claims it in vain.
-    pub fn holder(&self, family: Family, frontend: FrontendKey, loser: &ObjectKey) -> Option<Holder> {
+    pub fn other_owner(&self, family: Family, frontend: FrontendKey, loser: &ObjectKey) -> Option<FrontendOwner> {
         let node_ip = self.settings().family(family).and_then(|settings| settings.node_ip);
         let claim = self.claim(family, frontend);
         let others = claim.filter(|claim| claim.class == Class::HealthCheck || claim.service != *loser);
-        others.map(Claim::holder).or_else(|| {
+        others.map(Claim::owner).or_else(|| {
             let mut listeners = self.settings().listeners.iter();
-            Some(Holder::Server(listeners.find(|listener| listener.is_hit_by(&frontend, family, node_ip))?.name))
+            Some(FrontendOwner::Server(listeners.find(|listener| listener.is_hit_by(&frontend, family, node_ip))?.name))
         })
     }
 
@@ -32,7 +32,7 @@ impl Mirror {
                 state.lost.iter().chain(checks).map(move |key| (loser, *key))
             });
             lost.filter_map(move |(loser, frontend)| {
-                let winner = self.holder(family, frontend, loser)?;
+                let winner = self.other_owner(family, frontend, loser)?;
                 Some((family, Conflict { frontend, winner, loser: loser.clone() }))
             })
         })
