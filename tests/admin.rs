@@ -18,8 +18,9 @@ use portway::model::{Event, Kind, ObjectKey};
 use portway::ruleset::FakeKernel;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
+use support::api_double::ApiDouble;
+use support::follower;
 use support::netns::{in_netns, ip_batch, set_sysctls};
-
 use support::nft::Nft;
 use support::node::Program;
 use support::wait::eventually;
@@ -77,10 +78,23 @@ struct Said {
 
 impl Asked {
     fn start(objects: &str) -> Self {
+        Self::start_with(objects, &[])
+    }
+
+    fn start_with(objects: &str, more: &[&str]) -> Self {
+        Self::launch(more, |flags| Program::start(objects, flags))
+    }
+
+    /// With an API server.
+    fn follow(double: &ApiDouble) -> Self {
+        Self::launch(&[], |flags| Program::follow(&double.url(), flags))
+    }
+
+    fn launch(more: &[&str], start: impl FnOnce(&[&str]) -> Program) -> Self {
         let folder = TempDir::new().expect("a folder");
         let socket = folder.path().join("run/admin.sock");
         let flags = ["--no-table-ownership", "--admin-socket", socket.to_str().expect("a plain path")];
-        Self { program: Program::start(objects, &flags), folder }
+        Self { program: start(&[&flags[..], more].concat()), folder }
     }
 
     fn socket(&self) -> PathBuf {
@@ -95,6 +109,17 @@ impl Asked {
     fn json(&self, words: &[&str]) -> Value {
         let said = self.ask(&[words, &["-o", "json"]].concat());
         serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+    }
+
+    /// What `status` has of a subsystem.
+    fn status(&self, subsystem: &str) -> Value {
+        let report = self.json(&["status"]);
+        let mut rows = report["subsystems"].as_array().expect("lines").iter();
+        rows.find(|row| row["subsystem"] == subsystem).unwrap_or_else(|| panic!("{subsystem}: {report:#}")).clone()
+    }
+
+    fn is(&self, subsystem: &str, state: &str) -> bool {
+        self.status(subsystem)["state"] == state
     }
 }
 
@@ -124,8 +149,8 @@ fn services_and_endpoints_say_what_happens_and_why() {
 
         let said = asked.ask(&["status"]);
         assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
-        let states = asked.json(&["status"]);
-        let states = column(&states, "subsystem", "state");
+        let report = asked.json(&["status"]);
+        let states = column(&report["subsystems"], "subsystem", "state");
         let names = [
             "configuration",
             "conntrack",
@@ -142,6 +167,7 @@ fn services_and_endpoints_say_what_happens_and_why() {
         // The thief's claim; there is no cluster CIDR.
         let warned = |name: &str| matches!(name, "objects" | "settings");
         assert!(states.iter().all(|(name, state)| **state == if warned(name) { "WARN" } else { "OK" }), "{states:?}");
+        assert_eq!((&report["version"], &report["state"]), (&1.into(), &"WARN".into()));
 
         let services = asked.json(&["services"]);
         let actions = column(&services, "frontend", "action");
@@ -170,6 +196,125 @@ fn services_and_endpoints_say_what_happens_and_why() {
         assert_eq!(why["10.1.0.7:8080/TCP"], "terminating, and others are ready");
         assert_eq!(why["10.1.0.8:8080/TCP"], "not ready");
         assert_eq!(asked.json(&["endpoints", "-a", "10.1.0.8"]).as_array().map(Vec::len), Some(1));
+    });
+}
+
+/// What was wrong once and is right again is no matter of `status`.
+#[test]
+fn status_is_about_the_present() {
+    in_netns(|| {
+        let manifests = TempDir::new().expect("a folder");
+        let folder = manifests.path().join("m");
+        let write = |objects: &str| {
+            std::fs::create_dir_all(&folder).expect("a folder");
+            std::fs::write(folder.join("all.yaml"), objects).expect("manifests");
+        };
+        write(OBJECTS);
+        // Of a flag given twice the last counts.
+        let asked = Asked::start_with(OBJECTS, &[&format!("--manifests={}", folder.display())]);
+        assert!(asked.is("source", "OK"));
+        let (first, _) = OBJECTS.split_once("---").expect("documents");
+
+        std::fs::remove_dir_all(&folder).expect("removed");
+        eventually("a failure", || asked.is("source", "FAIL"));
+        let source = asked.status("source");
+        let path = folder.to_str().expect("a plain path");
+        assert!(source["outage"]["error"].as_str().is_some_and(|error| error.contains(path)), "{source:#}");
+        assert!(source["detail"].as_str().is_some_and(|text| text.contains("fails for ")), "{source:#}");
+        assert_eq!(asked.ask(&["status"]).code, 1);
+
+        write(&OBJECTS.replace("name: n1}", "name: other}"));
+        eventually("no failure", || asked.is("source", "OK"));
+        eventually("no Node", || asked.is("model", "FAIL"));
+        let model = asked.status("model");
+        assert_eq!((&model["node"], &model["wantedNode"]), (&Value::Null, &"n1".into()));
+        assert!(model["detail"].as_str().is_some_and(|text| text.contains("there is no Node n1")), "{model:#}");
+        assert_eq!(asked.ask(&["status"]).code, 1);
+
+        write(first);
+        eventually("no faults left", || asked.is("objects", "OK") && asked.status("objects")["faults"] == 0);
+        write(OBJECTS);
+        eventually("a fault", || asked.is("objects", "WARN") && asked.status("objects")["faults"] == 1);
+        assert_eq!([&["status"][..], &["status", "--strict"]].map(|words| asked.ask(words).code), [0, 1]);
+    });
+}
+
+/// `/healthz` is 503 there.
+#[test]
+fn status_is_not_ok_on_a_node_that_load_balancers_must_not_use() {
+    in_netns(|| {
+        let asked = Asked::start(&OBJECTS.replace("name: n1}", "name: other}"));
+        let health = asked.status("health");
+        assert_eq!((&health["state"], &health["healthz"]), (&"FAIL".into(), &503.into()), "{health:#}");
+        assert_eq!(asked.status("model")["state"], "FAIL");
+        assert_eq!(asked.ask(&["status"]).code, 1);
+    });
+}
+
+#[test]
+fn an_api_server_that_is_gone_is_told_with_its_address_as_long_as_it_is() {
+    in_netns(|| {
+        let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let server = server.expect("a runtime");
+        let double = server.block_on(ApiDouble::start());
+        double.put(follower::node("n1"));
+        double.put(follower::service("a", "10.96.0.1"));
+        let asked = Asked::follow(&double.url());
+        let source = asked.status("source");
+        let url = double.url();
+        let url = url.trim_end_matches('/');
+        assert_eq!((&source["state"], &source["outage"]), (&"OK".into(), &Value::Null), "{source:#}");
+        assert!(source["address"].as_str().is_some_and(|address| address.starts_with(url)), "{source:#}");
+
+        server.block_on(double.stop());
+        eventually("a warning", || asked.is("source", "WARN"));
+        let outage = asked.status("source")["outage"].clone();
+        assert!(outage["error"].as_str().is_some_and(|error| error.contains(url)), "{outage:#}");
+        let seconds = |outage: &Value| {
+            let since: jiff::Timestamp = outage["since"].as_str().expect("a text").parse().expect("a time");
+            since.as_second()
+        };
+        let said = asked.ask(&["status", "--wait=3"]);
+        assert!(said.code == 1 && said.err.contains("not OK after 3s: source"), "{said:?}");
+        let again = asked.status("source")["outage"].clone();
+        let later = seconds(&again) - seconds(&outage);
+        // Parts of seconds are cut off.
+        assert!(later.abs() <= 1, "it has not begun anew: {outage} {again}");
+
+        server.block_on(double.restart());
+        eventually("its end", || asked.is("source", "OK"));
+        assert_eq!(asked.status("source")["outage"], Value::Null);
+    });
+}
+
+#[test]
+fn status_waits_until_all_is_ok_or_the_time_is_over() {
+    in_netns(|| {
+        let asked = Asked::start(&OBJECTS.replace("name: n1}", "name: other}"));
+        let said = asked.ask(&["status", "--wait=1s"]);
+        assert_eq!((said.code, said.err.as_str()), (1, "portway: not OK after 1s: model, health\n"), "{said:?}");
+        assert!(said.out.contains("there is no Node n1"), "{said:?}");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| asked.ask(&["status", "--wait=60s"]));
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!waiting.is_finished());
+            asked.program.replace(OBJECTS);
+            let said = waiting.join().expect("no panic");
+            assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+        });
+        let said = asked.ask(&["status", "--wait=0", "--strict"]);
+        assert!(said.code == 1 && said.err.contains("objects, settings"), "{said:?}");
+        for words in [&["--wait=soon"][..], &["--wait=1", "--watch"]] {
+            assert_eq!(asked.ask(&[&["status"], words].concat()).code, 2, "{words:?}");
+        }
+        let Asked { program, folder } = asked;
+        drop(program);
+        let socket = folder.path().join("run/admin.sock");
+        let said = portway(&["status", "--wait=1", "-o", "json", "--admin-socket", socket.to_str().expect("plain")]);
+        assert!(said.code == 1 && said.err.contains("not OK after 1s: daemon, kernel"), "{said:?}");
+        let report: Value = serde_json::from_str(&said.out).expect("JSON");
+        assert_eq!((&report["version"], &report["state"]), (&1.into(), &"FAIL".into()));
+        assert_eq!(report["subsystems"][0]["answers"], false);
     });
 }
 

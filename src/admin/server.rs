@@ -119,7 +119,7 @@ impl Site {
 
     fn route(&self, request: &Request) -> Result<Response, AdminError> {
         Ok(match request.path() {
-            "/status" => self.with_kernel(|kernel| Ok(rows(&status::rows(&self.admin, kernel))))?,
+            "/status" => self.with_kernel(|kernel| Ok(rows(&status::report(&self.admin, kernel))))?,
             "/services" => self.services()?,
             "/endpoints" => {
                 let (snapshot, mirror) = self.snapshot()?;

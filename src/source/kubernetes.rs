@@ -68,7 +68,8 @@ impl KubeSource {
     }
 
     fn over(access: Access, node_name: &str) -> Self {
-        Self { access, node_name: node_name.into(), proxy_name: None, stats: Arc::default() }
+        let stats = Arc::new(SourceStats::of(access.server()));
+        Self { access, node_name: node_name.into(), proxy_name: None, stats }
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.

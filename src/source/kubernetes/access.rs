@@ -73,6 +73,17 @@ impl Access {
         self.server.trim_end_matches('/')
     }
 
+    /// What to do when the server does not answer.
+    pub(super) fn hint(&self) -> &'static str {
+        match (&self.options.kubeconfig, &self.options.master) {
+            (None, None) => {
+                "; the address is KUBERNETES_SERVICE_HOST: unless that is the API server's own, which this node reaches without \
+                 any Service, set k8sServiceHost in the chart, or give a kubeconfig"
+            }
+            _ => "; it must be an address that this node reaches without any Service",
+        }
+    }
+
     pub(super) fn client(&self) -> Client {
         self.current().client.clone()
     }

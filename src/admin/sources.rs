@@ -1,0 +1,127 @@
+//! What `portway status` says of where objects come from, and of what came.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::words::{ago, count, in_words, timestamp};
+use super::{Admin, State, StatusRow};
+use crate::controller::Snapshot;
+use crate::model::Kind;
+use crate::source::SourceStats;
+
+/// An API server that restarts is back by then. Longer, and endpoints that are gone keep getting connections.
+const LASTING: Duration = Duration::from_secs(30);
+
+/// Whether changes are followed.
+pub(super) fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
+    let wanted = [(Kind::Service, "Services"), (Kind::EndpointSlice, "EndpointSlices"), (Kind::Node, "our Node")];
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(kind, _)| !snapshot.model.has_listed(*kind)).map(|(_, name)| *name).collect();
+    let sources = admin.metrics.watched_sources();
+    let (name, address) =
+        sources.first().map_or(("not connected", ""), |(name, stats)| (*name, stats.address.as_str()));
+    let sum = |field: fn(&SourceStats) -> &AtomicU64| {
+        sources.iter().map(|(_, stats)| field(stats).load(Ordering::Relaxed)).sum::<u64>()
+    };
+    let errors = sum(|stats| &stats.errors);
+    let outage = sources.iter().find_map(|(_, stats)| stats.outage());
+    let seen = admin.activity.seen();
+
+    let mut detail = format!("{name}: ");
+    if let Some(outage) = &outage {
+        let (lasts, since) = (in_words(outage.since.elapsed()), timestamp(outage.since));
+        detail += &format!("fails for {lasts}, since {since}: {}; ", outage.error);
+    }
+    if missing.is_empty() {
+        detail += &format!("last change {}", ago(seen.event));
+    } else {
+        detail += &format!("waiting for the list of {}", missing.join(", "));
+    }
+    if let Some(latency) = seen.latency.filter(|_| outage.is_none()) {
+        detail += &format!(", in the kernel {latency:.1?} after its cause");
+    }
+    detail += &format!("; {}", count(errors, "error"));
+    if outage.is_some() {
+        detail += "; the rules stay in force, but nobody follows changes";
+    }
+    let lasted = outage.as_ref().map(|outage| outage.since.elapsed());
+    StatusRow::new("source", judge(name == "manifests", missing.is_empty(), lasted), detail).with(json!({
+        "source": name,
+        "address": address,
+        "waitingFor": missing,
+        "lastChange": seen.event.map(timestamp),
+        "latencySeconds": seen.latency.map(|latency| latency.as_secs_f64()),
+        "errors": errors,
+        "outage": outage.map(|outage| json!({"since": timestamp(outage.since), "error": outage.error})),
+    }))
+}
+
+/// An API server may be away for a moment, a folder is there or not. Before the first lists this process follows nothing.
+fn judge(is_folder: bool, is_listed: bool, outage: Option<Duration>) -> State {
+    match outage {
+        _ if !is_listed => State::Fail,
+        None => State::Ok,
+        Some(lasted) if is_folder || lasted >= LASTING => State::Fail,
+        Some(_) => State::Warn,
+    }
+}
+
+/// What is known of the cluster.
+pub(super) fn model(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
+    let model = &snapshot.model;
+    let node = model.node().map_or("no Node".to_owned(), |node| format!("Node {}", node.name));
+    let mut detail = format!(
+        "{} Services, {} EndpointSlices, {node}, {} ServiceCIDR ranges",
+        model.service_count(),
+        model.slice_count(),
+        model.service_cidrs().len()
+    );
+    let mut state = State::Ok;
+    let set_aside: Vec<String> = model.all_set_aside().map(|(service, cause)| format!("{service} ({cause})")).collect();
+    if !set_aside.is_empty() {
+        state = State::Warn;
+        detail += &format!("; set aside, because the kernel refused them: {}", set_aside.join(", "));
+    }
+    let name = &admin.options.node_name;
+    if model.node().is_none() && model.has_listed(Kind::Node) {
+        state = State::Fail;
+        detail += &format!(
+            "; there is no Node {name}, so no endpoint counts as local and load balancers must not use this node: if it has \
+             another name, give it with --hostname-override"
+        );
+    }
+    let of_set_aside = model.all_set_aside().map(|(service, cause)| json!({"service": service.to_string(), "cause": cause}));
+    StatusRow::new("model", state, detail).with(json!({
+        "services": model.service_count(),
+        "endpointSlices": model.slice_count(),
+        "serviceCIDRRanges": model.service_cidrs().len(),
+        "node": model.node().map(|node| node.name.to_string()),
+        "wantedNode": name.to_string(),
+        "setAside": of_set_aside.collect::<Vec<_>>(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_a_warning_at_first_and_a_failure_when_it_lasts() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let cases = [
+            ((false, true, None), State::Ok),
+            ((false, true, seconds(0)), State::Warn),
+            ((false, true, seconds(29)), State::Warn),
+            ((false, true, seconds(30)), State::Fail),
+            ((true, true, None), State::Ok),
+            ((true, true, seconds(0)), State::Fail),
+            ((false, false, None), State::Fail),
+            ((false, false, seconds(1)), State::Fail),
+        ];
+        for ((is_folder, is_listed, outage), state) in cases {
+            assert_eq!(judge(is_folder, is_listed, outage), state, "{is_folder} {is_listed} {outage:?}");
+        }
+    }
+}
