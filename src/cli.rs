@@ -1,4 +1,4 @@
-//! The command line: `portway [run]`, what the operator asks (`status`, `services`, ...), and `kube-proxy`, which is
+//! The command line: `portway run`, what the operator asks (`status`, `services`, ...), and `kube-proxy`, which is
 //! `portway run`. docs/commands.md shows each command.
 
 mod args;
@@ -8,6 +8,7 @@ mod diff;
 mod endpoints;
 mod explain;
 mod faults;
+mod filter;
 mod handover;
 mod node;
 mod render;
@@ -24,6 +25,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser};
 
 pub use args::{Cli, Command, PlanArgs};
@@ -43,11 +45,19 @@ pub fn main() -> ExitCode {
     // Scripts tell "no" (1) from "cannot tell" (2); whoever starts anything else knows one failure only.
     let is_question = words.get(1).and_then(|word| word.to_str()).is_some_and(|word| QUESTIONS.contains(&word));
     let failure = if is_question && !as_kube_proxy { view::CANNOT_TELL } else { 1 };
+    if words.len() < 2 && !as_kube_proxy {
+        // Nobody starts a daemon by looking what a program is.
+        eprint!("{}", Cli::command().render_help());
+        return view::CANNOT_TELL.into();
+    }
     let parsed = if as_kube_proxy {
         Flags::parse(words).map(|run| Cli { command: None, run })
     } else {
         Cli::try_parse_from(normalise(words))
     };
+    let is_typo = |kind| matches!(kind, ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
+    let has_typo = parsed.as_ref().is_err_and(|error| is_typo(error.kind()));
+    let failure = if has_typo && !as_kube_proxy { view::CANNOT_TELL } else { failure };
     let result = match parsed {
         Ok(cli) => command(cli, as_kube_proxy),
         Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}; see --help", one_line(&error))),
@@ -84,11 +94,12 @@ fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
         Command::Services(args) => services::run(&args),
         Command::Endpoints(args) => endpoints::run(&args),
         Command::Faults(args) => faults::run(&args),
-        Command::Explain(args) => explain::run(&args).map(done),
+        Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bundle(args) => bundle::run(&args),
+        Command::Version => Ok(view::emit(&format!("{}\n", version::of_portway())).map(done)?),
         Command::Completions(args) => completions(args.shell).map(done),
     }
 }
@@ -137,7 +148,9 @@ fn configured(flags: Flags, as_kube_proxy: bool) -> anyhow::Result<()> {
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
-    lines.map(str::trim).collect::<Vec<_>>().join(" ")
+    let tips = text.lines().map(str::trim).filter(|line| line.starts_with("tip:"));
+    let sentence = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    std::iter::once(sentence.as_str()).chain(tips).collect::<Vec<_>>().join("; ")
 }
 
 fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {

@@ -199,6 +199,107 @@ fn services_and_endpoints_say_what_happens_and_why() {
     });
 }
 
+#[test]
+fn a_question_for_nothing_or_for_nonsense_is_not_answered_as_if_all_were_well() {
+    in_netns(|| {
+        let asked = Asked::start(OBJECTS);
+        for command in ["services", "endpoints"] {
+            for (words, what) in [
+                (&["nosuch"][..], "name nosuch"),
+                (&["-n", "nowhere"], "namespace nowhere"),
+                (&["till", "-a", "10.99.0.1"], "name till, address 10.99.0.1"),
+            ] {
+                let said = asked.ask(&[&[command], words].concat());
+                let expected = format!("portway: nothing found with {what}\n");
+                assert_eq!((said.code, said.err), (1, expected), "{command} {words:?}");
+            }
+            let nonsense: [(&[&str], &str); 5] = [
+                (&["-a", "300.1.1.1"], "want IP or IP:PORT"),
+                (&["-w=0"], "above 0"),
+                (&["-w=nan"], "above 0"),
+                (&["-w", "5"], "write -w=5"),
+                (&["-A", "-n", "shop"], "cannot be used with"),
+            ];
+            for (words, what) in nonsense {
+                let said = asked.ask(&[&[command], words].concat());
+                assert!(said.code == 2 && said.err.contains(what), "{command} {words:?}: {said:?}");
+            }
+        }
+        for words in [&["services", "till", "-a", "10.96.0.5"][..], &["services", "-A"], &["endpoints", "-A", "till"]] {
+            assert_eq!(asked.ask(words).code, 0, "{words:?}");
+        }
+        let said = asked.ask(&["faults", "till"]);
+        assert_eq!((said.code, said.err.as_str()), (0, "portway: no faults\n"), "none is an answer");
+        let said = asked.ask(&["explain", "--from", "10.0.0.1", "192.0.2.9:80"]);
+        assert!(said.code == 1 && said.err.contains("no Service answers on 192.0.2.9:80"), "{said:?}");
+        // The same flags mean the same everywhere.
+        let top = |words: &[&str]| {
+            let said = asked.ask(&[&["top", "--once", "--interval", "0.1", "-o", "json"], words].concat());
+            let rows: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+            rows.as_array().expect("rows").len()
+        };
+        assert_eq!((top(&[]), top(&["-A"]), top(&["-n", "shop"]), top(&["--lines", "1"])), (2, 2, 1, 1));
+        assert_eq!(asked.ask(&["top", "--interval", "0"]).code, 2);
+        let explained = asked.ask(&["explain", "--from", "10.0.0.1", "10.96.0.5:80", "-o", "yaml"]);
+        assert!(explained.code == 0 && explained.out.contains("services:"), "{explained:?}");
+    });
+}
+
+#[test]
+fn typos_are_answered_by_what_may_be_meant() {
+    for (words, meant) in [
+        (&["statsu"][..], "'status'"),
+        (&["--manifest=x"], "'--manifests'"),
+        (&["services", "--namespce", "x"], "'--namespace'"),
+    ] {
+        let said = portway(words);
+        assert!(said.code == 2 && said.err.contains(meant) && said.err.lines().count() == 1, "{words:?}: {said:?}");
+    }
+    let said = portway(&[]);
+    assert!(said.code == 2 && said.out.is_empty() && said.err.contains("Usage: portway"), "{said:?}");
+    let version = portway(&["version"]);
+    assert_eq!((version.code, &version.out), (0, &portway(&["--version"]).out));
+    assert!(version.out.starts_with("Portway "), "{version:?}");
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    in_netns(|| {
+        let folder = TempDir::new().expect("a folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("our own");
+        // Others may not be allowed into the folder the program is in.
+        let program = folder.path().join("portway");
+        std::fs::copy(env!("CARGO_BIN_EXE_portway"), &program).expect("copied");
+        let asked = Asked::start(OBJECTS);
+        let socket = asked.socket();
+        let socket = socket.to_str().expect("a plain path");
+        let questions: [(&[&str], i32); 9] = [
+            (&["status"], 2),
+            (&["services"], 2),
+            (&["endpoints"], 2),
+            (&["faults"], 2),
+            (&["diff"], 2),
+            (&["top", "--once"], 2),
+            (&["explain", "--from", "10.0.0.1", "10.96.0.5:80"], 2),
+            (&["bundle", "-"], 1),
+            (&["cleanup"], 1),
+        ];
+        for (words, code) in questions {
+            let socket: &[&str] = if words[0] == "cleanup" { &[] } else { &["--admin-socket", socket] };
+            let output = Command::new("setpriv")
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+                .arg(&program)
+                .args(words)
+                .args(socket)
+                .output()
+                .expect("setpriv (util-linux)");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+            assert!(said.matches("needs root").count() == 1, "{words:?}: {said}");
+        }
+    });
+}
+
 /// What was wrong once and is right again is no matter of `status`.
 #[test]
 fn status_is_about_the_present() {
@@ -456,7 +557,7 @@ fn a_daemon_that_is_stopped_keeps_nobody_waiting() {
                     assert!(everything.contains("restart it"), "{words:?}: {said:?}");
                 }
                 let code = match words[0] {
-                    "status" => 1,
+                    "status" | "bundle" => 1,
                     "diff" => 2,
                     _ => 0,
                 };
