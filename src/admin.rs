@@ -14,6 +14,7 @@ mod faults;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod kernel;
+mod place;
 mod present;
 mod rows;
 mod server;

@@ -3,11 +3,11 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -128,6 +128,52 @@ fn portway(words: &[&str]) -> Said {
     let output = output.expect("started");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { code: output.status.code().expect("no signal"), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// A program that need not get anywhere. It is killed when nobody needs it any more.
+struct Second {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Second {
+    fn start(objects: &str, socket: &Path) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir(&manifests).expect("a folder");
+        std::fs::write(manifests.join("all.yaml"), objects).expect("manifests");
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_portway"), "run", "--hostname-override=n1"])
+            .args(["--no-table-ownership", "--healthz-bind-address=", "--metrics-bind-address="])
+            .arg(format!("--manifests={}", manifests.display()))
+            .arg(format!("--admin-socket={}", socket.display()))
+            .stderr(log)
+            .spawn()
+            .expect("setpriv (util-linux)");
+        Self { child, folder }
+    }
+
+    fn logs(&self, words: &str) {
+        let log = self.folder.path().join("log");
+        eventually(words, || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(words)));
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What Prometheus gets.
+fn metrics() -> String {
+    let mut stream = TcpStream::connect("127.0.0.1:10249").expect("somebody listens");
+    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 fn nft(command: &str) {
@@ -334,8 +380,10 @@ fn status_is_about_the_present() {
 
         write(first);
         eventually("no faults left", || asked.is("objects", "OK") && asked.status("objects")["faults"] == 0);
+        assert!(metrics().contains("\nportway_faults{reason=\"PortConflict\"} 0\n"), "{}", metrics());
         write(OBJECTS);
         eventually("a fault", || asked.is("objects", "WARN") && asked.status("objects")["faults"] == 1);
+        assert!(metrics().contains("\nportway_faults{reason=\"PortConflict\"} 1\n"), "{}", metrics());
         assert_eq!([&["status"][..], &["status", "--strict"]].map(|words| asked.ask(words).code), [0, 1]);
     });
 }
@@ -580,6 +628,58 @@ fn a_daemon_that_is_stopped_keeps_nobody_waiting() {
         drop(waiting);
         kill(process, Signal::SIGCONT).expect("it is there");
         eventually("an answer", || asked.ask(&["status"]).code == 0);
+    });
+}
+
+/// In a rolling update the new one runs before the old one has ended.
+#[test]
+fn the_socket_belongs_to_whoever_has_the_tables() {
+    in_netns(|| {
+        let first = Asked::start(OBJECTS);
+        let socket = first.socket();
+        let ask = |socket: &Path| {
+            let said = portway(&["status", "-o", "json", "--admin-socket", socket.to_str().expect("a plain path")]);
+            serde_json::from_str(&said.out).unwrap_or(Value::Null)
+        };
+        let row = |report: &Value, name: &str| {
+            let rows = report["subsystems"].as_array().into_iter().flatten();
+            rows.cloned().find(|row| row["subsystem"] == name).unwrap_or_default()
+        };
+        let pid = |socket: &Path| row(&ask(socket), "daemon")["pid"].as_u64();
+        let first_pid = Some(u64::from(first.program.pid()));
+
+        let second = Second::start(OBJECTS, &socket);
+        second.logs("waiting");
+        second.logs("another Portway (pid");
+        // Longer than it takes to look again.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            assert_eq!(pid(&socket), first_pid, "it is not stolen");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+
+        // Who has the tables is named, whoever is asked.
+        let owner = format!("portway, pid {}", first.program.pid());
+        let own = first.folder.path().join("own.sock");
+        let third = Second::start(OBJECTS, &own);
+        third.logs("waiting");
+        let sync = row(&ask(&own), "sync");
+        assert_eq!(sync["state"], "FAIL", "{sync:#}");
+        assert!(sync["waitingFor"].as_str().is_some_and(|text| text.contains(&owner)), "{sync:#}");
+        drop(third);
+        let kernel = row(&ask(&first.folder.path().join("nobody.sock")), "kernel");
+        assert_eq!((&kernel["state"], &kernel["owner"]), (&"WARN".into(), &owner.as_str().into()), "{kernel:#}");
+
+        std::fs::remove_file(&socket).expect("there");
+        // The second has no tables, but nobody is in its way.
+        eventually("somebody answers again", || pid(&socket).is_some());
+        eventually("the one that has the tables answers", || pid(&socket) == first_pid);
+
+        let Asked { program, folder } = first;
+        drop(program);
+        eventually("the second answers", || pid(&socket) == Some(u64::from(second.child.id())));
+        eventually("and has the tables", || row(&ask(&socket), "sync")["state"] == "OK");
+        drop(folder);
     });
 }
 

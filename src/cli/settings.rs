@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::config::{Configuration, Options, Shortfall};
 use crate::controller::{Observer, Report, Synced};
 use crate::host::sysctl::{self, ConntrackSysctls, Maker, Roots};
+use crate::instruments::FaultCounts;
 use crate::model::Family;
 use crate::plan::NodePortAddresses;
 
@@ -43,7 +44,9 @@ pub(super) fn make(configuration: &Configuration) -> Arc<Maker> {
 }
 
 /// Makes what was not there at the start: our own rules have the kernel load connection tracking.
-pub(super) async fn make_later(maker: Arc<Maker>, mut reports: watch::Receiver<Report>) {
+pub(super) async fn make_later(maker: Arc<Maker>, mut reports: watch::Receiver<Report>, faults: FaultCounts) {
+    let count = || faults.set("SettingNotMade", maker.missing().len());
+    count();
     if maker.missing().is_empty() || reports.wait_for(|report| report.syncs > 0).await.is_err() {
         return;
     }
@@ -51,7 +54,9 @@ pub(super) async fn make_later(maker: Arc<Maker>, mut reports: watch::Receiver<R
     loop {
         let attempt = maker.clone();
         // A larger table of flows takes the kernel a while.
-        if !tokio::task::spawn_blocking(move || attempt.make()).await.unwrap_or(false) {
+        let again = tokio::task::spawn_blocking(move || attempt.make()).await.unwrap_or(false);
+        count();
+        if !again {
             return;
         }
         tokio::time::sleep(pause).await;
@@ -67,11 +72,12 @@ pub(super) struct SettingsObserver {
     used: HashSet<Family>,
     known: Vec<Shortfall>,
     node_ports: Vec<(Family, NodePortAddresses)>,
+    faults: FaultCounts,
 }
 
 impl SettingsObserver {
-    pub(super) fn new(options: Options) -> Self {
-        Self { options, used: HashSet::new(), known: Vec::new(), node_ports: Vec::new() }
+    pub(super) fn new(options: Options, faults: FaultCounts) -> Self {
+        Self { options, used: HashSet::new(), known: Vec::new(), node_ports: Vec::new(), faults }
     }
 
     /// Whether a lack may have come or gone.
@@ -110,6 +116,9 @@ impl Observer for SettingsObserver {
         self.tell_node_ports(sync);
         let found = self.options.shortfalls(sync.model);
         found.iter().filter(|lack| !self.known.contains(lack)).for_each(|lack| warn!("{}", lack.text));
+        for reason in ["NoPodRange", "NoNodeAddress"] {
+            self.faults.set(reason, found.iter().filter(|lack| lack.reason == reason).count());
+        }
         self.known = found;
     }
 }
