@@ -27,7 +27,9 @@ pub use activity::Activity;
 pub use client::{Client, ClientError};
 pub use explain::rows as explain_rows;
 pub use kernel::KernelView;
-pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusReport, StatusRow};
+pub use rows::{
+    DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, STATUS_VERSION, ServiceRow, State, StatusReport, StatusRow,
+};
 pub use server::start;
 
 use std::path::PathBuf;

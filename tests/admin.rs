@@ -372,11 +372,10 @@ fn status_is_about_the_present() {
 
         write(&OBJECTS.replace("name: n1}", "name: other}"));
         eventually("no failure", || asked.is("source", "OK"));
-        eventually("no Node", || asked.is("model", "FAIL"));
+        eventually("no Node", || asked.is("model", "WARN"));
         let model = asked.status("model");
-        assert_eq!((&model["node"], &model["wantedNode"]), (&Value::Null, &"n1".into()));
-        assert!(model["detail"].as_str().is_some_and(|text| text.contains("there is no Node n1")), "{model:#}");
-        assert_eq!(asked.ask(&["status"]).code, 1);
+        assert!(model["detail"].as_str().is_some_and(|text| text.contains("Node n1 is gone")), "{model:#}");
+        assert_eq!((&model["isNodeGone"], asked.ask(&["status"]).code), (&true.into(), 1));
 
         write(first);
         eventually("no faults left", || asked.is("objects", "OK") && asked.status("objects")["faults"] == 0);
@@ -395,7 +394,12 @@ fn status_is_not_ok_on_a_node_that_load_balancers_must_not_use() {
         let asked = Asked::start(&OBJECTS.replace("name: n1}", "name: other}"));
         let health = asked.status("health");
         assert_eq!((&health["state"], &health["healthz"]), (&"FAIL".into(), &503.into()), "{health:#}");
-        assert_eq!(asked.status("model")["state"], "FAIL");
+        let model = asked.status("model");
+        assert_eq!(
+            (&model["state"], &model["node"], &model["wantedNode"]),
+            (&"FAIL".into(), &Value::Null, &"n1".into())
+        );
+        assert!(model["detail"].as_str().is_some_and(|text| text.contains("there is no Node n1")), "{model:#}");
         assert_eq!(asked.ask(&["status"]).code, 1);
     });
 }
@@ -408,7 +412,7 @@ fn an_api_server_that_is_gone_is_told_with_its_address_as_long_as_it_is() {
         let double = server.block_on(ApiDouble::start());
         double.put(follower::node("n1"));
         double.put(follower::service("a", "10.96.0.1"));
-        let asked = Asked::follow(&double.url());
+        let asked = Asked::follow(&double);
         let source = asked.status("source");
         let url = double.url();
         let url = url.trim_end_matches('/');

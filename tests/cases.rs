@@ -64,7 +64,12 @@ impl Node {
 
     fn status(&self, subsystem: &str) -> (String, String) {
         let rows = self.json(&["status"]);
-        let row = rows["subsystems"].as_array().expect("rows").iter().find(|row| row["subsystem"] == subsystem).expect("a line");
+        let row = rows["subsystems"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .find(|row| row["subsystem"] == subsystem)
+            .expect("a line");
         (row["state"].as_str().unwrap_or_default().to_owned(), row["detail"].as_str().unwrap_or_default().to_owned())
     }
 

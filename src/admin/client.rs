@@ -45,7 +45,9 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// It is at work, on this or on what others asked.
-    #[error("the daemon on {socket} is alive, but has not answered within {limit:.0?}; ask again when it has less to do")]
+    #[error(
+        "the daemon on {socket} is alive, but has not answered within {limit:.0?}; ask again when it has less to do"
+    )]
     Busy {
         /// Where.
         socket: PathBuf,

@@ -166,13 +166,6 @@ pub struct ExplainRows {
     pub notes: Vec<String>,
 }
 
-impl ExplainRows {
-    /// Whether anybody claims it, or something is to be said of it.
-    pub fn is_anything(&self) -> bool {
-        !(self.services.is_empty() && self.candidates.is_empty() && self.notes.is_empty())
-    }
-}
-
 /// A line of `portway faults`: something in an object or file that is not as its author meant. It goes when that is mended.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -59,7 +59,9 @@ async fn answer(mut place: Place, mut taken: io::Result<UnixListener>, admin: Ad
             Err(cause) => {
                 let cause = cause.to_string();
                 if told.as_ref() != Some(&cause) {
-                    warn!("cannot listen on {path}, so `portway status` and the like do not ask this process: {cause}; see --admin-socket");
+                    warn!(
+                        "cannot listen on {path}, so `portway status` and the like do not ask this process: {cause}; see --admin-socket"
+                    );
                     told = Some(cause);
                 }
                 sleep(LOOK).await;
@@ -150,9 +152,7 @@ impl Site {
             "/configuration" => rows(&self.admin.configuration.values),
             "/problems" => rows(&self.admin.recent.lines()),
             ALIVE => text(StatusCode::OK, "yes\n"),
-            WHO => {
-                rows(&Answerer { pid: std::process::id(), has_tables: self.admin.activity.has_tables() })
-            }
+            WHO => rows(&Answerer { pid: std::process::id(), has_tables: self.admin.activity.has_tables() }),
             "/metrics" => text(StatusCode::OK, self.admin.metrics.encode(Format::Prometheus)),
             _ => not_found(),
         })

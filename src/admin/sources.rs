@@ -85,6 +85,10 @@ pub(super) fn model(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
         detail += &format!("; set aside, because the kernel refused them: {}", set_aside.join(", "));
     }
     let name = &admin.options.node_name;
+    if model.is_node_gone() {
+        state = State::Warn;
+        detail += &format!("; Node {name} is gone, the last one seen stays in use");
+    }
     if model.node().is_none() && model.has_listed(Kind::Node) {
         state = State::Fail;
         detail += &format!(
@@ -92,13 +96,15 @@ pub(super) fn model(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
              another name, give it with --hostname-override"
         );
     }
-    let of_set_aside = model.all_set_aside().map(|(service, cause)| json!({"service": service.to_string(), "cause": cause}));
+    let of_set_aside =
+        model.all_set_aside().map(|(service, cause)| json!({"service": service.to_string(), "cause": cause}));
     StatusRow::new("model", state, detail).with(json!({
         "services": model.service_count(),
         "endpointSlices": model.slice_count(),
         "serviceCIDRRanges": model.service_cidrs().len(),
         "node": model.node().map(|node| node.name.to_string()),
         "wantedNode": name.to_string(),
+        "isNodeGone": model.is_node_gone(),
         "setAside": of_set_aside.collect::<Vec<_>>(),
     }))
 }

@@ -74,8 +74,7 @@ fn sync(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
             );
             if let Some((at, repair)) = &seen.repair {
                 let times = if seen.repairs == 1 { "once".to_owned() } else { format!("{} times", seen.repairs) };
-                detail +=
-                    &format!("; tables changed by others {times}, the last time {}: {repair}", ago(Some(*at)));
+                detail += &format!("; tables changed by others {times}, the last time {}: {repair}", ago(Some(*at)));
             }
             (State::Ok, detail)
         }

@@ -44,6 +44,9 @@ mod tests {
 
     #[test]
     fn one_of_a_kind_is_no_plural() {
-        assert_eq!([count(0_u64, "sync"), count(1_u64, "sync"), count(2_u64, "sync")], ["0 syncs", "1 sync", "2 syncs"]);
+        assert_eq!(
+            [count(0_u64, "sync"), count(1_u64, "sync"), count(2_u64, "sync")],
+            ["0 syncs", "1 sync", "2 syncs"]
+        );
     }
 }

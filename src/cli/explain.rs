@@ -53,7 +53,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         Output::Json | Output::Yaml => print_whole(&as_json(&packet, &trace, &live), args.output)?,
         Output::Table | Output::Wide => as_text(&packet, &host, &trace) + &live.text(),
     })?;
-    let is_ours = live.rows.is_anything() || trace.ends.iter().any(|(end, _)| !matches!(end, End::Untouched));
+    let is_ours = !live.rows.services.is_empty() || trace.ends.iter().any(|(end, _)| !matches!(end, End::Untouched));
     if is_ours {
         return Ok(ExitCode::SUCCESS);
     }

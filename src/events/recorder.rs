@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event as ApiEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
-use kube::{Api, Client};
 use kube::runtime::events::{Event, EventType, Recorder as KubeRecorder, Reporter};
+use kube::{Api, Client};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -89,7 +89,8 @@ impl Recorder {
             ..ApiEvent::default()
         };
         let namespace = regarding.namespace.as_deref().unwrap_or("default");
-        match Api::<ApiEvent>::namespaced(self.client.clone(), namespace).create(&PostParams::default(), &object).await {
+        match Api::<ApiEvent>::namespaced(self.client.clone(), namespace).create(&PostParams::default(), &object).await
+        {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             result => result.map(drop),
         }
