@@ -55,9 +55,9 @@ pub fn main() -> ExitCode {
     } else {
         Cli::try_parse_from(normalise(words))
     };
-    let is_typo = |kind| matches!(kind, ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
-    let has_typo = parsed.as_ref().is_err_and(|error| is_typo(error.kind()));
-    let failure = if has_typo && !as_kube_proxy { view::CANNOT_TELL } else { failure };
+    // Which one was meant is not known.
+    let is_typo = parsed.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidSubcommand);
+    let failure = if is_typo && !as_kube_proxy { view::CANNOT_TELL } else { failure };
     let result = match parsed {
         Ok(cli) => command(cli, as_kube_proxy),
         Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}; see --help", one_line(&error))),
