@@ -64,8 +64,8 @@ pub enum SourceError {
     },
     /// Not in a pod with a service account.
     #[error(
-        "no source of Services: not in a pod with a service account ({0}), and none of --kubeconfig, --master and --manifests \
-         given; set one of them (in the chart: k8sServiceHost or kubeconfig)"
+        "no kubeconfig and no master given, and not in a pod with a service account ({0}); give --kubeconfig, --master or \
+         --manifests (in the chart: kubeconfig or k8sServiceHost)"
     )]
     InCluster(Box<kube::config::InClusterError>),
     /// The master override is not a URL.

@@ -647,8 +647,8 @@ fn the_socket_belongs_to_whoever_has_the_tables() {
             serde_json::from_str(&said.out).unwrap_or(Value::Null)
         };
         let row = |report: &Value, name: &str| {
-            let rows = report["subsystems"].as_array().into_iter().flatten();
-            rows.cloned().find(|row| row["subsystem"] == name).unwrap_or_default()
+            let mut rows = report["subsystems"].as_array().into_iter().flatten();
+            rows.find(|row| row["subsystem"] == name).cloned().unwrap_or_default()
         };
         let pid = |socket: &Path| row(&ask(socket), "daemon")["pid"].as_u64();
         let first_pid = Some(u64::from(first.program.pid()));
