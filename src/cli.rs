@@ -37,6 +37,18 @@ use crate::model::Family;
 /// Commands that answer with their exit code.
 const QUESTIONS: [&str; 9] = ["status", "services", "endpoints", "faults", "explain", "diff", "top", "check", "bundle"];
 
+/// What is said to a command line without words.
+const OVERVIEW: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Commands:
+{subcommands}
+
+`portway COMMAND --help` says more; `portway run --help` has the flags, which are kube-proxy's.
+";
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -47,9 +59,10 @@ pub fn main() -> ExitCode {
     let failure = if is_question && !as_kube_proxy { view::CANNOT_TELL } else { 1 };
     if words.len() < 2 && !as_kube_proxy {
         // Nobody starts a daemon by looking what a program is.
-        eprint!("{}", Cli::command().render_help());
+        eprint!("{}", Cli::command().help_template(OVERVIEW).render_help());
         return view::CANNOT_TELL.into();
     }
+    let tip = seconds_tip(&words);
     let parsed = if as_kube_proxy {
         Flags::parse(words).map(|run| Cli { command: None, run })
     } else {
@@ -60,7 +73,7 @@ pub fn main() -> ExitCode {
     let failure = if is_typo && !as_kube_proxy { view::CANNOT_TELL } else { failure };
     let result = match parsed {
         Ok(cli) => command(cli, as_kube_proxy),
-        Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}; see --help", one_line(&error))),
+        Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}{tip}; see --help", one_line(&error))),
         Err(help) => help.print().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|cause| {
@@ -151,6 +164,15 @@ fn one_line(error: &clap::Error) -> String {
     let tips = text.lines().map(str::trim).filter(|line| line.starts_with("tip:"));
     let sentence = lines.map(str::trim).collect::<Vec<_>>().join(" ");
     std::iter::once(sentence.as_str()).chain(tips).collect::<Vec<_>>().join("; ")
+}
+
+/// Values of flags that need none follow a `=`.
+fn seconds_tip(words: &[OsString]) -> String {
+    let texts: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or_default()).collect();
+    let is_meant = |pair: &&[&str]| {
+        ["-w", "--watch", "--wait"].contains(&pair[0]) && pair[1].starts_with(|c: char| c.is_ascii_digit())
+    };
+    texts.windows(2).find(is_meant).map_or(String::new(), |pair| format!("; tip: write {}={}", pair[0], pair[1]))
 }
 
 fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {

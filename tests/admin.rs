@@ -296,6 +296,8 @@ fn typos_are_answered_by_what_may_be_meant() {
     for (words, meant, code) in [
         (&["statsu"][..], "'status'", 2),
         (&["services", "--namespce", "x"], "'--namespace'", 2),
+        (&["status", "-w", "5"], "tip: write -w=5", 2),
+        (&["status", "--wait", "30s"], "tip: write --wait=30s", 2),
         // As kube-proxy ends for a flag it does not know.
         (&["--manifest=x"], "'--manifests'", 1),
     ] {
@@ -303,7 +305,13 @@ fn typos_are_answered_by_what_may_be_meant() {
         assert!(said.code == code && said.err.contains(meant) && said.err.lines().count() == 1, "{words:?}: {said:?}");
     }
     let said = portway(&[]);
-    assert!(said.code == 2 && said.out.is_empty() && said.err.contains("Usage: portway"), "{said:?}");
+    assert!(
+        said.code == 2
+            && said.out.is_empty()
+            && said.err.contains("Usage: portway")
+            && said.err.contains("\n  status "),
+        "{said:?}"
+    );
     let version = portway(&["version"]);
     assert_eq!((version.code, &version.out), (0, &portway(&["--version"]).out));
     assert!(version.out.starts_with("Portway "), "{version:?}");

@@ -85,8 +85,12 @@ pub(super) fn model(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
         detail += &format!("; set aside, because the kernel refused them: {}", set_aside.join(", "));
     }
     let name = &admin.options.node_name;
+    if !model.is_ready() {
+        state = State::Fail;
+        detail += "; not known before all lists are there";
+    }
     if model.is_node_gone() {
-        state = State::Warn;
+        state = state.max(State::Warn);
         detail += &format!("; Node {name} is gone, the last one seen stays in use");
     }
     if model.node().is_none() && model.has_listed(Kind::Node) {
