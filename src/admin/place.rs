@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,8 @@ use super::client::{Client, ClientError};
 
 /// Where a process says who it is.
 pub(super) const WHO: &str = "/who";
+/// It is answered at once, whatever else is being worked on.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who answers on the socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +64,7 @@ impl Place {
 
     /// Who has more right to it than we, in words.
     fn holder(&self, has_tables: bool) -> Option<String> {
-        match Client::new(&self.path).get::<Answerer>(WHO) {
+        match Client::new(&self.path).within(PATIENCE).get::<Answerer>(WHO) {
             Ok(Answerer { has_tables: false, .. }) if has_tables => None,
             Ok(Answerer { pid, .. }) => Some(format!("another Portway (pid {pid})")),
             // Binding says what is wrong.

@@ -13,6 +13,8 @@ use crate::source::SourceStats;
 
 /// An API server that restarts is back by then. Longer, and endpoints that are gone keep getting connections.
 const LASTING: Duration = Duration::from_secs(30);
+/// Without it Services work, and unused ClusterIPs are not refused.
+const OPTIONAL: [&str; 1] = ["servicecidrs"];
 
 /// Whether changes are followed.
 pub(super) fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
@@ -32,7 +34,7 @@ pub(super) fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
     let mut detail = format!("{name}: ");
     if let Some(outage) = &outage {
         let (lasts, since) = (in_words(outage.since.elapsed()), timestamp(outage.since));
-        detail += &format!("fails for {lasts}, since {since}: {}; ", outage.error);
+        detail += &format!("{} not read for {lasts}, since {since}: {}; ", outage.parts.join(", "), outage.error);
     }
     if missing.is_empty() {
         detail += &format!("last change {}", ago(seen.event));
@@ -44,26 +46,37 @@ pub(super) fn source(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
     }
     detail += &format!("; {}", count(errors, "error"));
     if outage.is_some() {
-        detail += "; the rules stay in force, but nobody follows changes";
+        detail += "; the rules stay in force, but changes of these are not followed";
     }
     let lasted = outage.as_ref().map(|outage| outage.since.elapsed());
-    StatusRow::new("source", judge(name == "manifests", missing.is_empty(), lasted), detail).with(json!({
+    let can_do_without = outage.as_ref().is_some_and(|outage| outage.parts == OPTIONAL);
+    let patience = match name {
+        // It is there or not.
+        "manifests" => Duration::ZERO,
+        _ if can_do_without => Duration::MAX,
+        _ => LASTING,
+    };
+    StatusRow::new("source", judge(missing.is_empty(), lasted, patience), detail).with(json!({
         "source": name,
         "address": address,
         "waitingFor": missing,
         "lastChange": seen.event.map(timestamp),
         "latencySeconds": seen.latency.map(|latency| latency.as_secs_f64()),
         "errors": errors,
-        "outage": outage.map(|outage| json!({"since": timestamp(outage.since), "error": outage.error})),
+        "outage": outage.map(|outage| json!({
+            "since": timestamp(outage.since),
+            "error": outage.error,
+            "parts": outage.parts,
+        })),
     }))
 }
 
-/// An API server may be away for a moment, a folder is there or not. Before the first lists this process follows nothing.
-fn judge(is_folder: bool, is_listed: bool, outage: Option<Duration>) -> State {
+/// An outage is a failure when it lasts. Before the first lists this process follows nothing.
+fn judge(is_listed: bool, outage: Option<Duration>, patience: Duration) -> State {
     match outage {
         _ if !is_listed => State::Fail,
         None => State::Ok,
-        Some(lasted) if is_folder || lasted >= LASTING => State::Fail,
+        Some(lasted) if lasted >= patience => State::Fail,
         Some(_) => State::Warn,
     }
 }
@@ -119,19 +132,19 @@ mod tests {
 
     #[test]
     fn an_outage_is_a_warning_at_first_and_a_failure_when_it_lasts() {
-        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let lasted = |seconds| Some(Duration::from_secs(seconds));
         let cases = [
-            ((false, true, None), State::Ok),
-            ((false, true, seconds(0)), State::Warn),
-            ((false, true, seconds(29)), State::Warn),
-            ((false, true, seconds(30)), State::Fail),
-            ((true, true, None), State::Ok),
-            ((true, true, seconds(0)), State::Fail),
-            ((false, false, None), State::Fail),
-            ((false, false, seconds(1)), State::Fail),
+            (true, None, LASTING, State::Ok),
+            (true, lasted(0), LASTING, State::Warn),
+            (true, lasted(29), LASTING, State::Warn),
+            (true, lasted(30), LASTING, State::Fail),
+            (true, lasted(0), Duration::ZERO, State::Fail),
+            (true, lasted(86_400), Duration::MAX, State::Warn),
+            (false, None, LASTING, State::Fail),
+            (false, lasted(1), LASTING, State::Fail),
         ];
-        for ((is_folder, is_listed, outage), state) in cases {
-            assert_eq!(judge(is_folder, is_listed, outage), state, "{is_folder} {is_listed} {outage:?}");
+        for (is_listed, outage, patience, state) in cases {
+            assert_eq!(judge(is_listed, outage, patience), state, "{is_listed} {outage:?} {patience:?}");
         }
     }
 }

@@ -11,6 +11,8 @@ pub struct Outage {
     pub since: Instant,
     /// Why the last attempt failed, with the address.
     pub error: String,
+    /// What of it: kinds by their plural (`services`), or `folder`.
+    pub parts: Vec<String>,
 }
 
 /// The parts of a source that cannot be read.
@@ -43,7 +45,7 @@ impl Outages {
         let parts = self.lock();
         let since = parts.values().map(|part| part.since).min()?;
         let error = parts.values().max_by_key(|part| part.failed)?.error.clone();
-        Some(Outage { since, error })
+        Some(Outage { since, error, parts: parts.keys().cloned().collect() })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, PartOutage>> {
@@ -65,6 +67,7 @@ mod tests {
         outages.fails("services", "three".into());
         let outage = outages.present().expect("fails");
         assert_eq!((outage.since, outage.error.as_str()), (since, "three"));
+        assert_eq!(outage.parts, ["nodes", "services"]);
         outages.works("services");
         let outage = outages.present().expect("one part fails");
         assert!(outage.error == "two" && outage.since >= since);
