@@ -18,6 +18,9 @@ pub(super) fn status(admin: &Admin, snapshot: &Snapshot) -> [StatusRow; 2] {
     };
     let found = of_node(admin, &snapshot.model);
     let settings = match found.as_slice() {
+        [] if snapshot.report.syncs == 0 => {
+            StatusRow::new("settings", State::Warn, "kernel settings are made after the first sync")
+        }
         [] => StatusRow::new("settings", State::Ok, "all made, and none lacks data"),
         found => {
             let sentences: Vec<&str> = found.iter().map(|row| row.message.as_str()).collect();

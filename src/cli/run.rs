@@ -75,10 +75,8 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     relay_localhost(&options, &mut controller, &metrics, &events);
     let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, runtimes.vital.handle());
-    // Only now: whoever starts this without a source has changed nothing.
-    let maker = settings::make(configuration);
-    let faults = metrics.faults();
-    runtimes.vital.spawn(settings::make_later(maker.clone(), reports.clone(), faults.clone()));
+    let (maker, faults) = (settings::maker(configuration), metrics.faults());
+    runtimes.vital.spawn(settings::make(maker.clone(), reports.clone(), faults.clone()));
     controller.observe(SettingsObserver::new(options.clone(), faults));
     let sources = serve::Sources {
         health: Health::new(configuration.sync_period, options.families.iter().copied()),
@@ -117,7 +115,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
 /// `--init-only`: what needs more privileges than serving does.
 pub(super) fn init(configuration: &Configuration) -> anyhow::Result<()> {
     let (mut kernel, options) = prepare(configuration)?;
-    settings::make(configuration);
+    settings::maker(configuration).make();
     let missing = kernel.preflight(&options.families);
     anyhow::ensure!(missing.is_empty(), "{}", in_lines(&missing));
     info!("this node is ready for Portway; ending because of --init-only");

@@ -18,8 +18,9 @@ use crate::plan::NodePortAddresses;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Sets what the node's kernel is to do besides our tables, and what it is to do with this process when memory is short.
-pub(super) fn make(configuration: &Configuration) -> Arc<Maker> {
+/// What the node's kernel is to do besides our tables; nothing is written yet, but what the kernel is to do with this process
+/// when memory is short.
+pub(super) fn maker(configuration: &Configuration) -> Arc<Maker> {
     let mut roots = Roots::default();
     if let Some(net) = &configuration.sysctl_net {
         roots.net.clone_from(net);
@@ -38,16 +39,13 @@ pub(super) fn make(configuration: &Configuration) -> Arc<Maker> {
     if let Err(cause) = sysctl::set_oom_score(score, &roots) {
         warn!(%cause, "cannot set the OOM score of this process to {score}");
     }
-    let maker = Arc::new(Maker::new(settings, roots));
-    maker.make();
-    maker
+    Arc::new(Maker::new(settings, roots))
 }
 
-/// Makes what was not there at the start: our own rules have the kernel load connection tracking.
-pub(super) async fn make_later(maker: Arc<Maker>, mut reports: watch::Receiver<Report>, faults: FaultCounts) {
-    let count = || faults.set("SettingNotMade", maker.missing().len());
-    count();
-    if maker.missing().is_empty() || reports.wait_for(|report| report.syncs > 0).await.is_err() {
+/// Makes the settings when the first sync is done: whoever starts this with a source that does not answer has changed nothing
+/// on the host, and our own rules have the kernel load connection tracking. What is not there by then is tried again.
+pub(super) async fn make(maker: Arc<Maker>, mut reports: watch::Receiver<Report>, faults: FaultCounts) {
+    if reports.wait_for(|report| report.syncs > 0).await.is_err() {
         return;
     }
     let mut pause = RETRY_MIN;
@@ -55,7 +53,7 @@ pub(super) async fn make_later(maker: Arc<Maker>, mut reports: watch::Receiver<R
         let attempt = maker.clone();
         // A larger table of flows takes the kernel a while.
         let again = tokio::task::spawn_blocking(move || attempt.make()).await.unwrap_or(false);
-        count();
+        faults.set("SettingNotMade", maker.missing().len());
         if !again {
             return;
         }
