@@ -14,17 +14,22 @@ mod faults;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod kernel;
+mod place;
 mod present;
 mod rows;
 mod server;
 mod services;
+mod sources;
 mod status;
+mod words;
 
 pub use activity::Activity;
 pub use client::{Client, ClientError};
 pub use explain::rows as explain_rows;
 pub use kernel::KernelView;
-pub use rows::{DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, ServiceRow, State, StatusRow};
+pub use rows::{
+    DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, STATUS_VERSION, ServiceRow, State, StatusReport, StatusRow,
+};
 pub use server::start;
 
 use std::path::PathBuf;

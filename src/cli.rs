@@ -1,4 +1,4 @@
-//! The command line: `portway [run]`, what the operator asks (`status`, `services`, ...), and `kube-proxy`, which is
+//! The command line: `portway run`, what the operator asks (`status`, `services`, ...), and `kube-proxy`, which is
 //! `portway run`. docs/commands.md shows each command.
 
 mod args;
@@ -8,6 +8,7 @@ mod diff;
 mod endpoints;
 mod explain;
 mod faults;
+mod filter;
 mod handover;
 mod node;
 mod render;
@@ -24,6 +25,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser};
 
 pub use args::{Cli, Command, PlanArgs};
@@ -35,6 +37,18 @@ use crate::model::Family;
 /// Commands that answer with their exit code.
 const QUESTIONS: [&str; 9] = ["status", "services", "endpoints", "faults", "explain", "diff", "top", "check", "bundle"];
 
+/// What is said to a command line without words.
+const OVERVIEW: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Commands:
+{subcommands}
+
+`portway COMMAND --help` says more; `portway run --help` has the flags, which are kube-proxy's.
+";
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -43,14 +57,23 @@ pub fn main() -> ExitCode {
     // Scripts tell "no" (1) from "cannot tell" (2); whoever starts anything else knows one failure only.
     let is_question = words.get(1).and_then(|word| word.to_str()).is_some_and(|word| QUESTIONS.contains(&word));
     let failure = if is_question && !as_kube_proxy { view::CANNOT_TELL } else { 1 };
+    if words.len() < 2 && !as_kube_proxy {
+        // Nobody starts a daemon by looking what a program is.
+        eprint!("{}", Cli::command().help_template(OVERVIEW).render_help());
+        return view::CANNOT_TELL.into();
+    }
+    let tip = seconds_tip(&words);
     let parsed = if as_kube_proxy {
         Flags::parse(words).map(|run| Cli { command: None, run })
     } else {
         Cli::try_parse_from(normalise(words))
     };
+    // Which one was meant is not known.
+    let is_typo = parsed.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidSubcommand);
+    let failure = if is_typo && !as_kube_proxy { view::CANNOT_TELL } else { failure };
     let result = match parsed {
         Ok(cli) => command(cli, as_kube_proxy),
-        Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}; see --help", one_line(&error))),
+        Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}{tip}; see --help", one_line(&error))),
         Err(help) => help.print().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|cause| {
@@ -84,11 +107,12 @@ fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
         Command::Services(args) => services::run(&args),
         Command::Endpoints(args) => endpoints::run(&args),
         Command::Faults(args) => faults::run(&args),
-        Command::Explain(args) => explain::run(&args).map(done),
+        Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bundle(args) => bundle::run(&args),
+        Command::Version => Ok(view::emit(&format!("{}\n", version::of_portway())).map(done)?),
         Command::Completions(args) => completions(args.shell).map(done),
     }
 }
@@ -137,7 +161,18 @@ fn configured(flags: Flags, as_kube_proxy: bool) -> anyhow::Result<()> {
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
-    lines.map(str::trim).collect::<Vec<_>>().join(" ")
+    let tips = text.lines().map(str::trim).filter(|line| line.starts_with("tip:"));
+    let sentence = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    std::iter::once(sentence.as_str()).chain(tips).collect::<Vec<_>>().join("; ")
+}
+
+/// Values of flags that need none follow a `=`.
+fn seconds_tip(words: &[OsString]) -> String {
+    let texts: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or_default()).collect();
+    let is_meant = |pair: &&[&str]| {
+        ["-w", "--watch", "--wait"].contains(&pair[0]) && pair[1].starts_with(|c: char| c.is_ascii_digit())
+    };
+    texts.windows(2).find(is_meant).map_or(String::new(), |pair| format!("; tip: write {}={}", pair[0], pair[1]))
 }
 
 fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {

@@ -60,13 +60,14 @@ pub enum EventWanted {
         /// What the system said.
         cause: String,
     },
-    /// Regarding a Service: PortConflict or UnreadableSourceRange, which kube-proxy does not know.
+    /// Regarding a Service: PortConflict or UnreadableSourceRange, which kube-proxy does not know. All nodes find it, and one
+    /// Event of it is enough.
     ServiceFault {
         /// The Service.
         service: ObjectKey,
         /// The Event's reason.
         reason: &'static str,
-        /// What is wrong, and what to do.
+        /// What is wrong, and what to do; nothing that differs between nodes.
         note: String,
     },
 }

@@ -3,6 +3,7 @@
 //! [`Metrics`] holds every value; [`MetricsObserver`] and [`Stopwatch`] follow the sync loop, [`RestClientLayer`]
 //! the requests to the API server. docs/metrics.md explains each metric.
 
+mod faults;
 mod frontends;
 mod kernel;
 mod labels;
@@ -34,7 +35,7 @@ use self::process::Process;
 use self::sources::WatchedSources;
 use self::sync::SyncMetrics;
 use self::table::TableMetrics;
-use crate::instruments::{self, RestClientLayer, RestClientMetrics};
+use crate::instruments::{self, FaultCounts, RestClientLayer, RestClientMetrics};
 use crate::model::Family;
 use crate::nftables::FrontendCount;
 use crate::ruleset::KernelError;
@@ -53,6 +54,7 @@ pub struct Metrics {
     table: TableMetrics,
     client: RestClientMetrics,
     sources: WatchedSources,
+    faults: FaultCounts,
     features: Labelled<labels::FeatureLabels, Gauge>,
     frontends: FrontendMetrics,
     process: Process,
@@ -68,6 +70,8 @@ impl Metrics {
         registry.register_collector(Box::new(process.clone()));
         let table = TableMetrics::register(&mut registry);
         let help = "Whether a feature gate of Kubernetes is on";
+        let (sources, faults) = (WatchedSources::register(&mut registry), FaultCounts::default());
+        faults::register(&mut registry, faults.clone(), sources.clone());
         Arc::new(Self {
             started: SystemTime::now(),
             process,
@@ -78,7 +82,8 @@ impl Metrics {
             localhost: Localhost::register(&mut registry),
             features: instruments::add(&mut registry, "kubernetes_feature_enabled", help, Labelled::default()),
             client: RestClientMetrics::register(&mut registry),
-            sources: WatchedSources::register(&mut registry),
+            sources,
+            faults,
             registry,
         })
     }
@@ -123,6 +128,11 @@ impl Metrics {
     /// What is wrong in objects at present, as far as sources can tell.
     pub fn present_problems(&self) -> Vec<crate::source::Problem> {
         self.watched_sources().iter().flat_map(|(_, stats)| stats.present()).collect()
+    }
+
+    /// Where present faults are counted.
+    pub fn faults(&self) -> FaultCounts {
+        self.faults.clone()
     }
 
     /// The sources and their counters.

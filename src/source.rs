@@ -11,6 +11,7 @@ mod guard;
 mod intern;
 mod kubernetes;
 mod manifests;
+mod outage;
 mod problem;
 
 use std::io;
@@ -20,6 +21,7 @@ pub use convert::{Converted, Converter, Origin};
 pub use guard::{Guarded, Unreadable};
 pub use kubernetes::{KubeOptions, KubeSource, RequestGate, RequestOutcome, RetryPolicy, Timing, Turn};
 pub use manifests::{ManifestSource, load_dir};
+pub use outage::Outage;
 pub use problem::{Problem, SourceStats, Subject};
 
 use crate::model::Event;
@@ -61,7 +63,10 @@ pub enum SourceError {
         error: io::Error,
     },
     /// Not in a pod with a service account.
-    #[error("no kubeconfig and no master given, and not in a pod with a service account ({0}); set one of them")]
+    #[error(
+        "no kubeconfig and no master given, and not in a pod with a service account ({0}); give --kubeconfig, --master or \
+         --manifests (in the chart: kubeconfig or k8sServiceHost)"
+    )]
     InCluster(Box<kube::config::InClusterError>),
     /// The master override is not a URL.
     #[error("the master {0:?} is not a URL (want https://host:port)")]

@@ -3,11 +3,11 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -19,9 +19,10 @@ use portway::ruleset::FakeKernel;
 use portway::testing::all_listed;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
+use support::api_double::ApiDouble;
+use support::follower;
 use support::manifests::NODE;
 use support::netns::{in_netns, ip_batch, set_sysctls};
-
 use support::nft::Nft;
 use support::node::Program;
 use support::wait::eventually;
@@ -74,10 +75,29 @@ struct Said {
 
 impl Asked {
     fn start(objects: &str) -> Self {
+        Self::start_with(objects, &[])
+    }
+
+    fn start_with(objects: &str, more: &[&str]) -> Self {
+        Self::launch(more, |flags| Program::start(&format!("{NODE}{objects}"), flags))
+    }
+
+    /// Among its objects is another Node only.
+    fn start_of_another_node() -> Self {
+        let objects = format!("{}{OBJECTS}", NODE.replace("name: n1}", "name: other}"));
+        Self::launch(&[], |flags| Program::start(&objects, flags))
+    }
+
+    /// With an API server.
+    fn follow(double: &ApiDouble) -> Self {
+        Self::launch(&[], |flags| Program::follow(&double.url(), flags))
+    }
+
+    fn launch(more: &[&str], start: impl FnOnce(&[&str]) -> Program) -> Self {
         let folder = TempDir::new().expect("a folder");
         let socket = folder.path().join("run/admin.sock");
         let flags = ["--no-table-ownership", "--admin-socket", socket.to_str().expect("a plain path")];
-        Self { program: Program::start(&format!("{NODE}{objects}"), &flags), folder }
+        Self { program: start(&[&flags[..], more].concat()), folder }
     }
 
     fn socket(&self) -> PathBuf {
@@ -93,6 +113,17 @@ impl Asked {
         let said = self.ask(&[words, &["-o", "json"]].concat());
         serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
     }
+
+    /// What `status` has of a subsystem.
+    fn status(&self, subsystem: &str) -> Value {
+        let report = self.json(&["status"]);
+        let mut rows = report["subsystems"].as_array().expect("lines").iter();
+        rows.find(|row| row["subsystem"] == subsystem).unwrap_or_else(|| panic!("{subsystem}: {report:#}")).clone()
+    }
+
+    fn is(&self, subsystem: &str, state: &str) -> bool {
+        self.status(subsystem)["state"] == state
+    }
 }
 
 fn portway(words: &[&str]) -> Said {
@@ -100,6 +131,52 @@ fn portway(words: &[&str]) -> Said {
     let output = output.expect("started");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { code: output.status.code().expect("no signal"), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// A program that need not get anywhere. It is killed when nobody needs it any more.
+struct Second {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Second {
+    fn start(objects: &str, socket: &Path) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir(&manifests).expect("a folder");
+        std::fs::write(manifests.join("all.yaml"), format!("{NODE}{objects}")).expect("manifests");
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_portway"), "run", "--hostname-override=n1"])
+            .args(["--no-table-ownership", "--healthz-bind-address=", "--metrics-bind-address="])
+            .arg(format!("--manifests={}", manifests.display()))
+            .arg(format!("--admin-socket={}", socket.display()))
+            .stderr(log)
+            .spawn()
+            .expect("setpriv (util-linux)");
+        Self { child, folder }
+    }
+
+    fn logs(&self, words: &str) {
+        let log = self.folder.path().join("log");
+        eventually(words, || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(words)));
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What Prometheus gets.
+fn metrics() -> String {
+    let mut stream = TcpStream::connect("127.0.0.1:10249").expect("somebody listens");
+    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 fn nft(command: &str) {
@@ -121,8 +198,8 @@ fn services_and_endpoints_say_what_happens_and_why() {
 
         let said = asked.ask(&["status"]);
         assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
-        let states = asked.json(&["status"]);
-        let states = column(&states, "subsystem", "state");
+        let report = asked.json(&["status"]);
+        let states = column(&report["subsystems"], "subsystem", "state");
         let names = [
             "configuration",
             "conntrack",
@@ -139,6 +216,7 @@ fn services_and_endpoints_say_what_happens_and_why() {
         // The thief's claim; there is no cluster CIDR.
         let warned = |name: &str| matches!(name, "objects" | "settings");
         assert!(states.iter().all(|(name, state)| **state == if warned(name) { "WARN" } else { "OK" }), "{states:?}");
+        assert_eq!((&report["version"], &report["state"]), (&1.into(), &"WARN".into()));
 
         let services = asked.json(&["services"]);
         let actions = column(&services, "frontend", "action");
@@ -167,6 +245,246 @@ fn services_and_endpoints_say_what_happens_and_why() {
         assert_eq!(why["10.1.0.7:8080/TCP"], "terminating, and others are ready");
         assert_eq!(why["10.1.0.8:8080/TCP"], "not ready");
         assert_eq!(asked.json(&["endpoints", "-a", "10.1.0.8"]).as_array().map(Vec::len), Some(1));
+    });
+}
+
+#[test]
+fn a_question_for_nothing_or_for_nonsense_is_not_answered_as_if_all_were_well() {
+    in_netns(|| {
+        let asked = Asked::start(OBJECTS);
+        for command in ["services", "endpoints"] {
+            for (words, what) in [
+                (&["nosuch"][..], "name nosuch"),
+                (&["-n", "nowhere"], "namespace nowhere"),
+                (&["till", "-a", "10.99.0.1"], "name till, address 10.99.0.1"),
+            ] {
+                let said = asked.ask(&[&[command], words].concat());
+                let expected = format!("portway: nothing found with {what}\n");
+                assert_eq!((said.code, said.err), (1, expected), "{command} {words:?}");
+            }
+            let nonsense: [(&[&str], &str); 5] = [
+                (&["-a", "300.1.1.1"], "want IP or IP:PORT"),
+                (&["-w=0"], "above 0"),
+                (&["-w=nan"], "above 0"),
+                (&["-w", "5"], "write -w=5"),
+                (&["-A", "-n", "shop"], "cannot be used with"),
+            ];
+            for (words, what) in nonsense {
+                let said = asked.ask(&[&[command], words].concat());
+                assert!(said.code == 2 && said.err.contains(what), "{command} {words:?}: {said:?}");
+            }
+        }
+        for words in [&["services", "till", "-a", "10.96.0.5"][..], &["services", "-A"], &["endpoints", "-A", "till"]] {
+            assert_eq!(asked.ask(words).code, 0, "{words:?}");
+        }
+        let said = asked.ask(&["faults", "till"]);
+        assert_eq!((said.code, said.err.as_str()), (0, "portway: no faults\n"), "none is an answer");
+        let said = asked.ask(&["explain", "--from", "10.0.0.1", "192.0.2.9:80"]);
+        assert!(said.code == 1 && said.err.contains("no Service answers on 192.0.2.9:80"), "{said:?}");
+        // The same flags mean the same everywhere.
+        let top = |words: &[&str]| {
+            let said = asked.ask(&[&["top", "--once", "--interval", "0.1", "-o", "json"], words].concat());
+            let rows: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+            rows.as_array().expect("rows").len()
+        };
+        assert_eq!((top(&[]), top(&["-A"]), top(&["-n", "shop"]), top(&["--lines", "1"])), (2, 2, 1, 1));
+        assert_eq!(asked.ask(&["top", "--interval", "0"]).code, 2);
+        let explained = asked.ask(&["explain", "--from", "10.0.0.1", "10.96.0.5:80", "-o", "yaml"]);
+        assert!(explained.code == 0 && explained.out.contains("services:"), "{explained:?}");
+    });
+}
+
+#[test]
+fn typos_are_answered_by_what_may_be_meant() {
+    for (words, meant, code) in [
+        (&["statsu"][..], "'status'", 2),
+        (&["services", "--namespce", "x"], "'--namespace'", 2),
+        (&["status", "-w", "5"], "tip: write -w=5", 2),
+        (&["status", "--wait", "30s"], "tip: write --wait=30s", 2),
+        // As kube-proxy ends for a flag it does not know.
+        (&["--manifest=x"], "'--manifests'", 1),
+    ] {
+        let said = portway(words);
+        assert!(said.code == code && said.err.contains(meant) && said.err.lines().count() == 1, "{words:?}: {said:?}");
+    }
+    let said = portway(&[]);
+    assert!(
+        said.code == 2
+            && said.out.is_empty()
+            && said.err.contains("Usage: portway")
+            && said.err.contains("\n  status "),
+        "{said:?}"
+    );
+    let version = portway(&["version"]);
+    assert_eq!((version.code, &version.out), (0, &portway(&["--version"]).out));
+    assert!(version.out.starts_with("Portway "), "{version:?}");
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    in_netns(|| {
+        let folder = TempDir::new().expect("a folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("our own");
+        // Others may not be allowed into the folder the program is in.
+        let program = folder.path().join("portway");
+        std::fs::copy(env!("CARGO_BIN_EXE_portway"), &program).expect("copied");
+        let asked = Asked::start(OBJECTS);
+        let socket = asked.socket();
+        let socket = socket.to_str().expect("a plain path");
+        let questions: [(&[&str], i32); 9] = [
+            (&["status"], 2),
+            (&["services"], 2),
+            (&["endpoints"], 2),
+            (&["faults"], 2),
+            (&["diff"], 2),
+            (&["top", "--once"], 2),
+            (&["explain", "--from", "10.0.0.1", "10.96.0.5:80"], 2),
+            (&["bundle", "-"], 1),
+            (&["cleanup"], 1),
+        ];
+        for (words, code) in questions {
+            let socket: &[&str] = if words[0] == "cleanup" { &[] } else { &["--admin-socket", socket] };
+            let output = Command::new("setpriv")
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+                .arg(&program)
+                .args(words)
+                .args(socket)
+                .output()
+                .expect("setpriv (util-linux)");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+            assert!(said.matches("needs root").count() == 1, "{words:?}: {said}");
+        }
+    });
+}
+
+/// What was wrong once and is right again is no matter of `status`.
+#[test]
+fn status_is_about_the_present() {
+    in_netns(|| {
+        let manifests = TempDir::new().expect("a folder");
+        let folder = manifests.path().join("m");
+        let write = |objects: &str| {
+            std::fs::create_dir_all(&folder).expect("a folder");
+            std::fs::write(folder.join("all.yaml"), objects).expect("manifests");
+        };
+        write(OBJECTS);
+        // Of a flag given twice the last counts.
+        let asked = Asked::start_with(OBJECTS, &[&format!("--manifests={}", folder.display())]);
+        assert!(asked.is("source", "OK"));
+        let (first, _) = OBJECTS.split_once("---").expect("documents");
+
+        std::fs::remove_dir_all(&folder).expect("removed");
+        eventually("a failure", || asked.is("source", "FAIL"));
+        let source = asked.status("source");
+        let path = folder.to_str().expect("a plain path");
+        assert!(source["outage"]["error"].as_str().is_some_and(|error| error.contains(path)), "{source:#}");
+        assert!(source["detail"].as_str().is_some_and(|text| text.contains("not read for ")), "{source:#}");
+        assert_eq!(asked.ask(&["status"]).code, 1);
+
+        write(&OBJECTS.replace("name: n1}", "name: other}"));
+        eventually("no failure", || asked.is("source", "OK"));
+        eventually("no Node", || asked.is("model", "WARN"));
+        let model = asked.status("model");
+        assert!(model["detail"].as_str().is_some_and(|text| text.contains("Node n1 is gone")), "{model:#}");
+        assert_eq!((&model["isNodeGone"], asked.ask(&["status"]).code), (&true.into(), 1));
+
+        write(first);
+        eventually("no faults left", || asked.is("objects", "OK") && asked.status("objects")["faults"] == 0);
+        assert!(metrics().contains("\nportway_faults{reason=\"PortConflict\"} 0\n"), "{}", metrics());
+        write(OBJECTS);
+        eventually("a fault", || asked.is("objects", "WARN") && asked.status("objects")["faults"] == 1);
+        assert!(metrics().contains("\nportway_faults{reason=\"PortConflict\"} 1\n"), "{}", metrics());
+        assert_eq!([&["status"][..], &["status", "--strict"]].map(|words| asked.ask(words).code), [0, 1]);
+    });
+}
+
+/// `/healthz` is 503 there.
+#[test]
+fn status_is_not_ok_on_a_node_that_load_balancers_must_not_use() {
+    in_netns(|| {
+        let asked = Asked::start_of_another_node();
+        let health = asked.status("health");
+        assert_eq!((&health["state"], &health["healthz"]), (&"FAIL".into(), &503.into()), "{health:#}");
+        let model = asked.status("model");
+        assert_eq!(
+            (&model["state"], &model["node"], &model["wantedNode"]),
+            (&"FAIL".into(), &Value::Null, &"n1".into())
+        );
+        assert!(model["detail"].as_str().is_some_and(|text| text.contains("there is no Node n1")), "{model:#}");
+        assert_eq!(asked.ask(&["status"]).code, 1);
+    });
+}
+
+#[test]
+fn an_api_server_that_is_gone_is_told_with_its_address_as_long_as_it_is() {
+    in_netns(|| {
+        let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let server = server.expect("a runtime");
+        let double = server.block_on(ApiDouble::start());
+        double.put(follower::node("n1"));
+        double.put(follower::service("a", "10.96.0.1"));
+        let asked = Asked::follow(&double);
+        let source = asked.status("source");
+        let url = double.url();
+        let url = url.trim_end_matches('/');
+        assert_eq!((&source["state"], &source["outage"]), (&"OK".into(), &Value::Null), "{source:#}");
+        assert!(source["address"].as_str().is_some_and(|address| address.starts_with(url)), "{source:#}");
+
+        server.block_on(double.stop());
+        // One kind after the other finds it out.
+        eventually("a warning", || {
+            let source = asked.status("source");
+            source["state"] == "WARN" && source["outage"]["parts"].as_array().is_some_and(|parts| parts.len() == 4)
+        });
+        let outage = asked.status("source")["outage"].clone();
+        assert_eq!(outage["parts"], serde_json::json!(["endpointslices", "nodes", "servicecidrs", "services"]));
+        assert!(outage["error"].as_str().is_some_and(|error| error.contains(url)), "{outage:#}");
+        let seconds = |outage: &Value| {
+            let since: jiff::Timestamp = outage["since"].as_str().expect("a text").parse().expect("a time");
+            since.as_second()
+        };
+        let said = asked.ask(&["status", "--wait=3"]);
+        assert!(said.code == 1 && said.err.contains("not OK after 3s: source"), "{said:?}");
+        let again = asked.status("source")["outage"].clone();
+        let later = seconds(&again) - seconds(&outage);
+        // Parts of seconds are cut off.
+        assert!(later.abs() <= 1, "it has not begun anew: {outage} {again}");
+
+        server.block_on(double.restart());
+        eventually("its end", || asked.is("source", "OK"));
+        assert_eq!(asked.status("source")["outage"], Value::Null);
+    });
+}
+
+#[test]
+fn status_waits_until_all_is_ok_or_the_time_is_over() {
+    in_netns(|| {
+        let asked = Asked::start_of_another_node();
+        let said = asked.ask(&["status", "--wait=1s"]);
+        assert_eq!((said.code, said.err.as_str()), (1, "portway: not OK after 1s: model, health\n"), "{said:?}");
+        assert!(said.out.contains("there is no Node n1"), "{said:?}");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| asked.ask(&["status", "--wait=60s"]));
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!waiting.is_finished());
+            asked.program.replace(OBJECTS);
+            let said = waiting.join().expect("no panic");
+            assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+        });
+        let said = asked.ask(&["status", "--wait=0", "--strict"]);
+        assert!(said.code == 1 && said.err.contains("objects, settings"), "{said:?}");
+        for words in [&["--wait=soon"][..], &["--wait=1", "--watch"]] {
+            assert_eq!(asked.ask(&[&["status"], words].concat()).code, 2, "{words:?}");
+        }
+        let Asked { program, folder } = asked;
+        drop(program);
+        let socket = folder.path().join("run/admin.sock");
+        let said = portway(&["status", "--wait=1", "-o", "json", "--admin-socket", socket.to_str().expect("plain")]);
+        assert!(said.code == 1 && said.err.contains("not OK after 1s: daemon, kernel"), "{said:?}");
+        let report: Value = serde_json::from_str(&said.out).expect("JSON");
+        assert_eq!((&report["version"], &report["state"]), (&1.into(), &"FAIL".into()));
+        assert_eq!(report["subsystems"][0]["answers"], false);
     });
 }
 
@@ -308,7 +626,7 @@ fn a_daemon_that_is_stopped_keeps_nobody_waiting() {
                     assert!(everything.contains("restart it"), "{words:?}: {said:?}");
                 }
                 let code = match words[0] {
-                    "status" => 1,
+                    "status" | "bundle" => 1,
                     "diff" => 2,
                     _ => 0,
                 };
@@ -331,6 +649,58 @@ fn a_daemon_that_is_stopped_keeps_nobody_waiting() {
         drop(waiting);
         kill(process, Signal::SIGCONT).expect("it is there");
         eventually("an answer", || asked.ask(&["status"]).code == 0);
+    });
+}
+
+/// In a rolling update the new one runs before the old one has ended.
+#[test]
+fn the_socket_belongs_to_whoever_has_the_tables() {
+    in_netns(|| {
+        let first = Asked::start(OBJECTS);
+        let socket = first.socket();
+        let ask = |socket: &Path| {
+            let said = portway(&["status", "-o", "json", "--admin-socket", socket.to_str().expect("a plain path")]);
+            serde_json::from_str(&said.out).unwrap_or(Value::Null)
+        };
+        let row = |report: &Value, name: &str| {
+            let mut rows = report["subsystems"].as_array().into_iter().flatten();
+            rows.find(|row| row["subsystem"] == name).cloned().unwrap_or_default()
+        };
+        let pid = |socket: &Path| row(&ask(socket), "daemon")["pid"].as_u64();
+        let first_pid = Some(u64::from(first.program.pid()));
+
+        let second = Second::start(OBJECTS, &socket);
+        second.logs("waiting");
+        second.logs("another Portway (pid");
+        // Longer than it takes to look again.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            assert_eq!(pid(&socket), first_pid, "it is not stolen");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+
+        // Who has the tables is named, whoever is asked.
+        let owner = format!("portway, pid {}", first.program.pid());
+        let own = first.folder.path().join("own.sock");
+        let third = Second::start(OBJECTS, &own);
+        third.logs("waiting");
+        let sync = row(&ask(&own), "sync");
+        assert_eq!(sync["state"], "FAIL", "{sync:#}");
+        assert!(sync["waitingFor"].as_str().is_some_and(|text| text.contains(&owner)), "{sync:#}");
+        drop(third);
+        let kernel = row(&ask(&first.folder.path().join("nobody.sock")), "kernel");
+        assert_eq!((&kernel["state"], &kernel["owner"]), (&"WARN".into(), &owner.as_str().into()), "{kernel:#}");
+
+        std::fs::remove_file(&socket).expect("there");
+        // The second has no tables, but nobody is in its way.
+        eventually("somebody answers again", || pid(&socket).is_some());
+        eventually("the one that has the tables answers", || pid(&socket) == first_pid);
+
+        let Asked { program, folder } = first;
+        drop(program);
+        eventually("the second answers", || pid(&socket) == Some(u64::from(second.child.id())));
+        eventually("and has the tables", || row(&ask(&socket), "sync")["state"] == "OK");
+        drop(folder);
     });
 }
 

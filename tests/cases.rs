@@ -57,7 +57,12 @@ impl Node {
 
     fn status(&self, subsystem: &str) -> (String, String) {
         let rows = self.json(&["status"]);
-        let row = rows.as_array().expect("rows").iter().find(|row| row["subsystem"] == subsystem).expect("a line");
+        let row = rows["subsystems"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .find(|row| row["subsystem"] == subsystem)
+            .expect("a line");
         (row["state"].as_str().unwrap_or_default().to_owned(), row["detail"].as_str().unwrap_or_default().to_owned())
     }
 
@@ -272,8 +277,10 @@ fn d_settings_of_a_cold_node_are_made_when_they_are_there() {
         let sysctls = Sysctls::cold();
         let objects = [NODE, &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]")].concat();
         let node = Node::start(&objects, &[PODS, "--conntrack-max-per-core=32768", &sysctls.flag()]);
-        let (state, detail) = node.status("settings");
-        assert!(state == "WARN" && detail.contains(Sysctls::ESTABLISHED), "{detail}");
+        eventually("a warning", || {
+            let (state, detail) = node.status("settings");
+            state == "WARN" && detail.contains(Sysctls::ESTABLISHED)
+        });
         assert!(node.faults().contains(&"/n1 SettingNotMade".to_owned()), "{:?}", node.faults());
         sysctls.load();
         within(Duration::from_secs(60), "the settings", || sysctls.value(Sysctls::ESTABLISHED) == "86400");
@@ -290,6 +297,19 @@ fn d_nothing_is_written_without_a_source() {
         sysctls.load();
         let output = portway(&["run", "--manifests=/nonexistent", &sysctls.flag(), "--admin-socket="]);
         assert!(!output.status.success(), "{output:?}");
+        assert_eq!(sysctls.value(Sysctls::ESTABLISHED), "432000");
+        // Nor with one that does not answer.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_portway"), "run", "--master=http://127.0.0.1:1"])
+            .args([&sysctls.flag(), "--admin-socket="])
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("setpriv (util-linux)");
+        let mut log = BufReader::new(child.stderr.take().expect("stderr")).lines().map_while(Result::ok);
+        let asked = log.any(|line| line.contains("cannot list or watch") && line.contains("http://127.0.0.1:1"));
+        child.kill().expect("it runs");
+        child.wait().expect("ended");
+        assert!(asked, "it has asked the server");
         assert_eq!(sysctls.value(Sysctls::ESTABLISHED), "432000");
     });
 }

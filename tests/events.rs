@@ -77,6 +77,39 @@ async fn fields_and_series() {
     }
 }
 
+/// Thousands of nodes find the same fault.
+#[tokio::test]
+async fn what_all_nodes_find_is_one_event() {
+    let double = ApiDouble::start().await;
+    let mut sinks = Vec::new();
+    for node in ["n1", "n2"] {
+        let access = KubeOptions { master: Some(double.url()), ..KubeOptions::default() };
+        let client = KubeSource::connect(&access, node, None).await.expect("a client").client();
+        let (sink, queue) = events::queue();
+        tokio::spawn(Recorder::new(client, node, node, Rate::new(None, 1)).run(queue));
+        sinks.push(sink);
+    }
+    let fault = |note: &str| EventWanted::ServiceFault {
+        service: ObjectKey::new("shop", "web"),
+        reason: "PortConflict",
+        note: note.to_owned(),
+    };
+    for (sink, notes) in sinks.iter().zip([&["one", "two"][..], &["one", "one", "two"]]) {
+        notes.iter().for_each(|note| sink.wanted(fault(note)));
+        sink.flush(LIMIT).await;
+    }
+    let all = double.written();
+    let notes: Vec<&Value> = all.iter().map(|one| &one.body["note"]).collect();
+    assert_eq!(notes, [&json!("one"), &json!("two")], "nothing of a node, and each once");
+    assert_eq!(all[0].path, "/apis/events.k8s.io/v1/namespaces/shop/events");
+    assert!(all[0].body["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("web.")), "{:?}", all[0]);
+    let expected = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "action": "Sync", "note": "one",
+        "reason": "PortConflict", "type": "Warning", "reportingController": "kube-proxy",
+        "reportingInstance": "kube-proxy-n1",
+        "regarding": {"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "web"}});
+    assert_eq!(lasting(&all[0]), expected);
+}
+
 #[test]
 fn a_process_that_gives_up_says_why_first() {
     let give_up = async {

@@ -146,3 +146,20 @@ async fn a_lost_history_in_all_watches() {
     };
     all("410 in all watches", Duration::ZERO, fall, async |_: &ApiDouble| {}, 1).await;
 }
+
+#[tokio::test]
+async fn an_outage_is_told_as_long_as_it_lasts() {
+    let double = filled().await;
+    let mut follower = Follower::start(&double).await;
+    follower.listed().await;
+    assert_eq!(follower.stats.outage(), None);
+    double.stop().await;
+    follower.follow_until("an outage", |stats| stats.outage().is_some()).await;
+    let first = follower.stats.outage().expect("an outage");
+    assert!(first.error.contains(&double.url()), "{}", first.error);
+    follower.follow_for(Duration::from_millis(200)).await;
+    assert_eq!(follower.stats.outage().expect("it lasts").since, first.since);
+    double.restart().await;
+    // No object changes, and no bookmark comes.
+    follower.follow_until("its end", |stats| stats.outage().is_none()).await;
+}

@@ -215,7 +215,7 @@ fn life_of_a_pod(user: User) {
                 || (matches!(user, User::Nobody) && line.contains("legacy iptables"))
         };
         assert!(log.iter().all(|line| harmless(line)), "{log:#?}");
-        assert_eq!(close_wait().trim(), "3600");
+        eventually("kernel settings", || close_wait().trim() == "3600");
 
         // Traffic, and a client that keeps its port while the endpoint changes.
         ["10.0.0.1:5353", "10.0.0.2:5353"].into_iter().for_each(backend);

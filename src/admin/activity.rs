@@ -32,6 +32,12 @@ pub(super) struct LastActivity {
 pub struct Activity(Arc<Mutex<LastActivity>>);
 
 impl Activity {
+    /// The tables are ours, and were made right.
+    pub(super) fn has_tables(&self) -> bool {
+        let seen = self.lock();
+        seen.sync.is_some() && seen.waiting.is_none()
+    }
+
     pub(super) fn seen(&self) -> LastActivity {
         self.lock().clone()
     }

@@ -21,6 +21,7 @@ const SILENCE: Duration = Duration::from_millis(1500);
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    limit: Duration,
 }
 
 /// Why there is no answer.
@@ -43,8 +44,18 @@ pub enum ClientError {
         /// Where.
         socket: PathBuf,
     },
+    /// It is at work, on this or on what others asked.
+    #[error(
+        "the daemon on {socket} is alive, but has not answered within {limit:.0?}; ask again when it has less to do"
+    )]
+    Busy {
+        /// Where.
+        socket: PathBuf,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// Only root may ask.
-    #[error("may not open {socket}: only root may")]
+    #[error("needs root: may not open {socket}")]
     NotRoot {
         /// Where.
         socket: PathBuf,
@@ -62,12 +73,24 @@ impl ClientError {
     pub fn is_absent(&self) -> bool {
         matches!(self, ClientError::Down { .. } | ClientError::Silent { .. })
     }
+
+    /// Asking again may help.
+    pub fn may_pass(&self) -> bool {
+        self.is_absent() || matches!(self, ClientError::Busy { .. } | ClientError::Refused(_))
+    }
 }
 
 impl Client {
     /// For the daemon behind this socket.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), limit: LIMIT }
+    }
+
+    /// The same with less patience.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit.min(LIMIT);
+        self
     }
 
     /// Asks for a view.
@@ -79,7 +102,8 @@ impl Client {
     pub fn text(&self, path: &str) -> Result<String, ClientError> {
         let answer = self.exchange(path).map_err(|cause| match cause.kind() {
             ErrorKind::PermissionDenied => ClientError::NotRoot { socket: self.socket.clone() },
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => ClientError::Silent { socket: self.socket.clone() },
+            ErrorKind::TimedOut => ClientError::Busy { socket: self.socket.clone(), limit: self.limit },
+            ErrorKind::WouldBlock => ClientError::Silent { socket: self.socket.clone() },
             _ => ClientError::Down { socket: self.socket.clone(), cause },
         })?;
         let garbled = || ClientError::Garbled("no HTTP".to_owned());
@@ -104,7 +128,12 @@ impl Client {
                 Ok(read) => answer.extend_from_slice(&buffer[..read]),
                 Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
                 // It may be working on the answer, or on somebody else's.
-                Err(cause) if is_timeout(&cause) && start.elapsed() < LIMIT => self.check_alive()?,
+                Err(cause) if is_timeout(&cause) => {
+                    self.check_alive()?;
+                    if start.elapsed() >= self.limit {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                }
                 Err(cause) => return Err(cause),
             }
         }
@@ -129,6 +158,7 @@ impl Client {
     }
 }
 
+/// The system's word for the end of [`SILENCE`].
 fn is_timeout(cause: &io::Error) -> bool {
-    matches!(cause.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    cause.kind() == ErrorKind::WouldBlock
 }

@@ -1,28 +1,35 @@
 //! What `portway status` says of objects and of this node's settings.
 
+use serde_json::{Value, json};
+
 use super::{Admin, FaultRow, State, StatusRow, faults};
 use crate::controller::Snapshot;
 use crate::model::Model;
 
 /// A line for the objects, and one for the settings.
 pub(super) fn status(admin: &Admin, snapshot: &Snapshot) -> [StatusRow; 2] {
-    let objects = match &snapshot.mirror {
-        Some(mirror) => {
-            let count = faults::present(&snapshot.model, mirror, &admin.metrics.present_problems()).len();
-            match count {
-                0 => StatusRow::new("objects", State::Ok, "no faults"),
-                1 => StatusRow::new("objects", State::Warn, "1 fault; `portway faults` shows it"),
-                count => StatusRow::new("objects", State::Warn, format!("{count} faults; `portway faults` shows them")),
-            }
-        }
+    let problems = admin.metrics.present_problems();
+    let faults = snapshot.mirror.as_ref().map(|mirror| faults::present(&snapshot.model, mirror, &problems).len());
+    let objects = match faults {
+        Some(0) => StatusRow::new("objects", State::Ok, "no faults"),
+        Some(1) => StatusRow::new("objects", State::Warn, "1 fault; `portway faults` shows it"),
+        Some(count) => StatusRow::new("objects", State::Warn, format!("{count} faults; `portway faults` shows them")),
         None => StatusRow::new("objects", State::Warn, "not known: no sync, or the last one failed"),
     };
-    let found: Vec<String> = of_node(admin, &snapshot.model).into_iter().map(|row| row.message).collect();
+    let found = of_node(admin, &snapshot.model);
     let settings = match found.as_slice() {
+        [] if snapshot.report.syncs == 0 => {
+            StatusRow::new("settings", State::Warn, "kernel settings are made after the first sync")
+        }
         [] => StatusRow::new("settings", State::Ok, "all made, and none lacks data"),
-        found => StatusRow::new("settings", State::Warn, found.join("; ")),
+        found => {
+            let sentences: Vec<&str> = found.iter().map(|row| row.message.as_str()).collect();
+            StatusRow::new("settings", State::Warn, sentences.join("; "))
+        }
     };
-    [objects, settings]
+    let field = |row: &FaultRow| json!({"reason": row.reason, "field": row.field, "message": row.message});
+    let found: Vec<Value> = found.iter().map(field).collect();
+    [objects.with(json!({"faults": faults})), settings.with(json!({"faults": found}))]
 }
 
 /// What of this node's settings is not as it was meant.

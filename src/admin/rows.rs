@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +27,28 @@ impl fmt::Display for State {
     }
 }
 
+/// The version of [`StatusReport`]. It grows when a field goes or means something else, not when one is added.
+pub const STATUS_VERSION: u32 = 1;
+
+/// All that `portway status` knows. docs/commands.md lists the fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// [`STATUS_VERSION`].
+    pub version: u32,
+    /// The worst of all lines.
+    pub state: State,
+    /// A line for each subsystem.
+    pub subsystems: Vec<StatusRow>,
+}
+
+impl StatusReport {
+    /// A report of these lines.
+    pub fn new(subsystems: Vec<StatusRow>) -> Self {
+        let state = subsystems.iter().map(|row| row.state).max().unwrap_or(State::Ok);
+        Self { version: STATUS_VERSION, state, subsystems }
+    }
+}
+
 /// A line of `portway status`: one subsystem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusRow {
@@ -35,12 +58,24 @@ pub struct StatusRow {
     pub state: State,
     /// What is known of it, for people.
     pub detail: String,
+    /// The same for programs.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
 }
 
 impl StatusRow {
     /// A line.
     pub fn new(subsystem: &str, state: State, detail: impl Into<String>) -> Self {
-        Self { subsystem: subsystem.to_owned(), state, detail: detail.into() }
+        Self { subsystem: subsystem.to_owned(), state, detail: detail.into(), fields: Map::new() }
+    }
+
+    /// The same line with the fields of a JSON object.
+    #[must_use]
+    pub fn with(mut self, fields: Value) -> Self {
+        if let Value::Object(fields) = fields {
+            self.fields.extend(fields);
+        }
+        self
     }
 }
 

@@ -1,17 +1,19 @@
 //! The socket and what is answered there.
 
-use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tracing::{info, warn};
 
+use super::place::{Answerer, Place, WHO};
 use super::services::{self, ConnectionCounts};
 use super::{
     ALIVE, Admin, AdminError, DiffRow, Refusal, comparison, endpoints, explain, faults, kernel, present, status,
@@ -25,45 +27,55 @@ use crate::plan::Target;
 use crate::serve::accept::{self, ConnectionSlots};
 use crate::serve::http::{Request, Response, Routes, json, not_found, text};
 
-/// Listens at a path and answers there, on a thread of its own, until the process ends. What is left of an earlier process
-/// is replaced.
+/// How often is looked whether the socket is ours, or can be.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Answers at a path, on a thread of its own, until the process ends: at once, or as soon as no other process has more right
+/// to the path.
 pub fn start(path: &Path, admin: Admin) -> io::Result<()> {
-    let listener = bind(path)?;
+    let mut place = Place::new(path);
+    let first = place.take(admin.activity.has_tables());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("admin".into()).spawn(move || {
-        runtime.block_on(async {
-            match tokio::net::UnixListener::from_std(listener) {
-                Ok(listener) => {
-                    let routes = AdminRoutes::new(admin);
-                    accept::serve::<(), _>(listener, routes, ConnectionSlots::default()).await;
-                }
-                Err(cause) => tracing::warn!(%cause, "the admin socket cannot be served"),
-            }
-        });
-    })?;
+    std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(answer(place, first, admin)))?;
     Ok(())
 }
 
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+async fn answer(mut place: Place, mut taken: io::Result<UnixListener>, admin: Admin) {
+    let activity = admin.activity.clone();
+    let site = AdminRoutes::new(admin);
+    let path = place.path().display().to_string();
+    let mut told = None;
+    loop {
+        match taken.and_then(tokio::net::UnixListener::from_std) {
+            Ok(listener) => {
+                if told.take().is_some() {
+                    info!("answering the operator's commands on {path}");
+                }
+                tokio::select! {
+                    () = accept::serve(listener, site.clone(), ConnectionSlots::default()) => {}
+                    () = lost(&place) => info!("{path} is another process's now, or gone"),
+                }
+            }
+            Err(cause) => {
+                let cause = cause.to_string();
+                if told.as_ref() != Some(&cause) {
+                    warn!(
+                        "cannot listen on {path}, so `portway status` and the like do not ask this process: {cause}; see --admin-socket"
+                    );
+                    told = Some(cause);
+                }
+                sleep(LOOK).await;
+            }
+        }
+        taken = place.take(activity.has_tables());
     }
-    if let Ok(there) = path.symlink_metadata()
-        && !there.file_type().is_socket()
-    {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+}
+
+/// Comes back when the file is not ours any more.
+async fn lost(place: &Place) {
+    while place.is_ours() {
+        sleep(LOOK).await;
     }
-    // It gets its name when nobody but root can open it any more.
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = Path::new(&draft);
-    std::fs::remove_file(draft)
-        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
-    let listener = UnixListener::bind(draft)?;
-    std::fs::set_permissions(draft, Permissions::from_mode(0o600))?;
-    std::fs::rename(draft, path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 #[derive(Clone)]
@@ -119,7 +131,7 @@ impl AdminRoutes {
 
     fn route(&self, request: &Request) -> Result<Response, AdminError> {
         Ok(match request.path() {
-            "/status" => self.with_kernel(|kernel| Ok(rows(&status::rows(&self.admin, kernel))))?,
+            "/status" => self.with_kernel(|kernel| Ok(rows(&status::report(&self.admin, kernel))))?,
             "/services" => self.services()?,
             "/endpoints" => {
                 let (snapshot, mirror) = self.snapshot()?;
@@ -140,6 +152,7 @@ impl AdminRoutes {
             "/configuration" => rows(&self.admin.configuration.values),
             "/problems" => rows(&self.admin.recent.lines()),
             ALIVE => text(StatusCode::OK, "yes\n"),
+            WHO => rows(&Answerer { pid: std::process::id(), has_tables: self.admin.activity.has_tables() }),
             "/metrics" => text(StatusCode::OK, self.admin.metrics.encode(Format::Prometheus)),
             _ => not_found(),
         })
@@ -148,7 +161,7 @@ impl AdminRoutes {
 
 impl Routes for AdminRoutes {
     fn queue(&self, head: &Parts) -> Option<Arc<Semaphore>> {
-        (head.uri.path() != ALIVE).then(|| self.queue.clone())
+        (![ALIVE, WHO].contains(&head.uri.path())).then(|| self.queue.clone())
     }
 
     fn answer(&self, request: &Request) -> Response {
@@ -178,21 +191,6 @@ pub(super) fn destination(text: &str) -> Option<(Target, Protocol)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_socket_is_roots_alone_and_a_stale_one_is_replaced() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("run/admin.sock");
-        for _ in 0..2 {
-            drop(bind(&path).expect("bound"));
-            assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o600);
-        }
-        assert_eq!(path.parent().expect("a folder").metadata().expect("there").permissions().mode() & 0o777, 0o700);
-        let file = folder.path().join("file");
-        std::fs::write(&file, "precious").expect("written");
-        bind(&file).expect_err("no socket");
-        assert_eq!(std::fs::read_to_string(&file).expect("there"), "precious");
-    }
 
     #[test]
     fn destinations() {

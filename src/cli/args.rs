@@ -11,7 +11,7 @@ use crate::config::{ConfigError, Configuration, Flags, Options, PlanFlags, Sourc
 #[derive(Debug, Parser)]
 #[command(name = "portway", args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What to do; without a command: `run`.
+    /// What to do; flags alone are those of `run`.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Flags of `run`.
@@ -22,7 +22,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Keep the kernel's table equal to the Services (the default command)
+    /// Keep the kernel's table equal to the Services (also what flags without a command do)
     Run(Flags),
     /// Print the table for a folder of manifests as nft text; needs no privileges
     Render(RenderArgs),
@@ -44,6 +44,8 @@ pub enum Command {
     Check(super::check::CheckArgs),
     /// Write all that a bug report needs into one file
     Bundle(super::bundle::BundleArgs),
+    /// Print the version
+    Version,
     /// Print a script that completes commands and flags in a shell
     Completions(CompletionsArgs),
     /// Delete Portway's tables and nothing else
@@ -120,9 +122,9 @@ pub struct ExplainArgs {
     /// Where it wants to go: `10.96.0.10:53/udp`, `[fd00::1]:80`; the protocol defaults to tcp
     #[arg(value_name = "DEST:PORT[/PROTO]")]
     pub destination: String,
-    /// `table` or `json`
-    #[arg(short = 'o', long, default_value = "table", value_parser = ["table", "json"])]
-    pub output: String,
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: super::view::Output,
     /// Whom to ask about the Service; not with --manifests.
     #[command(flatten)]
     pub daemon: super::view::DaemonArgs,

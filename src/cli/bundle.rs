@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use tar::{Builder, Header};
 
 use super::check;
-use super::view::{DaemonArgs, Output, emit, print};
+use super::view::{DaemonArgs, NOT_OK, Output, emit, print};
 use crate::admin::Client;
 use crate::model::Family;
 use crate::nftables::NftKernel;
@@ -81,7 +81,8 @@ pub(super) fn run(args: &BundleArgs) -> anyhow::Result<ExitCode> {
         Box::new(file.with_context(|| format!("cannot create {}", path.display()))?)
     };
     let mut archive = Builder::new(GzEncoder::new(out, Compression::default()));
-    for (name, text) in contents(&args.daemon.client()) {
+    let (files, missing) = contents(&args.daemon.client());
+    for (name, text) in files {
         let mut header = Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o600);
@@ -92,11 +93,16 @@ pub(super) fn run(args: &BundleArgs) -> anyhow::Result<ExitCode> {
     if !to_stdout {
         emit(&format!("{}\n", path.display()))?;
     }
-    Ok(ExitCode::SUCCESS)
+    if missing.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let first = missing.lines().next().unwrap_or_default();
+    eprintln!("portway: not complete, {} could not be had, as missing.txt says: {first}", missing.lines().count());
+    Ok(NOT_OK.into())
 }
 
-/// Files by name. What cannot be had is named in `missing.txt`.
-fn contents(client: &Client) -> Vec<(String, String)> {
+/// Files by name, and what cannot be had, a line each, as in `missing.txt`.
+fn contents(client: &Client) -> (Vec<(String, String)>, String) {
     let mut files = Vec::new();
     let mut missing = String::new();
     let mut add = |name: &str, text: anyhow::Result<String>| match text {
@@ -122,9 +128,9 @@ fn contents(client: &Client) -> Vec<(String, String)> {
     add("check.json", print(&check::rows(), Output::Json));
     add("sysctl.txt", Ok(sysctls()));
     if !missing.is_empty() {
-        files.push(("missing.txt".to_owned(), missing));
+        files.push(("missing.txt".to_owned(), missing.clone()));
     }
-    files
+    (files, missing)
 }
 
 fn version() -> String {

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::services::{RowFilter, service};
+use super::filter::RowFilter;
+use super::services::service;
 use super::table::{self, Row, cell};
 use super::view::{DaemonArgs, ViewArgs, daemon_or_kernel};
 use crate::admin::{EndpointRow, KernelView};
@@ -24,10 +25,12 @@ pub struct EndpointsArgs {
 }
 
 pub(super) fn run(args: &EndpointsArgs) -> anyhow::Result<ExitCode> {
+    args.filter.check(&args.view)?;
     args.view.show(|| {
         let mut rows = daemon_or_kernel(&args.daemon.client(), "/endpoints", KernelView::endpoints)?;
         rows.retain(|row| args.filter.wants(&row.namespace, &row.name, [row.endpoint.as_str()]));
-        Ok((rows, ExitCode::SUCCESS))
+        let code = args.filter.found(&rows);
+        Ok((rows, code))
     })
 }
 

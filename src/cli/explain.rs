@@ -4,6 +4,7 @@ mod live;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -11,7 +12,7 @@ use serde_json::json;
 use self::live::Live;
 use super::args::ExplainArgs;
 use super::render::{Compiled, compile};
-use super::view::emit;
+use super::view::{NOT_OK, Output, emit, print_whole};
 use crate::admin::explain_rows;
 use crate::diff::Mirror;
 use crate::model::{Family, Protocol};
@@ -20,7 +21,7 @@ use crate::plan::{NodePortAddresses, Target};
 use crate::ruleset::{Kernel, Listing, TABLE_NAME};
 use crate::trace::{End, Host, Packet, Trace, trace};
 
-pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let (destination, protocol) = parse_destination(&args.destination)?;
     if args.from.is_ipv4() != destination.is_ipv4() {
         bail!("--from {} and {destination} are not of the same family", args.from);
@@ -48,11 +49,16 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     }
     live.notes.iter().for_each(|note| eprintln!("portway: {note}"));
     let trace = trace(&listing, &host, &packet);
-    emit(&match args.output.as_str() {
-        "json" => format!("{:#}\n", as_json(&packet, &trace, &live)),
-        _ => as_text(&packet, &host, &trace) + &live.text(),
+    emit(&match args.output {
+        Output::Json | Output::Yaml => print_whole(&as_json(&packet, &trace, &live), args.output)?,
+        Output::Table | Output::Wide => as_text(&packet, &host, &trace) + &live.text(),
     })?;
-    Ok(())
+    let is_ours = !live.rows.services.is_empty() || trace.ends.iter().any(|(end, _)| !matches!(end, End::Untouched));
+    if is_ours {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("portway: no Service answers on {destination}: Portway leaves such connections alone");
+    Ok(NOT_OK.into())
 }
 
 /// Why a connection of this host itself does not get as far as the rules.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::services::RowFilter;
+use super::filter::{NamespaceFilter, RowFilter};
 use super::table::{Row, cell};
 use super::view::{DaemonArgs, ViewArgs};
 use crate::admin::FaultRow;
@@ -12,9 +12,9 @@ use crate::admin::FaultRow;
 /// Flags of `faults`.
 #[derive(Debug, Clone, Args)]
 pub struct FaultsArgs {
-    /// Only objects of this namespace
-    #[arg(short, long)]
-    pub namespace: Option<String>,
+    /// Of which namespaces.
+    #[command(flatten)]
+    pub namespaces: NamespaceFilter,
     /// Only the object of this name: NAME or NAMESPACE/NAME
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
@@ -27,10 +27,15 @@ pub struct FaultsArgs {
 }
 
 pub(super) fn run(args: &FaultsArgs) -> anyhow::Result<ExitCode> {
-    let filter = RowFilter { namespace: args.namespace.clone(), name: args.name.clone(), address: None };
+    let filter = RowFilter { namespaces: args.namespaces.clone(), name: args.name.clone(), address: None };
+    filter.check(&args.view)?;
     args.view.show(|| {
         let mut rows: Vec<FaultRow> = args.daemon.client().get("/faults")?;
         rows.retain(|row| filter.wants(&row.namespace, &row.name, []));
+        if rows.is_empty() && args.view.watch.is_none() {
+            // None is an answer.
+            eprintln!("portway: no faults");
+        }
         Ok((rows, ExitCode::SUCCESS))
     })
 }

@@ -69,14 +69,13 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     }
     let (events, queue) = events::queue();
     controller.observe(events.clone());
-    controller.observe(FaultObserver::new(events.clone()));
+    controller.observe(FaultObserver::new(events.clone(), metrics.faults()));
     relay_localhost(&options, &mut controller, &metrics, &events);
     let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, runtimes.vital.handle());
-    // Only now: whoever starts this without a source has changed nothing.
-    let maker = settings::make(configuration);
-    runtimes.vital.spawn(settings::make_later(maker.clone(), reports.clone()));
-    controller.observe(SettingsObserver::new(options.clone()));
+    let (maker, faults) = (settings::maker(configuration), metrics.faults());
+    runtimes.vital.spawn(settings::make(maker.clone(), reports.clone(), faults.clone()));
+    controller.observe(SettingsObserver::new(options.clone(), faults));
     let sources = serve::Sources {
         health: Health::new(configuration.sync_period, options.families.iter().copied()),
         metrics,
@@ -110,7 +109,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
 /// `--init-only`: what needs more privileges than serving does.
 pub(super) fn init(configuration: &Configuration) -> anyhow::Result<()> {
     let (mut kernel, options) = prepare(configuration)?;
-    settings::make(configuration);
+    settings::maker(configuration).make();
     let missing = kernel.preflight(&options.families);
     anyhow::ensure!(missing.is_empty(), "{}", in_lines(&missing));
     info!("this node is ready for Portway; ending because of --init-only");
@@ -296,8 +295,7 @@ fn serve_commands<K: Kernel>(
     let options = options.clone();
     let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, configuration };
     if let Err(cause) = admin::start(path, admin) {
-        let path = path.display();
-        warn!(%cause, "cannot listen on {path}: `portway status` and the like have nobody to ask; see --admin-socket");
+        warn!(%cause, "cannot answer `portway status` and the like");
     }
 }
 

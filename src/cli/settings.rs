@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::config::{Configuration, Options, Shortfall};
 use crate::controller::{Observer, Report, Synced};
 use crate::host::sysctl::{self, ConntrackSysctls, Maker, Roots};
+use crate::instruments::FaultCounts;
 use crate::model::Family;
 use crate::plan::NodePortAddresses;
 
@@ -17,8 +18,9 @@ use crate::plan::NodePortAddresses;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Sets what the node's kernel is to do besides our tables, and what it is to do with this process when memory is short.
-pub(super) fn make(configuration: &Configuration) -> Arc<Maker> {
+/// What the node's kernel is to do besides our tables; nothing is written yet, but what the kernel is to do with this process
+/// when memory is short.
+pub(super) fn maker(configuration: &Configuration) -> Arc<Maker> {
     let mut roots = Roots::default();
     if let Some(net) = &configuration.sysctl_net {
         roots.net.clone_from(net);
@@ -37,21 +39,22 @@ pub(super) fn make(configuration: &Configuration) -> Arc<Maker> {
     if let Err(cause) = sysctl::set_oom_score(score, &roots) {
         warn!(%cause, "cannot set the OOM score of this process to {score}");
     }
-    let maker = Arc::new(Maker::new(settings, roots));
-    maker.make();
-    maker
+    Arc::new(Maker::new(settings, roots))
 }
 
-/// Makes what was not there at the start: our own rules have the kernel load connection tracking.
-pub(super) async fn make_later(maker: Arc<Maker>, mut reports: watch::Receiver<Report>) {
-    if maker.missing().is_empty() || reports.wait_for(|report| report.syncs > 0).await.is_err() {
+/// Makes the settings when the first sync is done: whoever starts this with a source that does not answer has changed nothing
+/// on the host, and our own rules have the kernel load connection tracking. What is not there by then is tried again.
+pub(super) async fn make(maker: Arc<Maker>, mut reports: watch::Receiver<Report>, faults: FaultCounts) {
+    if reports.wait_for(|report| report.syncs > 0).await.is_err() {
         return;
     }
     let mut pause = RETRY_MIN;
     loop {
         let attempt = maker.clone();
         // A larger table of flows takes the kernel a while.
-        if !tokio::task::spawn_blocking(move || attempt.make()).await.unwrap_or(false) {
+        let again = tokio::task::spawn_blocking(move || attempt.make()).await.unwrap_or(false);
+        faults.set("SettingNotMade", maker.missing().len());
+        if !again {
             return;
         }
         tokio::time::sleep(pause).await;
@@ -67,11 +70,12 @@ pub(super) struct SettingsObserver {
     used: HashSet<Family>,
     known: Vec<Shortfall>,
     node_ports: Vec<(Family, NodePortAddresses)>,
+    faults: FaultCounts,
 }
 
 impl SettingsObserver {
-    pub(super) fn new(options: Options) -> Self {
-        Self { options, used: HashSet::new(), known: Vec::new(), node_ports: Vec::new() }
+    pub(super) fn new(options: Options, faults: FaultCounts) -> Self {
+        Self { options, used: HashSet::new(), known: Vec::new(), node_ports: Vec::new(), faults }
     }
 
     /// Whether a lack may have come or gone.
@@ -110,6 +114,9 @@ impl Observer for SettingsObserver {
         self.tell_node_ports(sync);
         let found = self.options.shortfalls(sync.model);
         found.iter().filter(|lack| !self.known.contains(lack)).for_each(|lack| warn!("{}", lack.text));
+        for reason in ["NoPodRange", "NoNodeAddress"] {
+            self.faults.set(reason, found.iter().filter(|lack| lack.reason == reason).count());
+        }
         self.known = found;
     }
 }

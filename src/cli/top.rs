@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
+use super::filter::NamespaceFilter;
 use super::table::Row;
-use super::view::{Output, clear, emit, interval, print};
+use super::view::{DaemonArgs, Output, clear, emit, interval, pause, print};
 use crate::model::Family;
 use crate::nftables::{ElementCount, NftKernel};
 use crate::ruleset::{Bytes, SetId};
@@ -19,14 +20,20 @@ use crate::ruleset::{Bytes, SetId};
 #[derive(Debug, Clone, Args)]
 pub struct TopArgs {
     /// Seconds to count
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 2.0)]
+    #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = pause)]
     pub interval: f64,
     /// Print once and end
     #[arg(long)]
     pub once: bool,
     /// At most so many lines; 0 for all
-    #[arg(short = 'n', long, default_value_t = 20)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     pub lines: usize,
+    /// Of which namespaces.
+    #[command(flatten)]
+    pub namespaces: NamespaceFilter,
+    /// As the other commands have it; nobody is asked there.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
     /// The form of the output
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
@@ -55,6 +62,7 @@ pub(super) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
         let (now, at) = (read(&mut kernel)?, Instant::now());
         let seconds = at.duration_since(since).as_secs_f64();
         let mut rows = rates(&before, &now, seconds);
+        rows.retain(|row| args.namespaces.wants(row.service.split('/').next().unwrap_or_default()));
         let total: f64 = rows.iter().map(|row| row.per_second).sum();
         if args.lines > 0 {
             rows.truncate(args.lines);

@@ -1,4 +1,4 @@
-//! `--version`.
+//! `portway version` and `--version`.
 
 use crate::config::Flags;
 
@@ -15,9 +15,14 @@ pub(super) fn asked_for(flags: &Flags, as_kube_proxy: bool) -> Option<String> {
         "raw" => Some(raw()),
         // Scripts read the line of kube-proxy and compare the number.
         _ if flags.is_set("version") && as_kube_proxy => Some(format!("Kubernetes {}", git_version())),
-        _ if flags.is_set("version") => Some(format!("Portway {PORTWAY} (kube-proxy v{MINOR} compatible)")),
+        _ if flags.is_set("version") => Some(of_portway()),
         _ => None,
     }
+}
+
+/// The line for people.
+pub(super) fn of_portway() -> String {
+    format!("Portway {PORTWAY} (kube-proxy v{MINOR} compatible)")
 }
 
 /// As distributions mark builds of their own.

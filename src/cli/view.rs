@@ -52,8 +52,9 @@ pub struct ViewArgs {
     /// The form of the output
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
-    /// Print again every 2 seconds, or as often as said, until interrupted
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2")]
+    /// Print again every 2 seconds, or as often as said (-w=5), until interrupted
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = pause)]
     pub watch: Option<f64>,
 }
 
@@ -63,9 +64,19 @@ impl ViewArgs {
         &self,
         mut rows: impl FnMut() -> anyhow::Result<(Vec<R>, ExitCode)>,
     ) -> anyhow::Result<ExitCode> {
-        loop {
+        self.repeat(|| {
             let (rows, code) = rows()?;
-            let text = print(&rows, self.output)?;
+            Ok((print(&rows, self.output)?, code))
+        })
+    }
+
+    /// The same of texts.
+    pub(super) fn repeat(
+        &self,
+        mut one: impl FnMut() -> anyhow::Result<(String, ExitCode)>,
+    ) -> anyhow::Result<ExitCode> {
+        loop {
+            let (text, code) = one()?;
             let Some(seconds) = self.watch else {
                 emit(&text)?;
                 return Ok(code);
@@ -74,6 +85,18 @@ impl ViewArgs {
             std::thread::sleep(interval(seconds));
         }
     }
+}
+
+/// A number of seconds, none included.
+pub(super) fn number_of_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| (0.0..=1e9).contains(seconds));
+    seconds.ok_or_else(|| "want a number of seconds".to_owned())
+}
+
+/// Seconds between two looks.
+pub(super) fn pause(text: &str) -> Result<f64, String> {
+    let seconds = number_of_seconds(text).ok().filter(|seconds| *seconds > 0.0);
+    seconds.ok_or_else(|| "want a number of seconds above 0".to_owned())
 }
 
 /// A pause that is neither none nor for ever.
@@ -86,8 +109,15 @@ pub(super) fn print<R: Row + Serialize>(rows: &[R], output: Output) -> anyhow::R
     Ok(match output {
         Output::Table => table::text(rows, false, table::has_colours()),
         Output::Wide => table::text(rows, true, table::has_colours()),
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(rows)?),
-        Output::Yaml => crate::yaml::write(&rows)?,
+        Output::Json | Output::Yaml => print_whole(&rows, output)?,
+    })
+}
+
+/// As JSON or YAML, all in one piece.
+pub(super) fn print_whole(value: &impl Serialize, output: Output) -> anyhow::Result<String> {
+    Ok(match output {
+        Output::Yaml => crate::yaml::write(value)?,
+        _ => format!("{}\n", serde_json::to_string_pretty(value)?),
     })
 }
 

@@ -6,14 +6,15 @@ use tracing::warn;
 
 use super::{EventSink, EventWanted};
 use crate::controller::{Observer, Synced};
-use crate::diff::{Conflict, Mirror, Objection};
+use crate::diff::{Mirror, Objection};
+use crate::instruments::FaultCounts;
 use crate::model::{Family, ObjectKey};
 use crate::plan::{FrontendKey, Mismatch, mismatches};
 
 /// Lines a sync logs of mismatches.
 const MISMATCHES_TOLD: usize = 20;
 
-/// Follows the sync loop and tells of each fault once, until it is mended.
+/// Follows the sync loop, tells of each fault once, until it is mended, and counts those that are there.
 #[derive(Debug)]
 pub struct FaultObserver {
     events: EventSink,
@@ -22,12 +23,33 @@ pub struct FaultObserver {
     closed: HashSet<ObjectKey>,
     /// What Services do not get, by the Service.
     lost: HashMap<ObjectKey, HashSet<FrontendKey>>,
+    /// Services that are left out for their size.
+    oversized: HashSet<(Family, ObjectKey)>,
+    counts: FaultCounts,
 }
 
 impl FaultObserver {
-    /// Wants Events here.
-    pub fn new(events: EventSink) -> Self {
-        Self { events, mismatches: HashMap::new(), closed: HashSet::new(), lost: HashMap::new() }
+    /// Wants Events here, and counts there.
+    pub fn new(events: EventSink, counts: FaultCounts) -> Self {
+        Self {
+            events,
+            mismatches: HashMap::new(),
+            closed: HashSet::new(),
+            lost: HashMap::new(),
+            oversized: HashSet::new(),
+            counts,
+        }
+    }
+
+    fn count(&self, sync: &Synced<'_>) {
+        let all = || self.mismatches.values().flatten();
+        let of_ports = all().filter(|mismatch| matches!(mismatch, Mismatch::Port { .. })).count();
+        self.counts.set("PortMismatch", of_ports);
+        self.counts.set("FamilyMismatch", all().count() - of_ports);
+        self.counts.set("PortConflict", self.lost.values().map(HashSet::len).sum());
+        let oversized: HashSet<&ObjectKey> = self.oversized.iter().map(|(_, service)| service).collect();
+        self.counts.set("Oversized", oversized.len());
+        self.counts.set("SetAside", sync.model.all_set_aside().len());
     }
 
     /// What is new between a Service and its slices.
@@ -66,15 +88,23 @@ fn is_lost(mirror: &Mirror, family: Family, key: FrontendKey, service: &ObjectKe
 
 impl Observer for FaultObserver {
     fn objected(&mut self, objections: &[Objection]) {
-        let mut new: HashMap<&ObjectKey, Vec<&Conflict>> = HashMap::new();
+        let mut new: HashMap<&ObjectKey, Vec<String>> = HashMap::new();
         for objection in objections {
-            let Objection::Contested(conflict) = objection else { continue };
-            let lost = self.lost.entry(conflict.loser.clone()).or_default();
-            if lost.insert(conflict.frontend) {
-                new.entry(&conflict.loser).or_default().push(conflict);
+            match objection {
+                Objection::Contested(conflict) => {
+                    let lost = self.lost.entry(conflict.loser.clone()).or_default();
+                    if lost.insert(conflict.frontend) {
+                        new.entry(&conflict.loser).or_default().push(conflict.to_string());
+                    }
+                }
+                Objection::Oversized { service, family, .. } => {
+                    self.oversized.insert((*family, service.clone()));
+                }
             }
         }
-        for (service, conflicts) in new {
+        for (service, mut conflicts) in new {
+            // All nodes say the same, and so want the same Event.
+            conflicts.sort_unstable();
             let more = if conflicts.len() > 1 { format!(" (and {} more)", conflicts.len() - 1) } else { String::new() };
             self.wanted(service, "PortConflict", format!("{}{more}", conflicts[0]));
         }
@@ -102,6 +132,10 @@ impl Observer for FaultObserver {
                 }
             }
         }
+        self.oversized.retain(|(family, service)| {
+            sync.model.service(service).is_some() && sync.mirror.frontends_of(*family, service).is_empty()
+        });
+        self.count(sync);
         if told > MISMATCHES_TOLD {
             warn!(more = told - MISMATCHES_TOLD, "more of the kind; `portway faults` shows them");
         }
@@ -131,7 +165,8 @@ mod tests {
     fn each_fault_is_wanted_as_an_event_once_until_it_is_mended() {
         let (sink, mut queue) = crate::events::queue();
         let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n"));
-        controller.observe(FaultObserver::new(sink));
+        let counts = FaultCounts::default();
+        controller.observe(FaultObserver::new(sink, counts.clone()));
         let put = |service: &Service| added(service.clone());
         let first =
             Service { health_check_node_port: Some(30_073), external_policy_local: true, ..service("first", 1, 0) };
@@ -149,6 +184,7 @@ mod tests {
             all.into_iter().map(|(name, reason, note)| (format!("{name} {reason}"), note)).collect::<Vec<_>>()
         };
         let said = wanted();
+        assert_eq!(counts.all()["PortConflict"], 1);
         let reasons: Vec<&str> = said.iter().map(|(reason, _)| reason.as_str()).collect();
         assert_eq!(reasons, ["second PortConflict", "shut UnreadableSourceRange"]);
         assert!(said[0].1.contains("healthCheckNodePort of Service ns/first"), "{said:?}");
@@ -161,6 +197,7 @@ mod tests {
         let mended = [put(&service("second", 2, 30_075)), put(&service("shut", 3, 30_003))];
         controller.handle(mended, Instant::now());
         assert_eq!(wanted(), []);
+        assert_eq!(counts.all().values().sum::<usize>(), 0, "none is left: {:?}", counts.all());
         controller.handle([put(&second), put(&shut)], Instant::now());
         assert_eq!(wanted().len(), 2);
         // An older one comes: who had the port loses it without a change of its own.

@@ -1,10 +1,14 @@
 //! Creates Events through the API server, with the fields and series kube-proxy's have.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
+use k8s_openapi::api::events::v1::Event as ApiEvent;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder as KubeRecorder, Reporter};
+use kube::{Api, Client};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -19,7 +23,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Creates the Events of one node. Repeated ones become a series: the same Event with a count.
 pub struct Recorder {
+    client: Client,
     recorder: KubeRecorder,
+    instance: String,
     rate: Rate,
     node: ObjectReference,
 }
@@ -27,9 +33,10 @@ pub struct Recorder {
 impl Recorder {
     /// `host` is the host name, which may differ from the Node's.
     pub fn new(client: Client, node: &str, host: &str, rate: Rate) -> Self {
-        let instance = Some(format!("{CONTROLLER}-{host}"));
-        let recorder = KubeRecorder::new(client, Reporter { controller: CONTROLLER.to_owned(), instance });
-        Self { recorder, rate, node: reference("Node", None, node) }
+        let instance = format!("{CONTROLLER}-{host}");
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(instance.clone()) };
+        let recorder = KubeRecorder::new(client.clone(), reporter);
+        Self { client, recorder, instance, rate, node: reference("Node", None, node) }
     }
 
     /// Creates what comes through the queue, until there is nobody left to want anything.
@@ -47,7 +54,11 @@ impl Recorder {
         let (regarding, event) = self.describe(wanted);
         for _ in 0..TRIES {
             self.rate.turn().await;
-            match self.recorder.publish(&event, &regarding).await {
+            let result = match wanted {
+                EventWanted::ServiceFault { .. } => self.tell_once(&event, &regarding).await,
+                _ => self.recorder.publish(&event, &regarding).await,
+            };
+            match result {
                 Ok(()) => return,
                 Err(error @ kube::Error::Api(_)) => {
                     return debug!(%error, reason = event.reason, "the API server refuses an Event");
@@ -55,6 +66,33 @@ impl Recorder {
                 Err(error) => debug!(%error, reason = event.reason, "cannot create an Event; trying again"),
             }
             sleep(PAUSE).await;
+        }
+    }
+
+    /// Creates an Event that every node of the cluster wants alike: the name follows from what it says, so the first makes it,
+    /// and the others learn that it is there. It is there again when the API server has dropped it (after an hour) and
+    /// somebody finds the fault anew.
+    async fn tell_once(&self, event: &Event, regarding: &ObjectReference) -> kube::Result<()> {
+        let mut hasher = DefaultHasher::new();
+        (&event.reason, &event.note).hash(&mut hasher);
+        let name = format!("{}.{:016x}", regarding.name.as_deref().unwrap_or_default(), hasher.finish());
+        let object = ApiEvent {
+            metadata: ObjectMeta { name: Some(name), namespace: regarding.namespace.clone(), ..ObjectMeta::default() },
+            action: Some(event.action.clone()),
+            event_time: Some(MicroTime(jiff::Timestamp::now())),
+            note: event.note.clone(),
+            reason: Some(event.reason.clone()),
+            regarding: Some(regarding.clone()),
+            reporting_controller: Some(CONTROLLER.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some("Warning".to_owned()),
+            ..ApiEvent::default()
+        };
+        let namespace = regarding.namespace.as_deref().unwrap_or("default");
+        match Api::<ApiEvent>::namespaced(self.client.clone(), namespace).create(&PostParams::default(), &object).await
+        {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            result => result.map(drop),
         }
     }
 
@@ -88,9 +126,8 @@ impl Recorder {
                 (regarding, event(EventType::Warning, "FailedToStartServiceHealthcheck", "Listen", Some(note)))
             }
             EventWanted::ServiceFault { service, reason, note } => {
-                let name = node.name.unwrap_or_default();
                 let regarding = reference("Service", Some(service.namespace()), service.name());
-                (regarding, event(EventType::Warning, reason, "Sync", Some(format!("node {name}: {note}"))))
+                (regarding, event(EventType::Warning, reason, "Sync", Some(note.clone())))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Kernel settings that are made at start, or as soon as they are there (specification 8.2).
+//! Kernel settings that are made after the first sync, or as soon as they are there (specification 8.2).
 
 use std::io;
 use std::path::{Path, PathBuf};

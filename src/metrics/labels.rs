@@ -32,6 +32,12 @@ impl From<Family> for ByFamily {
     }
 }
 
+/// `reason`, as `portway faults` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByReason {
+    pub(super) reason: &'static str,
+}
+
 /// `protocol`: `TCP`, `UDP` or `SCTP`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByProtocol {

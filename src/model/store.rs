@@ -84,12 +84,14 @@ pub struct Model {
     /// By Service, sorted by their keys. Most have one, for which a tree would take ten times the memory.
     slices_of: HashMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
     node: Option<Node>,
+    is_node_gone: bool,
     local_addresses: Option<BTreeSet<IpAddr>>,
     service_cidrs: HashMap<Arc<str>, Vec<IpNet>>,
     listed: HashSet<Kind>,
     unseen_services: Option<HashSet<ObjectKey>>,
     unseen_slices: Option<HashSet<ObjectKey>>,
     unseen_cidrs: Option<HashSet<Arc<str>>>,
+    is_node_unseen: bool,
     /// With the reason, by family: a Service that the kernel refuses in one is served in the other.
     set_aside: BTreeMap<ObjectKey, BTreeMap<Family, Arc<str>>>,
     changes: Changes,
@@ -107,12 +109,13 @@ impl Model {
             Event::Slice(slice) => self.put_slice(slice),
             Event::SliceDeleted(key) => self.remove_slice(&key),
             Event::Node(node) => {
+                (self.is_node_gone, self.is_node_unseen) = (false, false);
                 if self.node.as_ref() != Some(&*node) {
                     self.node = Some(*node);
                     self.changes.node = true;
                 }
             }
-            Event::NodeDeleted => {}
+            Event::NodeDeleted => self.is_node_gone = true,
             Event::ServiceCidr(cidr) => {
                 if let Some(unseen) = &mut self.unseen_cidrs {
                     unseen.remove(&cidr.name);
@@ -204,6 +207,11 @@ impl Model {
         self.node.as_ref()
     }
 
+    /// Our Node has been deleted: what is in use is what was last seen.
+    pub fn is_node_gone(&self) -> bool {
+        self.node.is_some() && self.is_node_gone
+    }
+
     /// The addresses of this host's interfaces; `None` until they are reported.
     pub fn local_addresses(&self) -> Option<&BTreeSet<IpAddr>> {
         self.local_addresses.as_ref()
@@ -222,7 +230,7 @@ impl Model {
                 self.unseen_slices = Some(self.slices.iter().map(|slice| slice.0.key.clone()).collect())
             }
             Kind::ServiceCidr => self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect()),
-            Kind::Node => {}
+            Kind::Node => self.is_node_unseen = true,
         }
     }
 
@@ -243,7 +251,7 @@ impl Model {
                     self.changes.service_cidrs |= self.service_cidrs.remove(&name).is_some();
                 }
             }
-            Kind::Node => {}
+            Kind::Node => self.is_node_gone |= std::mem::take(&mut self.is_node_unseen),
         }
         self.listed.insert(kind);
     }
@@ -253,7 +261,7 @@ impl Model {
             Kind::Service => self.unseen_services.as_mut().is_some_and(|unseen| unseen.remove(key)),
             Kind::EndpointSlice => self.unseen_slices.as_mut().is_some_and(|unseen| unseen.remove(key)),
             Kind::ServiceCidr => self.unseen_cidrs.as_mut().is_some_and(|unseen| unseen.remove(key.name())),
-            Kind::Node => false,
+            Kind::Node => std::mem::take(&mut self.is_node_unseen),
         };
     }
 

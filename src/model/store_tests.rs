@@ -46,3 +46,21 @@ fn a_deleted_slice_takes_the_times_of_its_service_along() {
     model.apply(slice("b", 82, Some(3)));
     assert_eq!(triggers(model.pending()), [at(3)]);
 }
+
+#[test]
+fn a_node_that_is_gone_stays_in_use_and_is_known_to_be_gone() {
+    let mut model = Model::default();
+    let node = || Event::Node(Box::default());
+    let steps: [(&[Event], bool); 6] = [
+        (&[Event::ListStarted(Kind::Node), Event::ListDone(Kind::Node)], false),
+        (&[node()], false),
+        (&[Event::NodeDeleted], true),
+        (&[Event::ListStarted(Kind::Node), node(), Event::ListDone(Kind::Node)], false),
+        (&[Event::ListStarted(Kind::Node), Event::ListDone(Kind::Node)], true),
+        (&[node()], false),
+    ];
+    for (step, (events, gone)) in steps.into_iter().enumerate() {
+        events.iter().cloned().for_each(|event| model.apply(event));
+        assert_eq!((model.is_node_gone(), model.node().is_some()), (gone, step > 0), "step {step}");
+    }
+}

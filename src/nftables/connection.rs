@@ -82,10 +82,7 @@ impl RequestError {
     /// As an error of [`crate::ruleset::Kernel`].
     pub(crate) fn into_kernel(self, doing: &'static str) -> KernelError {
         match self {
-            RequestError::Errno(libc::EPERM) => {
-                let source = io::Error::new(io::ErrorKind::PermissionDenied, "needs CAP_NET_ADMIN");
-                KernelError::Io { doing, source }
-            }
+            RequestError::Errno(libc::EPERM) => KernelError::NotPermitted { doing },
             RequestError::Errno(errno) => KernelError::Io { doing, source: io::Error::from_raw_os_error(errno) },
             RequestError::Other(error) => error,
         }

@@ -65,6 +65,12 @@ pub enum KernelError {
         /// ` (portway, pid 123)`, when known.
         holder: String,
     },
+    /// This process may not.
+    #[error("needs root, or CAP_NET_ADMIN in this network namespace: the kernel refuses {doing}")]
+    NotPermitted {
+        /// What was being done.
+        doing: &'static str,
+    },
     /// Sending or receiving failed in a way that leaves open what the kernel did.
     #[error("lost touch with the kernel while {doing}: {source}")]
     Io {

@@ -60,7 +60,8 @@ impl KubeSource {
         measure: Option<RestClientLayer>,
     ) -> Result<Self, SourceError> {
         let access = Access::new(options, measure).await?;
-        Ok(Self { access, node_name: node_name.into(), proxy_name: None, stats: Arc::default() })
+        let stats = Arc::new(SourceStats::of(access.server()));
+        Ok(Self { access, node_name: node_name.into(), proxy_name: None, stats })
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.

@@ -22,6 +22,8 @@ use crate::model::Event;
 
 /// How often the folder is looked at without being told, in case notifications are missed or unavailable.
 const POLL: Duration = Duration::from_secs(2);
+/// The folder is there or not, as a whole.
+const WHOLE: &str = "folder";
 
 /// Reads a folder (or a single file) of manifests once: the lists of all kinds, and what is wrong in them.
 pub fn load_dir(
@@ -59,7 +61,7 @@ impl ManifestSource {
         Ok(Self {
             folder: ManifestFolder::new(path, node_name),
             reporter: Reporter,
-            stats: Arc::new(SourceStats::default()),
+            stats: Arc::new(SourceStats::of(path.display().to_string())),
         })
     }
 
@@ -87,6 +89,7 @@ impl ManifestSource {
             (self, loaded) = self.reload().await?;
             match loaded {
                 Ok(batch) => {
+                    self.stats.outages.works(WHOLE);
                     if std::mem::take(&mut away) {
                         info!(folder = %self.folder.path().display(), "the folder of manifests is back");
                     }
@@ -100,6 +103,7 @@ impl ManifestSource {
                 Err(error) if first => return Err(error),
                 Err(error) => {
                     SourceStats::add(&self.stats.errors);
+                    self.stats.outages.fails(WHOLE, error.to_string());
                     if !std::mem::replace(&mut away, true) {
                         warn!("{error}; its objects stay in force until it is back");
                     }

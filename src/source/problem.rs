@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
+use super::outage::{Outage, Outages};
 use crate::model::ObjectKey;
 
 /// Something in an object or a file that cannot be used. The rest of the object stays in use unless the message says
@@ -95,6 +96,9 @@ pub struct SourceStats {
     pub errors: AtomicU64,
     /// Complete lists and reloads delivered.
     pub lists: AtomicU64,
+    /// Where the objects are read: the API server's URL, or a folder.
+    pub address: String,
+    pub(super) outages: Outages,
     present: Mutex<BTreeMap<String, ObjectProblems>>,
 }
 
@@ -107,6 +111,11 @@ struct ObjectProblems {
 }
 
 impl SourceStats {
+    /// Of a source that reads there; nothing has happened yet.
+    pub(super) fn of(address: impl Into<String>) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
+
     pub(super) fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -114,6 +123,11 @@ impl SourceStats {
     /// What is wrong at present, in the order of objects or files. What is mended or deleted is not among it any more.
     pub fn present(&self) -> Vec<Problem> {
         self.known().values().flat_map(|known| known.problems.iter().cloned()).collect()
+    }
+
+    /// What cannot be read at present; `None` when all can.
+    pub fn outage(&self) -> Option<Outage> {
+        self.outages.present()
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, ObjectProblems>> {

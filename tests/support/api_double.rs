@@ -411,7 +411,13 @@ impl ApiDouble {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let body = request.into_body().collect().await.expect("a whole request").to_bytes();
         let body: Value = serde_json::from_slice(&body).expect("JSON");
-        self.lock().written.push(Written { method, path, body: body.clone() });
+        let mut state = self.lock();
+        let name = &body["metadata"]["name"];
+        let is_same = |one: &Written| one.method == method && one.path == path && one.body["metadata"]["name"] == *name;
+        if method == "POST" && state.written.iter().any(is_same) {
+            return status(409, "it is there already");
+        }
+        state.written.push(Written { method, path, body: body.clone() });
         respond(201, full(body.to_string()))
     }
 

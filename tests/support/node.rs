@@ -55,6 +55,12 @@ impl Program {
         Self::launch(under, &kubeconfig, TempDir::new().expect("a folder"))
     }
 
+    /// The same with an API server at this URL.
+    pub(crate) fn follow(url: &str, flags: &[&str]) -> Self {
+        let master = format!("--master={url}");
+        Self::launch(&[], &[&[master.as_str()], flags].concat(), TempDir::new().expect("a folder"))
+    }
+
     fn launch(under: &[&str], flags: &[&str], folder: TempDir) -> Self {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])

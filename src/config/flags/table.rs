@@ -33,7 +33,7 @@ pub const FLAGS: &[Flag] = &[
     flag("healthz-port", I32, "10256", Setting, "Port of a --healthz-bind-address without one; 0: no health server (deprecated)"),
     flag("metrics-port", I32, "10249", Setting, "Port of a --metrics-bind-address without one; 0: no metrics server (deprecated)"),
     flag("bind-address-hard-fail", ValueKind::Bool, "false", Setting, "End the process if one of these servers cannot listen"),
-    flag("profiling", ValueKind::Bool, "false", Setting, "Profiling at /debug/pprof of the metrics server"),
+    flag("profiling", ValueKind::Bool, "false", Setting, "Have /debug/flags/v of the metrics server set the log verbosity; /debug/pprof, for Go programs, answers 501"),
     flag("proxy-mode", ValueKind::Text, "", Setting, "nftables; other modes' names are accepted, see docs/configuration.md"),
     flag("detect-local-mode", ValueKind::Text, "", Setting, "How to tell pods from other clients: ClusterCIDR (default), NodeCIDR, BridgeInterface, InterfaceNamePrefix"),
     flag("cluster-cidr", ValueKind::Text, "", Setting, "The pods' address ranges, one of each family, comma-separated (mode ClusterCIDR)"),

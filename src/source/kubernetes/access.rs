@@ -27,6 +27,19 @@ pub struct KubeOptions {
     pub timing: Timing,
 }
 
+impl KubeOptions {
+    /// What to do when the server does not answer: mostly it is the address of the Service that Portway is to make work.
+    fn hint(&self) -> &'static str {
+        match (&self.kubeconfig, &self.master) {
+            (None, None) => {
+                "; the address is that of KUBERNETES_SERVICE_HOST: if this node does not reach it without a Service, set \
+                 k8sServiceHost in the chart, or give a kubeconfig"
+            }
+            _ => "; it must be an address that this node reaches without a Service",
+        }
+    }
+}
+
 /// The client that all kinds share.
 pub(super) struct Access {
     options: Box<KubeOptions>,
@@ -71,6 +84,11 @@ impl Access {
 
     pub(super) fn server(&self) -> &str {
         self.server.trim_end_matches('/')
+    }
+
+    /// What to do when the server does not answer.
+    pub(super) fn hint(&self) -> &'static str {
+        self.options.hint()
     }
 
     pub(super) fn client(&self) -> Client {
@@ -148,5 +166,17 @@ fn parse_master(master: &str) -> Result<Uri, SourceError> {
     match text.parse::<Uri>() {
         Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => Ok(uri),
         _ => Err(SourceError::Master(master.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_in_a_pod_the_chart_is_of_interest() {
+        let of = |master: Option<&str>| KubeOptions { master: master.map(str::to_owned), ..KubeOptions::default() };
+        assert!(of(None).hint().contains("k8sServiceHost"));
+        assert!(!of(Some("https://a:6443")).hint().contains("chart"));
     }
 }

@@ -144,7 +144,7 @@ impl Fault {
         let mut text = match self {
             Self::Request(_) => format!("cannot list or watch {plural} at {server}"),
             Self::Stream(_) => format!("the watch of {plural} at {server} broke off"),
-            other => return other.to_string(),
+            other => return format!("{other} ({plural} at {server})"),
         };
         // kube's outermost text repeats the one of its cause.
         for cause in causes(self.error()).skip(1) {
@@ -223,6 +223,8 @@ mod tests {
 
     #[test]
     fn causes_are_found_and_told() {
+        let silent = Fault::NoBookmarks.describe("services", "https://a");
+        assert!(silent.ends_with("(services at https://a)"), "the address is always named: {silent}");
         let busy = NoAnswer::Busy { code: http::StatusCode::SERVICE_UNAVAILABLE, wait: Duration::from_secs(3) };
         let fault = Fault::Request(kube::Error::Service(busy.into()));
         assert_eq!(fault.outcome(true), RequestOutcome::Busy(Duration::from_secs(3)));

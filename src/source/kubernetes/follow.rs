@@ -177,11 +177,18 @@ impl<T: Convert> Follow<T> {
         self.bookmarks = false;
         let mut stream = pin!(stream);
         let mut lost = pin!(lost);
+        let mut proven = pin!(sleep(SHORT_WATCH));
         loop {
+            let is_resumed = self.failing && self.list.is_none();
             let item = tokio::select! {
                 biased;
                 item = self.next(&mut stream) => item?,
                 fault = &mut lost => return Err(fault.into()),
+                // Where nothing changes the next item is up to a minute away.
+                () = &mut proven, if is_resumed => {
+                    self.recovered();
+                    continue;
+                }
             };
             let Some(item) = item else { break };
             self.take(item.map_err(Fault::Stream)?)?;
@@ -283,6 +290,7 @@ impl<T: Convert> Follow<T> {
                 self.pending.extend([Event::ListStarted(T::KIND), Event::ListDone(T::KIND)]);
                 self.flush().await?;
             }
+            self.recovered();
             sleep(RETRY_UNKNOWN).await;
             return Ok(());
         }
@@ -307,10 +315,12 @@ impl<T: Convert> Follow<T> {
         if fault.doubts_credentials() {
             self.shared.access.renew().await;
         }
-        let message = fault.describe(&self.plural, self.shared.access.server());
+        let hint = if outcome == RequestOutcome::Unanswered { self.shared.access.hint() } else { "" };
+        let message = fault.describe(&self.plural, self.shared.access.server()) + hint;
         if self.throttle.pass(&message) {
             warn!(kind = self.plural, "{message}; trying again");
         }
+        self.shared.stats.outages.fails(&self.plural, message);
         self.note(outcome);
         Ok(())
     }
@@ -321,6 +331,7 @@ impl<T: Convert> Follow<T> {
 
     fn recovered(&mut self) {
         if std::mem::take(&mut self.failing) {
+            self.shared.stats.outages.works(&self.plural);
             info!(kind = self.plural, "list and watch work again");
         }
     }
