@@ -289,6 +289,8 @@ fn a_question_for_nothing_or_for_nonsense_is_not_answered_as_if_all_were_well() 
         };
         assert_eq!((top(&[]), top(&["-A"]), top(&["-n", "shop"]), top(&["--lines", "1"])), (2, 2, 1, 1));
         assert_eq!(asked.ask(&["top", "--interval", "0"]).code, 2);
+        let said = asked.ask(&["top", "--once", "--interval", "0.1", "-n", "nowhere"]);
+        assert_eq!((said.code, said.err.as_str()), (1, "portway: nothing found with namespace nowhere\n"));
         let explained = asked.ask(&["explain", "--from", "10.0.0.1", "10.96.0.5:80", "-o", "yaml"]);
         assert!(explained.code == 0 && explained.out.contains("services:"), "{explained:?}");
     });

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use super::filter::NamespaceFilter;
+use super::filter::{NamespaceFilter, RowFilter};
 use super::table::Row;
 use super::view::{DaemonArgs, Output, clear, emit, interval, pause, print};
 use crate::model::Family;
@@ -74,7 +74,8 @@ pub(super) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
             _ => format!("{}{total:.1} new connections/s in the last {seconds:.1} s\n\n{text}", clear()),
         })?;
         if args.once {
-            return Ok(ExitCode::SUCCESS);
+            let filter = RowFilter { namespaces: args.namespaces.clone(), ..RowFilter::default() };
+            return Ok(filter.found(&rows));
         }
         (before, since) = (now, at);
     }
