@@ -59,6 +59,11 @@ endpoints:
 - {addresses: [10.1.0.8], nodeName: n1, conditions: {ready: false}}
 ";
 
+/// The objects, and a Node that is not this one.
+fn of_another_node() -> String {
+    format!("{}{OBJECTS}", NODE.replace("name: n1}", "name: other}"))
+}
+
 /// A program that answers, and the commands that ask it.
 struct Asked {
     program: Program,
@@ -84,8 +89,7 @@ impl Asked {
 
     /// Among its objects is another Node only.
     fn start_of_another_node() -> Self {
-        let objects = format!("{}{OBJECTS}", NODE.replace("name: n1}", "name: other}"));
-        Self::launch(&[], |flags| Program::start(&objects, flags))
+        Self::launch(&[], |flags| Program::start(&of_another_node(), flags))
     }
 
     /// With an API server.
@@ -370,11 +374,10 @@ fn status_is_about_the_present() {
             std::fs::create_dir_all(&folder).expect("a folder");
             std::fs::write(folder.join("all.yaml"), objects).expect("manifests");
         };
-        write(OBJECTS);
+        write(&format!("{NODE}{OBJECTS}"));
         // Of a flag given twice the last counts.
         let asked = Asked::start_with(OBJECTS, &[&format!("--manifests={}", folder.display())]);
         assert!(asked.is("source", "OK"));
-        let (first, _) = OBJECTS.split_once("---").expect("documents");
 
         std::fs::remove_dir_all(&folder).expect("removed");
         eventually("a failure", || asked.is("source", "FAIL"));
@@ -384,17 +387,17 @@ fn status_is_about_the_present() {
         assert!(source["detail"].as_str().is_some_and(|text| text.contains("not read for ")), "{source:#}");
         assert_eq!(asked.ask(&["status"]).code, 1);
 
-        write(&OBJECTS.replace("name: n1}", "name: other}"));
+        write(&of_another_node());
         eventually("no failure", || asked.is("source", "OK"));
         eventually("no Node", || asked.is("model", "WARN"));
         let model = asked.status("model");
         assert!(model["detail"].as_str().is_some_and(|text| text.contains("Node n1 is gone")), "{model:#}");
         assert_eq!((&model["isNodeGone"], asked.ask(&["status"]).code), (&true.into(), 1));
 
-        write(first);
+        write(NODE);
         eventually("no faults left", || asked.is("objects", "OK") && asked.status("objects")["faults"] == 0);
         assert!(metrics().contains("\nportway_faults{reason=\"PortConflict\"} 0\n"), "{}", metrics());
-        write(OBJECTS);
+        write(&format!("{NODE}{OBJECTS}"));
         eventually("a fault", || asked.is("objects", "WARN") && asked.status("objects")["faults"] == 1);
         assert!(metrics().contains("\nportway_faults{reason=\"PortConflict\"} 1\n"), "{}", metrics());
         assert_eq!([&["status"][..], &["status", "--strict"]].map(|words| asked.ask(words).code), [0, 1]);
@@ -470,7 +473,7 @@ fn status_waits_until_all_is_ok_or_the_time_is_over() {
             let waiting = scope.spawn(|| asked.ask(&["status", "--wait=60s"]));
             std::thread::sleep(Duration::from_millis(300));
             assert!(!waiting.is_finished());
-            asked.program.replace(OBJECTS);
+            asked.program.replace(&format!("{NODE}{OBJECTS}"));
             let said = waiting.join().expect("no panic");
             assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
         });
