@@ -82,11 +82,13 @@ kills: ## kill the program 3,000 times under traffic, or KILLS=number, in about 
 # As scripts/kernels names them; and options of it, as --short.
 KERNELS ?= 6.1 6.12 sid experimental
 KERNELS_OPTIONS ?=
+# Of the kernels: arm64, or this machine's.
+ARCH ?=
 
 .PHONY: kernels
 kernels: ## run tests on other kernels under qemu, KERNELS="6.1 6.12 FOLDER", and note in docs/compatibility.md how it went
-	scripts/setup --kernels
-	nice scripts/kernels $(KERNELS_OPTIONS) $(KERNELS)
+	scripts/setup --kernels $(ARCH)
+	nice scripts/kernels $(if $(ARCH),--architecture $(ARCH)) $(KERNELS_OPTIONS) $(KERNELS)
 
 .PHONY: lint
 lint: ## check formatting, and clippy without a single warning

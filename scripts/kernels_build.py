@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kernels_packages import PackageError
 
+# The library's own tests are one program.
+UNIT_TESTS = "unit_tests"
 # Cases of each property test: enough for a kernel to show another behaviour, few enough for emulation.
 CASES = 60
 
@@ -27,11 +29,14 @@ def native_architecture():
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
 
-def build(source, profile, tests):
-    """Builds with cargo, as `make test` does: what is built already is not built again."""
+def build(source, profile, tests, cross=None):
+    """Builds with cargo, as `make test` does: what is built already is not built again. `tests` are files of tests/, and
+    UNIT_TESTS; `cross` is for another architecture."""
     words = ["cargo", "test", "--no-run", "--locked", "--profile", profile, "--message-format=json-render-diagnostics"]
-    words += [word for test in sorted(tests) for word in ("--test", test)]
-    done = subprocess.run(words, cwd=source, stdout=subprocess.PIPE, text=True)
+    words += ["--target", cross.target] if cross else []
+    words += [word for test in sorted(tests) for word in (["--lib"] if test == UNIT_TESTS else ["--test", test])]
+    environment = {**os.environ, **(cross.environment if cross else {})}
+    done = subprocess.run(words, cwd=source, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode != 0:
         raise PackageError("the build failed, see above")
     found = {}
@@ -41,11 +46,13 @@ def build(source, profile, tests):
         executable = message.get("executable")
         if not executable:
             continue
-        name = message["target"]["name"]
-        if name == "portway" and "bin" in message["target"]["kind"]:
+        name, kind = message["target"]["name"], message["target"]["kind"]
+        if "bin" in kind:
             program = Path(executable)
-        elif name in tests:
+            continue
+        name = UNIT_TESTS if "lib" in kind else name
+        if name in tests:
             found[name] = Path(executable)
     if program is None or len(found) != len(tests):
         raise PackageError(f"the build made no {', '.join(sorted(tests - set(found))) or 'portway'}")
-    return Build(program, found, "strip")
+    return Build(program, found, cross.strip if cross else "strip")

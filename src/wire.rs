@@ -9,3 +9,6 @@ pub(crate) mod batch;
 pub(crate) mod expr;
 pub(crate) mod message;
 pub(crate) mod socket;
+
+#[cfg(test)]
+mod tests;

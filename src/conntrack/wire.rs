@@ -264,7 +264,9 @@ mod tests {
         // Behind the head is the original tuple, here with a zone of its own.
         let len = u16::from_ne_bytes([body[4], body[5]]) + 8;
         body[4..6].copy_from_slice(&len.to_ne_bytes());
-        body.splice(usize::from(len) - 4..usize::from(len) - 4, [6, 0, 3, 0, 0, 7, 0, 0]);
+        let mut zone = Vec::new();
+        put(&mut zone, CTA_TUPLE_ZONE, &7_u16.to_be_bytes());
+        body.splice(usize::from(len) - 4..usize::from(len) - 4, zone);
         assert!(read_entry(&body).expect("well-formed").foreign);
     }
 

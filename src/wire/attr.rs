@@ -184,8 +184,9 @@ mod tests {
     #[test]
     fn malformed_attributes_end_the_list() {
         // Lengths below the head, beyond the end, and a cut head.
-        for bytes in [&[3, 0, 1, 0][..], &[9, 0, 1, 0, 0, 0, 0, 0], &[4, 0, 1]] {
-            assert_eq!(Attrs::new(bytes).count(), 0, "{bytes:?}");
+        for (len, present) in [(3_u16, 4), (9, 8), (4, 3)] {
+            let bytes = [&len.to_ne_bytes()[..], &1_u16.to_ne_bytes(), &[0; 4]].concat();
+            assert_eq!(Attrs::new(&bytes[..present]).count(), 0, "{len} of {present}");
         }
     }
 }
