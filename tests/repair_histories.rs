@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ use support::nft::Nft;
 use support::scenes::{number, sample};
 
 const HISTORIES: u64 = 150;
+/// Side by side: most of the time goes by waiting for the kernel.
+const JOBS: usize = 8;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// What somebody does; the numbers choose where.
@@ -226,8 +229,24 @@ impl World {
 #[test]
 fn whatever_others_do_is_put_right() {
     let (seed, cases) = (number("PORTWAY_SEED", 1), number("PORTWAY_CASES", HISTORIES));
+    let next = AtomicU64::new(0);
+    let (whole, parts) = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..JOBS).map(|_| scope.spawn(|| play_some(&next, seed, cases))).collect();
+        let reads = workers.into_iter().map(|worker| worker.join().expect("a panic is a failure"));
+        reads.fold((0, 0), |(whole, parts), reads| (whole + reads.0, parts + reads.1))
+    });
+    println!("{parts} times parts of a table were read, {whole} times a whole one");
+    assert!(whole < parts / 2, "mostly only what was touched has to be read: {whole} of {parts}");
+}
+
+/// Plays histories until none is left; says how often tables were read, as [`play`] does.
+fn play_some(next: &AtomicU64, seed: u64, cases: u64) -> (usize, usize) {
     let (mut whole, mut parts) = (0, 0);
-    for case in 0..cases {
+    loop {
+        let case = next.fetch_add(1, Ordering::Relaxed);
+        if case >= cases {
+            return (whole, parts);
+        }
         let (options, history, tamperings) =
             sample(&(any_options(), any_history(), any_tamperings()), seed << 32 | case);
         match in_netns(|| play(&options, &history, &tamperings)) {
@@ -240,8 +259,6 @@ fn whatever_others_do_is_put_right() {
             }
         }
     }
-    println!("{parts} times parts of a table were read, {whole} times a whole one");
-    assert!(whole < parts / 2, "mostly only what was touched has to be read: {whole} of {parts}");
 }
 
 /// Says how often tables were read whole and in part, besides the first time.
