@@ -6,7 +6,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,7 +18,7 @@ use portway::ruleset::{ChainId, FakeKernel, Kernel, Rule, Table};
 use support::canonical::{Sets, with_first_names};
 use support::cluster::{any_history, any_options, empty_lists};
 use support::netns::in_netns;
-use support::scenes::{number, sample};
+use support::scenes::{number, sample, side_by_side};
 
 const HISTORIES: u64 = 1000;
 const JOBS: usize = 12;
@@ -40,32 +39,23 @@ fn the_kernel_follows_every_history() {
     assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
     let (seed, cases) = (number("PORTWAY_SEED", 1), number("PORTWAY_CASES", HISTORIES));
     let started = Instant::now();
-    let next = std::sync::Arc::new(AtomicUsize::new(0));
-    let workers: Vec<_> = (0..JOBS)
-        .map(|_| {
-            let next = next.clone();
-            std::thread::spawn(move || in_netns(move || play_some(&next, seed, cases)))
-        })
-        .collect();
-    let batches: usize = workers.into_iter().map(|worker| worker.join().expect("a panic is a failure")).sum();
+    let workers = side_by_side(JOBS, cases, |numbers| in_netns(|| play_some(numbers, seed)));
+    let batches: usize = workers.into_iter().sum();
     println!("seed {seed}: {cases} histories, {batches} batches in {:.1} s", started.elapsed().as_secs_f64());
     assert!(batches as u64 >= cases);
 }
 
-/// Plays histories in the calling thread's namespace until none is left; says how many batches there were.
-fn play_some(next: &AtomicUsize, seed: u64, cases: u64) -> usize {
+/// Plays histories in the calling thread's namespace; says how many batches there were.
+fn play_some(numbers: &mut (dyn Iterator<Item = u64> + Send), seed: u64) -> usize {
     let mut batches = 0;
-    loop {
-        let case = next.fetch_add(1, Ordering::Relaxed) as u64;
-        if case >= cases {
-            return batches;
-        }
+    for case in numbers {
         let (options, history) = sample(&(any_options(), any_history()), seed << 32 | case);
         batches += history.len();
         if let Err(error) = play(&options, &history) {
             panic!("history {case} of seed {seed}: {error:#}\n{options:#?}\n{history:#?}");
         }
     }
+    batches
 }
 
 fn connection() -> Result<NftKernel> {

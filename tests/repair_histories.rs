@@ -6,7 +6,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use proptest::sample::Index;
 use support::cluster::{any_history, any_options, empty_lists};
 use support::netns::in_netns;
 use support::nft::Nft;
-use support::scenes::{number, sample};
+use support::scenes::{number, sample, side_by_side};
 
 const HISTORIES: u64 = 150;
 /// Side by side: most of the time goes by waiting for the kernel.
@@ -229,24 +228,16 @@ impl World {
 #[test]
 fn whatever_others_do_is_put_right() {
     let (seed, cases) = (number("PORTWAY_SEED", 1), number("PORTWAY_CASES", HISTORIES));
-    let next = AtomicU64::new(0);
-    let (whole, parts) = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..JOBS).map(|_| scope.spawn(|| play_some(&next, seed, cases))).collect();
-        let reads = workers.into_iter().map(|worker| worker.join().expect("a panic is a failure"));
-        reads.fold((0, 0), |(whole, parts), reads| (whole + reads.0, parts + reads.1))
-    });
+    let reads = side_by_side(JOBS, cases, |numbers| play_some(numbers, seed));
+    let (whole, parts) = reads.into_iter().fold((0, 0), |(whole, parts), reads| (whole + reads.0, parts + reads.1));
     println!("{parts} times parts of a table were read, {whole} times a whole one");
     assert!(whole < parts / 2, "mostly only what was touched has to be read: {whole} of {parts}");
 }
 
-/// Plays histories until none is left; says how often tables were read, as [`play`] does.
-fn play_some(next: &AtomicU64, seed: u64, cases: u64) -> (usize, usize) {
+/// Plays histories; says how often tables were read, as [`play`] does.
+fn play_some(numbers: &mut dyn Iterator<Item = u64>, seed: u64) -> (usize, usize) {
     let (mut whole, mut parts) = (0, 0);
-    loop {
-        let case = next.fetch_add(1, Ordering::Relaxed);
-        if case >= cases {
-            return (whole, parts);
-        }
+    for case in numbers {
         let (options, history, tamperings) =
             sample(&(any_options(), any_history(), any_tamperings()), seed << 32 | case);
         match in_netns(|| play(&options, &history, &tamperings)) {
@@ -259,6 +250,7 @@ fn play_some(next: &AtomicU64, seed: u64, cases: u64) -> (usize, usize) {
             }
         }
     }
+    (whole, parts)
 }
 
 /// Says how often tables were read whole and in part, besides the first time.

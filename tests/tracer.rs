@@ -6,7 +6,6 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,7 +16,7 @@ use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary,
 use support::live::{Live, forget_clients, on_the_wire};
 use support::netns::output_of;
 use support::packets::Probe;
-use support::scenes::{Errand, Scene, any_scene, layout, node_addresses, number, sample};
+use support::scenes::{Errand, Scene, any_scene, layout, node_addresses, number, sample, side_by_side};
 use support::world::{Place, bystander};
 
 const CASES: u64 = 60;
@@ -61,31 +60,23 @@ fn tracer_and_kernel_agree() {
     assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
     let (seed, cases) = (number("PORTWAY_SEED", 1), number("PORTWAY_CASES", CASES));
     let started = Instant::now();
-    let next = AtomicUsize::new(0);
-    let work = || {
+    let workers = side_by_side(JOBS, cases, |numbers| {
         let (mut tally, mut failures) = (Tally::default(), Vec::new());
-        loop {
-            let case = next.fetch_add(1, Ordering::Relaxed) as u64;
-            if case >= cases {
-                return (tally, failures);
-            }
+        for case in numbers {
             let scene = sample(&any_scene(6..=10), seed << 32 | case);
             match play(&scene, &mut failures) {
                 Ok(counts) => tally.add(counts),
                 Err(error) => failures.push(format!("case {case} could not be played: {error:#}\n{scene:#?}")),
             }
         }
-    };
+        (tally, failures)
+    });
     let mut total = Tally::default();
     let mut failures = Vec::new();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..JOBS).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            let (tally, failed) = worker.join().expect("a panic is a failure");
-            total.add(tally);
-            failures.extend(failed);
-        }
-    });
+    for (tally, failed) in workers {
+        total.add(tally);
+        failures.extend(failed);
+    }
     println!("seed {seed}: {cases} clusters in {:.1} s, {total:?}", started.elapsed().as_secs_f64());
     for failure in failures.iter().take(3) {
         println!("{failure}\n{}", "=".repeat(80));

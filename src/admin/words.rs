@@ -1,4 +1,4 @@
-//! Times in words.
+//! Times and numbers in words.
 
 use std::time::{Duration, Instant, SystemTime};
 

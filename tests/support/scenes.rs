@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 use portway::config::{DetectLocal, Options};
@@ -47,6 +48,20 @@ pub(crate) struct Errand {
     pub(crate) from: IpAddr,
     pub(crate) to: SocketAddr,
     pub(crate) protocol: Protocol,
+}
+
+/// Has `jobs` threads take the numbers of cases, each the next one, until none is left; what each made of its own.
+pub(crate) fn side_by_side<T: Send>(
+    jobs: usize,
+    cases: u64,
+    work: impl Fn(&mut (dyn Iterator<Item = u64> + Send)) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicU64::new(0);
+    let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|case| *case < cases);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| work(&mut std::iter::from_fn(take)))).collect();
+        workers.into_iter().map(|worker| worker.join().expect("a panic is a failure")).collect()
+    })
 }
 
 /// The value a strategy gives for a seed.
