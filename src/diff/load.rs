@@ -1,4 +1,4 @@
-//! Tables and maps that are filled in parts, before packets see them.
+//! Tables and maps that are filled in parts: before packets see them, or as soon as a table that was deleted is in force again.
 
 use std::fmt;
 
