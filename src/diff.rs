@@ -9,6 +9,7 @@ mod affinity;
 mod change;
 mod claims;
 mod conflicts;
+mod direct;
 mod existing;
 mod growth;
 mod load;
@@ -26,6 +27,7 @@ mod update;
 
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::{Conflict, Objection};
+pub use direct::{DirectChange, direct_change};
 pub use existing::ExistingLayout;
 pub use load::Load;
 pub use mirror::Mirror;
