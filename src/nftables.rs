@@ -33,7 +33,7 @@ pub(crate) use commit::CommitMode;
 pub(crate) use connection::{Connection, KernelAnswer, RequestError, retry_interrupted};
 pub use counters::{ElementCount, FrontendCount};
 pub(crate) use describe::reason;
-pub use direct::DirectKernel;
+pub use direct::{DirectKernel, remove_direct_table};
 use lock::Lock;
 
 /// A table to try things in; never committed.

@@ -1,5 +1,6 @@
 //! The configuration in effect: file or flags, defaults, checks; in the shape the rest of the program wants.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,6 +129,8 @@ pub struct Configuration {
     pub sysctl_net: Option<PathBuf>,
     /// Show connections of each frontend as long as there are no more frontends than this; 0: never.
     pub frontend_metrics_max: u32,
+    /// Interfaces for direct return, each once; none: no direct return.
+    pub direct_return_devices: Vec<Arc<str>>,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -192,6 +195,7 @@ impl Configuration {
         if service_proxy_name.is_some() && takeover == Some(true) {
             return Err(ConfigError::ForeignTakeover);
         }
+        let direct_devices = flags.list("direct-return-devices").unwrap_or_else(|| portway.direct_return_devices.clone());
         let default_floor = section.min_sync_period == defaults::MIN_SYNC_PERIOD;
         Ok(Self {
             action: action(&flags),
@@ -230,6 +234,7 @@ impl Configuration {
             admin_socket: path(flags.value("admin-socket")),
             sysctl_net: path(flags.value("sysctl-net")),
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
+            direct_return_devices: devices(direct_devices)?,
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
             node_ports: NodePortsOn::parse(&config.node_port_addresses).unwrap_or_default(),
@@ -251,6 +256,7 @@ impl Configuration {
         options.service_proxy_name = self.service_proxy_name.clone();
         options.external_ips = gates::is_on(&self.kube_proxy.feature_gates, gates::EXTERNAL_IPS);
         options.min_sync_period = self.min_sync_period;
+        options.direct_return_devices.clone_from(&self.direct_return_devices);
         let servers = [("health server", self.health_address), ("metrics server", self.metrics_address)];
         options.listeners = servers
             .into_iter()
@@ -293,6 +299,7 @@ impl Configuration {
         let is_default = self.table_ownership
             && manifests.is_empty()
             && service_proxy_name.is_empty()
+            && self.direct_return_devices.is_empty()
             && self.frontend_metrics_max == 0;
         if !is_default {
             let portway = PortwayConfiguration {
@@ -302,6 +309,7 @@ impl Configuration {
                 manifests,
                 service_proxy_name: service_proxy_name.to_owned(),
                 frontend_metrics_max: self.frontend_metrics_max,
+                direct_return_devices: self.direct_return_devices.iter().map(ToString::to_string).collect(),
             };
             text.push_str("---\n");
             text.push_str(&yaml::write(&portway).map_err(|cause| error(cause.to_string()))?);
@@ -361,6 +369,18 @@ fn proxy_name(text: &str) -> Result<Option<Arc<str>>, ConfigError> {
         return Err(ConfigError::ProxyName(text.to_owned()));
     }
     Ok(Some(text.into()).filter(|_| !text.is_empty()))
+}
+
+/// Names that chains and maps can have in them, each once, sorted.
+fn devices(names: Vec<String>) -> Result<Vec<Arc<str>>, ConfigError> {
+    let is_plain = |name: &str| {
+        let fits = !name.is_empty() && name.len() <= 15 && !matches!(name, "." | "..");
+        fits && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    match names.iter().find(|name| !is_plain(name)) {
+        Some(bad) => Err(ConfigError::DirectDevice(bad.clone())),
+        None => Ok(names.into_iter().map(Arc::from).collect::<BTreeSet<_>>().into_iter().collect()),
+    }
 }
 
 fn detect_local(config: &KubeProxyConfiguration) -> DetectLocal {

@@ -16,11 +16,11 @@ pub enum DirectChange {
     Elements(Vec<(DirectMap, DirectElement)>, Vec<(DirectMap, DirectElement)>),
 }
 
-/// What makes a table equal to another one; `None` for a table that is not there.
+/// What makes the table in the kernel what is wanted; an empty one stands for none, and `None` for one that is not known.
 pub fn direct_change(known: Option<&DirectTable>, wanted: &DirectTable) -> DirectChange {
     match known {
-        None if wanted.is_empty() => DirectChange::Nothing,
-        Some(_) if wanted.is_empty() => DirectChange::Remove,
+        Some(known) if known.is_empty() && wanted.is_empty() => DirectChange::Nothing,
+        _ if wanted.is_empty() => DirectChange::Remove,
         Some(known) if known == wanted => DirectChange::Nothing,
         Some(known) if known.devices == wanted.devices && known.chains() == wanted.chains() => elements(known, wanted),
         _ => DirectChange::Replace,

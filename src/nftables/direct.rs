@@ -182,6 +182,11 @@ impl DirectKernel {
     }
 }
 
+/// Deletes the table, if there is one; whether there was.
+pub fn remove_direct_table() -> Result<bool, KernelError> {
+    DirectKernel::open(KernelOptions::default())?.remove()
+}
+
 fn refused(object: &str, reason: String, errno: i32) -> KernelError {
     let object = format!("{object} of {DIRECT_FAMILY} {TABLE_NAME}");
     KernelError::Refused { op: 0, element: None, object, reason, errno }
