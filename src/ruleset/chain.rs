@@ -109,6 +109,8 @@ pub enum ChainId {
     MasqueradeIt,
     /// Masquerades connections of this node that are not from pods (external policy Local).
     MasqueradeOwn,
+    /// Masquerades connections to endpoints on other nodes; those on this node answer the client itself (direct return).
+    MasqueradeRemote,
     /// Picks an endpoint.
     Pick(Pick),
     /// Writes an affinity record.
@@ -178,6 +180,7 @@ impl fmt::Display for ChainId {
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
+            ChainId::MasqueradeRemote => "masquerade-remote",
             ChainId::Pick(Pick { map, sticky, count }) => {
                 return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
             }
@@ -213,7 +216,8 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let fixed = Self::FIXED.into_iter().find(|chain| chain.to_string() == name);
+        let plain = Self::FIXED.into_iter().chain([Self::MasqueradeRemote]);
+        let fixed = plain.into_iter().find(|chain| chain.to_string() == name);
         fixed
             .or_else(|| parse_pick(name))
             .or_else(|| parse_remember(name))
@@ -253,7 +257,7 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        let mut chains = vec![ChainId::Dispatch, ChainId::MasqueradeOwn];
+        let mut chains = vec![ChainId::Dispatch, ChainId::MasqueradeOwn, ChainId::MasqueradeRemote];
         for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
             let seconds = 10_800;
             chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds }));
