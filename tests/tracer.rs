@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use portway::model::Family;
-use portway::ruleset::ChainId;
+use portway::ruleset::{ChainId, PickBy};
 use portway::trace::{End, Host, Packet, Trace, trace};
 use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary, target};
 use support::live::{Live, forget_clients, on_the_wire};
@@ -111,7 +111,7 @@ fn ask_tracer(live: &mut Live, errand: &Errand) -> Result<Trace> {
         Place::Uplink => Some("uplink0".to_owned()),
     };
     let Errand { from: source, to, protocol, .. } = *errand;
-    let packet = Packet { source, destination: to.ip(), protocol, port: to.port(), interface };
+    let packet = Packet { source, destination: to.ip(), protocol, port: to.port(), source_port: None, interface };
     let mirror = live.controller().mirror().context("there was a sync")?;
     let listing = mirror.listing(Family::of(source)).context("both families are served")?;
     let host = Host { addresses: node_addresses().into_iter().collect() };
@@ -119,7 +119,7 @@ fn ask_tracer(live: &mut Live, errand: &Errand) -> Result<Trace> {
 }
 
 fn is_sticky(trace: &Trace) -> bool {
-    trace.steps.iter().any(|step| matches!(step.chain, ChainId::Pick(pick) if pick.sticky))
+    trace.steps.iter().any(|step| matches!(step.chain, ChainId::Pick(pick) if pick.by == PickBy::Sticky))
 }
 
 fn count(trace: &Trace, tally: &mut Tally) {

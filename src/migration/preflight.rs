@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::model::Family;
 use crate::nftables::{CommitMode, NftKernel, TRIAL_TABLE};
 use crate::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, Field, KernelError, Op, Pick, Rule, SetId, Term, Value, Verdict,
+    Bytes, ChainId, Element, EndpointMap, Field, KernelError, Op, Pick, PickBy, Rule, SetId, Term, Value, Verdict,
 };
 
 /// Something this kernel lacks, or this process may not do.
@@ -169,7 +169,7 @@ fn probes(family: Family) -> Vec<Probe> {
         DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Priority, Protocol, SourceAddress,
     };
     const FRONTEND: [Field; 3] = [DestinationAddress, Protocol, DestinationPort];
-    let pick = ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count: 1 });
+    let pick = ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::Random, count: 1 });
     let rule = |chain: ChainId, terms: Rule| vec![Op::AddChain(chain), Op::AddRule(chain, terms)];
     let in_prerouting = |terms: Rule| rule(ChainId::Prerouting, terms);
     let (config_fib, config_reject, config_table) = match family {

@@ -20,6 +20,7 @@ fn settings() -> Settings {
         zone: "".into(),
         masquerade_all: false,
         external_ips: true,
+        direct_return: false,
         service_cidrs: Vec::new(),
         sizing: Sizing::default(),
         listeners: Vec::new(),

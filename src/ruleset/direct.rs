@@ -12,9 +12,6 @@ use crate::model::Family;
 /// What nftables calls the family of the table.
 pub const DIRECT_FAMILY: &str = "netdev";
 
-/// The seed of the hash.
-pub const HASH_SEED: u32 = 1;
-
 /// What the table holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DirectTable {

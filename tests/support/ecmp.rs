@@ -428,7 +428,10 @@ impl Conversation {
                 for attempt in 0.. {
                     socket.send(&[b'?'; 64]).await.map_err(words)?;
                     match tokio::time::timeout(Duration::from_secs(2), socket.recv(&mut answer)).await {
-                        Ok(received) => break received.map(drop).map_err(words)?,
+                        Ok(received) => {
+                            received.map_err(words)?;
+                            break;
+                        }
                         Err(_) if attempt < 3 => {}
                         Err(_) => return Err("no answer".to_owned()),
                     }
