@@ -66,9 +66,8 @@ fn without_direct_return_they_break() {
     let all = [DIRECT, PLAIN].concat();
     for (which, udp, _) in KINDS {
         let answers = ecmp.counted("i1").1;
-        let mut open = within(&ecmp.client, || {
-            Conversations::open(at(PLAIN[which]), udp, 100, Duration::from_millis(1), || {})
-        });
+        let mut open =
+            within(&ecmp.client, || Conversations::open(at(PLAIN[which]), udp, 100, Duration::from_millis(1), || {}));
         assert_eq!(open.seen_as(CLIENT[which]), 0, "masqueraded");
         assert!(ecmp.counted("i1").1 > answers, "answers pass the ingress node");
         ecmp.kill("i1", &all);
@@ -88,9 +87,8 @@ fn each_packet_may_come_in_by_another_node() {
     let ecmp = cluster();
     ecmp.spread_each_packet(&DIRECT);
     for (which, udp, _) in KINDS {
-        let mut open = within(&ecmp.client, || {
-            Conversations::open(at(DIRECT[which]), udp, 50, Duration::from_millis(1), || {})
-        });
+        let mut open =
+            within(&ecmp.client, || Conversations::open(at(DIRECT[which]), udp, 50, Duration::from_millis(1), || {}));
         for (first, now) in within(&ecmp.client, || [open.ask(), open.ask()].concat()) {
             assert_eq!((first.as_str(), now.as_deref()), (CLIENT[which], Ok(CLIENT[which])), "UDP {udp}");
         }
@@ -109,9 +107,8 @@ fn what_cannot_be_handed_on_goes_the_ordinary_way() {
     let said = "connections to endpoints on e1 go the ordinary way";
     eventually("i1 says so", || ecmp.ask("i1", &["status"]).matches(said).count() == 2);
     for (which, udp, _) in KINDS {
-        let open = within(&ecmp.client, || {
-            Conversations::open(at(DIRECT[which]), udp, 60, Duration::from_millis(1), || {})
-        });
+        let open =
+            within(&ecmp.client, || Conversations::open(at(DIRECT[which]), udp, 60, Duration::from_millis(1), || {}));
         let i1 = node_addresses(11)[which].clone();
         assert_eq!(open.seen(), [i1, CLIENT[which].to_owned()].into(), "some through i1, some directly");
     }

@@ -39,7 +39,8 @@ fn add(table: &mut DirectTable, vip: &str, nodes: [&str; 2], hash: SlotHash) {
 }
 
 fn kernel() -> DirectKernel {
-    ip_batch("link add eth0 index 10 type veth peer name p0\nlink add eth1.5 index 20 type veth peer name p1").expect("interfaces");
+    ip_batch("link add eth0 index 10 type veth peer name p0\nlink add eth1.5 index 20 type veth peer name p1")
+        .expect("interfaces");
     DirectKernel::open(KernelOptions::default()).expect("a socket")
 }
 

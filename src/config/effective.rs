@@ -195,7 +195,8 @@ impl Configuration {
         if service_proxy_name.is_some() && takeover == Some(true) {
             return Err(ConfigError::ForeignTakeover);
         }
-        let direct_devices = flags.list("direct-return-devices").unwrap_or_else(|| portway.direct_return_devices.clone());
+        let direct_devices =
+            flags.list("direct-return-devices").unwrap_or_else(|| portway.direct_return_devices.clone());
         let default_floor = section.min_sync_period == defaults::MIN_SYNC_PERIOD;
         Ok(Self {
             action: action(&flags),

@@ -229,7 +229,12 @@ fn what_is_written_reads_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.yaml");
     let mode = "--detect-local-mode=bridgeinterface";
-    let own = ["--no-table-ownership", "--service-proxy-name=ours", "--frontend-metrics-max=7", "--direct-return-devices=eth1,eth0,eth1"];
+    let own = [
+        "--no-table-ownership",
+        "--service-proxy-name=ours",
+        "--frontend-metrics-max=7",
+        "--direct-return-devices=eth1,eth0,eth1",
+    ];
     let first = by_flags(&[&own[..], &["--conntrack-min=0", mode, "--pod-bridge-interface=cbr0"]].concat());
     first.write(&path).expect("written");
     let again = by_file(&fs::read_to_string(&path).expect("readable"), &[]);

@@ -71,7 +71,8 @@ impl DirectKernel {
             DirectChange::Replace => {
                 let (before, flags) = self.flags()?;
                 let scratch = Scratch::new();
-                let mut batch = Writer { batch: Batch::new(self.kernel.connection.next_seq(), scratch), words: Vec::new() };
+                let mut batch =
+                    Writer { batch: Batch::new(self.kernel.connection.next_seq(), scratch), words: Vec::new() };
                 if let Some(flags) = before {
                     batch.table(msg::NEWTABLE, flags);
                     batch.table(msg::DELTABLE, 0);
@@ -96,7 +97,8 @@ impl DirectKernel {
     pub fn remove(&mut self) -> Result<bool, KernelError> {
         self.made = None;
         let (Some(flags), _) = self.flags()? else { return Ok(false) };
-        let mut batch = Writer { batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() };
+        let mut batch =
+            Writer { batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() };
         batch.table(msg::NEWTABLE, flags);
         batch.table(msg::DELTABLE, 0);
         self.send(batch)?;
@@ -112,7 +114,8 @@ impl DirectKernel {
     pub fn trial(&mut self, device: (u32, &str)) -> Result<(), KernelError> {
         let mut table = DirectTable::default();
         table.devices.insert(device.0, device.1.into());
-        let mut batch = Writer { batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() };
+        let mut batch =
+            Writer { batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() };
         batch.table(msg::NEWTABLE, 0);
         for family in Family::ALL {
             batch.map(&table, DirectMap::Frontends(family));
@@ -128,7 +131,11 @@ impl DirectKernel {
         let wanted = self.kernel.wanted_flags()?;
         let Some(found) = self.find()? else { return Ok((None, wanted)) };
         if let Some(owner) = found.owner.filter(|owner| *owner != self.kernel.connection.port_id()) {
-            return Err(refused("the table", format!("owned by another process{}", owner_in_words(owner)), libc::EPERM));
+            return Err(refused(
+                "the table",
+                format!("owned by another process{}", owner_in_words(owner)),
+                libc::EPERM,
+            ));
         }
         let is_orphan = found.flags & super::ownership::OWNED_FLAGS == abi::table::F_PERSIST;
         Ok((Some(if is_orphan { found.flags | wanted } else { found.flags }), wanted))
@@ -165,13 +172,19 @@ impl DirectKernel {
         let answer = match self.kernel.connection.send_batch(&batch) {
             Ok(answer) => answer,
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                return Err(refused("the transaction as a whole", describe::reason(libc::EMSGSIZE, None, None), libc::EMSGSIZE));
+                return Err(refused(
+                    "the transaction as a whole",
+                    describe::reason(libc::EMSGSIZE, None, None),
+                    libc::EMSGSIZE,
+                ));
             }
             Err(source) => return Err(KernelError::Io { doing, source }),
         };
         match answer {
             KernelAnswer::Done => Ok(()),
-            KernelAnswer::Unknown => Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) }),
+            KernelAnswer::Unknown => {
+                Err(KernelError::Io { doing, source: io::Error::from_raw_os_error(libc::ENOBUFS) })
+            }
             KernelAnswer::Failed(MessageError { errno: libc::EPERM, .. }) => Err(KernelError::NotPermitted { doing }),
             KernelAnswer::Failed(MessageError { seq, errno, words: said, .. }) => {
                 let object = batch.origin(seq).and_then(|origin| words.get(origin.op));
@@ -205,7 +218,8 @@ impl Writer {
     }
 
     fn table(&mut self, kind: u16, flags: u32) {
-        let (index, create) = (self.about("the table"), if kind == msg::NEWTABLE { libc::NLM_F_CREATE as u16 } else { 0 });
+        let (index, create) =
+            (self.about("the table"), if kind == msg::NEWTABLE { libc::NLM_F_CREATE as u16 } else { 0 });
         self.batch.request((index, 0), (kind, NETDEV, create), |buf| {
             attr::put_str(buf, abi::table::NAME, TABLE_NAME);
             if kind == msg::NEWTABLE {
@@ -265,7 +279,10 @@ impl Writer {
             self.rule(&name, |rule| {
                 of_family(rule, family);
                 frontend(rule, family, 0);
-                rule.add(lookup(&table.name(DirectMap::Frontends(family)), 0).u32(sys::NFTNL_EXPR_LOOKUP_DREG, x::REG_VERDICT));
+                rule.add(
+                    lookup(&table.name(DirectMap::Frontends(family)), 0)
+                        .u32(sys::NFTNL_EXPR_LOOKUP_DREG, x::REG_VERDICT),
+                );
             });
         }
     }

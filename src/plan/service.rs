@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{
-    Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings, Spread, Topology,
-    Target, candidates, select,
+    Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings, Spread,
+    Target, Topology, candidates, select,
 };
 use crate::model::{Balance, EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 use crate::ruleset::COMMENT_MAX;

@@ -3,7 +3,8 @@
 use super::{concat_text, type_text};
 use crate::model::Family;
 use crate::ruleset::{
-    Bytes, DIRECT_FAMILY, DirectElement, DirectElements, DirectMap, DirectTable, DirectValue, ForwardChain, HASH_SEED, TABLE_NAME,
+    Bytes, DIRECT_FAMILY, DirectElement, DirectElements, DirectMap, DirectTable, DirectValue, ForwardChain, HASH_SEED,
+    TABLE_NAME,
 };
 
 /// The chain that packets from an interface enter.

@@ -125,7 +125,10 @@ impl DirectTable {
 
     /// The chains in use.
     pub fn chains(&self) -> BTreeSet<ForwardChain> {
-        self.frontends.iter().map(|((family, _), frontend)| ForwardChain { family: *family, hash: frontend.hash }).collect()
+        self.frontends
+            .iter()
+            .map(|((family, _), frontend)| ForwardChain { family: *family, hash: frontend.hash })
+            .collect()
     }
 
     /// The families in use.

@@ -45,7 +45,8 @@ fn namespace(sysctls: &[(&str, &str)]) -> Namespace {
     std::thread::scope(|scope| {
         let make = || {
             let namespace = Namespace::create().expect("network namespaces need root");
-            set_sysctls(&[("net/ipv6/conf/default/accept_dad", "0"), ("net/ipv6/conf/all/accept_dad", "0")]).expect("set");
+            set_sysctls(&[("net/ipv6/conf/default/accept_dad", "0"), ("net/ipv6/conf/all/accept_dad", "0")])
+                .expect("set");
             set_sysctls(sysctls).expect("set");
             ip_batch("link set lo up").expect("loopback");
             namespace
@@ -73,7 +74,8 @@ impl Ecmp {
             );
             for (name, namespace) in &nodes {
                 let path = namespace.path();
-                commands += &format!("link add {name} type veth peer name eth0 netns {path}\nlink set {name} master lan up\n");
+                commands +=
+                    &format!("link add {name} type veth peer name eth0 netns {path}\nlink set {name} master lan up\n");
             }
             ip_batch(&commands).expect("links");
         });
@@ -135,7 +137,8 @@ impl Ecmp {
             let number = NODES.iter().find(|(node, _)| *node == name).expect("a node").1;
             let [v4, v6] = node_addresses(number);
             commands += &format!("rule add fwmark {table} table {table}\nroute add default via {v4} table {table}\n");
-            commands += &format!("-6 rule add fwmark {table} table {table}\nroute add default via {v6} table {table}\n");
+            commands +=
+                &format!("-6 rule add fwmark {table} table {table}\nroute add default via {v6} table {table}\n");
         }
         let sets = |v6: bool| vips.iter().filter(|vip| vip.contains(':') == v6).copied().collect::<Vec<_>>().join(", ");
         let rules = format!(
@@ -161,7 +164,9 @@ impl Ecmp {
         std::fs::write(folder.join("manifests/all.yaml"), objects).expect("manifests");
         for (name, namespace) in &self.nodes {
             let log = File::create(folder.join(format!("{name}.log"))).expect("a log");
-            let child = within(namespace, || {
+            // On this thread, which lives as long as the test: the program must not outlive it.
+            namespace.enter().expect("entered");
+            let child = {
                 Command::new("setpriv")
                     .args(["--pdeathsig", "KILL", "--"])
                     .arg(program_file())
@@ -173,7 +178,7 @@ impl Ecmp {
                     .stderr(Stdio::from(log))
                     .spawn()
                     .expect("setpriv (util-linux)")
-            });
+            };
             self.programs.push(child);
         }
         for (name, _) in NODES {
@@ -203,7 +208,7 @@ impl Ecmp {
 
     /// What a command of the program says on a node.
     pub fn ask(&self, node: &str, args: &[&str]) -> String {
-        let socket = format!("--socket={}", self.socket(node).display());
+        let socket = format!("--admin-socket={}", self.socket(node).display());
         let program = program_file();
         within(self.node(node), || {
             let output = Command::new(&program).args(args).arg(&socket).output().expect("it starts");
@@ -246,9 +251,10 @@ impl Ecmp {
     /// How many packets of clients, and answers, have arrived at a node.
     pub fn counted(&self, node: &str) -> (u64, u64) {
         let listing = within(self.node(node), || output_of("nft", &["list", "counters", "table", "netdev", "watch"]));
-        let mut numbers = listing.split("packets ").skip(1).map(|rest| {
-            rest.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
-        });
+        let mut numbers = listing
+            .split("packets ")
+            .skip(1)
+            .map(|rest| rest.split(' ').next().and_then(|number| number.parse().ok()).expect("a number"));
         let mut next = || numbers.next().expect("two counters");
         (next(), next())
     }
@@ -464,7 +470,9 @@ impl Conversations {
             }
             let mut open = Vec::with_capacity(number);
             for one in opening {
-                open.push(one.await.expect("no panic").unwrap_or_else(|cause| panic!("cannot begin with {to}: {cause}")));
+                open.push(
+                    one.await.expect("no panic").unwrap_or_else(|cause| panic!("cannot begin with {to}: {cause}")),
+                );
             }
             open
         });
