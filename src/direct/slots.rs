@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::controller::{Observer, Synced};
 use crate::diff::Mirror;
-use crate::model::{Balance, Family, Model, ObjectKey};
+use crate::model::{Balance, Family, Kind, Model, ObjectKey};
 use crate::plan::{Action, EndpointSet, Frontend, FrontendKey, Settings, Target};
 use crate::ruleset::{Bytes, SlotHash};
 
@@ -37,12 +37,14 @@ pub struct DirectObserver {
     /// The frontends each Service claims, with or without getting them.
     claims: HashMap<ObjectKey, BTreeSet<(Family, FrontendKey)>>,
     settings: Option<Settings>,
+    /// Something may have changed that was not told yet.
+    unsent: bool,
     sender: watch::Sender<Option<Arc<Wanted>>>,
 }
 
 impl DirectObserver {
     pub(super) fn new(sender: watch::Sender<Option<Arc<Wanted>>>) -> Self {
-        Self { frontends: BTreeMap::new(), claims: HashMap::new(), settings: None, sender }
+        Self { frontends: BTreeMap::new(), claims: HashMap::new(), settings: None, unsent: false, sender }
     }
 
     /// Takes over what a sync changed; whether that may concern a frontend.
@@ -91,9 +93,12 @@ impl DirectObserver {
 
 impl Observer for DirectObserver {
     fn synced(&mut self, sync: &Synced<'_>) {
-        if !(self.follow(sync) || sync.changes.node_addresses) {
+        self.unsent |= self.follow(sync) || sync.changes.node_addresses;
+        // After a restart a table is in force, which must not lose its nodes until they are known again.
+        if !self.unsent || !sync.model.has_listed(Kind::NodeAddresses) {
             return;
         }
+        self.unsent = false;
         let wanted = self.wanted(sync.model);
         self.sender.send_if_modified(|known| {
             let is_new = known.as_deref() != Some(&wanted);

@@ -71,3 +71,7 @@ fn hop(network: &Network, family: Family, addresses: &[IpAddr]) -> Result<Hop, S
     }
     Err(cause)
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,9 +1,9 @@
 //! Frontends of a Service (specification 5), and what they do.
 
 use super::*;
-use crate::model::{ObjectKey, Protocol};
+use crate::model::{LabelSelector, ObjectKey, Protocol, ServiceOptions};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
-use crate::ruleset::{SetId, Value, Verdict};
+use crate::ruleset::{ChainId, SetId, Value, Verdict};
 use crate::testing::{self, endpoint, ip, service_port, slice_port};
 
 fn settings() -> Settings {
@@ -239,4 +239,51 @@ fn a_source_range_that_cannot_be_read_never_opens() {
     assert_eq!(sources(&["2001:db8::/32"], true), Some(vec![]), "it may have been of this family");
     assert_eq!(sources(&["198.51.100.0/24"], true), Some(vec![net("198.51.100.0/24")]));
     assert_eq!(sources(&["0.0.0.0/0"], true), None, "everybody is asked for");
+}
+
+/// Only where all nodes choose the same endpoint, and that node answers at the address.
+#[test]
+fn direct_return_where_all_nodes_choose_alike() {
+    let hashed = |options: ServiceOptions| Service { annotated: Some(Box::new(options)), ..service() };
+    let by = |balance| hashed(ServiceOptions { balance, ..ServiceOptions::DEFAULT });
+    let direct = |service: &Service, slices: &[Arc<EndpointSlice>], direct_return| -> Vec<Class> {
+        let settings = Settings { direct_return, ..settings() };
+        let plan = compile(service, || slices.iter(), Family::Ipv4, &settings);
+        plan.frontends.iter().filter(|frontend| frontend.direct).map(|frontend| frontend.class).collect()
+    };
+    let slices = [slice(&["n1", "n2"])];
+    let external = [Class::LoadBalancer, Class::ExternalIp];
+    for balance in [Balance::SourceIp, Balance::SourceIpPort] {
+        assert_eq!(direct(&by(balance), &slices, true), external, "not at ClusterIPs and NodePorts");
+        assert_eq!(direct(&by(balance), &slices, false), [], "off");
+    }
+    assert_eq!(direct(&by(Balance::Random), &slices, true), []);
+    assert_eq!(direct(&service(), &slices, true), []);
+    let sticky = Service { affinity_seconds: Some(60), ..by(Balance::SourceIpPort) };
+    assert_eq!(direct(&sticky, &slices, true), external, "a hash needs no records");
+    let local = Service { external_policy_local: true, ..by(Balance::SourceIp) };
+    assert_eq!(direct(&local, &slices, true), [], "each node its own endpoints");
+    let options = ServiceOptions { balance: Balance::SourceIp, ..ServiceOptions::DEFAULT };
+    let near = ServiceOptions { external_prefer_local: true, ..options.clone() };
+    assert_eq!(direct(&hashed(near), &slices, true), []);
+    let somewhere = ServiceOptions { expose_on: LabelSelector::parse("edge=yes").ok(), ..options };
+    assert_eq!(direct(&hashed(somewhere), &slices, true), [], "the endpoint's node may not answer there");
+    assert_eq!(direct(&by(Balance::SourceIp), &[], true), [], "nothing to hand on");
+    let mut hinted = EndpointSlice::clone(&slices[0]);
+    for endpoint in &mut hinted.endpoints {
+        Arc::make_mut(&mut endpoint.placement).node_hints = vec!["n1".into()];
+    }
+    assert_eq!(direct(&by(Balance::SourceIp), &[hinted.into()], true), [], "other nodes have other endpoints");
+}
+
+#[test]
+fn connections_that_may_be_handed_on_are_masqueraded_only_to_other_nodes() {
+    let options = ServiceOptions { balance: Balance::SourceIp, ..ServiceOptions::DEFAULT };
+    let service = Service { annotated: Some(Box::new(options)), ..service() };
+    let slices = [slice(&["n1", "n2"])];
+    let settings = Settings { direct_return: true, ..settings() };
+    let plan = compile(&service, || slices.iter(), Family::Ipv4, &settings);
+    let due = |class| plan.frontends.iter().find(|frontend| frontend.class == class).and_then(Frontend::after_dnat);
+    assert_eq!(due(Class::LoadBalancer), Some(Verdict::Goto(ChainId::MasqueradeRemote)));
+    assert_eq!(due(Class::NodePort), Some(Verdict::Goto(ChainId::MasqueradeIt)));
 }

@@ -188,7 +188,10 @@ pub fn any_options() -> impl Strategy<Value = Options> {
     ];
     // Small enough that maps get a size, and grow.
     let sizing = (1_u32..8).prop_map(|floor| Sizing { floor, ..Sizing::default() });
-    (detect, node_ports, any::<bool>(), sizing).prop_map(|(detect_local, node_ports, masquerade_all, sizing)| Options {
+    let direct = prop_oneof![Just(Vec::new()), Just(vec!["eth0".into()])];
+    let all = (detect, node_ports, any::<bool>(), sizing, direct);
+    all.prop_map(|(detect_local, node_ports, masquerade_all, sizing, direct_return_devices)| Options {
+        direct_return_devices,
         detect_local,
         node_ports,
         masquerade_all,
