@@ -27,7 +27,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// How many slots these endpoints get. Only where they are more than there can be slots, it is one each, at random.
+    /// How many slots these endpoints get. A single one needs no table; more than there can be slots get one each, at random.
     pub fn slot_count(&self, targets: &[Target]) -> u32 {
         match self.table_size(targets) {
             Some(slots) => slots,
@@ -55,7 +55,8 @@ impl Spread {
         let [.., most] = SLOTS;
         let weights = self.weights_of(targets);
         let is_even = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        if targets.is_empty() || targets.len() > most as usize || (self.balance == Balance::Random && is_even) {
+        let is_useless = is_even && self.balance == Balance::Random;
+        if targets.len() < 2 || targets.len() > most as usize || is_useless {
             return None;
         }
         let divisor = weights.iter().fold(0, |divisor, weight| gcd(divisor, *weight));

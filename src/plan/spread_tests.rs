@@ -38,7 +38,7 @@ fn clients(slots: &[Target], count: u32) -> HashMap<Target, usize> {
 
 #[test]
 fn the_table_is_the_smallest_that_has_enough_slots() {
-    let sizes = [(1, 1024), (42, 1024), (43, 4096), (170, 4096), (171, 16_384), (16_384, 16_384)];
+    let sizes = [(1, 1), (2, 1024), (42, 1024), (43, 4096), (170, 4096), (171, 16_384), (16_384, 16_384)];
     for (count, size) in sizes {
         let targets = targets(0..count);
         assert_eq!(by_address(Vec::new()).slot_count(&targets), size, "{count} endpoints");
