@@ -116,7 +116,7 @@ fn tables(admin: &Admin, kernel: &mut NftKernel) -> StatusRow {
 /// What goes the ordinary way is still served, so this never fails.
 fn direct(handle: &DirectStatusHandle) -> StatusRow {
     let row = |state, detail: String| StatusRow::new("direct-return", state, detail);
-    let Some(DirectStatus { frontends, nodes, devices, troubles }) = handle.get() else {
+    let Some(DirectStatus { frontends, nodes, configured, devices, troubles }) = handle.get() else {
         return row(State::Warn, "begins with the first sync".to_owned());
     };
     let on = if devices.is_empty() { "no interface".to_owned() } else { devices.join(", ") };
@@ -125,7 +125,7 @@ fn direct(handle: &DirectStatusHandle) -> StatusRow {
         [] => row(State::Ok, does),
         troubles => row(State::Warn, format!("{does}; {}", troubles.join("; "))),
     };
-    line.with(json!({"frontends": frontends, "nodes": nodes, "devices": devices, "troubles": troubles}))
+    line.with(json!({"frontends": frontends, "nodes": nodes, "configured": configured, "devices": devices, "troubles": troubles}))
 }
 
 fn conntrack() -> StatusRow {

@@ -55,7 +55,8 @@ impl Follower {
             while self.wanted.wait_for(Option::is_some).await.is_ok() {
                 let Err(fault) = self.keep(&mut pause).await else { return };
                 let troubles = vec![format!("{fault}; trying again")];
-                self.status.set(DirectStatus { troubles, ..self.status.get().unwrap_or_default() });
+                let configured = self.devices.iter().map(ToString::to_string).collect();
+                self.status.set(DirectStatus { troubles, configured, ..self.status.get().unwrap_or_default() });
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
@@ -76,7 +77,7 @@ impl Follower {
                 kernel.apply(&desired, &change)?;
                 debug!(frontends = desired.frontends.len(), "direct return: table changed");
             }
-            self.status.set(status(&desired, troubles));
+            self.status.set(self.state(&desired, troubles));
             known = Some(desired);
             *pause = RETRY_MIN;
             tokio::select! {
@@ -105,15 +106,16 @@ impl Follower {
         }
         Ok(Network { devices, ways })
     }
-}
 
-fn status(table: &DirectTable, troubles: Vec<String>) -> DirectStatus {
-    let hops = table.frontends.values().flat_map(|frontend| frontend.slots.iter().flatten());
-    let nodes: BTreeSet<IpAddr> = hops.map(|hop| hop.address).collect();
-    DirectStatus {
-        frontends: table.frontends.len(),
-        nodes: nodes.len(),
-        devices: table.devices.values().map(ToString::to_string).collect(),
-        troubles,
+    fn state(&self, table: &DirectTable, troubles: Vec<String>) -> DirectStatus {
+        let hops = table.frontends.values().flat_map(|frontend| frontend.slots.iter().flatten());
+        let nodes: BTreeSet<IpAddr> = hops.map(|hop| hop.address).collect();
+        DirectStatus {
+            frontends: table.frontends.len(),
+            nodes: nodes.len(),
+            configured: self.devices.iter().map(ToString::to_string).collect(),
+            devices: table.devices.values().map(ToString::to_string).collect(),
+            troubles,
+        }
     }
 }

@@ -13,6 +13,8 @@ pub struct DirectStatus {
     pub frontends: usize,
     /// Nodes these lead to.
     pub nodes: usize,
+    /// Interfaces on which it is to happen.
+    pub configured: Vec<String>,
     /// Interfaces on which that happens.
     pub devices: Vec<String>,
     /// What goes the ordinary way although it should not, and why: a sentence each.

@@ -1,6 +1,6 @@
 //! Settings that lack data: those of a configuration, or what the daemon says of its own.
 
-use super::{CheckArgs, CheckRow};
+use super::{CheckArgs, CheckRow, direct};
 use crate::admin::{ClientError, FaultRow};
 use crate::config::{Configuration, Flags};
 use crate::model::Family;
@@ -35,6 +35,7 @@ fn of_configuration(flags: Flags) -> anyhow::Result<Vec<CheckRow>> {
     if rows.is_empty() {
         rows.push(CheckRow::ok(WHAT, "valid, and none lacks data"));
     }
+    rows.extend(direct::of_configuration(&configuration.direct_return_devices));
     Ok(rows)
 }
 
@@ -61,5 +62,8 @@ fn of_daemon(args: &CheckArgs) -> anyhow::Result<Vec<CheckRow>> {
         0 => CheckRow::ok("objects", "no faults"),
         count => CheckRow::warn("objects", format!("faults: {count}"), "`portway faults` shows them"),
     });
+    if let Ok(report) = args.daemon.client().get("/status") {
+        rows.extend(direct::of_daemon(&report));
+    }
     Ok(rows)
 }
