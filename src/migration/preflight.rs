@@ -69,6 +69,24 @@ impl NftKernel {
         unfit
     }
 
+    /// Whether this kernel can choose endpoints by a hash (jhash expression), which only Services that ask for it need.
+    pub fn can_hash(&mut self, families: &[Family]) -> bool {
+        use Field::{DestinationAddress, DestinationPort, HashedSlot, Protocol};
+        let by = ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::SourceIp, count: 2 });
+        let slot = HashedSlot { with_port: false, modulus: 2 };
+        let key = vec![DestinationAddress, Protocol, DestinationPort, slot];
+        let ops = |family: &Family| {
+            [
+                Op::AddTable,
+                Op::AddSet(SetId::Endpoints.into(), 0),
+                Op::AddChain(by),
+                Op::AddRule(by, vec![Term::Translate { key: key.clone(), map: SetId::Endpoints.into() }]),
+            ]
+            .map(|op| (*family, op))
+        };
+        families.iter().all(|family| self.commit(TRIAL_TABLE, &ops(family), CommitMode::Trial).is_ok())
+    }
+
     /// Tries every feature our tables use, in a table that is never committed, or deleted again. Empty when all is well.
     pub fn preflight(&mut self, families: &[Family]) -> Vec<Missing> {
         self.features(families).into_iter().filter_map(|feature| feature.missing).collect()

@@ -78,7 +78,7 @@ where
         let found = candidates(slices(), family, port, &settings.node_name);
         let Needs { cluster, local } = frontends.needs(port);
         let selection = select(&found, &settings.node_name, &settings.zone, cluster, local);
-        let spread = spread(service, &found);
+        let spread = frontends.spread(&found);
         elements = elements.saturating_add(frontends.elements(port, &selection, spread.as_deref()));
         if elements > ELEMENTS_MAX {
             let withheld = cluster_ip_frontends(service, cluster_ip);
@@ -108,23 +108,6 @@ where
     // At first those of all Services are there at the same time.
     plan.frontends.shrink_to_fit();
     plan
-}
-
-/// How the frontends of a port spread connections over these endpoints; `None` where each has a slot, taken at random.
-fn spread(service: &Service, candidates: &[Candidate]) -> Option<Box<Spread>> {
-    let balance = match service.options().balance {
-        // Affinity is about the address alone.
-        Balance::SourceIpPort if service.affinity_seconds.is_some() => Balance::SourceIp,
-        balance => balance,
-    };
-    let weighted = candidates.iter().filter(|candidate| candidate.weight != 1);
-    let weights: Vec<(Target, u8)> = weighted.map(|candidate| (candidate.target, candidate.weight)).collect();
-    (balance != Balance::Random || !weights.is_empty()).then(|| Box::new(Spread { balance, weights }))
-}
-
-/// How long clients are remembered, in seconds, if they are: a hash of the client's address needs no memory.
-fn remembered_for(service: &Service) -> Option<u32> {
-    service.affinity_seconds.filter(|_| service.options().balance == Balance::Random)
 }
 
 /// The frontends of a Service at its ClusterIP.
@@ -160,6 +143,7 @@ struct ServiceFrontends<'a> {
     sources: Option<Vec<IpNet>>,
     localhost: Option<IpAddr>,
     direct_return: bool,
+    balance: Balance,
 }
 
 impl<'a> ServiceFrontends<'a> {
@@ -176,7 +160,27 @@ impl<'a> ServiceFrontends<'a> {
             load_balancer_ips,
             direct_return: settings.direct_return,
             localhost: settings.family(family).and_then(|f| f.localhost),
+            balance: match service.options().balance {
+                _ if !settings.hashing => Balance::Random,
+                // Affinity is about the address alone.
+                Balance::SourceIpPort if service.affinity_seconds.is_some() => Balance::SourceIp,
+                balance => balance,
+            },
         }
+    }
+
+    /// How a port's connections are spread over these endpoints; `None` where each has a slot, taken at random.
+    fn spread(&self, candidates: &[Candidate]) -> Option<Box<Spread>> {
+        let weighted = candidates.iter().filter(|candidate| candidate.weight != 1);
+        let weights: Vec<(Target, u8)> = weighted.map(|candidate| (candidate.target, candidate.weight)).collect();
+        let is_plain = self.balance == Balance::Random && weights.is_empty();
+        (!is_plain).then(|| Box::new(Spread { balance: self.balance, weights }))
+    }
+
+    /// Session affinity, where clients have to be remembered for it: not by a hash of their address.
+    fn affinity(&self) -> Option<Affinity> {
+        let seconds = self.service.affinity_seconds.filter(|_| self.balance == Balance::Random)?;
+        Some(Affinity { seconds, number: 0 })
     }
 
     fn needs(&self, port: &ServicePort) -> Needs {
@@ -237,8 +241,8 @@ impl<'a> ServiceFrontends<'a> {
         let label = label(self.service, port);
         let mut out = Vec::with_capacity(2 + self.load_balancer_ips.len() + self.external_ips.len());
         let mut push = |key, class, action, sources| {
-            let affinity = remembered_for(self.service).map(|seconds| Affinity { seconds, number: 0 });
-            let (port, label, spread) = (port.name.clone(), label.clone(), spread.cloned().map(Box::new));
+            let (port, label, affinity) = (port.name.clone(), label.clone(), self.affinity());
+            let spread = spread.cloned().map(Box::new);
             let direct = self.is_direct(class, &action, selection, spread.as_deref());
             out.push(Frontend { key, class, port, label, action, affinity, spread, direct, sources });
         };

@@ -120,7 +120,7 @@ fn table(targets: &[Target], weights: &[u64], slots: u32) -> Vec<usize> {
     let taker = |(index, (target, weight)): (usize, (&Target, &u64))| {
         let key = Bytes::new().ip(target.ip).u16(target.port);
         let (place, way) = (jhash(key.as_slice(), 1), jhash(key.as_slice(), 2));
-        let (first, step, is_backwards) = (place % BLOCKS, way % BLOCKS | 1, way >= 1 << 31);
+        let (first, step, is_backwards) = (place % BLOCKS, (way % BLOCKS) | 1, way >= 1 << 31);
         Taker { index, first, step, is_backwards, tried: 0, credit: 0, weight: *weight, due: due(*weight) }
     };
     let mut takers: Vec<Taker> = targets.iter().zip(weights).enumerate().map(taker).collect();
