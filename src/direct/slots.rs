@@ -125,11 +125,10 @@ fn wanted(model: &Model, mirror: &Mirror, family: Family, key: FrontendKey) -> O
     let frontend = mirror.frontends_of(family, service).iter().find(|frontend| frontend.key == key)?;
     let targets = direct_targets(frontend)?;
     let spread = frontend.spread.as_ref()?;
-    let ports = match spread.balance_of(targets) {
-        Balance::SourceIp => false,
-        Balance::SourceIpPort => true,
-        Balance::Random => return None,
-    };
+    if !spread.is_alike_everywhere(targets) {
+        return None;
+    }
+    let ports = spread.balance == Balance::SourceIpPort;
     let nodes = nodes_of(model, service, &mirror.settings().node_name, targets);
     let slots: Arc<[Option<Arc<str>>]> =
         frontend.slots(targets).iter().map(|target| nodes.get(&target.ip).cloned().flatten()).collect();

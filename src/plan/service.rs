@@ -273,7 +273,7 @@ impl<'a> ServiceFrontends<'a> {
         self.direct_return
             && matches!(class, Class::LoadBalancer | Class::ExternalIp)
             && selection.topology == Topology::None
-            && spread.is_some_and(|spread| spread.balance_of(targets) != Balance::Random)
+            && spread.is_some_and(|spread| spread.is_alike_everywhere(targets))
             && !options.external_prefer_local
             && options.expose_on.is_none()
     }

@@ -269,6 +269,7 @@ fn direct_return_where_all_nodes_choose_alike() {
     assert_eq!(direct(&hashed(near), &slices, true), []);
     let somewhere = ServiceOptions { expose_on: LabelSelector::parse("edge=yes").ok(), ..options };
     assert_eq!(direct(&hashed(somewhere), &slices, true), [], "the endpoint's node may not answer there");
+    assert_eq!(direct(&by(Balance::SourceIp), &[slice(&["n2"])], true), external, "one is all there is to choose");
     assert_eq!(direct(&by(Balance::SourceIp), &[], true), [], "nothing to hand on");
     let mut hinted = EndpointSlice::clone(&slices[0]);
     for endpoint in &mut hinted.endpoints {
