@@ -50,9 +50,10 @@ fn of_daemon(args: &CheckArgs) -> anyhow::Result<Vec<CheckRow>> {
         }
         Err(cause) => return Ok(vec![CheckRow::warn(WHAT, cause.to_string(), "see `portway status`")]),
     };
-    let (of_node, of_others): (Vec<FaultRow>, Vec<FaultRow>) = faults
-        .into_iter()
-        .partition(|fault| matches!(fault.reason.as_str(), "NoPodRange" | "NoNodeAddress" | "SettingNotMade"));
+    // Direct return has rows of its own.
+    let others = faults.into_iter().filter(|fault| fault.reason != "DirectReturn");
+    let (of_node, of_others): (Vec<FaultRow>, Vec<FaultRow>) =
+        others.partition(|fault| matches!(fault.reason.as_str(), "NoPodRange" | "NoNodeAddress" | "SettingNotMade"));
     let mut rows: Vec<CheckRow> =
         of_node.into_iter().map(|fault| CheckRow::warn(WHAT, fault.message, REMEDY)).collect();
     if rows.is_empty() {
