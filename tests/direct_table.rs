@@ -30,7 +30,7 @@ fn sample() -> DirectTable {
 fn add(table: &mut DirectTable, vip: &str, nodes: [&str; 2], hash: SlotHash) {
     let vip: IpAddr = vip.parse().expect("an address");
     let hop = |slot: usize| {
-        let (device, node) = if slot % 3 == 0 { (10, nodes[0]) } else { (20, nodes[1]) };
+        let (device, node) = if slot.is_multiple_of(3) { (10, nodes[0]) } else { (20, nodes[1]) };
         (slot % 3 < 2).then(|| Hop { device, address: node.parse().expect("an address") })
     };
     let slots = (0..hash.modulus as usize).map(hop).collect();
