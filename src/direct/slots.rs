@@ -159,3 +159,7 @@ fn nodes_of(model: &Model, service: &ObjectKey, own: &str, targets: &[Target]) -
     }
     nodes
 }
+
+#[cfg(test)]
+#[path = "slots_tests.rs"]
+mod tests;
