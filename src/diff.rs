@@ -10,6 +10,7 @@ mod change;
 mod claims;
 mod conflicts;
 mod existing;
+mod filling;
 mod growth;
 mod load;
 mod mirror;
@@ -20,8 +21,10 @@ mod rebase;
 mod recorder;
 mod references;
 mod services;
+mod shared;
 mod slots;
 mod steps;
+mod successors;
 mod update;
 
 pub use affinity::{StaleAffinity, stale_records};

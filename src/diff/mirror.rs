@@ -1,16 +1,17 @@
 //! The desired table, kept Service by Service.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::Claims;
 use super::growth::Sizes;
 use super::numbers::Numbers;
 use super::references::References;
+use super::shared::SharedElement;
+use super::successors::Successors;
 use crate::model::{Family, ObjectKey};
 use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, globals, rules};
-use crate::ruleset::{Bytes, ChainId, Listing, Rule, SetId, Term};
+use crate::ruleset::{ChainId, Listing, Rule, SetId, Term};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
 ///
@@ -32,6 +33,8 @@ pub(super) struct FamilyMirror {
     pub(super) chains: References<ChainId>,
     pub(super) globals: Vec<Member>,
     pub(super) sizes: Sizes,
+    /// Of maps that are nearly full.
+    pub(super) successors: Successors,
     /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
     pub(super) undeleted: BTreeSet<ChainId>,
 }
@@ -46,39 +49,6 @@ pub(super) struct ServiceState {
     /// Where its health check server answers.
     pub(super) checks: Box<[FrontendKey]>,
     pub(super) shared: Box<[SharedElement]>,
-}
-
-/// An element that Services share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum SharedElement {
-    ClusterIp(IpAddr),
-    Hairpin(IpAddr),
-    AfterDnatEndpoint(IpAddr),
-}
-
-impl SharedElement {
-    pub(super) fn member(self) -> Member {
-        match self {
-            SharedElement::ClusterIp(ip) => Member::cluster_ip(ip),
-            SharedElement::Hairpin(ip) => Member::hairpin(ip),
-            SharedElement::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
-        }
-    }
-
-    /// The one with this key, whether there is such an element or not.
-    pub(super) fn at(family: Family, set: SetId, key: &Bytes) -> Option<Self> {
-        let ip = match family {
-            Family::Ipv4 => key.ipv4_at(0)?,
-            Family::Ipv6 => key.ipv6_at(0)?,
-        };
-        let shared = match set {
-            SetId::ClusterIps => SharedElement::ClusterIp(ip),
-            SetId::Hairpin => SharedElement::Hairpin(ip),
-            SetId::AfterDnatEndpoints => SharedElement::AfterDnatEndpoint(ip),
-            _ => return None,
-        };
-        (shared.member().element.key == *key).then_some(shared)
-    }
 }
 
 impl Mirror {
@@ -166,6 +136,7 @@ impl FamilyMirror {
             chains: References::default(),
             globals: globals(family, settings),
             sizes: Sizes::new(settings.sizing),
+            successors: Successors::default(),
             undeleted: BTreeSet::new(),
         }
     }

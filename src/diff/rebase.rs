@@ -6,10 +6,11 @@ use super::Steps;
 use super::affinity;
 use super::change::Change;
 use super::load::Load;
-use super::mirror::{FamilyMirror, Mirror, SharedElement};
+use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
+use super::shared::SharedElement;
 use crate::model::Family;
-use crate::plan::{Settings, endpoint_element};
+use crate::plan::{Frontend, Settings, endpoint_element};
 use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule};
 
 impl Mirror {
@@ -51,8 +52,8 @@ impl FamilyMirror {
         let names = self.sizes.names();
         let mut change = Change::default();
         self.compare_chains(settings, table, &mut change);
-        for name in &table.leftovers {
-            steps.first.push(self.family, Op::DeleteSet(*name));
+        for name in self.leftovers(table) {
+            steps.first.push(self.family, Op::DeleteSet(name));
         }
         change.resized.extend(SetId::ALL.into_iter().filter(|set| names.of(*set) != table.names.of(*set)));
         self.compare_elements(&table.sets, &mut change.elements);
@@ -98,12 +99,15 @@ impl FamilyMirror {
         let globals = self.globals.iter().cloned();
         let members = globals.chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
-        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(|frontend| {
-            let key = frontend.key.bytes();
-            let members = frontend.members().into_iter().map(|member| (member.set, member.element));
-            members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
-                targets.iter().enumerate().map(move |(slot, t)| (map.set(), endpoint_element(&key, slot, t)))
-            }))
+        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(Self::elements_of_frontend))
+    }
+
+    /// The elements of one frontend.
+    pub(super) fn elements_of_frontend(frontend: &Frontend) -> impl Iterator<Item = (SetId, Element)> {
+        let key = frontend.key.bytes();
+        let members = frontend.members().into_iter().map(|member| (member.set, member.element));
+        members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
+            targets.iter().enumerate().map(move |(slot, t)| (map.set(), endpoint_element(&key, slot, t)))
         }))
     }
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::affinity;
 use super::claims::{Claim, Conflict};
-use super::mirror::{FamilyMirror, ServiceState, SharedElement};
+use super::mirror::{FamilyMirror, ServiceState};
 use super::recorder::OpRecorder;
+use super::shared::SharedElement;
 use super::slots;
+use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
 use crate::plan::{
@@ -92,6 +94,7 @@ impl FamilyMirror {
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
+        recorder.in_successors(self.successors.have(&Owner::Service(key.clone())));
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();

@@ -7,10 +7,11 @@ use super::mirror::{FamilyMirror, Mirror};
 use super::numbers::Numbers;
 use super::recorder::OpRecorder;
 use super::services::{Effects, replace_members};
+use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{Settings, globals};
-use crate::ruleset::ChainId;
+use crate::ruleset::{ChainId, SetId};
 
 /// What a sync has to do.
 #[derive(Debug, Default)]
@@ -97,14 +98,15 @@ fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
 
 impl FamilyMirror {
     fn update(&mut self, old: &Settings, new: &Settings, model: &Model, dirty: &BTreeSet<ObjectKey>) -> FamilyUpdate {
-        let (mut recorder, mut effects) = (OpRecorder::default(), Effects::default());
+        let (mut recorder, mut effects) = (OpRecorder::with_successors(self.successors.sets()), Effects::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
         self.sync_services(new, model, dirty, None, &mut recorder, &mut effects);
         self.record_shared(&mut recorder);
         let (mut came, mut went) = self.chains.take_changes();
         self.sizes.count(recorder.counts());
-        let resized = self.sizes.grow();
+        let mut steps = Steps::default();
+        let resized = self.make_room(&mut recorder, &mut steps);
         let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
         // What could not be deleted is still there: wanted again it gets its rules anew, else deleting is tried again.
@@ -113,17 +115,36 @@ impl FamilyMirror {
         went.extend(self.undeleted.iter().filter(|chain| !back.contains(chain)));
         changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
         changed.extend(back);
-        let change = Change { came, changed, went, resized, elements: recorder };
-        let mut steps = Steps::default();
+        let change = Change { came, changed, went, resized, elements: recorder, ..Change::default() };
         self.write(new, change, &mut steps);
+        if self.successors.is_empty() {
+            self.begin_successors(&mut steps);
+        }
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
+    }
+
+    /// Where maps have no room for this update, makes larger ones that have everything at once, and says which they are.
+    /// Where successors have none, they are made anew.
+    fn make_room(&mut self, recorder: &mut OpRecorder, steps: &mut Steps) -> Vec<SetId> {
+        let are_exceeded = self.sizes.are_exceeded();
+        if are_exceeded || self.sizes.exceed(self.successors.sizes()) {
+            self.abandon_successors(&mut steps.first);
+            recorder.forget_successors();
+        }
+        if are_exceeded { self.sizes.grow() } else { Vec::new() }
     }
 
     /// Records what came into force and what went out of it among the elements Services share.
     fn record_shared(&mut self, recorder: &mut OpRecorder) {
         let (came, went) = self.shared.take_changes();
-        came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
-        went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
+        for shared in came {
+            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.add_member(shared.member());
+        }
+        for shared in went {
+            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.delete_member(shared.member());
+        }
     }
 
     fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
@@ -137,6 +158,7 @@ impl FamilyMirror {
             return;
         }
         let old = std::mem::replace(&mut self.globals, wanted);
+        recorder.in_successors(self.successors.have(&Owner::Settings));
         replace_members(&old, &self.globals, recorder);
     }
 }
