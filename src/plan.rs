@@ -11,6 +11,7 @@ mod select;
 mod service;
 mod settings;
 mod skeleton;
+mod spread;
 
 pub use elements::{Member, endpoint_element, globals};
 pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey, Target};
@@ -19,3 +20,4 @@ pub use select::{Candidate, EndpointRules, EndpointUse, Selection, Topology, Unu
 pub use service::{Needs, ServicePlan, compile};
 pub use settings::{FamilySettings, ListeningSocket, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::rules;
+pub use spread::Spread;

@@ -2,7 +2,7 @@
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, FieldType, Listing, Op, Rule, SetId, SetName, SetSpec, TABLE_NAME, Term,
+    Bytes, ChainId, Element, Field, FieldType, HASH_SEED, Listing, Op, Rule, SetId, SetName, SetSpec, TABLE_NAME, Term,
     Transaction, Value, ValueType, Verdict,
 };
 
@@ -282,6 +282,10 @@ fn packet_field(family: Family, field: Field) -> String {
         Field::OriginalPort => "ct original proto-dst".to_owned(),
         Field::Priority => "meta priority".to_owned(),
         Field::RandomSlot(modulus) => format!("numgen random mod {modulus}"),
+        Field::HashedSlot { with_port, modulus } => {
+            let port = if with_port { " . th sport" } else { "" };
+            format!("jhash {} saddr{port} mod {modulus} seed {HASH_SEED:#x}", family.nft())
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Packet {
     pub protocol: Protocol,
     /// The port it asks for.
     pub port: u16,
+    /// The port it comes from, where that is known; only `balance: source-ip-port` looks at it.
+    pub source_port: Option<u16>,
     /// The interface it arrives on; only the interface modes of pod detection look at it.
     pub interface: Option<String>,
 }

@@ -171,7 +171,14 @@ fn assert_tracer_knows(live: &mut Live, seen: &[(Place, Protocol, IpAddr, usize,
                 Place::Uplink => Some("uplink0".to_owned()),
             };
             let number = ModelProtocol::from_number(protocol.number()).expect("known");
-            let packet = Packet { source, destination: to.ip(), protocol: number, port: to.port(), interface };
+            let packet = Packet {
+                source,
+                destination: to.ip(),
+                protocol: number,
+                port: to.port(),
+                source_port: None,
+                interface,
+            };
             let trace = trace(&listing, &host, &packet);
             let (ip, port) = (target.ip(), target.port());
             let [(End::Translated { target, .. }, share)] = trace.ends[..] else {

@@ -80,6 +80,7 @@ impl Case {
             destination: ip(to),
             protocol: Protocol::Tcp,
             port,
+            source_port: None,
             interface: interface.map(str::to_owned),
         };
         let trace = trace(listing, &Host { addresses }, &packet);

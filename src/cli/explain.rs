@@ -31,6 +31,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         destination: destination.ip(),
         protocol,
         port: destination.port(),
+        source_port: args.from_port,
         interface: args.interface.clone(),
     };
     let family = Family::of(destination.ip());

@@ -107,7 +107,8 @@ impl FamilyMirror {
         let key = frontend.key.bytes();
         let members = frontend.members().into_iter().map(|member| (member.set, member.element));
         members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
-            targets.iter().enumerate().map(move |(slot, t)| (map.set(), endpoint_element(&key, slot, t)))
+            let slots = frontend.slots(targets);
+            (0..slots.len()).map(move |slot| (map.set(), endpoint_element(&key, slot, &slots[slot])))
         }))
     }
 }

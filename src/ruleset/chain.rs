@@ -58,15 +58,42 @@ impl EndpointMap {
     }
 }
 
-/// A chain that picks one of N endpoints; shared by all frontends with N endpoints.
+/// A chain that picks one of N slots; shared by all frontends with N slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pick {
     /// Where the endpoints are.
     pub map: EndpointMap,
-    /// Session affinity: first look for the client's record.
-    pub sticky: bool,
-    /// Number of endpoints, at least 1.
+    /// How a slot is chosen.
+    pub by: PickBy,
+    /// Number of slots, at least 1.
     pub count: u32,
+}
+
+/// How a `pick` chain chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PickBy {
+    /// At random.
+    Random,
+    /// Session affinity: first look for the client's record, else at random.
+    Sticky,
+    /// By a hash of the client's address.
+    SourceIp,
+    /// By a hash of the client's address and port.
+    SourceIpPort,
+}
+
+impl PickBy {
+    /// All of them.
+    pub const ALL: [PickBy; 4] = [PickBy::Random, PickBy::Sticky, PickBy::SourceIp, PickBy::SourceIpPort];
+
+    fn name(self) -> &'static str {
+        match self {
+            PickBy::Random => "pick",
+            PickBy::Sticky => "sticky",
+            PickBy::SourceIp => "hash",
+            PickBy::SourceIpPort => "hash-ports",
+        }
+    }
 }
 
 /// A chain that writes affinity records; shared by all frontends alike.
@@ -178,8 +205,8 @@ impl fmt::Display for ChainId {
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
-            ChainId::Pick(Pick { map, sticky, count }) => {
-                return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
+            ChainId::Pick(Pick { map, by, count }) => {
+                return write!(f, "{}{}-{count}", map.prefix(), by.name());
             }
             ChainId::Remember(chain) => {
                 return write!(f, "{}remember-{}s{}", chain.prefix(), chain.seconds, chain.tail());
@@ -227,9 +254,9 @@ fn parse_pick(name: &str) -> Option<ChainId> {
     let (head, count) = name.rsplit_once('-')?;
     let count = count.parse().ok().filter(|count| *count > 0)?;
     for map in EndpointMap::ALL {
-        for (kind, sticky) in [("pick", false), ("sticky", true)] {
-            if head.strip_prefix(map.prefix()) == Some(kind) {
-                return Some(ChainId::Pick(Pick { map, sticky, count }));
+        for by in PickBy::ALL {
+            if head.strip_prefix(map.prefix()) == Some(by.name()) {
+                return Some(ChainId::Pick(Pick { map, by, count }));
             }
         }
     }
@@ -259,9 +286,7 @@ mod tests {
             chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds }));
         }
         for map in EndpointMap::ALL {
-            for sticky in [false, true] {
-                chains.push(ChainId::Pick(Pick { map, sticky, count: 12 }));
-            }
+            chains.extend(PickBy::ALL.map(|by| ChainId::Pick(Pick { map, by, count: 12 })));
         }
         for chain in chains {
             assert_eq!(chain.to_string().parse(), Ok(chain));
