@@ -80,6 +80,8 @@ pub struct Options {
     pub localhost_node_ports: bool,
     /// The primary node IP in the place of the Node's one of that family (specification 2.3).
     pub bind_address: Option<IpAddr>,
+    /// Have Service addresses answer echo requests.
+    pub answer_pings: bool,
     /// Program externalIPs.
     pub external_ips: bool,
     /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; `None`: those without it.
@@ -107,6 +109,7 @@ impl Options {
             node_ports: NodePortsOn::primary(),
             localhost_node_ports: true,
             bind_address: None,
+            answer_pings: false,
             external_ips: true,
             service_proxy_name: None,
             min_sync_period: Duration::ZERO,
@@ -163,6 +166,7 @@ impl Options {
             pods: self.pod_detection(family, model.node()),
             node_ports: self.node_ports.addresses(family, node_ip, &local),
             node_ip,
+            pings_to: node_ip.filter(|_| self.answer_pings),
             localhost: (self.localhost_node_ports && self.node_ports.names_localhost(family))
                 .then(|| node_ports::localhost(family)),
         }

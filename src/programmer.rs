@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::diff::{ExistingLayout, FamilyUpdate, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::Settings;
-use crate::ruleset::{ChainId, Kernel, KernelError, Op, Part, SetId, Table, Transaction};
+use crate::ruleset::{Kernel, KernelError, Part, SetId, Table, Transaction};
 use repair::repair_part;
 use slices::{Slices, halves};
 
@@ -162,7 +162,7 @@ impl<K: Kernel> Programmer<K> {
         let result = match repaired {
             Some(changes) => {
                 if touched.is_some_and(|part| part.structure) {
-                    mirror.set_undeleted(family, []);
+                    mirror.set_undeleted(family, &Transaction::default());
                 }
                 Ok((Sent::new(changes), false))
             }
@@ -264,6 +264,7 @@ impl<K: Kernel> Programmer<K> {
         }
         self.apply(mirror, &steps.main)?;
         self.apply(mirror, &steps.replaced)?;
+        let nothing = Transaction::default();
         let not_deleted = match self.apply(mirror, &steps.after) {
             Ok(()) => None,
             // The chains may be gone, or not.
@@ -273,8 +274,7 @@ impl<K: Kernel> Programmer<K> {
                 Some(cause)
             }
         };
-        let undeleted = steps.after.ops.iter().filter_map(|(_, op)| deleted_chain(op));
-        mirror.set_undeleted(family, undeleted.filter(|_| not_deleted.is_some()));
+        mirror.set_undeleted(family, if not_deleted.is_some() { &steps.after } else { &nothing });
         let mut changes = steps.first;
         changes.extend(steps.main);
         let mut sent = Sent::new(changes);
@@ -339,13 +339,6 @@ impl<K: Kernel> Programmer<K> {
         }
         debug!(%family, records = elements.len(), "forgetting affinity records");
         self.kernel.forget(family, SetId::Affinity, &elements)
-    }
-}
-
-fn deleted_chain(op: &Op) -> Option<ChainId> {
-    match op {
-        Op::DeleteChain(chain) => Some(*chain),
-        _ => None,
     }
 }
 

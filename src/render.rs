@@ -248,6 +248,9 @@ fn term_text(family: Family, term: &Term) -> String {
             format!("fib {side} type {}local", not(*negate))
         }
         Term::Translated => "ct status dnat".to_owned(),
+        Term::EchoRequest if family == Family::Ipv4 => "icmp type echo-request".to_owned(),
+        Term::EchoRequest => "icmpv6 type echo-request".to_owned(),
+        Term::TranslateTo(ip) => format!("dnat to {ip}"),
         Term::Verdict(verdict) => verdict_text(*verdict),
         Term::VerdictMap { key: fields, map } => {
             format!("{} vmap @{}", key(fields), map)

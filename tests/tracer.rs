@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use portway::model::Family;
+use portway::model::{Family, Protocol};
 use portway::ruleset::ChainId;
-use portway::trace::{End, Host, Packet, Trace, trace};
+use portway::trace::{End, Host, Packet, Request, Trace, trace};
 use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary, target};
-use support::live::{Live, forget_clients, on_the_wire};
+use support::live::{Live, forget_clients};
 use support::netns::output_of;
 use support::packets::Probe;
 use support::scenes::{Errand, Scene, any_scene, layout, node_addresses, number, sample, side_by_side};
@@ -37,6 +37,7 @@ struct Tally {
     masqueraded: usize,
     mixed: usize,
     sticky: usize,
+    answered: usize,
     rejected: usize,
     dropped: usize,
     untouched: usize,
@@ -49,6 +50,7 @@ impl Tally {
         self.masqueraded += other.masqueraded;
         self.mixed += other.mixed;
         self.sticky += other.sticky;
+        self.answered += other.answered;
         self.rejected += other.rejected;
         self.dropped += other.dropped;
         self.untouched += other.untouched;
@@ -83,8 +85,9 @@ fn tracer_and_kernel_agree() {
     }
     assert!(failures.is_empty(), "{} disagreements with seed {seed}, the first of them above", failures.len());
     if cases >= CASES {
-        let seen =
-            [total.kept, total.masqueraded, total.mixed, total.sticky, total.rejected, total.dropped, total.untouched];
+        let translated = [total.kept, total.masqueraded, total.mixed, total.sticky];
+        let others = [total.answered, total.rejected, total.dropped, total.untouched];
+        let seen = [translated, others].concat();
         assert!(seen.iter().all(|count| *count >= 5), "the generator has become blind: {total:?}");
     }
 }
@@ -113,7 +116,11 @@ fn ask_tracer(live: &mut Live, errand: &Errand) -> Result<Trace> {
         Place::Uplink => Some("uplink0".to_owned()),
     };
     let Errand { from: source, to, protocol, .. } = *errand;
-    let packet = Packet { source, destination: to.ip(), protocol, port: to.port(), interface };
+    let request = match Protocol::from_number(protocol.number()) {
+        Some(protocol) => Request::Connect { protocol, port: to.port() },
+        None => Request::Echo,
+    };
+    let packet = Packet { source, destination: to.ip(), request, interface };
     let mirror = live.controller().mirror().context("there was a sync")?;
     let listing = mirror.listing(Family::of(source)).context("both families are served")?;
     let host = Host { addresses: node_addresses().into_iter().collect() };
@@ -139,6 +146,7 @@ fn count(trace: &Trace, tally: &mut Tally) {
         Some(End::Translated { .. }) if masquerades.len() > 1 => tally.mixed += 1,
         Some(End::Translated { masquerade: true, .. }) => tally.masqueraded += 1,
         Some(End::Translated { masquerade: false, .. }) => tally.kept += 1,
+        Some(End::Answered) => tally.answered += 1,
         Some(End::Rejected) => tally.rejected += 1,
         Some(End::Dropped) => tally.dropped += 1,
         Some(End::Untouched) | None => tally.untouched += 1,
@@ -151,14 +159,13 @@ fn send(live: &Live, errand: &Errand, trace: &Trace) -> Result<Outcomes> {
     let attempt =
         Attempt { forget: sticky.then_some(&forget_clients as &dyn Fn() -> Result<()>), ..live.attempt(errand.place) };
     let probes = |count| -> Vec<Probe> {
-        let probe = || live.numbers.between(on_the_wire(errand.protocol), errand.from, errand.to);
+        let probe = || live.numbers.between(errand.protocol, errand.from, errand.to);
         (0..count).map(|_| probe()).collect()
     };
     match trace.ends.first().map(|(end, _)| end) {
         Some(End::Dropped) => {
             let mut probes = probes(FEW);
-            let protocol = on_the_wire(errand.protocol);
-            probes.push(live.numbers.between(protocol, errand.from, bystander(errand.from)));
+            probes.push(live.numbers.between(errand.protocol, errand.from, bystander(errand.from)));
             let mut outcomes = attempt.send_and_watch(probes, Until::QuietAndLastSeen)?;
             let (control, outcome) = outcomes.pop().context("one per probe")?;
             ensure!(is_untouched(&control, &outcome), "a packet from {} to a bystander got lost", errand.from);
@@ -202,6 +209,12 @@ fn judge(trace: &Trace, outcomes: &Outcomes) -> Result<(), &'static str> {
         return judge_translations(&translations, outcomes);
     }
     let as_said = |end: End, probe: &Probe, outcome: &Outcome| match end {
+        End::Answered => match outcome {
+            Outcome::Arrived { target, .. } => {
+                target.ip() != probe.target.ip() && node_addresses().contains(&target.ip())
+            }
+            _ => false,
+        },
         End::Rejected => *outcome == Outcome::Refused,
         End::Dropped => *outcome == Outcome::Vanished,
         _ => is_untouched(probe, outcome),

@@ -32,6 +32,8 @@ pub struct PortwayConfiguration {
     pub service_proxy_name: String,
     /// Show connections of each frontend as long as there are no more frontends than this; absent or 0: never.
     pub frontend_metrics_max: u32,
+    /// Have Service addresses answer echo requests; absent: false.
+    pub answer_pings: bool,
 }
 
 /// What a file says, before defaults.

@@ -96,6 +96,13 @@ impl Sizes {
         }
     }
 
+    /// Chooses the size of a set that is about to be made.
+    pub(super) fn choose_for(&mut self, set: SetId) {
+        let wanted = if set.is_sizable() { self.sizing.wanted(self.count_of(set)) } else { 0 };
+        self.sizes.remove(&set);
+        self.sizes.extend((wanted > 0).then_some((set, wanted)));
+    }
+
     /// Enlarges maps that are nearly full, under their other name, and says which they are.
     pub(super) fn grow(&mut self) -> Vec<SetId> {
         let tight = self.widen();

@@ -1,6 +1,6 @@
 //! The desired table, kept Service by Service.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::numbers::Numbers;
 use super::references::References;
 use crate::model::{Family, ObjectKey};
 use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, globals, rules};
-use crate::ruleset::{Bytes, ChainId, Listing, Rule, SetId, Term};
+use crate::ruleset::{Bytes, ChainId, Listing, Op, Rule, SetId, Term, Transaction};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
 ///
@@ -31,9 +31,13 @@ pub(super) struct FamilyMirror {
     pub(super) shared: References<SharedElement>,
     pub(super) chains: References<ChainId>,
     pub(super) globals: Vec<Member>,
+    /// The optional sets in force: chains name them.
+    pub(super) optional: BTreeSet<SetId>,
     pub(super) sizes: Sizes,
     /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
     pub(super) undeleted: BTreeSet<ChainId>,
+    /// The same of optional sets.
+    pub(super) undeleted_sets: BTreeSet<SetId>,
 }
 
 /// A Service as it is in force; targets are in the order of their slots, and affinity is numbered. There are many, and
@@ -54,6 +58,8 @@ pub(super) enum SharedElement {
     ClusterIp(IpAddr),
     Hairpin(IpAddr),
     AfterDnatEndpoint(IpAddr),
+    Pingable(IpAddr),
+    Unpingable(IpAddr),
 }
 
 impl SharedElement {
@@ -62,6 +68,8 @@ impl SharedElement {
             SharedElement::ClusterIp(ip) => Member::cluster_ip(ip),
             SharedElement::Hairpin(ip) => Member::hairpin(ip),
             SharedElement::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
+            SharedElement::Pingable(ip) => Member::pingable(ip),
+            SharedElement::Unpingable(ip) => Member::unpingable(ip),
         }
     }
 
@@ -75,6 +83,8 @@ impl SharedElement {
             SetId::ClusterIps => SharedElement::ClusterIp(ip),
             SetId::Hairpin => SharedElement::Hairpin(ip),
             SetId::AfterDnatEndpoints => SharedElement::AfterDnatEndpoint(ip),
+            SetId::Pingable => SharedElement::Pingable(ip),
+            SetId::Unpingable => SharedElement::Unpingable(ip),
             _ => return None,
         };
         (shared.member().element.key == *key).then_some(shared)
@@ -97,10 +107,17 @@ impl Mirror {
         self.settings.sizing = sizing;
     }
 
-    /// Says which chains of a table, of those that steps were to delete, the kernel still has: the next update deletes them.
-    pub fn set_undeleted(&mut self, family: Family, chains: impl IntoIterator<Item = ChainId>) {
-        if let Some(mirror) = self.families.iter_mut().find(|mirror| mirror.family == family) {
-            mirror.undeleted = chains.into_iter().collect();
+    /// Says which of these deletions the kernel has not made: the next update repeats them.
+    pub fn set_undeleted(&mut self, family: Family, deletions: &Transaction) {
+        let Some(mirror) = self.families.iter_mut().find(|mirror| mirror.family == family) else { return };
+        mirror.undeleted.clear();
+        mirror.undeleted_sets.clear();
+        for (_, op) in &deletions.ops {
+            match op {
+                Op::DeleteChain(chain) => drop(mirror.undeleted.insert(*chain)),
+                Op::DeleteSet(name) => drop(mirror.undeleted_sets.insert(name.set)),
+                _ => {}
+            }
         }
     }
 
@@ -148,6 +165,7 @@ impl Mirror {
         let names = mirror.sizes.names();
         let sizes = mirror.sizes.all().iter().map(|(set, size)| (names.of(*set), *size)).collect();
         let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family, names) };
+        listing.sets.extend(mirror.optional.iter().map(|set| (names.of(*set), BTreeMap::new())));
         for (set, element) in mirror.elements() {
             listing.sets.entry(names.of(set)).or_default().insert(element.key, element);
         }
@@ -165,8 +183,10 @@ impl FamilyMirror {
             shared: References::default(),
             chains: References::default(),
             globals: globals(family, settings),
+            optional: BTreeSet::new(),
             sizes: Sizes::new(settings.sizing),
             undeleted: BTreeSet::new(),
+            undeleted_sets: BTreeSet::new(),
         }
     }
 
@@ -179,6 +199,21 @@ impl FamilyMirror {
             *name = self.sizes.names().of(name.set);
         }
         rules
+    }
+
+    /// The sets of the table.
+    pub(super) fn sets(&self) -> impl Iterator<Item = SetId> {
+        SetId::ALL.into_iter().filter(|set| !set.is_optional() || self.optional.contains(set))
+    }
+
+    /// The optional sets that chains name.
+    pub(super) fn optional_of(
+        &self,
+        settings: &Settings,
+        chains: impl IntoIterator<Item = ChainId>,
+    ) -> BTreeSet<SetId> {
+        let rules = chains.into_iter().flat_map(|chain| self.rules(settings, chain)).flatten();
+        rules.filter_map(|term| term.set()).map(|name| name.set).filter(|set| set.is_optional()).collect()
     }
 
     /// All chains of the table: the fixed ones, then those in use, sorted.

@@ -23,6 +23,7 @@ impl Mirror {
                 return None;
             }
             mirror.compare_chains(&self.settings, &table, &mut change);
+            mirror.compare_sets(&table, &mut change);
         }
         mirror.compare_part(part, table, &mut change)?;
         mirror.write(&self.settings, change, &mut steps);

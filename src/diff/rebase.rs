@@ -44,7 +44,7 @@ impl FamilyMirror {
     fn keeps_sizes(&self, table: &Table) -> bool {
         let names = self.sizes.names();
         let size = |set: &SetId| table.sizes.get(set).copied().unwrap_or(0);
-        SetId::ALL.iter().all(|set| names.of(*set) != table.names.of(*set) || size(set) == self.sizes.of(*set))
+        table.sets.keys().all(|set| names.of(*set) != table.names.of(*set) || size(set) == self.sizes.of(*set))
     }
 
     fn repair(&self, settings: &Settings, table: &Table, steps: &mut Steps) {
@@ -54,9 +54,19 @@ impl FamilyMirror {
         for name in &table.leftovers {
             steps.first.push(self.family, Op::DeleteSet(*name));
         }
-        change.resized.extend(SetId::ALL.into_iter().filter(|set| names.of(*set) != table.names.of(*set)));
+        change.resized.extend(self.sets().filter(|set| names.of(*set) != table.names.of(*set)));
+        self.compare_sets(table, &mut change);
         self.compare_elements(&table.sets, &mut change.elements);
         self.write(settings, change, steps);
+    }
+
+    pub(super) fn compare_sets(&self, table: &Table, change: &mut Change) {
+        change.came_sets.extend(self.optional.difference(&table.optional));
+        change.went_sets.extend(table.optional.difference(&self.optional));
+        if !change.came_sets.is_empty() {
+            let new = self.elements().filter(|(set, _)| change.came_sets.contains(set));
+            new.for_each(|(set, element)| change.elements.add(set, element));
+        }
     }
 
     pub(super) fn compare_chains(&self, settings: &Settings, table: &Table, change: &mut Change) {

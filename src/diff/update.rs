@@ -10,7 +10,7 @@ use super::services::{Effects, replace_members};
 use super::{ExistingLayout, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{Settings, globals};
-use crate::ruleset::ChainId;
+use crate::ruleset::{ChainId, SetId};
 
 /// What a sync has to do.
 #[derive(Debug, Default)]
@@ -60,6 +60,7 @@ impl Mirror {
         mirror.sync_services(&self.settings, model, &all, existing, &mut recorder, &mut effects);
         mirror.record_shared(&mut recorder);
         mirror.chains.take_changes();
+        mirror.optional = mirror.optional_of(&self.settings, mirror.all_chains());
         mirror.sizes.count(recorder.counts());
         mirror.sizes.choose(existing.and_then(|existing| existing.sizes.as_ref()));
         self.families.push(mirror);
@@ -87,7 +88,7 @@ impl Mirror {
 
 /// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
 fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
-    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
+    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| (f.node_ip, f.pings_to)).collect::<Vec<_>>();
     old.node_name != new.node_name
         || old.listeners != new.listeners
         || old.zone != new.zone
@@ -104,6 +105,11 @@ impl FamilyMirror {
         self.record_shared(&mut recorder);
         let (mut came, mut went) = self.chains.take_changes();
         self.sizes.count(recorder.counts());
+        let (mut came_sets, mut went_sets) = (BTreeSet::new(), BTreeSet::new());
+        let concerned = came.iter().chain(&went).chain(&before).copied();
+        if !self.optional_of(new, concerned).is_empty() || !before.is_empty() {
+            (came_sets, went_sets) = self.update_optional(new);
+        }
         let resized = self.sizes.grow();
         let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
@@ -113,7 +119,9 @@ impl FamilyMirror {
         went.extend(self.undeleted.iter().filter(|chain| !back.contains(chain)));
         changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
         changed.extend(back);
-        let change = Change { came, changed, went, resized, elements: recorder };
+        came_sets.retain(|set| !self.undeleted_sets.contains(set));
+        went_sets.extend(self.undeleted_sets.difference(&self.optional));
+        let change = Change { came, changed, went, came_sets, went_sets, resized, elements: recorder };
         let mut steps = Steps::default();
         self.write(new, change, &mut steps);
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
@@ -124,6 +132,15 @@ impl FamilyMirror {
         let (came, went) = self.shared.take_changes();
         came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
         went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
+    }
+
+    /// Which optional sets come and go with the chains.
+    fn update_optional(&mut self, settings: &Settings) -> (BTreeSet<SetId>, BTreeSet<SetId>) {
+        let wanted = self.optional_of(settings, self.all_chains());
+        let before = std::mem::replace(&mut self.optional, wanted);
+        let came: BTreeSet<SetId> = self.optional.difference(&before).copied().collect();
+        came.iter().for_each(|set| self.sizes.choose_for(*set));
+        (came, before.difference(&self.optional).copied().collect())
     }
 
     fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {

@@ -41,6 +41,16 @@ impl Member {
         Self::plain(SetId::AfterDnatEndpoints, Bytes::new().ip(ip), None, None)
     }
 
+    /// The entry in [`SetId::Pingable`].
+    pub fn pingable(ip: IpAddr) -> Self {
+        Self::plain(SetId::Pingable, Bytes::new().ip(ip), None, None)
+    }
+
+    /// The entry in [`SetId::Unpingable`].
+    pub fn unpingable(ip: IpAddr) -> Self {
+        Self::plain(SetId::Unpingable, Bytes::new().ip(ip), None, None)
+    }
+
     /// The entry in [`SetId::ClusterIps`].
     pub fn cluster_ip(ip: IpAddr) -> Self {
         Self::plain(SetId::ClusterIps, Bytes::new().ip(ip), None, None)

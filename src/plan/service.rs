@@ -26,6 +26,10 @@ pub struct ServicePlan {
     pub frontends: Vec<Frontend>,
     /// Addresses of its reachable endpoints on this node: connections from there to there need a masquerade.
     pub hairpins: Vec<IpAddr>,
+    /// Its addresses that answer echo requests, because a port has a usable endpoint.
+    pub pingable: BTreeSet<IpAddr>,
+    /// Its other load balancer and external addresses: these refuse echo requests.
+    pub unpingable: BTreeSet<IpAddr>,
     /// Frontends it has a claim to although none of it is in force: nobody else shall get them meanwhile.
     pub withheld: Vec<(FrontendKey, Class)>,
     /// Where its health check server answers: nobody else may have these.
@@ -47,6 +51,19 @@ impl ServicePlan {
         let claims = self.frontends.into_iter().map(|frontend| (frontend.key, frontend.class));
         let withheld = self.withheld.into_iter().chain(claims).collect();
         Self { withheld, checks: self.checks, refused: self.refused, ..Self::default() }
+    }
+
+    /// Finds out which addresses answer echo requests. Those with source ranges do not: whoever may not connect shall not
+    /// learn that somebody is there.
+    fn find_pings(&mut self) {
+        for frontend in self.frontends.iter().filter(|frontend| frontend.sources.is_none() && !frontend.is_relayed()) {
+            let FrontendKey::Address { ip, .. } = frontend.key else { continue };
+            if frontend.action != Action::Refuse {
+                self.pingable.insert(ip);
+            } else if frontend.class != Class::ClusterIp {
+                self.unpingable.insert(ip);
+            }
+        }
     }
 
     /// Addresses of its endpoints whose connections may need something after translation, whoever the client is: those
@@ -104,6 +121,9 @@ where
     }
     plan.hairpins.sort_unstable();
     plan.hairpins.dedup();
+    if settings.family(family).is_some_and(|settings| settings.pings_to.is_some()) {
+        plan.find_pings();
+    }
     // At first those of all Services are there at the same time.
     plan.frontends.shrink_to_fit();
     plan

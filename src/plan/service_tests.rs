@@ -12,6 +12,7 @@ fn settings() -> Settings {
             pods: PodDetection::None,
             node_ports: NodePortAddresses::AllLocal,
             node_ip: ip.parse().ok(),
+            pings_to: None,
             localhost: None,
         })
     };

@@ -40,6 +40,8 @@ pub struct FamilySettings {
     pub node_ports: NodePortAddresses,
     /// This node's own address: source ranges that contain it let the load balancer's addresses in (specification 5.5).
     pub node_ip: Option<IpAddr>,
+    /// Where Service addresses are answered for echo requests: this node's own address; `None` for nowhere.
+    pub pings_to: Option<IpAddr>,
     /// The loopback address on which NodePorts are relayed (KEP-6032); `None` for nowhere.
     pub localhost: Option<IpAddr>,
 }

@@ -1,7 +1,7 @@
 //! The rules. Their number depends on the settings and on how many different endpoint counts and affinity timeouts there
 //! are, never on the number of Services.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -59,11 +59,24 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
         }
     };
     nodeports.push(vmap(NODEPORT, SetId::Nodeports));
-    vec![
-        vec![vmap(FRONTEND, SetId::Services)],
-        nodeports,
+    let mut rules = vec![vec![vmap(FRONTEND, SetId::Services)], nodeports];
+    rules.extend(settings.pings_to.into_iter().flat_map(pings));
+    rules.extend([
         vec![member(daddr, false, SetId::ClusterIps), not_local(daddr), Term::Verdict(Verdict::Goto(ChainId::Refuse))],
         vec![member(daddr, false, SetId::ServiceCidrs), not_local(daddr), Term::Verdict(Verdict::Drop)],
+    ]);
+    rules
+}
+
+/// Service addresses answer echo requests. Those with an endpoint by way of this node's own address: `redirect` would take
+/// the address of the interface that the packet came in by, and drop it where that has none, as pods' interfaces of Calico. The
+/// ClusterIPs of the others are refused by the rule for all ClusterIPs, which follows.
+fn pings(node_ip: IpAddr) -> [Rule; 2] {
+    let daddr = Field::DestinationAddress;
+    let sent_to = |set, verdict| vec![Term::EchoRequest, member(daddr, false, set), not_local(daddr), verdict];
+    [
+        sent_to(SetId::Pingable, Term::TranslateTo(node_ip)),
+        sent_to(SetId::Unpingable, Term::Verdict(Verdict::Goto(ChainId::Refuse))),
     ]
 }
 

@@ -81,10 +81,12 @@ pub enum Expr {
         /// Destination.
         to: Register,
     },
-    /// Loads 32 zero bits.
-    Zero {
-        /// Destination.
+    /// Loads bytes that the rule has with it.
+    Value {
+        /// First destination.
         to: Register,
+        /// The bytes.
+        data: Vec<u8>,
     },
     /// `register = (register & mask) ^ 0`.
     Mask {
@@ -138,6 +140,11 @@ pub enum Expr {
         address: Register,
         /// Register of the port.
         port: Register,
+    },
+    /// Rewrites the destination address alone.
+    DnatAddress {
+        /// First register of the address.
+        address: Register,
     },
     /// Rewrites the source to the address of the outgoing interface, with random ports.
     MasqueradeFullyRandom,
@@ -229,6 +236,13 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             code.push(Expr::Mask { register: 0, mask: STATUS_DST_NAT.to_ne_bytes().to_vec() });
             code.push(Expr::Compare { register: 0, negate: true, data: vec![0; 4] });
         }
+        Term::EchoRequest => {
+            let (protocol, kind) = echo_request(family);
+            code.push(Expr::L4Proto { to: 0 });
+            code.push(Expr::Compare { register: 0, negate: false, data: vec![protocol] });
+            code.push(Expr::TransportHeader { offset: 0, len: 1, to: 0 });
+            code.push(Expr::Compare { register: 0, negate: false, data: vec![kind] });
+        }
         Term::Verdict(verdict) => code.push(Expr::Immediate(*verdict)),
         Term::VerdictMap { key, map } => {
             load_all(family, key, 0, code);
@@ -243,7 +257,10 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             load_all(family, key, 0, code);
             code.extend([Expr::Map { map: *map, key: 0, to: 0 }, Expr::SetPriority { from: 0 }]);
         }
-        Term::ClearPriority => code.extend([Expr::Zero { to: 0 }, Expr::SetPriority { from: 0 }]),
+        Term::ClearPriority => code.extend([Expr::Value { to: 0, data: vec![0; 4] }, Expr::SetPriority { from: 0 }]),
+        Term::TranslateTo(ip) => {
+            code.extend([Expr::Value { to: 0, data: octets(*ip) }, Expr::DnatAddress { address: 0 }])
+        }
         Term::Masquerade => code.push(Expr::MasqueradeFullyRandom),
         Term::Reject => code.push(Expr::RejectPortUnreachable),
         Term::Update { map, key, timeout_seconds, value } => {
@@ -284,6 +301,14 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Field::Priority => Expr::Priority { to },
         Field::RandomSlot(modulus) => Expr::Random { modulus, to },
     });
+}
+
+/// Protocol number and ICMP type of an echo request.
+fn echo_request(family: Family) -> (u8, u8) {
+    match family {
+        Family::Ipv4 => (1, 8),
+        Family::Ipv6 => (58, 128),
+    }
 }
 
 /// 32-bit registers a field takes.

@@ -1,5 +1,7 @@
 //! From the kernel's instructions back to rules: the inverse of [`super::encode_rule`].
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::code::IPV4_PROTOCOL;
@@ -50,7 +52,19 @@ fn decode_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
         [Expr::InterfaceIndex { .. }, Expr::Compare { negate, .. }, ..] => {
             return Some((Term::Arrived { negate: !negate }, 2));
         }
-        [Expr::Zero { .. }, Expr::SetPriority { .. }, ..] => return Some((Term::ClearPriority, 2)),
+        [Expr::Value { .. }, Expr::SetPriority { .. }, ..] => return Some((Term::ClearPriority, 2)),
+        [Expr::Value { data, .. }, Expr::DnatAddress { .. }, ..] => {
+            return Some((Term::TranslateTo(address(data)?), 2));
+        }
+        [
+            Expr::L4Proto { .. },
+            Expr::Compare { .. },
+            Expr::TransportHeader { offset: 0, .. },
+            Expr::Compare { .. },
+            ..,
+        ] => {
+            return Some((Term::EchoRequest, 4));
+        }
         [Expr::AddressType { source, .. }, Expr::Compare { negate, .. }, ..] => {
             let field = if *source { Field::SourceAddress } else { Field::DestinationAddress };
             return Some((Term::Local { field, negate: *negate }, 2));
@@ -130,5 +144,14 @@ mod tests {
     fn foreign_code_is_not_a_rule() {
         assert_eq!(decode_rule(Family::Ipv4, &[Expr::L4Proto { to: 0 }]), None);
         assert_eq!(decode_rule(Family::Ipv4, &[Expr::Compare { register: 0, negate: false, data: vec![1] }]), None);
+    }
+}
+
+/// An address from its bytes.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+        _ => None,
     }
 }

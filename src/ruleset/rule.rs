@@ -1,5 +1,7 @@
 //! What a rule can say, close to the nft language.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{SetName, Verdict};
@@ -70,6 +72,8 @@ pub enum Term {
     },
     /// `ct status dnat`: the connection's destination was rewritten (by anyone).
     Translated,
+    /// `icmp type echo-request` (ICMPv6 likewise).
+    EchoRequest,
     /// A verdict of its own.
     Verdict(Verdict),
     /// `KEY vmap @map`; goes on with the next rule where the map has no such element.
@@ -86,6 +90,8 @@ pub enum Term {
         /// A map whose values are address . port.
         map: SetName,
     },
+    /// `dnat to ADDRESS`, whatever the protocol; ports stay as they are.
+    TranslateTo(IpAddr),
     /// `meta priority set KEY map @map`; evaluation of the rule stops where the map has no such element.
     SetPriority {
         /// The concatenated key.

@@ -59,6 +59,10 @@ pub enum SetId {
     NodeIps,
     /// Pairs (a, a) for each endpoint address a on this node.
     Hairpin,
+    /// Optional: addresses of Services with a usable endpoint, which answer echo requests.
+    Pingable,
+    /// Optional: load balancer and external addresses of Services without one, which refuse echo requests.
+    Unpingable,
 }
 
 /// The type of one field of a key or value.
@@ -137,7 +141,7 @@ const AFFINITY_SIZE: u32 = 131_072;
 
 impl SetId {
     /// All sets and maps, in the order they are declared and listed.
-    pub const ALL: [SetId; 26] = [
+    pub const ALL: [SetId; 28] = [
         SetId::Services,
         SetId::Nodeports,
         SetId::ShortCircuit,
@@ -164,7 +168,19 @@ impl SetId {
         SetId::ServiceCidrs,
         SetId::NodeIps,
         SetId::Hairpin,
+        SetId::Pingable,
+        SetId::Unpingable,
     ];
+
+    /// Whether a table has it only while a chain of the table names it. All others are always there.
+    pub fn is_optional(self) -> bool {
+        matches!(self, SetId::Pingable | SetId::Unpingable)
+    }
+
+    /// Those that every table has.
+    pub fn always_there() -> impl Iterator<Item = SetId> {
+        SetId::ALL.into_iter().filter(|set| !set.is_optional())
+    }
 
     /// Whether a table decides how many elements it has room for.
     pub fn is_sizable(self) -> bool {
@@ -212,6 +228,8 @@ impl SetId {
             SetId::ServiceCidrs => ("service-cidrs", &[Address], Nothing),
             SetId::NodeIps => ("node-ips", &[Address], Nothing),
             SetId::Hairpin => ("hairpin", &[Address, Address], Nothing),
+            SetId::Pingable => ("pingable", &[Address], Nothing),
+            SetId::Unpingable => ("unpingable", &[Address], Nothing),
         };
         let dynamic = self == SetId::Affinity;
         SetSpec {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{End, Host, Packet, Trace, TraceStep};
+use super::{End, Host, Packet, Request, Trace, TraceStep};
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
 use crate::ruleset::{Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict};
@@ -24,6 +24,8 @@ enum Outcome {
     Return,
     /// It ends here: the ends with their shares of the whole, and the share that goes on with the next rule.
     Translated(Vec<(Target, f64)>, f64),
+    /// An echo request, to this node.
+    Answered,
     Rejected,
     Dropped,
     Masqueraded,
@@ -49,10 +51,11 @@ impl<'a> Walk<'a> {
         let state = PacketState {
             source: self.packet.source,
             destination: self.packet.destination,
-            port: self.packet.port,
+            port: self.packet.request.port(),
             translated: false,
         };
         match self.chain(hook, &state) {
+            Outcome::Answered => self.end(End::Answered, 1.0),
             Outcome::Rejected => self.end(End::Rejected, 1.0),
             Outcome::Dropped => self.end(End::Dropped, 1.0),
             Outcome::Translated(targets, rest) => {
@@ -134,6 +137,11 @@ impl<'a> Walk<'a> {
                     self.host.is_local(ip) != *negate
                 }
                 Term::Translated => state.translated,
+                Term::EchoRequest => self.packet.request == Request::Echo,
+                Term::TranslateTo(_) => {
+                    self.step(chain, rule, element);
+                    return Outcome::Answered;
+                }
                 Term::SetPriority { key, map } => match self.find(*map, key, 0, state) {
                     Some((_, Element { value: Value::Data(id), .. })) => {
                         self.priority = id.u32_host_at(0).unwrap_or_default();
@@ -223,10 +231,10 @@ impl<'a> Walk<'a> {
         let key = key.iter().fold(Bytes::new(), |bytes, field| match field {
             Field::SourceAddress => bytes.ip(state.source),
             Field::DestinationAddress => bytes.ip(state.destination),
-            Field::Protocol => bytes.u8(self.packet.protocol.number()),
+            Field::Protocol => bytes.u8(self.packet.request.number(self.listing.family)),
             Field::DestinationPort => bytes.u16(state.port),
             Field::OriginalAddress => bytes.ip(self.packet.destination),
-            Field::OriginalPort => bytes.u16(self.packet.port),
+            Field::OriginalPort => bytes.u16(self.packet.request.port()),
             Field::Priority => bytes.u32_host(self.priority),
             Field::RandomSlot(_) => bytes.u32_host(slot),
         });

@@ -62,9 +62,9 @@ fn encode(family: Family, code: &Expr) -> Expression {
         Expr::SetPriority { from } => Expression::new(c"meta")
             .u32(sys::NFTNL_EXPR_META_KEY, x::META_PRIORITY)
             .u32(sys::NFTNL_EXPR_META_SREG, register(*from)),
-        Expr::Zero { to } => Expression::new(c"immediate")
+        Expr::Value { to, data } => Expression::new(c"immediate")
             .u32(sys::NFTNL_EXPR_IMM_DREG, register(*to))
-            .data(sys::NFTNL_EXPR_IMM_DATA, &[0; 4]),
+            .data(sys::NFTNL_EXPR_IMM_DATA, data),
         Expr::OriginalAddress { to } => original(original_address_key(family), *to),
         Expr::OriginalPort { to } => original(x::CT_PROTO_DST, *to),
         Expr::CtStatus { to } => ct(x::CT_STATUS, *to),
@@ -98,6 +98,10 @@ fn encode(family: Family, code: &Expr) -> Expression {
             .u32(sys::NFTNL_EXPR_NAT_FAMILY, u32::from(nfproto(family)))
             .u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, register(*address))
             .u32(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, register(*port)),
+        Expr::DnatAddress { address } => Expression::new(c"nat")
+            .u32(sys::NFTNL_EXPR_NAT_TYPE, x::NAT_DNAT)
+            .u32(sys::NFTNL_EXPR_NAT_FAMILY, u32::from(nfproto(family)))
+            .u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, register(*address)),
         Expr::MasqueradeFullyRandom => Expression::new(c"masq").u32(sys::NFTNL_EXPR_MASQ_FLAGS, x::NAT_FULLY_RANDOM),
         Expr::RejectPortUnreachable => Expression::new(c"reject")
             .u32(sys::NFTNL_EXPR_REJECT_TYPE, x::REJECT_UNREACH)
@@ -238,7 +242,12 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
                 && same(3, 4)
                 && same(5, 6)
                 && data.u32_of(7).unwrap_or(0) & !NAT_IMPLIED == 0;
-            plain.then_some(Expr::Dnat { address: reg(3)?, port: reg(5)? })
+            let address = reg(3)?;
+            let translation = match data.find_kind(5) {
+                Some(_) => Expr::Dnat { address, port: reg(5)? },
+                None => Expr::DnatAddress { address },
+            };
+            plain.then_some(translation)
         }
         "masq" => {
             let plain = data.u32_of(1)? == x::NAT_FULLY_RANDOM && data.find_kind(2).is_none();
@@ -252,7 +261,7 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
         "dynset" => decode_update(&data),
         "immediate" if data.u32_of(1)? != x::REG_VERDICT => {
             let to = reg(1)?;
-            (data_value(&data, 2)? == [0; 4]).then_some(Expr::Zero { to })
+            Some(Expr::Value { to, data: data_value(&data, 2)? })
         }
         "immediate" => {
             let verdict = data.nested_of(2)?.nested_of(abi::DATA_VERDICT)?;

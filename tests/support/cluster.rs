@@ -187,13 +187,16 @@ pub fn any_options() -> impl Strategy<Value = Options> {
     ];
     // Small enough that maps get a size, and grow.
     let sizing = (1_u32..8).prop_map(|floor| Sizing { floor, ..Sizing::default() });
-    (detect, node_ports, any::<bool>(), sizing).prop_map(|(detect_local, node_ports, masquerade_all, sizing)| Options {
-        detect_local,
-        node_ports,
-        masquerade_all,
-        sizing,
-        ..Options::new(NODE)
-    })
+    (detect, node_ports, any::<bool>(), any::<bool>(), sizing).prop_map(
+        |(detect_local, node_ports, masquerade_all, answer_pings, sizing)| Options {
+            detect_local,
+            node_ports,
+            masquerade_all,
+            answer_pings,
+            sizing,
+            ..Options::new(NODE)
+        },
+    )
 }
 
 /// Everything listed, nothing there.

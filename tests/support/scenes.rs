@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 use portway::config::{DetectLocal, Options};
 use portway::diff::Mirror;
-use portway::model::{EndpointSlice, Event, Family, Node, Protocol, Service, ServiceCidr, SlicePort};
+use portway::model::{EndpointSlice, Event, Family, Node, Service, ServiceCidr, SlicePort};
 use portway::plan::FrontendKey;
 use portway::testing::all_listed;
 use proptest::collection::vec;
@@ -20,6 +20,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::cluster::{NODE, any_options, any_service, any_service_cidr, any_slice, key};
+use super::packets::Protocol;
 use super::world::{Layout, Place, PodInterface};
 
 /// A cluster as one node sees it, and what to try there.
@@ -203,7 +204,9 @@ fn settle_slice(index: usize, mut slice: EndpointSlice, service: &Service) -> En
 }
 
 fn any_wish() -> impl Strategy<Value = Wish> {
-    let protocol = prop_oneof![4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
+    let protocol = prop_oneof![
+        4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp), 2 => Just(Protocol::Icmp)
+    ];
     (any::<bool>(), any::<u8>(), any::<u8>(), any::<u8>(), any::<u16>(), protocol).prop_map(
         |(ipv4, from, from_which, to, to_which, protocol)| Wish { ipv4, from, from_which, to, to_which, protocol },
     )
@@ -262,8 +265,10 @@ impl Wish {
                     FrontendKey::Address { ip, protocol, port } => (SocketAddr::new(ip, port), protocol),
                     FrontendKey::NodePort { protocol, port } => (SocketAddr::new(node, port), protocol),
                 };
+                let protocol = Protocol::from_number(protocol.number()).expect("known");
                 // Some ask the right address for the wrong thing.
                 match self.to {
+                    _ if self.protocol == Protocol::Icmp => (address, self.protocol),
                     51..=75 => (SocketAddr::new(address.ip(), 4444), protocol),
                     76..=85 => (address, self.protocol),
                     _ => (address, protocol),
