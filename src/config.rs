@@ -82,6 +82,8 @@ pub struct Options {
     pub bind_address: Option<IpAddr>,
     /// Have Service addresses answer echo requests.
     pub answer_pings: bool,
+    /// How long connections to endpoints that are gone are reset; zero: they are not.
+    pub reset_for: Duration,
     /// Program externalIPs.
     pub external_ips: bool,
     /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; `None`: those without it.
@@ -110,6 +112,7 @@ impl Options {
             localhost_node_ports: true,
             bind_address: None,
             answer_pings: false,
+            reset_for: Duration::ZERO,
             external_ips: true,
             service_proxy_name: None,
             min_sync_period: Duration::ZERO,

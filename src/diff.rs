@@ -10,6 +10,7 @@ mod change;
 mod claims;
 mod conflicts;
 mod existing;
+mod gone;
 mod growth;
 mod load;
 mod mirror;

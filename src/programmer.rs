@@ -7,7 +7,7 @@ mod repair;
 mod slices;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -69,14 +69,17 @@ pub struct Programmer<K> {
     /// The families whose table is what the mirror says, or rightly not there.
     known: BTreeSet<Family>,
     slices: Slices,
+    /// How long connections to endpoints that are gone are reset; zero for not at all.
+    reset_for: Duration,
     /// What Services do not get, collected for [`Programmer::take_objections`].
     objections: Vec<(Family, Vec<Objection>)>,
 }
 
 impl<K: Kernel> Programmer<K> {
-    /// One that knows nothing of the tables yet.
-    pub fn new(kernel: K) -> Self {
-        Self { kernel, mirror: None, known: BTreeSet::new(), slices: Slices::default(), objections: Vec::new() }
+    /// One that knows nothing of the tables yet, and has connections to endpoints that are gone reset for so long.
+    pub fn new(kernel: K, reset_for: Duration) -> Self {
+        let (known, slices, objections) = (BTreeSet::new(), Slices::default(), Vec::new());
+        Self { kernel, mirror: None, known, slices, reset_for, objections }
     }
 
     /// The kernel.
@@ -117,6 +120,9 @@ impl<K: Kernel> Programmer<K> {
         };
         let result = self.kernel.read(family).map_err(Failure::from).and_then(|table| {
             let existing = table.as_ref().map(ExistingLayout::of);
+            if let Some(existing) = &existing {
+                mirror.adopt_gone(existing, model, self.reset_for, Instant::now());
+            }
             let objections = mirror.compile(family, model, existing.as_ref());
             drop(existing);
             self.objections.push((family, objections));
@@ -134,6 +140,7 @@ impl<K: Kernel> Programmer<K> {
         changes: &Changes,
     ) -> Vec<(Family, Result<Sent, Failure>)> {
         let Some(mut mirror) = self.mirror.take() else { return Vec::new() };
+        mirror.note_gone(model, changes, self.reset_for, Instant::now());
         let update = mirror.update(settings, model, changes);
         let mut results = Vec::new();
         for FamilyUpdate { family, steps, stale, objections } in update.families {
@@ -196,6 +203,11 @@ impl<K: Kernel> Programmer<K> {
     /// What Services did not get in rebuilds and updates since the last time, by family.
     pub fn take_objections(&mut self) -> Vec<(Family, Vec<Objection>)> {
         std::mem::take(&mut self.objections)
+    }
+
+    /// When an endpoint that is gone is to be forgotten, by an update; `None` while there is none, or no update can be.
+    pub fn forgets_at(&self) -> Option<Instant> {
+        self.mirror().and_then(Mirror::forgets_at)
     }
 
     /// Whether nobody else can change the tables that are known.

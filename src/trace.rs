@@ -85,6 +85,8 @@ pub enum End {
     },
     /// An echo request that this node answers for the Service.
     Answered,
+    /// A TCP reset: the endpoint is gone.
+    Reset,
     /// ICMP port unreachable.
     Rejected,
     /// Discarded.
@@ -99,6 +101,7 @@ impl fmt::Display for End {
             End::Translated { target, masquerade: true } => write!(f, "to {target}, masqueraded"),
             End::Translated { target, masquerade: false } => write!(f, "to {target}, source kept"),
             End::Answered => f.write_str("answered by this node"),
+            End::Reset => f.write_str("reset: the endpoint is gone"),
             End::Rejected => f.write_str("rejected (ICMP port unreachable)"),
             End::Dropped => f.write_str("dropped"),
             End::Untouched => f.write_str("left alone"),

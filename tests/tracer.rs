@@ -147,6 +147,7 @@ fn count(trace: &Trace, tally: &mut Tally) {
         Some(End::Answered) => tally.answered += 1,
         Some(End::Rejected) => tally.rejected += 1,
         Some(End::Dropped) => tally.dropped += 1,
+        Some(End::Reset) => {}
         Some(End::Untouched) | None => tally.untouched += 1,
     }
 }
@@ -213,6 +214,8 @@ fn judge(trace: &Trace, outcomes: &Outcomes) -> Result<(), &'static str> {
             }
             _ => false,
         },
+        // No connection is new and leads to an endpoint that is gone.
+        End::Reset => false,
         End::Rejected => *outcome == Outcome::Refused,
         End::Dropped => *outcome == Outcome::Vanished,
         _ => is_untouched(probe, outcome),

@@ -94,6 +94,7 @@ impl Case {
                     masquerades.insert(*masquerade);
                 }
                 End::Answered => return "answered".into(),
+                End::Reset => return "reset".into(),
                 End::Rejected => return "reject".into(),
                 End::Dropped => return "drop".into(),
                 End::Untouched => return "untouched".into(),

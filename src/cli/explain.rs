@@ -159,6 +159,7 @@ fn as_json(packet: &Packet, trace: &Trace, live: &Live) -> serde_json::Value {
             json!({"verdict": "DNAT", "backend": target.to_string(), "masquerade": masquerade, "probability": share})
         }
         End::Answered => json!({"verdict": "ANSWER", "probability": share}),
+        End::Reset => json!({"verdict": "RESET", "probability": share}),
         End::Rejected => json!({"verdict": "REJECT", "probability": share}),
         End::Dropped => json!({"verdict": "DROP", "probability": share}),
         End::Untouched => json!({"verdict": "ACCEPT", "probability": share}),

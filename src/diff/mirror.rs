@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::Claims;
+use super::gone::Gone;
 use super::growth::Sizes;
 use super::numbers::Numbers;
 use super::references::References;
 use crate::model::{Family, ObjectKey};
-use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, globals, rules};
+use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, Target, globals, rules};
 use crate::ruleset::{Bytes, ChainId, Listing, Op, Rule, SetId, Term, Transaction};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
@@ -20,6 +21,7 @@ use crate::ruleset::{Bytes, ChainId, Listing, Op, Rule, SetId, Term, Transaction
 pub struct Mirror {
     pub(super) settings: Settings,
     pub(super) families: Vec<FamilyMirror>,
+    pub(super) gone: Gone,
 }
 
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub(super) struct FamilyMirror {
     pub(super) shared: References<SharedElement>,
     pub(super) chains: References<ChainId>,
     pub(super) globals: Vec<Member>,
+    /// Endpoints that are gone.
+    pub(super) gone: BTreeSet<Target>,
     /// The optional sets in force: chains name them.
     pub(super) optional: BTreeSet<SetId>,
     pub(super) sizes: Sizes,
@@ -94,7 +98,7 @@ impl SharedElement {
 impl Mirror {
     /// A mirror without any table.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, families: Vec::new() }
+        Self { settings, families: Vec::new(), gone: Gone::default() }
     }
 
     /// Forgets the table of a family: what the kernel holds of it is not known.
@@ -183,6 +187,7 @@ impl FamilyMirror {
             shared: References::default(),
             chains: References::default(),
             globals: globals(family, settings),
+            gone: BTreeSet::new(),
             optional: BTreeSet::new(),
             sizes: Sizes::new(settings.sizing),
             undeleted: BTreeSet::new(),

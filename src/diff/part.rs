@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::Steps;
 use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror, SharedElement};
+use super::slots;
 use crate::model::Family;
-use crate::plan::FrontendKey;
+use crate::plan::{FrontendKey, Member};
 use crate::ruleset::{Bytes, ChangedParts, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
 
 impl Mirror {
@@ -98,6 +99,10 @@ impl FamilyMirror {
     fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
         if let Some(shared) = SharedElement::at(self.family, set, key) {
             return self.shared.contains(&shared).then(|| shared.member().element);
+        }
+        if set == SetId::Gone {
+            let target = slots::target(key).filter(|target| self.gone.contains(target));
+            return target.map(|target| Member::gone(target).element);
         }
         let mut globals = self.globals.iter().filter(|member| member.set == set);
         if let Some(global) = globals.find(|member| member.element.key == *key) {

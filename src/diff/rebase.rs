@@ -9,7 +9,7 @@ use super::load::Load;
 use super::mirror::{FamilyMirror, Mirror, SharedElement};
 use super::recorder::OpRecorder;
 use crate::model::Family;
-use crate::plan::{Settings, endpoint_element};
+use crate::plan::{Member, Settings, endpoint_element};
 use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule};
 
 impl Mirror {
@@ -106,7 +106,8 @@ impl FamilyMirror {
     /// All elements, Service by Service.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
         let globals = self.globals.iter().cloned();
-        let members = globals.chain(self.shared.keys().map(SharedElement::member));
+        let gone = self.gone.iter().copied().map(Member::gone);
+        let members = globals.chain(gone).chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
         members.map(|member| (member.set, member.element)).chain(frontends.flat_map(|frontend| {
             let key = frontend.key.bytes();

@@ -9,7 +9,7 @@ use super::recorder::OpRecorder;
 use super::services::{Effects, replace_members};
 use super::{ExistingLayout, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
-use crate::plan::{Settings, globals};
+use crate::plan::{Settings, Target, globals};
 use crate::ruleset::{ChainId, SetId};
 
 /// What a sync has to do.
@@ -59,6 +59,7 @@ impl Mirror {
         replace_members(&[], &mirror.globals, &mut recorder);
         mirror.sync_services(&self.settings, model, &all, existing, &mut recorder, &mut effects);
         mirror.record_shared(&mut recorder);
+        mirror.update_gone(self.gone.of_family(family), &mut recorder);
         mirror.chains.take_changes();
         mirror.optional = mirror.optional_of(&self.settings, mirror.all_chains());
         mirror.sizes.count(recorder.counts());
@@ -80,7 +81,8 @@ impl Mirror {
             changes.services.clone()
         };
         for mirror in &mut self.families {
-            update.families.push(mirror.update(&old, settings, model, &dirty));
+            let gone = self.gone.of_family(mirror.family);
+            update.families.push(mirror.update(&old, settings, model, &dirty, gone));
         }
         update
     }
@@ -97,12 +99,20 @@ fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
 }
 
 impl FamilyMirror {
-    fn update(&mut self, old: &Settings, new: &Settings, model: &Model, dirty: &BTreeSet<ObjectKey>) -> FamilyUpdate {
+    fn update(
+        &mut self,
+        old: &Settings,
+        new: &Settings,
+        model: &Model,
+        dirty: &BTreeSet<ObjectKey>,
+        gone: BTreeSet<Target>,
+    ) -> FamilyUpdate {
         let (mut recorder, mut effects) = (OpRecorder::default(), Effects::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
         self.sync_services(new, model, dirty, None, &mut recorder, &mut effects);
         self.record_shared(&mut recorder);
+        self.update_gone(gone, &mut recorder);
         let (mut came, mut went) = self.chains.take_changes();
         self.sizes.count(recorder.counts());
         let (mut came_sets, mut went_sets) = (BTreeSet::new(), BTreeSet::new());

@@ -41,6 +41,11 @@ impl Member {
         Self::plain(SetId::AfterDnatEndpoints, Bytes::new().ip(ip), None, None)
     }
 
+    /// The entry in [`SetId::Gone`].
+    pub fn gone(target: Target) -> Self {
+        Self::plain(SetId::Gone, Bytes::new().ip(target.ip).u16(target.port), None, None)
+    }
+
     /// The entry in [`SetId::Pingable`].
     pub fn pingable(ip: IpAddr) -> Self {
         Self::plain(SetId::Pingable, Bytes::new().ip(ip), None, None)

@@ -45,6 +45,8 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
         }
         ChainId::Pick(pick) => pick_one(pick),
         ChainId::Remember(chain) => remember(settings, chain),
+        ChainId::ResetArriving => vec![reset(&[Field::DestinationAddress, Field::DestinationPort])],
+        ChainId::ResetOwn => vec![reset(&[Field::ReplyAddress, Field::ReplyPort])],
     }
 }
 
@@ -66,6 +68,12 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
         vec![member(daddr, false, SetId::ServiceCidrs), not_local(daddr), Term::Verdict(Verdict::Drop)],
     ]);
     rules
+}
+
+/// A packet of a translated connection to an endpoint that is gone. A client's own reset goes on: the endpoint may live.
+fn reset(endpoint: &[Field]) -> Rule {
+    let is_gone = Term::Member { key: endpoint.to_vec(), negate: false, set: SetId::Gone.into() };
+    vec![Term::Translated, is_gone, Term::NoReset, Term::RejectWithReset]
 }
 
 /// Service addresses answer echo requests. Those with an endpoint by way of this node's own address: `redirect` would take

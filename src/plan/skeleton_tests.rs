@@ -13,6 +13,7 @@ fn every_rule_of_ours_comes_back() {
         PodDetection::InterfacePrefix("cali".into()),
     ];
     let mut chains = ChainId::FIXED.to_vec();
+    chains.extend(ChainId::RESETS);
     for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
         chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds: 5 }));
     }

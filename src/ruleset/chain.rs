@@ -113,16 +113,22 @@ pub enum ChainId {
     Pick(Pick),
     /// Writes an affinity record.
     Remember(Remember),
+    /// Base chain, while endpoints are gone: answers packets to them with a TCP reset; those that arrive.
+    ResetArriving,
+    /// The same for this host's own.
+    ResetOwn,
 }
 
-/// Hook and priority of a base chain; all are of type nat with policy accept.
+/// Type, hook and priority of a base chain; all have policy accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseHook {
+    /// Its type.
+    pub kind: &'static str,
     /// NF_INET_PRE_ROUTING and so on, as the kernel numbers them.
     pub hook: u32,
     /// nft's name of the hook.
     pub name: &'static str,
-    /// Priority; NF_IP_PRI_NAT_DST (-100) or NF_IP_PRI_NAT_SRC (100) as other components rely on (specification 6.1).
+    /// Priority; of type nat NF_IP_PRI_NAT_DST (-100) or NF_IP_PRI_NAT_SRC (100) as other components rely on (specification 6.1).
     pub priority: i32,
     /// nft's name of the priority at this hook.
     pub priority_name: &'static str,
@@ -145,6 +151,9 @@ impl ChainId {
         ChainId::Postrouting,
     ];
 
+    /// The chains that are there while endpoints are gone.
+    pub const RESETS: [ChainId; 2] = [ChainId::ResetArriving, ChainId::ResetOwn];
+
     /// Whether packets enter the table here.
     pub fn is_base(self) -> bool {
         self.base().is_some()
@@ -153,13 +162,18 @@ impl ChainId {
     /// The hook of a base chain; `None` for all others.
     pub fn base(self) -> Option<BaseHook> {
         let (hook, name, priority, priority_name) = match self {
+            // Before routing: there may be no route to an endpoint that is gone. Of this host's own packets the translation
+            // finds a new one, and drops them where there is none.
+            ChainId::ResetArriving => (0, "prerouting", 0, "filter"),
+            ChainId::ResetOwn => (3, "output", -150, "mangle"),
             ChainId::Prerouting => (0, "prerouting", -100, "dstnat"),
             ChainId::Input => (1, "input", 100, "srcnat"),
             ChainId::Output => (3, "output", -100, "dstnat"),
             ChainId::Postrouting => (4, "postrouting", 100, "srcnat"),
             _ => return None,
         };
-        Some(BaseHook { hook, name, priority, priority_name })
+        let kind = if ChainId::RESETS.contains(&self) { "filter" } else { "nat" };
+        Some(BaseHook { kind, hook, name, priority, priority_name })
     }
 }
 
@@ -178,6 +192,8 @@ impl fmt::Display for ChainId {
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
+            ChainId::ResetArriving => "reset-arriving",
+            ChainId::ResetOwn => "reset-own",
             ChainId::Pick(Pick { map, sticky, count }) => {
                 return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
             }
@@ -213,7 +229,7 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let fixed = Self::FIXED.into_iter().find(|chain| chain.to_string() == name);
+        let fixed = Self::FIXED.into_iter().chain(Self::RESETS).find(|chain| chain.to_string() == name);
         fixed
             .or_else(|| parse_pick(name))
             .or_else(|| parse_remember(name))
@@ -253,7 +269,7 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        let mut chains = vec![ChainId::Dispatch, ChainId::MasqueradeOwn];
+        let mut chains = vec![ChainId::Dispatch, ChainId::MasqueradeOwn, ChainId::ResetArriving, ChainId::ResetOwn];
         for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
             let seconds = 10_800;
             chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds }));

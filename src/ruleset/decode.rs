@@ -48,6 +48,10 @@ fn decode_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
         [Expr::Immediate(verdict), ..] => return Some((Term::Verdict(*verdict), 1)),
         [Expr::MasqueradeFullyRandom, ..] => return Some((Term::Masquerade, 1)),
         [Expr::RejectPortUnreachable, ..] => return Some((Term::Reject, 1)),
+        [Expr::RejectTcpReset, ..] => return Some((Term::RejectWithReset, 1)),
+        [Expr::L4Proto { .. }, Expr::Compare { .. }, Expr::TransportHeader { .. }, Expr::Mask { .. }, ..] => {
+            return Some((Term::NoReset, 5));
+        }
         [Expr::CtStatus { .. }, Expr::Mask { .. }, Expr::Compare { .. }, ..] => return Some((Term::Translated, 3)),
         [Expr::InterfaceIndex { .. }, Expr::Compare { negate, .. }, ..] => {
             return Some((Term::Arrived { negate: !negate }, 2));
@@ -121,6 +125,8 @@ fn load(family: Family, expr: &Expr) -> Option<(Register, Field)> {
         Expr::L4Proto { to } => (*to, Field::Protocol),
         Expr::OriginalAddress { to } => (*to, Field::OriginalAddress),
         Expr::OriginalPort { to } => (*to, Field::OriginalPort),
+        Expr::ReplyAddress { to } => (*to, Field::ReplyAddress),
+        Expr::ReplyPort { to } => (*to, Field::ReplyPort),
         Expr::Priority { to } => (*to, Field::Priority),
         Expr::Random { modulus, to } => (*to, Field::RandomSlot(*modulus)),
         _ => return None,
@@ -136,6 +142,15 @@ fn net(address: &[u8], mask: &[u8]) -> Option<IpNet> {
     Ipv6Net::new(octets.into(), len).ok().map(IpNet::V6)
 }
 
+/// An address from its bytes.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,14 +159,5 @@ mod tests {
     fn foreign_code_is_not_a_rule() {
         assert_eq!(decode_rule(Family::Ipv4, &[Expr::L4Proto { to: 0 }]), None);
         assert_eq!(decode_rule(Family::Ipv4, &[Expr::Compare { register: 0, negate: false, data: vec![1] }]), None);
-    }
-}
-
-/// An address from its bytes.
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
-        _ => None,
     }
 }

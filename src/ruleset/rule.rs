@@ -21,6 +21,10 @@ pub enum Field {
     OriginalAddress,
     /// `ct original proto-dst`: the port the client asked for.
     OriginalPort,
+    /// `ct reply ip saddr`: the address that answers, also before the packet is translated.
+    ReplyAddress,
+    /// `ct reply proto-src`: the port that answers.
+    ReplyPort,
     /// `meta priority`: what [`Term::SetPriority`] has put there.
     Priority,
     /// `numgen random mod N`: a random slot, 0 to N-1.
@@ -72,6 +76,8 @@ pub enum Term {
     },
     /// `ct status dnat`: the connection's destination was rewritten (by anyone).
     Translated,
+    /// `tcp flags ! rst`: it is TCP, and no reset itself.
+    NoReset,
     /// `icmp type echo-request` (ICMPv6 likewise).
     EchoRequest,
     /// A verdict of its own.
@@ -105,6 +111,8 @@ pub enum Term {
     Masquerade,
     /// `reject`: ICMP (ICMPv6) port unreachable, for every protocol.
     Reject,
+    /// `reject with tcp reset`.
+    RejectWithReset,
     /// `update @map { KEY timeout T : VALUE }`: adds the element, or restarts its timeout.
     Update {
         /// A dynamic map with timeouts.

@@ -63,6 +63,8 @@ pub enum SetId {
     Pingable,
     /// Optional: load balancer and external addresses of Services without one, which refuse echo requests.
     Unpingable,
+    /// Optional: TCP endpoints that are gone.
+    Gone,
 }
 
 /// The type of one field of a key or value.
@@ -126,6 +128,8 @@ pub struct SetSpec {
     pub interval: bool,
     /// Filled by the packet path, elements expire: `flags dynamic,timeout`.
     pub dynamic: bool,
+    /// Elements that transactions add expire after this time: `flags timeout`.
+    pub timeout_seconds: Option<u32>,
     /// Every element counts packets and bytes.
     pub counter: bool,
     /// The most elements it can hold; `None` where the table decides ([`SetId::is_sizable`]) or there is no limit.
@@ -139,9 +143,13 @@ const NODEPORT: &[FieldType] = &[FieldType::Protocol, FieldType::Port];
 /// 16 bytes a record in advance.
 const AFFINITY_SIZE: u32 = 131_072;
 
+/// How long the kernel keeps an endpoint that is gone. Portway forgets it long before, and has no part in this; but when
+/// Portway does not run, somebody else may get the address.
+const GONE_SECONDS: u32 = 2 * 3600;
+
 impl SetId {
     /// All sets and maps, in the order they are declared and listed.
-    pub const ALL: [SetId; 28] = [
+    pub const ALL: [SetId; 29] = [
         SetId::Services,
         SetId::Nodeports,
         SetId::ShortCircuit,
@@ -170,11 +178,12 @@ impl SetId {
         SetId::Hairpin,
         SetId::Pingable,
         SetId::Unpingable,
+        SetId::Gone,
     ];
 
     /// Whether a table has it only while a chain of the table names it. All others are always there.
     pub fn is_optional(self) -> bool {
-        matches!(self, SetId::Pingable | SetId::Unpingable)
+        matches!(self, SetId::Pingable | SetId::Unpingable | SetId::Gone)
     }
 
     /// Those that every table has.
@@ -230,6 +239,7 @@ impl SetId {
             SetId::Hairpin => ("hairpin", &[Address, Address], Nothing),
             SetId::Pingable => ("pingable", &[Address], Nothing),
             SetId::Unpingable => ("unpingable", &[Address], Nothing),
+            SetId::Gone => ("gone", &[Address, Port], Nothing),
         };
         let dynamic = self == SetId::Affinity;
         SetSpec {
@@ -238,6 +248,7 @@ impl SetId {
             value,
             interval: matches!(self, SetId::AllowedSources | SetId::ServiceCidrs),
             dynamic,
+            timeout_seconds: (self == SetId::Gone).then_some(GONE_SECONDS),
             counter: matches!(self, SetId::Services | SetId::Nodeports),
             size: dynamic.then_some(AFFINITY_SIZE),
         }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::{End, Host, Packet, Request, Trace, TraceStep};
+use crate::model::Protocol;
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
 use crate::ruleset::{Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict};
@@ -26,6 +27,7 @@ enum Outcome {
     Translated(Vec<(Target, f64)>, f64),
     /// An echo request, to this node.
     Answered,
+    Reset,
     Rejected,
     Dropped,
     Masqueraded,
@@ -56,12 +58,16 @@ impl<'a> Walk<'a> {
         };
         match self.chain(hook, &state) {
             Outcome::Answered => self.end(End::Answered, 1.0),
+            Outcome::Reset => self.end(End::Reset, 1.0),
             Outcome::Rejected => self.end(End::Rejected, 1.0),
             Outcome::Dropped => self.end(End::Dropped, 1.0),
             Outcome::Translated(targets, rest) => {
                 for (target, share) in targets {
-                    let masquerade = self.leave(from_host, &state, target);
-                    self.end(End::Translated { target, masquerade }, share);
+                    let end = match self.is_reset(from_host, &state, target) {
+                        true => End::Reset,
+                        false => End::Translated { target, masquerade: self.leave(from_host, &state, target) },
+                    };
+                    self.end(end, share);
                 }
                 // A share that found no endpoint passes untouched; a sound table has none.
                 self.end(End::Untouched, rest);
@@ -80,6 +86,13 @@ impl<'a> Walk<'a> {
             Some((_, sum)) => *sum += share,
             None => self.trace.ends.push((end, share)),
         }
+    }
+
+    /// Whether a translated packet is answered with a reset, which is decided before it is routed.
+    fn is_reset(&mut self, from_host: bool, before: &PacketState, target: Target) -> bool {
+        let state = PacketState { destination: target.ip, port: target.port, translated: true, ..before.clone() };
+        let hook = if from_host { ChainId::ResetOwn } else { ChainId::ResetArriving };
+        matches!(self.chain(hook, &state), Outcome::Reset)
     }
 
     /// Whether a translated packet is masqueraded on its way out. One that ends on this host never passes postrouting,
@@ -137,6 +150,7 @@ impl<'a> Walk<'a> {
                     self.host.is_local(ip) != *negate
                 }
                 Term::Translated => state.translated,
+                Term::NoReset => matches!(self.packet.request, Request::Connect { protocol: Protocol::Tcp, .. }),
                 Term::EchoRequest => self.packet.request == Request::Echo,
                 Term::TranslateTo(_) => {
                     self.step(chain, rule, element);
@@ -168,6 +182,10 @@ impl<'a> Walk<'a> {
                 Term::Masquerade => {
                     self.step(chain, rule, element);
                     return Outcome::Masqueraded;
+                }
+                Term::RejectWithReset => {
+                    self.step(chain, rule, element);
+                    return Outcome::Reset;
                 }
                 Term::Reject => {
                     self.step(chain, rule, element);
@@ -235,6 +253,8 @@ impl<'a> Walk<'a> {
             Field::DestinationPort => bytes.u16(state.port),
             Field::OriginalAddress => bytes.ip(self.packet.destination),
             Field::OriginalPort => bytes.u16(self.packet.request.port()),
+            Field::ReplyAddress => bytes.ip(state.destination),
+            Field::ReplyPort => bytes.u16(state.port),
             Field::Priority => bytes.u32_host(self.priority),
             Field::RandomSlot(_) => bytes.u32_host(slot),
         });

@@ -67,6 +67,8 @@ fn encode(family: Family, code: &Expr) -> Expression {
             .data(sys::NFTNL_EXPR_IMM_DATA, data),
         Expr::OriginalAddress { to } => original(original_address_key(family), *to),
         Expr::OriginalPort { to } => original(x::CT_PROTO_DST, *to),
+        Expr::ReplyAddress { to } => ct(reply_address_key(family), *to).u8(sys::NFTNL_EXPR_CT_DIR, x::DIR_REPLY),
+        Expr::ReplyPort { to } => ct(x::CT_PROTO_SRC, *to).u8(sys::NFTNL_EXPR_CT_DIR, x::DIR_REPLY),
         Expr::CtStatus { to } => ct(x::CT_STATUS, *to),
         Expr::AddressType { source, to } => Expression::new(c"fib")
             .u32(sys::NFTNL_EXPR_FIB_FLAGS, if *source { x::FIB_SADDR } else { x::FIB_DADDR })
@@ -106,6 +108,9 @@ fn encode(family: Family, code: &Expr) -> Expression {
         Expr::RejectPortUnreachable => Expression::new(c"reject")
             .u32(sys::NFTNL_EXPR_REJECT_TYPE, x::REJECT_UNREACH)
             .u8(sys::NFTNL_EXPR_REJECT_CODE, port_unreachable(family)),
+        Expr::RejectTcpReset => Expression::new(c"reject")
+            .u32(sys::NFTNL_EXPR_REJECT_TYPE, x::REJECT_TCP_RST)
+            .u8(sys::NFTNL_EXPR_REJECT_CODE, 0),
         Expr::Update { map, key, value, timeout_seconds } => Expression::new(c"dynset")
             .u32(sys::NFTNL_EXPR_DYNSET_OP, x::DYNSET_UPDATE)
             .str(sys::NFTNL_EXPR_DYNSET_SET_NAME, &map.to_string())
@@ -162,6 +167,13 @@ fn original_address_key(family: Family) -> u32 {
     }
 }
 
+fn reply_address_key(family: Family) -> u32 {
+    match family {
+        Family::Ipv4 => x::CT_SRC_IP,
+        Family::Ipv6 => x::CT_SRC_IP6,
+    }
+}
+
 fn port_unreachable(family: Family) -> u8 {
     match family {
         Family::Ipv4 => x::ICMP_PORT_UNREACH,
@@ -205,6 +217,8 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
                 (key, Some(x::DIR_ORIGINAL)) if key == original_address_key(family) => {
                     Some(Expr::OriginalAddress { to })
                 }
+                (x::CT_PROTO_SRC, Some(x::DIR_REPLY)) => Some(Expr::ReplyPort { to }),
+                (key, Some(x::DIR_REPLY)) if key == reply_address_key(family) => Some(Expr::ReplyAddress { to }),
                 _ => None,
             }
         }
@@ -255,8 +269,12 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
         }
         "reject" => {
             let code = data.find_kind(2).and_then(|attr| attr.u8());
-            let plain = data.u32_of(1)? == x::REJECT_UNREACH && code == Some(port_unreachable(family));
-            plain.then_some(Expr::RejectPortUnreachable)
+            match data.u32_of(1)? {
+                x::REJECT_UNREACH if code == Some(port_unreachable(family)) => Some(Expr::RejectPortUnreachable),
+                // The kernel does not say the code, which means nothing there.
+                x::REJECT_TCP_RST => Some(Expr::RejectTcpReset),
+                _ => None,
+            }
         }
         "dynset" => decode_update(&data),
         "immediate" if data.u32_of(1)? != x::REG_VERDICT => {
