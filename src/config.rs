@@ -130,6 +130,7 @@ impl Options {
         Settings {
             node_name: self.node_name.clone(),
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
+            node_labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
             masquerade_all: self.masquerade_all,
             external_ips: self.external_ips,
             // A proxy that serves some Services only must not refuse the addresses of others.

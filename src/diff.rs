@@ -9,6 +9,7 @@ mod affinity;
 mod change;
 mod claims;
 mod conflicts;
+mod departures;
 mod existing;
 mod gone;
 mod growth;

@@ -67,7 +67,11 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if is_ours {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("portway: no Service answers on {destination}: Portway leaves such connections alone");
+    let at = match request {
+        Request::Connect { port, .. } => SocketAddr::new(destination, port).to_string(),
+        Request::Echo => destination.to_string(),
+    };
+    eprintln!("portway: no Service answers on {at}: Portway leaves such connections alone");
     Ok(NOT_OK.into())
 }
 

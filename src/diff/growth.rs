@@ -5,7 +5,7 @@
 //! under the other one of its two names, while no rule uses it. The transaction that needs the room has the rules use
 //! that name, and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::Sizing;
 use crate::ruleset::{Names, SetId, Table};
@@ -44,11 +44,12 @@ pub(super) struct Sizes {
 pub(super) struct ExistingSizes {
     sizes: BTreeMap<SetId, u32>,
     names: Names,
+    optional: BTreeSet<SetId>,
 }
 
 impl ExistingSizes {
     pub(super) fn of(table: &Table) -> Self {
-        Self { sizes: table.sizes.clone(), names: table.names.clone() }
+        Self { sizes: table.sizes.clone(), names: table.names.clone(), optional: table.optional.clone() }
     }
 }
 
@@ -86,10 +87,11 @@ impl Sizes {
     }
 
     /// Chooses sizes for a new table, or for one that is there: then what will do is kept. A size that is larger than it
-    /// need be does little harm (16 bytes an element that could be), so maps never shrink.
-    pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>) {
-        if let Some(ExistingSizes { sizes, names }) = existing {
+    /// need be does little harm (16 bytes an element that could be), so maps never shrink. `optional`: optional sets in force.
+    pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>, optional: &BTreeSet<SetId>) {
+        if let Some(ExistingSizes { sizes, names, optional: there }) = existing {
             (self.sizes, self.names) = (sizes.clone(), names.clone());
+            optional.difference(there).for_each(|set| self.choose_for(*set));
             self.grow();
         } else {
             self.widen();
@@ -132,13 +134,13 @@ mod tests {
 
     fn existing_size(size: u32) -> ExistingSizes {
         let sizes = (size > 0).then_some((SetId::Services, size)).into_iter().collect();
-        ExistingSizes { sizes, names: Names::default() }
+        ExistingSizes { sizes, names: Names::default(), optional: BTreeSet::new() }
     }
 
     #[test]
     fn a_new_table_has_first_names_and_sizes_at_once() {
         let mut sizes = sizes(192);
-        sizes.choose(None);
+        sizes.choose(None, &BTreeSet::new());
         assert_eq!((sizes.of(SetId::Services), sizes.names()), (512, &Names::default()));
     }
 
@@ -163,7 +165,7 @@ mod tests {
     fn a_restart_keeps_sizes_that_will_do() {
         let chosen = |count, existing| {
             let mut sizes = sizes(count);
-            sizes.choose(Some(&existing_size(existing)));
+            sizes.choose(Some(&existing_size(existing)), &BTreeSet::new());
             assert_eq!(sizes.names().of(SetId::Services).second, sizes.of(SetId::Services) != existing);
             sizes.of(SetId::Services)
         };
@@ -178,7 +180,7 @@ mod tests {
     fn more_headroom_makes_the_same_map_too_small() {
         let mut sizes = sizes(192);
         sizes.sizing.headroom = 4;
-        sizes.choose(Some(&existing_size(256)));
+        sizes.choose(Some(&existing_size(256)), &BTreeSet::new());
         assert_eq!(sizes.of(SetId::Services), 1_024);
         assert!(sizes.grow().is_empty());
     }

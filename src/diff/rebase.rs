@@ -54,7 +54,8 @@ impl FamilyMirror {
         for name in &table.leftovers {
             steps.first.push(self.family, Op::DeleteSet(*name));
         }
-        change.resized.extend(self.sets().filter(|set| names.of(*set) != table.names.of(*set)));
+        let is_there = |set: &SetId| table.sets.contains_key(set);
+        change.resized.extend(self.sets().filter(is_there).filter(|set| names.of(*set) != table.names.of(*set)));
         self.compare_sets(table, &mut change);
         self.compare_elements(&table.sets, &mut change.elements);
         self.write(settings, change, steps);

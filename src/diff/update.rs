@@ -63,7 +63,7 @@ impl Mirror {
         mirror.chains.take_changes();
         mirror.optional = mirror.optional_of(&self.settings, mirror.all_chains());
         mirror.sizes.count(recorder.counts());
-        mirror.sizes.choose(existing.and_then(|existing| existing.sizes.as_ref()));
+        mirror.sizes.choose(existing.and_then(|existing| existing.sizes.as_ref()), &mirror.optional);
         self.families.push(mirror);
         self.families.sort_unstable_by_key(|mirror| mirror.family);
         effects.objections

@@ -120,6 +120,9 @@ impl Model {
             Event::Node(node) => {
                 (self.is_node_gone, self.is_node_unseen) = (false, false);
                 if self.node.as_ref() != Some(&*node) {
+                    if self.node.as_ref().is_none_or(|old| old.labels != node.labels) {
+                        self.note_selecting_services();
+                    }
                     self.node = Some(*node);
                     self.changes.node = true;
                 }
@@ -349,6 +352,13 @@ impl Model {
             Err(at) => slices.insert(at, slice.clone()),
         }
         self.slices.replace(Keyed(slice));
+    }
+
+    /// The Services that choose nodes by their labels count as changed.
+    fn note_selecting_services(&mut self) {
+        let chooses = |service: &&Arc<Service>| service.options().expose_on.is_some();
+        let keys: Vec<ObjectKey> = self.services().filter(chooses).map(|service| service.key.clone()).collect();
+        self.changes.services.extend(keys);
     }
 
     fn note_departures(&mut self, old: Arc<EndpointSlice>, new: Option<&EndpointSlice>) {

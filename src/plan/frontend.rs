@@ -4,8 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
+use super::SourceRange;
 use crate::model::{ObjectKey, Protocol};
 use crate::ruleset::Bytes;
 
@@ -205,8 +204,8 @@ pub struct Frontend {
     pub action: Action,
     /// Session affinity ClientIP.
     pub affinity: Option<Affinity>,
-    /// loadBalancerSourceRanges: disjoint networks that may connect; `None` for no restriction.
-    pub sources: Option<Vec<IpNet>>,
+    /// Who may connect, as disjoint ranges: loadBalancerSourceRanges without what is denied; `None` for no restriction.
+    pub sources: Option<Vec<SourceRange>>,
 }
 
 impl Frontend {

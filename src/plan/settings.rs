@@ -1,5 +1,6 @@
 //! What the rules depend on besides Services and endpoints.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -94,6 +95,8 @@ pub struct Settings {
     pub node_name: Arc<str>,
     /// The zone that zone hints are compared with.
     pub zone: Arc<str>,
+    /// The Node's labels.
+    pub node_labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
     /// Masquerade everything sent to a ClusterIP.
     pub masquerade_all: bool,
     /// Program externalIPs (feature gate AllowServiceExternalIPs).

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{FamilySettings, NodePortAddresses, PodDetection};
 use crate::model::Family;
-use crate::ruleset::{ChainId, EndpointMap, Field, Pick, Remember, Rule, SetId, Term, Verdict};
+use crate::ruleset::{ChainId, EndpointMap, Field, Masquerades, Pick, Remember, Rule, SetId, Term, Verdict};
 
 /// Key of an address frontend, before translation.
 const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
@@ -32,7 +32,10 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
         ChainId::Input => input(settings),
         ChainId::AfterDnat => after_dnat(settings, masquerade_all),
         ChainId::Refuse => vec![vec![Term::Reject]],
-        ChainId::SourceRanges => source_ranges(),
+        ChainId::SourceRanges => source_ranges(FRONTEND, SetId::AllowedSources, SetId::AllowedServices),
+        ChainId::NodeportSourceRanges => {
+            source_ranges(NODEPORT, SetId::NodeportAllowedSources, SetId::NodeportAllowedServices)
+        }
         ChainId::ExternalLocal => external_local(settings, FRONTEND, SetId::ShortCircuit, SetId::ExternalLocal),
         ChainId::NodeportExternalLocal => {
             external_local(settings, NODEPORT, SetId::NodeportShortCircuit, SetId::NodeportExternalLocal)
@@ -124,14 +127,11 @@ fn input(settings: &FamilySettings) -> Vec<Rule> {
 }
 
 /// The source ranges are checked before anything else is decided (specification 5.5).
-fn source_ranges() -> Vec<Rule> {
-    let mut key = FRONTEND.to_vec();
+fn source_ranges(frontend: &[Field], sources: SetId, services: SetId) -> Vec<Rule> {
+    let mut key = frontend.to_vec();
     key.push(Field::SourceAddress);
     vec![
-        vec![
-            Term::Member { key, negate: false, set: SetId::AllowedSources.into() },
-            vmap(FRONTEND, SetId::AllowedServices),
-        ],
+        vec![Term::Member { key, negate: false, set: sources.into() }, vmap(frontend, services)],
         vec![Term::Verdict(Verdict::Drop)],
     ]
 }
@@ -184,10 +184,10 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
     };
     // A rule of its own: the ones above end early where the map is full.
     rules.push(vec![Term::ClearPriority]);
-    match (chain.masquerade, chain.external_local) {
-        (false, _) => {}
-        (true, false) => rules.push(vec![Term::Masquerade]),
-        (true, true) => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]),
+    match chain.masquerades {
+        Masquerades::Nobody => {}
+        Masquerades::Everybody => rules.push(vec![Term::Masquerade]),
+        Masquerades::Own => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]),
     }
     rules
 }

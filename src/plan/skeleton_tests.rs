@@ -14,8 +14,11 @@ fn every_rule_of_ours_comes_back() {
     ];
     let mut chains = ChainId::FIXED.to_vec();
     chains.extend(ChainId::RESETS);
-    for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
-        chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds: 5 }));
+    chains.push(ChainId::NodeportSourceRanges);
+    for (nodeport, external_local) in (0..4).map(|n| (n & 1 > 0, n & 2 > 0)) {
+        for masquerades in Masquerades::ALL {
+            chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerades, seconds: 5 }));
+        }
     }
     for map in EndpointMap::ALL {
         chains.extend([false, true].map(|sticky| ChainId::Pick(Pick { map, sticky, count: 7 })));

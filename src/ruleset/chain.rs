@@ -69,6 +69,31 @@ pub struct Pick {
     pub count: u32,
 }
 
+/// Whose connections are masqueraded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Masquerades {
+    /// Nobody's.
+    Nobody,
+    /// All, as in [`ChainId::MasqueradeIt`].
+    Everybody,
+    /// Those of this node and of pods that reach themselves, as in [`ChainId::MasqueradeOwn`].
+    Own,
+}
+
+impl Masquerades {
+    /// All of them.
+    pub const ALL: [Masquerades; 3] = [Masquerades::Nobody, Masquerades::Everybody, Masquerades::Own];
+
+    /// The chain that does it.
+    pub fn chain(self) -> Option<ChainId> {
+        match self {
+            Masquerades::Nobody => None,
+            Masquerades::Everybody => Some(ChainId::MasqueradeIt),
+            Masquerades::Own => Some(ChainId::MasqueradeOwn),
+        }
+    }
+}
+
 /// A chain that writes affinity records; shared by all frontends alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Remember {
@@ -76,8 +101,8 @@ pub struct Remember {
     pub nodeport: bool,
     /// External policy Local: it depends on the client which endpoint set the record belongs to.
     pub external_local: bool,
-    /// Then masquerades: as [`ChainId::MasqueradeOwn`] under external policy Local, else as [`ChainId::MasqueradeIt`].
-    pub masquerade: bool,
+    /// Whom it masquerades then.
+    pub masquerades: Masquerades,
     /// Idle timeout of the records.
     pub seconds: u32,
 }
@@ -101,8 +126,10 @@ pub enum ChainId {
     ExternalLocal,
     /// External policy Local, by NodePort.
     NodeportExternalLocal,
-    /// Load balancer addresses with loadBalancerSourceRanges.
+    /// Addresses that not everybody may use.
     SourceRanges,
+    /// The same for NodePorts; only there while one needs it.
+    NodeportSourceRanges,
     /// What a translated connection still needs before it leaves.
     AfterDnat,
     /// Masquerades.
@@ -189,6 +216,7 @@ impl fmt::Display for ChainId {
             ChainId::ExternalLocal => "external-local",
             ChainId::NodeportExternalLocal => "nodeport-external-local",
             ChainId::SourceRanges => "source-ranges",
+            ChainId::NodeportSourceRanges => "nodeport-source-ranges",
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
@@ -198,7 +226,8 @@ impl fmt::Display for ChainId {
                 return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
             }
             ChainId::Remember(chain) => {
-                return write!(f, "{}remember-{}s{}", chain.prefix(), chain.seconds, chain.tail());
+                write!(f, "{}remember-{}s{}", chain.prefix(), chain.seconds, chain.tail())?;
+                return chain.masquerades.chain().map_or(Ok(()), |chain| write!(f, "-{chain}"));
             }
         };
         f.write_str(name)
@@ -211,12 +240,7 @@ impl Remember {
     }
 
     fn tail(self) -> &'static str {
-        match (self.external_local, self.masquerade) {
-            (false, false) => "",
-            (false, true) => "-masquerade-it",
-            (true, false) => "-external-local",
-            (true, true) => "-external-local-masquerade-own",
-        }
+        if self.external_local { "-external-local" } else { "" }
     }
 }
 
@@ -229,7 +253,8 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let fixed = Self::FIXED.into_iter().chain(Self::RESETS).find(|chain| chain.to_string() == name);
+        let others = [Self::NodeportSourceRanges].into_iter().chain(Self::RESETS);
+        let fixed = Self::FIXED.into_iter().chain(others).find(|chain| chain.to_string() == name);
         fixed
             .or_else(|| parse_pick(name))
             .or_else(|| parse_remember(name))
@@ -255,10 +280,13 @@ fn parse_pick(name: &str) -> Option<ChainId> {
 fn parse_remember(name: &str) -> Option<ChainId> {
     let (head, tail) = name.split_once("remember-")?;
     let (seconds, tail) = tail.split_once('s')?;
+    let masquerades = Masquerades::ALL
+        .into_iter()
+        .rfind(|masquerades| masquerades.chain().is_none_or(|chain| tail.ends_with(&chain.to_string())))?;
     Some(ChainId::Remember(Remember {
         nodeport: !head.is_empty(),
         external_local: tail.starts_with("-external-local"),
-        masquerade: tail.contains("-masquerade-"),
+        masquerades,
         seconds: seconds.parse().ok()?,
     }))
 }
@@ -269,10 +297,18 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        let mut chains = vec![ChainId::Dispatch, ChainId::MasqueradeOwn, ChainId::ResetArriving, ChainId::ResetOwn];
-        for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
-            let seconds = 10_800;
-            chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds }));
+        let mut chains = vec![
+            ChainId::Dispatch,
+            ChainId::NodeportSourceRanges,
+            ChainId::MasqueradeOwn,
+            ChainId::ResetArriving,
+            ChainId::ResetOwn,
+        ];
+        for (nodeport, external_local) in (0..4).map(|n| (n & 1 > 0, n & 2 > 0)) {
+            for masquerades in Masquerades::ALL {
+                let seconds = 10_800;
+                chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerades, seconds }));
+            }
         }
         for map in EndpointMap::ALL {
             for sticky in [false, true] {
@@ -282,16 +318,9 @@ mod tests {
         for chain in chains {
             assert_eq!(chain.to_string().parse(), Ok(chain));
         }
-        for name in [
-            "",
-            "pick",
-            "pick-0",
-            "pick-03",
-            "remember-5",
-            "x-remember-5s",
-            "remember-5s-masquerade-own",
-            "KUBE-SERVICES",
-        ] {
+        for name in
+            ["", "pick", "pick-0", "pick-03", "remember-5", "x-remember-5s", "remember-5s-masquerade", "KUBE-SERVICES"]
+        {
             assert!(name.parse::<ChainId>().is_err(), "{name:?}");
         }
     }

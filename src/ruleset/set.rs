@@ -18,9 +18,9 @@ pub enum SetId {
     NodeportShortCircuit,
     /// As [`SetId::ExternalLocal`], for NodePorts.
     NodeportExternalLocal,
-    /// Verdict map behind [`SetId::Services`]: load balancer addresses, after their source ranges were checked.
+    /// Verdict map behind [`SetId::Services`]: addresses that not everybody may use, after sources were checked.
     AllowedServices,
-    /// Which sources may use a load balancer address (an interval set).
+    /// Which sources may use such an address (an interval set).
     AllowedSources,
     /// Endpoints by address frontend and slot.
     Endpoints,
@@ -65,6 +65,10 @@ pub enum SetId {
     Unpingable,
     /// Optional: TCP endpoints that are gone.
     Gone,
+    /// Optional: as [`SetId::AllowedServices`], for NodePorts.
+    NodeportAllowedServices,
+    /// Optional: as [`SetId::AllowedSources`], for NodePorts.
+    NodeportAllowedSources,
 }
 
 /// The type of one field of a key or value.
@@ -149,7 +153,7 @@ const GONE_SECONDS: u32 = 2 * 3600;
 
 impl SetId {
     /// All sets and maps, in the order they are declared and listed.
-    pub const ALL: [SetId; 29] = [
+    pub const ALL: [SetId; 31] = [
         SetId::Services,
         SetId::Nodeports,
         SetId::ShortCircuit,
@@ -179,11 +183,14 @@ impl SetId {
         SetId::Pingable,
         SetId::Unpingable,
         SetId::Gone,
+        SetId::NodeportAllowedServices,
+        SetId::NodeportAllowedSources,
     ];
 
     /// Whether a table has it only while a chain of the table names it. All others are always there.
     pub fn is_optional(self) -> bool {
-        matches!(self, SetId::Pingable | SetId::Unpingable | SetId::Gone)
+        use SetId::{Gone, NodeportAllowedServices, NodeportAllowedSources, Pingable, Unpingable};
+        matches!(self, Pingable | Unpingable | Gone | NodeportAllowedServices | NodeportAllowedSources)
     }
 
     /// Those that every table has.
@@ -240,13 +247,15 @@ impl SetId {
             SetId::Pingable => ("pingable", &[Address], Nothing),
             SetId::Unpingable => ("unpingable", &[Address], Nothing),
             SetId::Gone => ("gone", &[Address, Port], Nothing),
+            SetId::NodeportAllowedServices => ("nodeport-allowed-services", NODEPORT, Verdict),
+            SetId::NodeportAllowedSources => ("nodeport-allowed-sources", &[Protocol, Port, Address], Nothing),
         };
         let dynamic = self == SetId::Affinity;
         SetSpec {
             name,
             key,
             value,
-            interval: matches!(self, SetId::AllowedSources | SetId::ServiceCidrs),
+            interval: matches!(self, SetId::AllowedSources | SetId::NodeportAllowedSources | SetId::ServiceCidrs),
             dynamic,
             timeout_seconds: (self == SetId::Gone).then_some(GONE_SECONDS),
             counter: matches!(self, SetId::Services | SetId::Nodeports),

@@ -1,14 +1,14 @@
 //! Generated clusters: few names, addresses and ports, so that everything collides with everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use portway::config::{DetectLocal, NodePortsOn, Options};
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, Node, ObjectKey, Placement, Protocol, Service, ServiceCidr,
-    ServicePort, ServiceType, SlicePort,
+    Endpoint, EndpointSlice, Event, Family, Kind, LabelSelector, Node, ObjectKey, Placement, Protocol, Service,
+    ServiceCidr, ServiceOptions, ServicePort, ServiceType, SlicePort,
 };
 use portway::plan::Sizing;
 use portway::testing;
@@ -72,7 +72,8 @@ pub fn any_service() -> impl Strategy<Value = Service> {
         3 => Just(ServiceType::LoadBalancer),
         1 => Just(ServiceType::ExternalName)
     ];
-    let policies = (any::<bool>(), any::<bool>(), option::of(prop_oneof![Just(60_u32), Just(10_800)]));
+    let affinity = option::of(prop_oneof![Just(60_u32), Just(10_800)]);
+    let policies = (any::<bool>(), any::<bool>(), affinity, option::weighted(0.4, any_choices()));
     let cluster_ips = (option::of(1_u8..6), option::of(1_u8..6)).prop_map(|(v4, v6)| {
         let v4 = v4.map(|n| ip(Family::Ipv4, 96, n));
         let v6 = v6.map(|n| ip(Family::Ipv6, 96, n));
@@ -81,7 +82,15 @@ pub fn any_service() -> impl Strategy<Value = Service> {
     let external = (vec(addresses(77, 1..4), 0..3), vec(addresses(78, 1..4), 0..3), vec(any_net(), 0..3));
     (service_key(), option::of(0_i64..3), kind, cluster_ips, external, policies, vec(any_service_port(), 1..4))
         .prop_map(
-            |(key, created, service_type, cluster_ips, external, (external_local, internal_local, affinity), ports)| {
+            |(
+                key,
+                created,
+                service_type,
+                cluster_ips,
+                external,
+                (external_local, internal_local, affinity, choices),
+                ports,
+            )| {
                 Service {
                     key,
                     created,
@@ -94,10 +103,32 @@ pub fn any_service() -> impl Strategy<Value = Service> {
                     internal_policy_local: internal_local,
                     affinity_seconds: affinity,
                     ports,
+                    annotated: choices.map(Box::new),
                     ..testing::service("", "10.96.0.1")
                 }
             },
         )
+}
+
+/// Annotations about who reaches what.
+fn any_choices() -> impl Strategy<Value = ServiceOptions> {
+    let selector = prop_oneof![Just("role=edge"), Just("role!=edge"), Just("!role")];
+    let selector = selector.prop_map(|text| LabelSelector::parse(text).expect("valid"));
+    (any::<bool>(), any::<bool>(), vec(any_net(), 0..3), option::weighted(0.3, selector)).prop_map(
+        |(external_prefer_local, internal_prefer_local, denied_sources, expose_on)| ServiceOptions {
+            external_prefer_local,
+            internal_prefer_local,
+            denied_sources,
+            expose_on,
+            ..ServiceOptions::DEFAULT
+        },
+    )
+}
+
+/// What the selectors of Services ask for.
+pub fn any_labels() -> impl Strategy<Value = Arc<BTreeMap<Arc<str>, Arc<str>>>> {
+    option::of(prop_oneof![Just("edge"), Just("core")])
+        .prop_map(|role| role.into_iter().map(|role| ("role".into(), role.into())).collect::<BTreeMap<_, _>>().into())
 }
 
 fn hints() -> impl Strategy<Value = Vec<Arc<str>>> {
@@ -138,8 +169,13 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
 }
 
 fn any_node() -> impl Strategy<Value = Node> {
-    (vec(addresses(51, 1..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]).prop_map(|(ips, zone)| {
-        Node { name: NODE.into(), ips, zone: zone.into(), pod_cidrs: Vec::new(), ..Node::default() }
+    let zone = prop_oneof![Just("zone-a"), Just("zone-b"), Just("")];
+    (vec(addresses(51, 1..3), 1..3), zone, any_labels()).prop_map(|(ips, zone, labels)| Node {
+        name: NODE.into(),
+        ips,
+        zone: zone.into(),
+        labels,
+        ..Node::default()
     })
 }
 

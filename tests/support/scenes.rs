@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::cluster::{NODE, any_options, any_service, any_service_cidr, any_slice, key};
+use super::cluster::{NODE, any_labels, any_options, any_service, any_service_cidr, any_slice, key};
 use super::packets::Protocol;
 use super::world::{Layout, Place, PodInterface};
 
@@ -121,9 +121,10 @@ pub fn layout(options: &Options) -> Layout {
 pub fn any_scene(packets: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Scene> {
     let node_cidr = any::<u8>();
     let objects = (vec(any_service(), 4..8), vec(any_slice(), 10..20), vec(any_service_cidr(), 0..3));
-    let node = (vec((any::<bool>(), 1_u8..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]);
+    let zone = prop_oneof![Just("zone-a"), Just("zone-b"), Just("")];
+    let node = (vec((any::<bool>(), 1_u8..3), 1..3), zone, any_labels());
     (any_options(), node_cidr, objects, node, vec(any_wish(), packets)).prop_map(
-        |(mut options, node_cidr, (services, slices, cidrs), (ips, zone), wishes)| {
+        |(mut options, node_cidr, (services, slices, cidrs), (ips, zone, labels), wishes)| {
             if node_cidr < 50 {
                 options.detect_local = DetectLocal::NodeCidr;
             }
@@ -138,6 +139,7 @@ pub fn any_scene(packets: std::ops::RangeInclusive<usize>) -> impl Strategy<Valu
                 name: NODE.into(),
                 ips: node_ips,
                 zone: zone.into(),
+                labels,
                 pod_cidrs: pod_ranges(),
                 ..Node::default()
             };
