@@ -71,12 +71,15 @@ impl<K: Kernel> Controller<K> {
         let (reports, receiver) = watch::channel(Report::default());
         let (asking, asked) = mpsc::channel(1);
         let (doubts, doubted) = Doubts::new();
-        let now = Instant::now();
+        let (now, mut model) = (Instant::now(), Model::default());
+        if !options.reset_for.is_zero() {
+            model.watch_departures();
+        }
         let this = Self {
-            programmer: Programmer::new(kernel),
+            programmer: Programmer::new(kernel, options.reset_for),
             schedule: Schedule::new(options.min_sync_period),
             options,
-            model: Model::default(),
+            model,
             reports,
             observers: Vec::new(),
             asking: Snapshots::new(asking),
@@ -225,7 +228,7 @@ impl<K: Kernel> Controller<K> {
         }
         let update = self.schedule.update_at().filter(|_| knows_any);
         let retries = self.unknown().map(|family| self.schedule.retry_at(family).unwrap_or(now));
-        retries.chain(update).fold(compare, Instant::min)
+        retries.chain(update).chain(self.programmer.forgets_at()).fold(compare, Instant::min)
     }
 
     /// Does what is due.

@@ -7,14 +7,14 @@ mod repair;
 mod slices;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use crate::diff::{ExistingLayout, FamilyUpdate, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::Settings;
-use crate::ruleset::{ChainId, Kernel, KernelError, Op, Part, SetId, Table, Transaction};
+use crate::ruleset::{Kernel, KernelError, Part, SetId, Table, Transaction};
 use repair::repair_part;
 use slices::{Slices, halves};
 
@@ -70,15 +70,18 @@ pub struct Programmer<K> {
     known: BTreeSet<Family>,
     slices: Slices,
     successor_slices: Slices,
+    /// How long connections to endpoints that are gone are reset; zero for not at all.
+    reset_for: Duration,
     /// What Services do not get, collected for [`Programmer::take_objections`].
     objections: Vec<(Family, Vec<Objection>)>,
 }
 
 impl<K: Kernel> Programmer<K> {
-    /// One that knows nothing of the tables yet.
-    pub fn new(kernel: K) -> Self {
+    /// One that knows nothing of the tables yet, and has connections to endpoints that are gone reset for so long.
+    pub fn new(kernel: K, reset_for: Duration) -> Self {
+        let (known, objections) = (BTreeSet::new(), Vec::new());
         let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
-        Self { kernel, mirror: None, known: BTreeSet::new(), slices, successor_slices, objections: Vec::new() }
+        Self { kernel, mirror: None, known, slices, successor_slices, reset_for, objections }
     }
 
     /// The kernel.
@@ -119,6 +122,9 @@ impl<K: Kernel> Programmer<K> {
         };
         let result = self.kernel.read(family).map_err(Failure::from).and_then(|table| {
             let existing = table.as_ref().map(ExistingLayout::of);
+            if let Some(existing) = &existing {
+                mirror.adopt_gone(existing, model, self.reset_for, Instant::now());
+            }
             let objections = mirror.compile(family, model, existing.as_ref());
             drop(existing);
             self.objections.push((family, objections));
@@ -136,6 +142,7 @@ impl<K: Kernel> Programmer<K> {
         changes: &Changes,
     ) -> Vec<(Family, Result<Sent, Failure>)> {
         let Some(mut mirror) = self.mirror.take() else { return Vec::new() };
+        mirror.note_gone(model, changes, self.reset_for, Instant::now());
         let update = mirror.update(settings, model, changes);
         let mut results = Vec::new();
         for FamilyUpdate { family, steps, stale, objections } in update.families {
@@ -191,7 +198,7 @@ impl<K: Kernel> Programmer<K> {
         let result = match repaired {
             Some(changes) => {
                 if touched.is_some_and(|part| part.structure) {
-                    mirror.set_undeleted(family, []);
+                    mirror.set_undeleted(family, &Transaction::default());
                 }
                 Ok((Sent::new(changes), false))
             }
@@ -225,6 +232,11 @@ impl<K: Kernel> Programmer<K> {
     /// What Services did not get in rebuilds and updates since the last time, by family.
     pub fn take_objections(&mut self) -> Vec<(Family, Vec<Objection>)> {
         std::mem::take(&mut self.objections)
+    }
+
+    /// When an endpoint that is gone is to be forgotten, by an update; `None` while there is none, or no update can be.
+    pub fn forgets_at(&self) -> Option<Instant> {
+        self.mirror().and_then(Mirror::forgets_at)
     }
 
     /// Whether nobody else can change the tables that are known.
@@ -293,6 +305,7 @@ impl<K: Kernel> Programmer<K> {
         }
         self.apply(mirror, &steps.main)?;
         self.apply(mirror, &steps.replaced)?;
+        let nothing = Transaction::default();
         let not_deleted = match self.apply(mirror, &steps.after) {
             Ok(()) => None,
             // The chains may be gone, or not.
@@ -302,8 +315,7 @@ impl<K: Kernel> Programmer<K> {
                 Some(cause)
             }
         };
-        let undeleted = steps.after.ops.iter().filter_map(|(_, op)| deleted_chain(op));
-        mirror.set_undeleted(family, undeleted.filter(|_| not_deleted.is_some()));
+        mirror.set_undeleted(family, if not_deleted.is_some() { &steps.after } else { &nothing });
         let mut changes = steps.first;
         changes.extend(steps.main);
         let mut sent = Sent::new(changes);
@@ -371,13 +383,6 @@ impl<K: Kernel> Programmer<K> {
         }
         debug!(%family, records = elements.len(), "forgetting affinity records");
         self.kernel.forget(family, SetId::Affinity, &elements)
-    }
-}
-
-fn deleted_chain(op: &Op) -> Option<ChainId> {
-    match op {
-        Op::DeleteChain(chain) => Some(*chain),
-        _ => None,
     }
 }
 

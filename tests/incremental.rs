@@ -235,7 +235,8 @@ fn any_damage() -> impl Strategy<Value = (prop::sample::Index, prop::sample::Ind
 fn spoil(family: Family, table: &mut Table, damage: &[(prop::sample::Index, prop::sample::Index, Damage)]) -> Part {
     let mut part = Part::default();
     for (which_set, which, damage) in damage {
-        let set = SetId::ALL[which_set.index(SetId::ALL.len())];
+        let there: Vec<SetId> = table.sets.keys().copied().collect();
+        let set = *which_set.get(&there);
         if set == SetId::Affinity {
             continue;
         }

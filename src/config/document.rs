@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::duration::GoDuration;
 use super::error::ConfigError;
 use super::kube_proxy::{self, KubeProxyConfiguration};
 use super::note::Note;
@@ -32,6 +33,10 @@ pub struct PortwayConfiguration {
     pub service_proxy_name: String,
     /// Show connections of each frontend as long as there are no more frontends than this; absent or 0: never.
     pub frontend_metrics_max: u32,
+    /// Have Service addresses answer echo requests; absent: false.
+    pub answer_pings: bool,
+    /// How long connections to endpoints that are gone are reset; absent or 0: they are not.
+    pub reset_connections_for: GoDuration,
 }
 
 /// What a file says, before defaults.

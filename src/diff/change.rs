@@ -1,5 +1,7 @@
 //! A change of one table, put into the order the kernel wants.
 
+use std::collections::BTreeSet;
+
 use super::Steps;
 use super::mirror::FamilyMirror;
 use super::recorder::OpRecorder;
@@ -15,6 +17,10 @@ pub(super) struct Change {
     pub(super) changed: Vec<ChainId>,
     /// Chains that are there and not wanted any more.
     pub(super) went: Vec<ChainId>,
+    /// Optional sets to create.
+    pub(super) came_sets: BTreeSet<SetId>,
+    /// Optional sets that are there and not wanted any more.
+    pub(super) went_sets: BTreeSet<SetId>,
     /// Maps to replace, because they need another size; the mirror has the names of their successors.
     pub(super) resized: Vec<SetId>,
     /// Maps whose successors have all elements; the mirror has their names.
@@ -47,6 +53,9 @@ impl FamilyMirror {
         }
         let emptied = change.went.iter().filter(|_| !replaced.is_empty());
 
+        for set in &change.came_sets {
+            steps.main.push(family, Op::AddSet(names.of(*set), self.sizes.of(*set)));
+        }
         for chain in &change.came {
             let makes = if resizes { &mut steps.first } else { &mut steps.main };
             makes.push(family, Op::AddChain(*chain));
@@ -69,6 +78,10 @@ impl FamilyMirror {
         change.elements.finish(family, names, &mut steps.main);
         for chain in change.went {
             steps.after.push(family, Op::DeleteChain(chain));
+        }
+        // They have no elements by now, so it makes no difference to a packet that is still processed by those rules.
+        for set in change.went_sets {
+            steps.after.push(family, Op::DeleteSet(names.of(set)));
         }
     }
 

@@ -6,7 +6,7 @@
 //! and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]). Where one update needs
 //! more room than is left, it waits for its successors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::Sizing;
 use crate::ruleset::{Names, SetId, Table};
@@ -45,11 +45,12 @@ pub(super) struct Sizes {
 pub(super) struct ExistingSizes {
     sizes: BTreeMap<SetId, u32>,
     names: Names,
+    optional: BTreeSet<SetId>,
 }
 
 impl ExistingSizes {
     pub(super) fn of(table: &Table) -> Self {
-        Self { sizes: table.sizes.clone(), names: table.names.clone() }
+        Self { sizes: table.sizes.clone(), names: table.names.clone(), optional: table.optional.clone() }
     }
 }
 
@@ -87,10 +88,11 @@ impl Sizes {
     }
 
     /// Chooses sizes for a new table, or for one that is there: then what will do is kept. A size that is larger than it
-    /// need be does little harm (16 bytes an element that could be), so maps never shrink.
-    pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>) {
-        if let Some(ExistingSizes { sizes, names }) = existing {
+    /// need be does little harm (16 bytes an element that could be), so maps never shrink. `optional`: optional sets in force.
+    pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>, optional: &BTreeSet<SetId>) {
+        if let Some(ExistingSizes { sizes, names, optional: there }) = existing {
             (self.sizes, self.names) = (sizes.clone(), names.clone());
+            optional.difference(there).for_each(|set| self.choose_for(*set));
             self.grow();
         } else {
             self.sizes.extend(self.tight());
@@ -112,6 +114,13 @@ impl Sizes {
     /// Whether maps of these sizes have no room for the elements.
     pub(super) fn exceed(&self, sizes: &BTreeMap<SetId, u32>) -> bool {
         sizes.iter().any(|(set, size)| *size > 0 && self.count_of(*set) > *size as usize)
+    }
+
+    /// Chooses the size of a set that is about to be made.
+    pub(super) fn choose_for(&mut self, set: SetId) {
+        let wanted = if set.is_sizable() { self.sizing.wanted(self.count_of(set)) } else { 0 };
+        self.sizes.remove(&set);
+        self.sizes.extend((wanted > 0).then_some((set, wanted)));
     }
 
     /// Enlarges maps that are nearly full, under their other name, and says which they are.
@@ -141,13 +150,13 @@ mod tests {
 
     fn existing_size(size: u32) -> ExistingSizes {
         let sizes = (size > 0).then_some((SetId::Services, size)).into_iter().collect();
-        ExistingSizes { sizes, names: Names::default() }
+        ExistingSizes { sizes, names: Names::default(), optional: BTreeSet::new() }
     }
 
     #[test]
     fn a_new_table_has_first_names_and_sizes_at_once() {
         let mut sizes = sizes(192);
-        sizes.choose(None);
+        sizes.choose(None, &BTreeSet::new());
         assert_eq!((sizes.of(SetId::Services), sizes.names()), (512, &Names::default()));
     }
 
@@ -172,7 +181,7 @@ mod tests {
     fn a_restart_keeps_sizes_that_will_do() {
         let chosen = |count, existing| {
             let mut sizes = sizes(count);
-            sizes.choose(Some(&existing_size(existing)));
+            sizes.choose(Some(&existing_size(existing)), &BTreeSet::new());
             assert_eq!(sizes.names().of(SetId::Services).second, sizes.of(SetId::Services) != existing);
             sizes.of(SetId::Services)
         };
@@ -187,7 +196,7 @@ mod tests {
     fn more_headroom_makes_the_same_map_too_small() {
         let mut sizes = sizes(192);
         sizes.sizing.headroom = 4;
-        sizes.choose(Some(&existing_size(256)));
+        sizes.choose(Some(&existing_size(256)), &BTreeSet::new());
         assert_eq!(sizes.of(SetId::Services), 1_024);
         assert!(sizes.grow().is_empty());
     }

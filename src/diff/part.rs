@@ -6,8 +6,9 @@ use super::Steps;
 use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror};
 use super::shared::SharedElement;
+use super::slots;
 use crate::model::Family;
-use crate::plan::FrontendKey;
+use crate::plan::{FrontendKey, Member};
 use crate::ruleset::{Bytes, ChangedParts, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
 
 impl Mirror {
@@ -24,6 +25,7 @@ impl Mirror {
                 return None;
             }
             mirror.compare_chains(&self.settings, &table, &mut change);
+            mirror.compare_sets(&table, &mut change);
         }
         mirror.compare_part(part, table, &mut change)?;
         mirror.write(&self.settings, change, &mut steps);
@@ -98,6 +100,10 @@ impl FamilyMirror {
     fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
         if let Some(shared) = SharedElement::at(self.family, set, key) {
             return self.shared.contains(&shared).then(|| shared.member().element);
+        }
+        if set == SetId::Gone {
+            let target = slots::target(key).filter(|target| self.gone.contains(target));
+            return target.map(|target| Member::gone(target).element);
         }
         let mut globals = self.globals.iter().filter(|member| member.set == set);
         if let Some(global) = globals.find(|member| member.element.key == *key) {

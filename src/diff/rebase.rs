@@ -10,7 +10,7 @@ use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
 use super::shared::SharedElement;
 use crate::model::Family;
-use crate::plan::{Frontend, Settings, endpoint_element};
+use crate::plan::{Frontend, Member, Settings, endpoint_element};
 use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule};
 
 impl Mirror {
@@ -45,7 +45,7 @@ impl FamilyMirror {
     fn keeps_sizes(&self, table: &Table) -> bool {
         let names = self.sizes.names();
         let size = |set: &SetId| table.sizes.get(set).copied().unwrap_or(0);
-        SetId::ALL.iter().all(|set| names.of(*set) != table.names.of(*set) || size(set) == self.sizes.of(*set))
+        table.sets.keys().all(|set| names.of(*set) != table.names.of(*set) || size(set) == self.sizes.of(*set))
     }
 
     fn repair(&self, settings: &Settings, table: &Table, steps: &mut Steps) {
@@ -55,9 +55,20 @@ impl FamilyMirror {
         for name in self.leftovers(table) {
             steps.first.push(self.family, Op::DeleteSet(name));
         }
-        change.resized.extend(SetId::ALL.into_iter().filter(|set| names.of(*set) != table.names.of(*set)));
+        let is_there = |set: &SetId| table.sets.contains_key(set);
+        change.resized.extend(self.sets().filter(is_there).filter(|set| names.of(*set) != table.names.of(*set)));
+        self.compare_sets(table, &mut change);
         self.compare_elements(&table.sets, &mut change.elements);
         self.write(settings, change, steps);
+    }
+
+    pub(super) fn compare_sets(&self, table: &Table, change: &mut Change) {
+        change.came_sets.extend(self.optional.difference(&table.optional));
+        change.went_sets.extend(table.optional.difference(&self.optional));
+        if !change.came_sets.is_empty() {
+            let new = self.elements().filter(|(set, _)| change.came_sets.contains(set));
+            new.for_each(|(set, element)| change.elements.add(set, element));
+        }
     }
 
     pub(super) fn compare_chains(&self, settings: &Settings, table: &Table, change: &mut Change) {
@@ -97,7 +108,8 @@ impl FamilyMirror {
     /// All elements, Service by Service.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
         let globals = self.globals.iter().cloned();
-        let members = globals.chain(self.shared.keys().map(SharedElement::member));
+        let gone = self.gone.iter().copied().map(Member::gone);
+        let members = globals.chain(gone).chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
         members.map(|member| (member.set, member.element)).chain(frontends.flat_map(Self::elements_of_frontend))
     }

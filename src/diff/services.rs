@@ -217,7 +217,9 @@ fn shared(plan: &ServicePlan) -> impl Iterator<Item = SharedElement> {
     let cluster_ip = plan.cluster_ip.map(SharedElement::ClusterIp);
     let hairpins = plan.hairpins.iter().copied().map(SharedElement::Hairpin);
     let endpoints = plan.after_dnat_endpoints().into_iter().map(SharedElement::AfterDnatEndpoint);
-    cluster_ip.into_iter().chain(hairpins).chain(endpoints)
+    let pingable = plan.pingable.iter().copied().map(SharedElement::Pingable);
+    let unpingable = plan.unpingable.iter().copied().map(SharedElement::Unpingable);
+    cluster_ip.into_iter().chain(hairpins).chain(endpoints).chain(pingable).chain(unpingable)
 }
 
 /// The chain a verdict leads to, when it is one that comes and goes.

@@ -12,6 +12,8 @@ pub(super) enum SharedElement {
     ClusterIp(IpAddr),
     Hairpin(IpAddr),
     AfterDnatEndpoint(IpAddr),
+    Pingable(IpAddr),
+    Unpingable(IpAddr),
 }
 
 impl SharedElement {
@@ -20,6 +22,8 @@ impl SharedElement {
             SharedElement::ClusterIp(ip) => Member::cluster_ip(ip),
             SharedElement::Hairpin(ip) => Member::hairpin(ip),
             SharedElement::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
+            SharedElement::Pingable(ip) => Member::pingable(ip),
+            SharedElement::Unpingable(ip) => Member::unpingable(ip),
         }
     }
 
@@ -33,6 +37,8 @@ impl SharedElement {
             SetId::ClusterIps => SharedElement::ClusterIp(ip),
             SetId::Hairpin => SharedElement::Hairpin(ip),
             SetId::AfterDnatEndpoints => SharedElement::AfterDnatEndpoint(ip),
+            SetId::Pingable => SharedElement::Pingable(ip),
+            SetId::Unpingable => SharedElement::Unpingable(ip),
             _ => return None,
         };
         (shared.member().element.key == *key).then_some(shared)

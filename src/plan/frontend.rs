@@ -5,9 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::Spread;
+use super::{SourceRange, Spread};
 use crate::model::{Balance, ObjectKey, Protocol};
 use crate::ruleset::{Bytes, hashed_slot};
 
@@ -209,8 +207,8 @@ pub struct Frontend {
     pub affinity: Option<Affinity>,
     /// Where endpoints do not have a slot each, taken at random.
     pub spread: Option<Box<Spread>>,
-    /// loadBalancerSourceRanges: disjoint networks that may connect; `None` for no restriction.
-    pub sources: Option<Vec<IpNet>>,
+    /// Who may connect, as disjoint ranges: loadBalancerSourceRanges without what is denied; `None` for no restriction.
+    pub sources: Option<Vec<SourceRange>>,
 }
 
 impl Frontend {

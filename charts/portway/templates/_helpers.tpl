@@ -74,6 +74,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if include "portway.takeover" . }}
 - --takeover
 {{- end }}
+{{- if .Values.answerPings }}
+- --answer-pings
+{{- end }}
+{{- with .Values.resetConnectionsFor }}
+- --reset-connections-for={{ . }}
+{{- end }}
 {{- with .Values.extraArgs }}
 {{ toYaml . }}
 {{- end }}

@@ -326,7 +326,7 @@ fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, 
         Object::Node(node) => {
             let converted = converter.node(node);
             if converted.event.is_none() {
-                file.nodes.extend(node.metadata.name.clone());
+                file.nodes.extend(node.metadata.common.name.clone());
             }
             converted
         }
