@@ -80,6 +80,10 @@ pub struct Options {
     pub localhost_node_ports: bool,
     /// The primary node IP in the place of the Node's one of that family (specification 2.3).
     pub bind_address: Option<IpAddr>,
+    /// Have Service addresses answer echo requests.
+    pub answer_pings: bool,
+    /// How long connections to endpoints that are gone are reset; zero: they are not.
+    pub reset_for: Duration,
     /// Program externalIPs.
     pub external_ips: bool,
     /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; `None`: those without it.
@@ -111,6 +115,8 @@ impl Options {
             node_ports: NodePortsOn::primary(),
             localhost_node_ports: true,
             bind_address: None,
+            answer_pings: false,
+            reset_for: Duration::ZERO,
             external_ips: true,
             service_proxy_name: None,
             direct_return_devices: Vec::new(),
@@ -130,6 +136,7 @@ impl Options {
         Settings {
             node_name: self.node_name.clone(),
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
+            node_labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
             masquerade_all: self.masquerade_all,
             external_ips: self.external_ips,
             direct_return: !self.direct_return_devices.is_empty(),
@@ -171,6 +178,7 @@ impl Options {
             pods: self.pod_detection(family, model.node()),
             node_ports: self.node_ports.addresses(family, node_ip, &local),
             node_ip,
+            pings_to: node_ip.filter(|_| self.answer_pings),
             localhost: (self.localhost_node_ports && self.node_ports.names_localhost(family))
                 .then(|| node_ports::localhost(family)),
         }

@@ -25,7 +25,7 @@ pub use thread::{EndError, SyncThread};
 
 use crate::config::Options;
 use crate::model::{Event, Family, Kind, Model};
-use crate::programmer::Programmer;
+use crate::programmer::{Failure, Programmer};
 use crate::ruleset::Kernel;
 use doubt::{ComparisonLimiter, Doubt};
 use schedule::Schedule;
@@ -71,12 +71,15 @@ impl<K: Kernel> Controller<K> {
         let (reports, receiver) = watch::channel(Report::default());
         let (asking, asked) = mpsc::channel(1);
         let (doubts, doubted) = Doubts::new();
-        let now = Instant::now();
+        let (now, mut model) = (Instant::now(), Model::default());
+        if !options.reset_for.is_zero() {
+            model.watch_departures();
+        }
         let this = Self {
-            programmer: Programmer::new(kernel),
+            programmer: Programmer::new(kernel, options.reset_for),
             schedule: Schedule::new(options.min_sync_period),
             options,
-            model: Model::default(),
+            model,
             reports,
             observers: Vec::new(),
             asking: Snapshots::new(asking),
@@ -175,6 +178,9 @@ impl<K: Kernel> Controller<K> {
         }
         self.fold(batch);
         self.sync(Instant::now(), true);
+        while self.programmer.growing().next().is_some() {
+            self.grow();
+        }
     }
 
     fn fold(&mut self, batch: Vec<Event>) {
@@ -210,6 +216,9 @@ impl<K: Kernel> Controller<K> {
 
     /// When there is something to do next, unless something wakes the loop before.
     fn next_due(&self, now: Instant) -> Instant {
+        if self.programmer.growing().next().is_some() {
+            return now;
+        }
         let knows_any = self.programmer.known().next().is_some();
         // Before there is a mirror there is nothing to compare, however long that takes.
         let compare = if knows_any { self.compare_at(now) } else { now + VERIFY_EVERY };
@@ -219,7 +228,7 @@ impl<K: Kernel> Controller<K> {
         }
         let update = self.schedule.update_at().filter(|_| knows_any);
         let retries = self.unknown().map(|family| self.schedule.retry_at(family).unwrap_or(now));
-        retries.chain(update).fold(compare, Instant::min)
+        retries.chain(update).chain(self.programmer.forgets_at()).fold(compare, Instant::min)
     }
 
     /// Does what is due.
@@ -227,6 +236,17 @@ impl<K: Kernel> Controller<K> {
         self.sync(now, false);
         if self.programmer.known().next().is_some() && self.compare_at(now) <= now {
             if self.doubts.is_raised() { self.check_doubts() } else { self.look_after() }
+        }
+        self.grow();
+    }
+
+    /// Takes a step in replacing maps by larger ones. Changes that arrive meanwhile come before the next step.
+    fn grow(&mut self) {
+        for family in self.programmer.growing() {
+            let start = Instant::now();
+            if let Err(Failure { cause, .. }) = self.programmer.grow(family) {
+                self.failed(family, &cause, start.elapsed());
+            }
         }
     }
 

@@ -335,6 +335,13 @@ impl Rule {
 }
 
 impl Set {
+    /// A 64-bit attribute: the timeout.
+    pub(crate) fn u64(self, attr: u32, value: u64) -> Self {
+        // SAFETY: the object is valid; the value is copied.
+        unsafe { sys::nftnl_set_set_u64(self.0.as_ptr(), attr as u16, value) };
+        self
+    }
+
     /// The lengths of a concatenated key's fields. libnftnl has room for 16.
     pub(crate) fn concat_lens(self, lens: &[u8]) -> Self {
         assert!(lens.len() <= 16, "a key of {} fields", lens.len());

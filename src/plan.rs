@@ -11,13 +11,15 @@ mod select;
 mod service;
 mod settings;
 mod skeleton;
+mod sources;
 mod spread;
 
 pub use elements::{Member, endpoint_element, globals};
 pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey, Target};
 pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, EndpointRules, EndpointUse, Selection, Topology, UnusedHints, candidates, select};
-pub use service::{Needs, ServicePlan, compile};
+pub use service::{Needs, ServicePlan, compile, is_exposed};
 pub use settings::{FamilySettings, ListeningSocket, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::rules;
+pub use sources::SourceRange;
 pub use spread::Spread;

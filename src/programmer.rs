@@ -7,14 +7,14 @@ mod repair;
 mod slices;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use crate::diff::{ExistingLayout, FamilyUpdate, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::Settings;
-use crate::ruleset::{ChainId, Kernel, KernelError, Op, Part, SetId, Table, Transaction};
+use crate::ruleset::{Kernel, KernelError, Part, SetId, Table, Transaction};
 use repair::repair_part;
 use slices::{Slices, halves};
 
@@ -69,14 +69,19 @@ pub struct Programmer<K> {
     /// The families whose table is what the mirror says, or rightly not there.
     known: BTreeSet<Family>,
     slices: Slices,
+    successor_slices: Slices,
+    /// How long connections to endpoints that are gone are reset; zero for not at all.
+    reset_for: Duration,
     /// What Services do not get, collected for [`Programmer::take_objections`].
     objections: Vec<(Family, Vec<Objection>)>,
 }
 
 impl<K: Kernel> Programmer<K> {
-    /// One that knows nothing of the tables yet.
-    pub fn new(kernel: K) -> Self {
-        Self { kernel, mirror: None, known: BTreeSet::new(), slices: Slices::default(), objections: Vec::new() }
+    /// One that knows nothing of the tables yet, and has connections to endpoints that are gone reset for so long.
+    pub fn new(kernel: K, reset_for: Duration) -> Self {
+        let (known, objections) = (BTreeSet::new(), Vec::new());
+        let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
+        Self { kernel, mirror: None, known, slices, successor_slices, reset_for, objections }
     }
 
     /// The kernel.
@@ -117,6 +122,9 @@ impl<K: Kernel> Programmer<K> {
         };
         let result = self.kernel.read(family).map_err(Failure::from).and_then(|table| {
             let existing = table.as_ref().map(ExistingLayout::of);
+            if let Some(existing) = &existing {
+                mirror.adopt_gone(existing, model, self.reset_for, Instant::now());
+            }
             let objections = mirror.compile(family, model, existing.as_ref());
             drop(existing);
             self.objections.push((family, objections));
@@ -134,6 +142,7 @@ impl<K: Kernel> Programmer<K> {
         changes: &Changes,
     ) -> Vec<(Family, Result<Sent, Failure>)> {
         let Some(mut mirror) = self.mirror.take() else { return Vec::new() };
+        mirror.note_gone(model, changes, self.reset_for, Instant::now());
         let update = mirror.update(settings, model, changes);
         let mut results = Vec::new();
         for FamilyUpdate { family, steps, stale, objections } in update.families {
@@ -149,10 +158,37 @@ impl<K: Kernel> Programmer<K> {
         results.into_iter().map(|(family, result)| (family, self.note_result(family, result))).collect()
     }
 
+    /// The families that have maps being replaced by larger ones: there [`Programmer::grow`] goes on.
+    pub fn growing(&self) -> impl Iterator<Item = Family> + use<K> {
+        let is_growing = |family: &Family| self.mirror.as_ref().is_some_and(|mirror| mirror.is_growing(*family));
+        self.known().filter(is_growing).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Takes the next step in replacing maps of a family by larger ones: a part of their elements, then the rules.
+    pub fn grow(&mut self, family: Family) -> Result<(), Failure> {
+        let Some(mut mirror) = self.mirror.take() else { return Ok(()) };
+        let part = mirror.fill_successors(family, self.successor_slices.size());
+        let mut slices = self.successor_slices;
+        let result = self.send_slice(&mirror, &part, &mut slices);
+        self.successor_slices = slices;
+        let result = result.and_then(|_| match mirror.switch_to_successors(family) {
+            Some(steps) => self.commit(&mut mirror, family, steps).map(drop),
+            None => Ok(()),
+        });
+        self.mirror = Some(mirror);
+        self.note_result(family, result)
+    }
+
     /// Reads the table of a family back, or the part that others are reported to have touched, and repairs what differs
     /// from the mirror; whether the whole table was read.
     pub fn compare(&mut self, family: Family, touched: Option<&Part>) -> Result<(Sent, bool), Failure> {
         let Some(mut mirror) = self.mirror.take() else { return Ok((Sent::default(), false)) };
+        // Others may have touched them, too, and they are in nobody's way.
+        let abandoned = mirror.abandon_successors(family);
+        if let Err(failure) = self.apply(&mirror, &abandoned) {
+            self.mirror = Some(mirror);
+            return self.note_result(family, Err(failure));
+        }
         let repaired = touched.and_then(|part| {
             repair_part(&mut self.kernel, &mirror, family, part).unwrap_or_else(|cause| {
                 debug!(%cause, %family, "the touched part cannot be repaired alone, so the whole table is read");
@@ -162,7 +198,7 @@ impl<K: Kernel> Programmer<K> {
         let result = match repaired {
             Some(changes) => {
                 if touched.is_some_and(|part| part.structure) {
-                    mirror.set_undeleted(family, []);
+                    mirror.set_undeleted(family, &Transaction::default());
                 }
                 Ok((Sent::new(changes), false))
             }
@@ -196,6 +232,11 @@ impl<K: Kernel> Programmer<K> {
     /// What Services did not get in rebuilds and updates since the last time, by family.
     pub fn take_objections(&mut self) -> Vec<(Family, Vec<Objection>)> {
         std::mem::take(&mut self.objections)
+    }
+
+    /// When an endpoint that is gone is to be forgotten, by an update; `None` while there is none, or no update can be.
+    pub fn forgets_at(&self) -> Option<Instant> {
+        self.mirror().and_then(Mirror::forgets_at)
     }
 
     /// Whether nobody else can change the tables that are known.
@@ -264,6 +305,7 @@ impl<K: Kernel> Programmer<K> {
         }
         self.apply(mirror, &steps.main)?;
         self.apply(mirror, &steps.replaced)?;
+        let nothing = Transaction::default();
         let not_deleted = match self.apply(mirror, &steps.after) {
             Ok(()) => None,
             // The chains may be gone, or not.
@@ -273,8 +315,7 @@ impl<K: Kernel> Programmer<K> {
                 Some(cause)
             }
         };
-        let undeleted = steps.after.ops.iter().filter_map(|(_, op)| deleted_chain(op));
-        mirror.set_undeleted(family, undeleted.filter(|_| not_deleted.is_some()));
+        mirror.set_undeleted(family, if not_deleted.is_some() { &steps.after } else { &nothing });
         let mut changes = steps.first;
         changes.extend(steps.main);
         let mut sent = Sent::new(changes);
@@ -296,24 +337,27 @@ impl<K: Kernel> Programmer<K> {
     fn load(&mut self, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
         let mut loaded = 0;
         while let Some(part) = load.next(self.slices.size()) {
-            loaded += self.send_slice(mirror, &part)?;
+            let mut slices = self.slices;
+            let result = self.send_slice(mirror, &part, &mut slices);
+            self.slices = slices;
+            loaded += result?;
         }
         Ok(loaded)
     }
 
     /// Sends a slice; in halves where it is too large for a message. The number of its elements.
-    fn send_slice(&mut self, mirror: &Mirror, part: &Transaction) -> Result<usize, Failure> {
+    fn send_slice(&mut self, mirror: &Mirror, part: &Transaction, slices: &mut Slices) -> Result<usize, Failure> {
         let (start, (added, _)) = (Instant::now(), part.element_counts());
         match self.apply(mirror, part) {
             Ok(()) => {
-                self.slices.took(added, start.elapsed());
+                slices.took(added, start.elapsed());
                 Ok(added)
             }
             Err(failure) if failure.cause.is_too_big() => {
                 let Some([first, second]) = halves(part) else { return Err(failure) };
-                self.slices.too_large(added);
-                debug!(elements = self.slices.size(), "slices were too large for a message");
-                Ok(self.send_slice(mirror, &first)? + self.send_slice(mirror, &second)?)
+                slices.too_large(added);
+                debug!(elements = slices.size(), "slices were too large for a message");
+                Ok(self.send_slice(mirror, &first, slices)? + self.send_slice(mirror, &second, slices)?)
             }
             Err(failure) => Err(failure),
         }
@@ -339,13 +383,6 @@ impl<K: Kernel> Programmer<K> {
         }
         debug!(%family, records = elements.len(), "forgetting affinity records");
         self.kernel.forget(family, SetId::Affinity, &elements)
-    }
-}
-
-fn deleted_chain(op: &Op) -> Option<ChainId> {
-    match op {
-        Op::DeleteChain(chain) => Some(*chain),
-        _ => None,
     }
 }
 

@@ -4,8 +4,8 @@ mod direct;
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, FieldType, HASH_SEED, Listing, Op, Rule, SetId, SetName, SetSpec, TABLE_NAME, Term,
-    Transaction, Value, ValueType, Verdict,
+    BaseHook, Bytes, ChainId, Element, Field, FieldType, HASH_SEED, Listing, Op, Rule, SetId, SetName, SetSpec,
+    TABLE_NAME, Term, Transaction, Value, ValueType, Verdict,
 };
 
 pub use direct::{direct_table, ingress_name};
@@ -85,6 +85,9 @@ fn declaration(family: Family, name: SetName, size: Option<u32>, elements: &[&El
     }
     if spec.dynamic {
         out.push_str("\t\tflags dynamic,timeout\n");
+    }
+    if let Some(seconds) = spec.timeout_seconds {
+        out.push_str(&format!("\t\tflags timeout\n\t\ttimeout {}\n", duration_text(seconds)));
     }
     if spec.counter {
         out.push_str("\t\tcounter\n");
@@ -215,7 +218,8 @@ fn prefix_len(family: Family, first: &Bytes, last: &Bytes, at: usize) -> Option<
 fn chain_text(family: Family, chain: ChainId, rules: &[Rule]) -> String {
     let mut out = format!("\tchain {chain} {{\n");
     if let Some(base) = chain.base() {
-        out.push_str(&format!("\t\ttype nat hook {} priority {}; policy accept;\n", base.name, base.priority_name));
+        let BaseHook { kind, name, priority_name, .. } = base;
+        out.push_str(&format!("\t\ttype {kind} hook {name} priority {priority_name}; policy accept;\n"));
     }
     for rule in rules {
         out.push_str(&format!("\t\t{}\n", rule_text(family, rule)));
@@ -252,6 +256,10 @@ fn term_text(family: Family, term: &Term) -> String {
             format!("fib {side} type {}local", not(*negate))
         }
         Term::Translated => "ct status dnat".to_owned(),
+        Term::NoReset => "tcp flags ! rst".to_owned(),
+        Term::EchoRequest if family == Family::Ipv4 => "icmp type echo-request".to_owned(),
+        Term::EchoRequest => "icmpv6 type echo-request".to_owned(),
+        Term::TranslateTo(ip) => format!("dnat to {ip}"),
         Term::Verdict(verdict) => verdict_text(*verdict),
         Term::VerdictMap { key: fields, map } => {
             format!("{} vmap @{}", key(fields), map)
@@ -265,6 +273,7 @@ fn term_text(family: Family, term: &Term) -> String {
         Term::ClearPriority => "meta priority set none".to_owned(),
         Term::Masquerade => "masquerade fully-random".to_owned(),
         Term::Reject => "reject".to_owned(),
+        Term::RejectWithReset => "reject with tcp reset".to_owned(),
         Term::Update { map, key: fields, timeout_seconds, value } => format!(
             "update @{} {{ {} timeout {} : {} }}",
             map,
@@ -284,6 +293,8 @@ fn packet_field(family: Family, field: Field) -> String {
         Field::DestinationPort => "th dport".to_owned(),
         Field::OriginalAddress => format!("ct original {} daddr", family.nft()),
         Field::OriginalPort => "ct original proto-dst".to_owned(),
+        Field::ReplyAddress => format!("ct reply {} saddr", family.nft()),
+        Field::ReplyPort => "ct reply proto-src".to_owned(),
         Field::Priority => "meta priority".to_owned(),
         Field::RandomSlot(modulus) => format!("numgen random mod {modulus}"),
         Field::HashedSlot { with_port, modulus } => {

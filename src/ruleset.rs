@@ -23,7 +23,7 @@ mod table;
 mod verdict;
 
 pub use bytes::Bytes;
-pub use chain::{BaseHook, ChainId, EndpointMap, Pick, PickBy, Remember};
+pub use chain::{BaseHook, ChainId, EndpointMap, Masquerades, Pick, PickBy, Remember};
 pub use changed_parts::{ChangedParts, Keys, Part};
 pub use code::{Expr, Register, encode_rule};
 pub use decode::decode_rule;

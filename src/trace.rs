@@ -9,9 +9,42 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::Protocol;
+use crate::model::{Family, Protocol};
 use crate::plan::Target;
 use crate::ruleset::{ChainId, Listing};
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A connection.
+    Connect {
+        /// The protocol.
+        protocol: Protocol,
+        /// The port.
+        port: u16,
+    },
+    /// An answer to an ICMP or ICMPv6 echo request.
+    Echo,
+}
+
+impl Request {
+    /// The protocol's number in a packet of a family.
+    fn number(self, family: Family) -> u8 {
+        match (self, family) {
+            (Request::Connect { protocol, .. }, _) => protocol.number(),
+            (Request::Echo, Family::Ipv4) => 1,
+            (Request::Echo, Family::Ipv6) => 58,
+        }
+    }
+
+    /// The port; an echo request has other things in its place, which no frontend has together with its protocol.
+    fn port(self) -> u16 {
+        match self {
+            Request::Connect { port, .. } => port,
+            Request::Echo => 0,
+        }
+    }
+}
 
 /// The first packet of a new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +53,8 @@ pub struct Packet {
     pub source: IpAddr,
     /// Where it wants to go.
     pub destination: IpAddr,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port it asks for.
-    pub port: u16,
+    /// What it asks for there.
+    pub request: Request,
     /// The port it comes from, where that is known; only `balance: source-ip-port` looks at it.
     pub source_port: Option<u16>,
     /// The interface it arrives on; only the interface modes of pod detection look at it.
@@ -54,6 +85,10 @@ pub enum End {
         /// The endpoint sees an address of this node instead of the client's.
         masquerade: bool,
     },
+    /// An echo request that this node answers for the Service.
+    Answered,
+    /// A TCP reset: the endpoint is gone.
+    Reset,
     /// ICMP port unreachable.
     Rejected,
     /// Discarded.
@@ -67,6 +102,8 @@ impl fmt::Display for End {
         match self {
             End::Translated { target, masquerade: true } => write!(f, "to {target}, masqueraded"),
             End::Translated { target, masquerade: false } => write!(f, "to {target}, source kept"),
+            End::Answered => f.write_str("answered by this node"),
+            End::Reset => f.write_str("reset: the endpoint is gone"),
             End::Rejected => f.write_str("rejected (ICMP port unreachable)"),
             End::Dropped => f.write_str("dropped"),
             End::Untouched => f.write_str("left alone"),

@@ -7,7 +7,7 @@ use std::process::Command;
 use portway::config::DetectLocal;
 use portway::model::{Family, Protocol as ModelProtocol};
 use portway::plan::Target;
-use portway::trace::{End, Host, Packet, trace};
+use portway::trace::{End, Host, Packet, Request, trace};
 use support::live::Live;
 use support::netns::output_of;
 use support::packets::Protocol::{self, Tcp, Udp};
@@ -171,14 +171,8 @@ fn assert_tracer_knows(live: &mut Live, seen: &[(Place, Protocol, IpAddr, usize,
                 Place::Uplink => Some("uplink0".to_owned()),
             };
             let number = ModelProtocol::from_number(protocol.number()).expect("known");
-            let packet = Packet {
-                source,
-                destination: to.ip(),
-                protocol: number,
-                port: to.port(),
-                source_port: None,
-                interface,
-            };
+            let request = Request::Connect { protocol: number, port: to.port() };
+            let packet = Packet { source, destination: to.ip(), request, source_port: None, interface };
             let trace = trace(&listing, &host, &packet);
             let (ip, port) = (target.ip(), target.port());
             let [(End::Translated { target, .. }, share)] = trace.ends[..] else {

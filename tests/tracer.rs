@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use portway::model::Family;
+use portway::model::{Family, Protocol};
 use portway::ruleset::{ChainId, PickBy};
-use portway::trace::{End, Host, Packet, Trace, trace};
+use portway::trace::{End, Host, Packet, Request, Trace, trace};
 use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary, target};
-use support::live::{Live, forget_clients, on_the_wire};
+use support::live::{Live, forget_clients};
 use support::netns::output_of;
 use support::packets::Probe;
 use support::scenes::{Errand, Scene, any_scene, layout, node_addresses, number, sample, side_by_side};
@@ -39,6 +39,7 @@ struct Tally {
     hashed: usize,
     /// By its address and port.
     hashed_with_port: usize,
+    answered: usize,
     rejected: usize,
     dropped: usize,
     untouched: usize,
@@ -53,6 +54,7 @@ impl Tally {
         self.sticky += other.sticky;
         self.hashed += other.hashed;
         self.hashed_with_port += other.hashed_with_port;
+        self.answered += other.answered;
         self.rejected += other.rejected;
         self.dropped += other.dropped;
         self.untouched += other.untouched;
@@ -89,7 +91,7 @@ fn tracer_and_kernel_agree() {
     if cases >= CASES {
         let (translated, hashed) =
             ([total.kept, total.masqueraded, total.mixed], [total.hashed, total.hashed_with_port]);
-        let others = [total.sticky, total.rejected, total.dropped, total.untouched];
+        let others = [total.sticky, total.answered, total.rejected, total.dropped, total.untouched];
         let seen = [&translated[..], &hashed, &others].concat();
         assert!(seen.iter().all(|count| *count >= 5), "the generator has become blind: {total:?}");
     }
@@ -120,7 +122,11 @@ fn ask_tracer(live: &mut Live, errand: &Errand, source_port: Option<u16>) -> Res
         Place::Uplink => Some("uplink0".to_owned()),
     };
     let Errand { from: source, to, protocol, .. } = *errand;
-    let packet = Packet { source, destination: to.ip(), protocol, port: to.port(), source_port, interface };
+    let request = match Protocol::from_number(protocol.number()) {
+        Some(protocol) => Request::Connect { protocol, port: to.port() },
+        None => Request::Echo,
+    };
+    let packet = Packet { source, destination: to.ip(), request, source_port, interface };
     let mirror = live.controller().mirror().context("there was a sync")?;
     let listing = mirror.listing(Family::of(source)).context("both families are served")?;
     let host = Host { addresses: node_addresses().into_iter().collect() };
@@ -170,8 +176,10 @@ fn count(trace: &Trace, tally: &mut Tally) {
         Some(End::Translated { .. }) if masquerades.len() > 1 => tally.mixed += 1,
         Some(End::Translated { masquerade: true, .. }) => tally.masqueraded += 1,
         Some(End::Translated { masquerade: false, .. }) => tally.kept += 1,
+        Some(End::Answered) => tally.answered += 1,
         Some(End::Rejected) => tally.rejected += 1,
         Some(End::Dropped) => tally.dropped += 1,
+        Some(End::Reset) => {}
         Some(End::Untouched) | None => tally.untouched += 1,
     }
 }
@@ -182,14 +190,13 @@ fn send(live: &Live, errand: &Errand, trace: &Trace) -> Result<Outcomes> {
     let attempt =
         Attempt { forget: sticky.then_some(&forget_clients as &dyn Fn() -> Result<()>), ..live.attempt(errand.place) };
     let probes = |count| -> Vec<Probe> {
-        let probe = || live.numbers.between(on_the_wire(errand.protocol), errand.from, errand.to);
+        let probe = || live.numbers.between(errand.protocol, errand.from, errand.to);
         (0..count).map(|_| probe()).collect()
     };
     match trace.ends.first().map(|(end, _)| end) {
         Some(End::Dropped) => {
             let mut probes = probes(FEW);
-            let protocol = on_the_wire(errand.protocol);
-            probes.push(live.numbers.between(protocol, errand.from, bystander(errand.from)));
+            probes.push(live.numbers.between(errand.protocol, errand.from, bystander(errand.from)));
             let mut outcomes = attempt.send_and_watch(probes, Until::QuietAndLastSeen)?;
             let (control, outcome) = outcomes.pop().context("one per probe")?;
             ensure!(is_untouched(&control, &outcome), "a packet from {} to a bystander got lost", errand.from);
@@ -235,6 +242,14 @@ fn judge(trace: &Trace, outcomes: &Outcomes) -> Result<(), &'static str> {
         return judge_translations(&translations, outcomes);
     }
     let as_said = |end: End, probe: &Probe, outcome: &Outcome| match end {
+        End::Answered => match outcome {
+            Outcome::Arrived { target, .. } => {
+                target.ip() != probe.target.ip() && node_addresses().contains(&target.ip())
+            }
+            _ => false,
+        },
+        // No connection is new and leads to an endpoint that is gone.
+        End::Reset => false,
         End::Rejected => *outcome == Outcome::Refused,
         End::Dropped => *outcome == Outcome::Vanished,
         _ => is_untouched(probe, outcome),

@@ -8,7 +8,7 @@ use portway::diff::Mirror;
 use portway::model::{EndpointSlice, Event, Family, Model, Protocol, Service, ServiceCidr, ServicePort, ServiceType};
 use portway::ruleset::Listing;
 use portway::testing::{self, added, added_node, added_slice, all_listed, endpoint, ip, service_port};
-use portway::trace::{End, Host, Packet, trace};
+use portway::trace::{End, Host, Packet, Request, trace};
 
 const NODE_IP: &str = "192.168.0.1";
 const VIP: &str = "198.51.100.1";
@@ -78,8 +78,7 @@ impl Case {
         let packet = Packet {
             source: ip(from),
             destination: ip(to),
-            protocol: Protocol::Tcp,
-            port,
+            request: Request::Connect { protocol: Protocol::Tcp, port },
             source_port: None,
             interface: interface.map(str::to_owned),
         };
@@ -95,6 +94,8 @@ impl Case {
                     targets.insert(target.ip.to_string());
                     masquerades.insert(*masquerade);
                 }
+                End::Answered => return "answered".into(),
+                End::Reset => return "reset".into(),
                 End::Rejected => return "reject".into(),
                 End::Dropped => return "drop".into(),
                 End::Untouched => return "untouched".into(),

@@ -122,7 +122,7 @@ pub struct ExplainArgs {
     /// The interface the packet arrives on (for the interface modes of pod detection)
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// Where it wants to go: `10.96.0.10:53/udp`, `[fd00::1]:80`; the protocol defaults to tcp
+    /// Where it wants to go: `10.96.0.10:53/udp`, `[fd00::1]:80`, `10.96.0.10/icmp` for a ping; the protocol defaults to tcp
     #[arg(value_name = "DEST:PORT[/PROTO]")]
     pub destination: String,
     /// The form of the output

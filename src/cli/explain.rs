@@ -13,37 +13,52 @@ use self::live::Live;
 use super::args::ExplainArgs;
 use super::render::{Compiled, compile};
 use super::view::{NOT_OK, Output, emit, print_whole};
-use crate::admin::explain_rows;
+use crate::admin::{ExplainRows, explain_rows};
 use crate::diff::Mirror;
 use crate::model::{Family, Protocol};
 use crate::nftables::NftKernel;
 use crate::plan::{NodePortAddresses, Target};
 use crate::ruleset::{Kernel, Listing, TABLE_NAME};
-use crate::trace::{End, Host, Packet, Trace, trace};
+use crate::trace::{End, Host, Packet, Request, Trace, trace};
+
+/// What an echo request is called, in the place of a protocol.
+const ECHO: &str = "icmp";
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let (destination, protocol) = parse_destination(&args.destination)?;
+    let (destination, request) = parse_destination(&args.destination)?;
     if args.from.is_ipv4() != destination.is_ipv4() {
         bail!("--from {} and {destination} are not of the same family", args.from);
     }
     let packet = Packet {
         source: args.from,
-        destination: destination.ip(),
-        protocol,
-        port: destination.port(),
+        destination,
+        request,
         source_port: args.from_port,
         interface: args.interface.clone(),
     };
-    let family = Family::of(destination.ip());
+    let family = Family::of(destination);
     let ((listing, host), mut live) = match &args.manifests {
         Some(folder) => {
             let compiled = compile(folder, &args.plan.options()?)?;
-            let target = Target { ip: destination.ip(), port: destination.port() };
             let Compiled { model, mirror, problems, .. } = &compiled;
-            let rows = explain_rows(model, mirror, problems, &HashMap::new(), target, protocol);
+            let rows = match request {
+                Request::Connect { protocol, port } => {
+                    let target = Target { ip: destination, port };
+                    explain_rows(model, mirror, problems, &HashMap::new(), target, protocol)
+                }
+                Request::Echo => ExplainRows::default(),
+            };
             (of_manifests(mirror, family)?, Live { rows, ..Live::default() })
         }
-        None => (in_kernel(family)?, live::ask(&args.daemon.client(), destination, protocol)),
+        None => {
+            let live = match request {
+                Request::Connect { protocol, port } => {
+                    live::ask(&args.daemon.client(), SocketAddr::new(destination, port), protocol)
+                }
+                Request::Echo => Live::default(),
+            };
+            (in_kernel(family)?, live)
+        }
     };
     if args.manifests.is_none() {
         live.rows.notes.extend(no_route(&packet, &host)?);
@@ -58,7 +73,11 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if is_ours {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("portway: no Service answers on {destination}: Portway leaves such connections alone");
+    let at = match request {
+        Request::Connect { port, .. } => SocketAddr::new(destination, port).to_string(),
+        Request::Echo => destination.to_string(),
+    };
+    eprintln!("portway: no Service answers on {at}: Portway leaves such connections alone");
     Ok(NOT_OK.into())
 }
 
@@ -102,25 +121,35 @@ fn in_kernel(family: Family) -> anyhow::Result<(Listing, Host)> {
     Ok((listing, Host { addresses }))
 }
 
-/// `10.96.0.10:53/udp`, `[fd00::1]:80`.
-fn parse_destination(text: &str) -> anyhow::Result<(SocketAddr, Protocol)> {
+/// `10.96.0.10:53/udp`, `[fd00::1]:80`, `10.96.0.10/icmp`.
+fn parse_destination(text: &str) -> anyhow::Result<(IpAddr, Request)> {
+    if let Some((address, name)) = text.split_once('/')
+        && name.eq_ignore_ascii_case(ECHO)
+    {
+        let address = address.trim_start_matches('[').trim_end_matches(']').parse();
+        return Ok((address.with_context(|| format!("{text:?} is not ADDRESS/{ECHO}"))?, Request::Echo));
+    }
     let (address, protocol) = match text.split_once('/') {
         Some((address, name)) => {
-            let protocol = Protocol::parse(name).with_context(|| format!("{name:?} is none of tcp, udp, sctp"))?;
+            let protocol =
+                Protocol::parse(name).with_context(|| format!("{name:?} is none of tcp, udp, sctp, {ECHO}"))?;
             (address, protocol)
         }
         None => (text, Protocol::Tcp),
     };
-    let address = address
+    let address: SocketAddr = address
         .parse()
         .with_context(|| format!("{address:?} is not ADDRESS:PORT (IPv6 in brackets, as in [fd00::1]:80)"))?;
-    Ok((address, protocol))
+    Ok((address.ip(), Request::Connect { protocol, port: address.port() }))
 }
 
 fn as_text(packet: &Packet, host: &Host, trace: &Trace) -> String {
-    let at = SocketAddr::new(packet.destination, packet.port);
     let side = if host.is_local(packet.source) { " (this node)" } else { "" };
-    let mut out = format!("{}{side} -> {at} {}\n\n", packet.source, packet.protocol);
+    let what = match packet.request {
+        Request::Connect { protocol, port } => format!("{} {protocol}", SocketAddr::new(packet.destination, port)),
+        Request::Echo => format!("{} {ECHO}", packet.destination),
+    };
+    let mut out = format!("{}{side} -> {what}\n\n", packet.source);
     for (end, share) in &trace.ends {
         out.push_str(&format!("  {:>5.1} %  {end}\n", share * 100.0));
     }
@@ -139,6 +168,8 @@ fn as_json(packet: &Packet, trace: &Trace, live: &Live) -> serde_json::Value {
         End::Translated { target, masquerade } => {
             json!({"verdict": "DNAT", "backend": target.to_string(), "masquerade": masquerade, "probability": share})
         }
+        End::Answered => json!({"verdict": "ANSWER", "probability": share}),
+        End::Reset => json!({"verdict": "RESET", "probability": share}),
         End::Rejected => json!({"verdict": "REJECT", "probability": share}),
         End::Dropped => json!({"verdict": "DROP", "probability": share}),
         End::Untouched => json!({"verdict": "ACCEPT", "probability": share}),
@@ -148,11 +179,15 @@ fn as_json(packet: &Packet, trace: &Trace, live: &Live) -> serde_json::Value {
         .iter()
         .map(|step| json!({"chain": step.chain.to_string(), "rule": step.rule, "element": step.element}));
     let ip = |ip: IpAddr| ip.to_string();
+    let (protocol, port) = match packet.request {
+        Request::Connect { protocol, port } => (protocol.to_string(), Some(port)),
+        Request::Echo => (ECHO.to_owned(), None),
+    };
     json!({
         "from": ip(packet.source),
         "to": ip(packet.destination),
-        "protocol": packet.protocol.to_string(),
-        "port": packet.port,
+        "protocol": protocol,
+        "port": port,
         "outcomes": trace.ends.iter().map(end).collect::<Vec<_>>(),
         "path": steps.collect::<Vec<_>>(),
         "services": live.rows.services,
@@ -168,9 +203,17 @@ mod tests {
 
     #[test]
     fn destinations() {
-        let parse = |text| parse_destination(text).map(|(at, protocol)| format!("{at} {protocol}")).ok();
+        let parse = |text| {
+            let (ip, request) = parse_destination(text).ok()?;
+            Some(match request {
+                Request::Connect { protocol, port } => format!("{} {protocol}", SocketAddr::new(ip, port)),
+                Request::Echo => format!("{ip} {ECHO}"),
+            })
+        };
         assert_eq!(parse("10.96.0.10:53/udp").as_deref(), Some("10.96.0.10:53 UDP"));
         assert_eq!(parse("[fd00::1]:80").as_deref(), Some("[fd00::1]:80 TCP"));
+        assert_eq!(parse("10.96.0.10/icmp").as_deref(), Some("10.96.0.10 icmp"));
+        assert_eq!(parse("[fd00::1]/ICMP").as_deref(), Some("fd00::1 icmp"));
         for text in ["10.96.0.10", "fd00::1:80x", "10.96.0.10:53/icmp", ":80"] {
             assert_eq!(parse(text), None, "{text:?}");
         }

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::duration::GoDuration;
 use super::error::ConfigError;
 use super::kube_proxy::{self, KubeProxyConfiguration};
 use super::note::Note;
@@ -34,6 +35,10 @@ pub struct PortwayConfiguration {
     pub frontend_metrics_max: u32,
     /// Interfaces for direct return; absent or empty: none.
     pub direct_return_devices: Vec<String>,
+    /// Have Service addresses answer echo requests; absent: false.
+    pub answer_pings: bool,
+    /// How long connections to endpoints that are gone are reset; absent or 0: they are not.
+    pub reset_connections_for: GoDuration,
 }
 
 /// What a file says, before defaults.

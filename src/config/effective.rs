@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::document::{self, PortwayConfiguration};
 use super::error::ConfigError;
-use super::flags::Flags;
+use super::flags::{Flags, parse_bool};
 use super::kube_proxy::KubeProxyConfiguration;
 use super::mode::Mode;
 use super::note::Note;
-use super::{DetectLocal, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
+use super::{DetectLocal, GoDuration, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
 use crate::plan::ListeningSocket;
 use crate::{host, yaml};
@@ -131,6 +131,10 @@ pub struct Configuration {
     pub frontend_metrics_max: u32,
     /// Interfaces for direct return, each once; none: no direct return.
     pub direct_return_devices: Vec<Arc<str>>,
+    /// Have Service addresses answer echo requests.
+    pub answer_pings: bool,
+    /// How long connections to endpoints that are gone are reset; zero: they are not.
+    pub reset_for: GoDuration,
     /// The file behind all this, if there is one.
     pub file: Option<ConfigFile>,
     /// What is to be logged about the configuration.
@@ -236,6 +240,8 @@ impl Configuration {
             sysctl_net: path(flags.value("sysctl-net")),
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             direct_return_devices: devices(direct_devices)?,
+            answer_pings: flags.given("answer-pings").and_then(parse_bool).unwrap_or(portway.answer_pings),
+            reset_for: reset_for(flags.parsed("reset-connections-for")?.unwrap_or(portway.reset_connections_for))?,
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
             detect_local: detect_local(&config),
             node_ports: NodePortsOn::parse(&config.node_port_addresses).unwrap_or_default(),
@@ -255,6 +261,8 @@ impl Configuration {
         options.node_ports = self.node_ports.clone();
         options.localhost_node_ports = gates::is_on(&self.kube_proxy.feature_gates, gates::LOCALHOST_NODE_PORTS);
         options.service_proxy_name = self.service_proxy_name.clone();
+        options.answer_pings = self.answer_pings;
+        options.reset_for = self.reset_for.get();
         options.external_ips = gates::is_on(&self.kube_proxy.feature_gates, gates::EXTERNAL_IPS);
         options.min_sync_period = self.min_sync_period;
         options.direct_return_devices.clone_from(&self.direct_return_devices);
@@ -301,7 +309,9 @@ impl Configuration {
             && manifests.is_empty()
             && service_proxy_name.is_empty()
             && self.direct_return_devices.is_empty()
-            && self.frontend_metrics_max == 0;
+            && self.frontend_metrics_max == 0
+            && !self.answer_pings
+            && self.reset_for.is_zero();
         if !is_default {
             let portway = PortwayConfiguration {
                 api_version: document::PORTWAY_API_VERSION.into(),
@@ -311,12 +321,23 @@ impl Configuration {
                 service_proxy_name: service_proxy_name.to_owned(),
                 frontend_metrics_max: self.frontend_metrics_max,
                 direct_return_devices: self.direct_return_devices.iter().map(ToString::to_string).collect(),
+                answer_pings: self.answer_pings,
+                reset_connections_for: self.reset_for,
             };
             text.push_str("---\n");
             text.push_str(&yaml::write(&portway).map_err(|cause| error(cause.to_string()))?);
         }
         std::fs::write(path, text).map_err(|cause| error(cause.to_string()))
     }
+}
+
+/// The kernel itself forgets endpoints that are gone after two hours: Portway must do so before.
+fn reset_for(wanted: GoDuration) -> Result<GoDuration, ConfigError> {
+    if wanted.is_negative() || wanted > GoDuration::from_secs(3600) {
+        let (value, cause) = (wanted.to_string(), "want a time from 0 to 1h".to_owned());
+        return Err(ConfigError::Flag { flag: "reset-connections-for", value, cause });
+    }
+    Ok(wanted)
 }
 
 /// Makes the configuration say what is in effect: nftables mode, with the settings of the mode that was asked for.

@@ -33,7 +33,9 @@ impl<K: Kernel> Controller<K> {
             return;
         }
         let knows_any = self.programmer.known().next().is_some();
-        let updates = knows_any && (at_once || self.schedule.update_at().is_some_and(|at| at <= now));
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let updates =
+            knows_any && (at_once || is_due(self.schedule.update_at()) || is_due(self.programmer.forgets_at()));
         let due = |family: &Family| self.schedule.retry_at(*family).is_none_or(|at| at <= now);
         let mut rebuilds: Vec<Family> = self.unknown().filter(due).collect();
         if !rebuilds.is_empty() && !self.claim(&rebuilds) {

@@ -1,5 +1,7 @@
 //! A change of one table, put into the order the kernel wants.
 
+use std::collections::BTreeSet;
+
 use super::Steps;
 use super::mirror::FamilyMirror;
 use super::recorder::OpRecorder;
@@ -15,8 +17,14 @@ pub(super) struct Change {
     pub(super) changed: Vec<ChainId>,
     /// Chains that are there and not wanted any more.
     pub(super) went: Vec<ChainId>,
+    /// Optional sets to create.
+    pub(super) came_sets: BTreeSet<SetId>,
+    /// Optional sets that are there and not wanted any more.
+    pub(super) went_sets: BTreeSet<SetId>,
     /// Maps to replace, because they need another size; the mirror has the names of their successors.
     pub(super) resized: Vec<SetId>,
+    /// Maps whose successors have all elements; the mirror has their names.
+    pub(super) filled: Vec<SetId>,
     /// Elements, besides those of the replaced maps.
     pub(super) elements: OpRecorder,
 }
@@ -29,10 +37,11 @@ impl FamilyMirror {
     pub(super) fn write(&self, settings: &Settings, mut change: Change, steps: &mut Steps) {
         let (family, names) = (self.family, self.sizes.names());
         let resizes = !change.resized.is_empty();
-        if resizes {
+        let replaced = [&change.resized[..], &change.filled].concat();
+        if !replaced.is_empty() {
             let names_resized = |chain: &ChainId| {
                 let rules = self.rules(settings, *chain);
-                rules.iter().flatten().filter_map(|term| term.set()).any(|name| change.resized.contains(&name.set))
+                rules.iter().flatten().filter_map(|term| term.set()).any(|name| replaced.contains(&name.set))
             };
             let others: Vec<ChainId> = self
                 .all_chains()
@@ -42,8 +51,11 @@ impl FamilyMirror {
                 .collect();
             change.changed.extend(others);
         }
-        let emptied = change.went.iter().filter(|_| resizes);
+        let emptied = change.went.iter().filter(|_| !replaced.is_empty());
 
+        for set in &change.came_sets {
+            steps.main.push(family, Op::AddSet(names.of(*set), self.sizes.of(*set)));
+        }
         for chain in &change.came {
             let makes = if resizes { &mut steps.first } else { &mut steps.main };
             makes.push(family, Op::AddChain(*chain));
@@ -52,8 +64,10 @@ impl FamilyMirror {
             let name = names.of(*set);
             steps.first.push(family, Op::AddSet(name, self.sizes.of(*set)));
             steps.resized.push((family, *set));
-            steps.replaced.push(family, Op::DeleteSet(name.other()));
             change.elements.forget(*set);
+        }
+        for set in &replaced {
+            steps.replaced.push(family, Op::DeleteSet(names.of(*set).other()));
         }
         for chain in change.changed.iter().chain(emptied) {
             steps.main.push(family, Op::FlushChain(*chain));
@@ -64,6 +78,10 @@ impl FamilyMirror {
         change.elements.finish(family, names, &mut steps.main);
         for chain in change.went {
             steps.after.push(family, Op::DeleteChain(chain));
+        }
+        // They have no elements by now, so it makes no difference to a packet that is still processed by those rules.
+        for set in change.went_sets {
+            steps.after.push(family, Op::DeleteSet(names.of(set)));
         }
     }
 

@@ -1,9 +1,13 @@
 //! The layout of a table that was read back from the kernel: which slots endpoints have, the numbers of affinity IDs, and
 //! the sizes of maps. All of it is free to choose, so a restart keeps it.
 
+use std::collections::BTreeSet;
+
+use super::gone;
 use super::growth::ExistingSizes;
 use super::numbers::ExistingNumbers;
 use super::slots::ExistingSlots;
+use crate::plan::Target;
 use crate::ruleset::Table;
 
 /// The layout of a table.
@@ -11,6 +15,7 @@ use crate::ruleset::Table;
 pub struct ExistingLayout<'a> {
     pub(super) slots: ExistingSlots<'a>,
     pub(super) numbers: ExistingNumbers,
+    pub(super) gone: BTreeSet<Target>,
     /// None where the table is going to be replaced.
     pub(super) sizes: Option<ExistingSizes>,
 }
@@ -20,6 +25,7 @@ impl<'a> ExistingLayout<'a> {
     pub fn of(table: &'a Table) -> Self {
         let stays = table.is_in_force() && table.is_usable();
         let sizes = stays.then(|| ExistingSizes::of(table));
-        Self { slots: ExistingSlots(table), numbers: ExistingNumbers::of(table), sizes }
+        let gone = gone::in_table(table);
+        Self { slots: ExistingSlots(table), numbers: ExistingNumbers::of(table), gone, sizes }
     }
 }

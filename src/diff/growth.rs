@@ -1,11 +1,12 @@
 //! How much room each map has, and when it needs more.
 //!
 //! A map with a size is faster to fill, to check and above all to list (benches/README.md), but the kernel refuses what
-//! does not fit. So a map is replaced by one twice as large long before that. Its successor is made and filled beside it,
-//! under the other one of its two names, while no rule uses it. The transaction that needs the room has the rules use
-//! that name, and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]).
+//! does not fit. So a map is replaced by one twice as large long before that. Its successor is made beside it, under the
+//! other one of its two names, and filled between updates ([`super::filling`]). A transaction has the rules use that name,
+//! and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]). Where one update needs
+//! more room than is left, it waits for its successors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::Sizing;
 use crate::ruleset::{Names, SetId, Table};
@@ -44,11 +45,12 @@ pub(super) struct Sizes {
 pub(super) struct ExistingSizes {
     sizes: BTreeMap<SetId, u32>,
     names: Names,
+    optional: BTreeSet<SetId>,
 }
 
 impl ExistingSizes {
     pub(super) fn of(table: &Table) -> Self {
-        Self { sizes: table.sizes.clone(), names: table.names.clone() }
+        Self { sizes: table.sizes.clone(), names: table.names.clone(), optional: table.optional.clone() }
     }
 }
 
@@ -86,30 +88,53 @@ impl Sizes {
     }
 
     /// Chooses sizes for a new table, or for one that is there: then what will do is kept. A size that is larger than it
-    /// need be does little harm (16 bytes an element that could be), so maps never shrink.
-    pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>) {
-        if let Some(ExistingSizes { sizes, names }) = existing {
+    /// need be does little harm (16 bytes an element that could be), so maps never shrink. `optional`: optional sets in force.
+    pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>, optional: &BTreeSet<SetId>) {
+        if let Some(ExistingSizes { sizes, names, optional: there }) = existing {
             (self.sizes, self.names) = (sizes.clone(), names.clone());
+            optional.difference(there).for_each(|set| self.choose_for(*set));
             self.grow();
         } else {
-            self.widen();
+            self.sizes.extend(self.tight());
         }
+    }
+
+    /// The maps that are nearly full, with the sizes of their successors.
+    pub(super) fn tight(&self) -> BTreeMap<SetId, u32> {
+        let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
+        let sets = SetId::ALL.into_iter().filter(tight);
+        sets.map(|set| (set, self.sizing.wanted(self.count_of(set)))).collect()
+    }
+
+    /// Whether a map has no room for its elements.
+    pub(super) fn are_exceeded(&self) -> bool {
+        self.exceed(&self.sizes)
+    }
+
+    /// Whether maps of these sizes have no room for the elements.
+    pub(super) fn exceed(&self, sizes: &BTreeMap<SetId, u32>) -> bool {
+        sizes.iter().any(|(set, size)| *size > 0 && self.count_of(*set) > *size as usize)
+    }
+
+    /// Chooses the size of a set that is about to be made.
+    pub(super) fn choose_for(&mut self, set: SetId) {
+        let wanted = if set.is_sizable() { self.sizing.wanted(self.count_of(set)) } else { 0 };
+        self.sizes.remove(&set);
+        self.sizes.extend((wanted > 0).then_some((set, wanted)));
     }
 
     /// Enlarges maps that are nearly full, under their other name, and says which they are.
     pub(super) fn grow(&mut self) -> Vec<SetId> {
-        let tight = self.widen();
-        tight.iter().for_each(|set| self.names.switch(*set));
-        tight
+        self.switch(self.tight())
     }
 
-    fn widen(&mut self) -> Vec<SetId> {
-        let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
-        let tight: Vec<SetId> = SetId::ALL.into_iter().filter(tight).collect();
-        for set in &tight {
-            self.sizes.insert(*set, self.sizing.wanted(self.count_of(*set)));
+    /// Has successors of these sizes take the places of maps, and says which they are.
+    pub(super) fn switch(&mut self, successors: BTreeMap<SetId, u32>) -> Vec<SetId> {
+        for (set, size) in &successors {
+            self.sizes.insert(*set, *size);
+            self.names.switch(*set);
         }
-        tight
+        successors.into_keys().collect()
     }
 }
 
@@ -125,13 +150,13 @@ mod tests {
 
     fn existing_size(size: u32) -> ExistingSizes {
         let sizes = (size > 0).then_some((SetId::Services, size)).into_iter().collect();
-        ExistingSizes { sizes, names: Names::default() }
+        ExistingSizes { sizes, names: Names::default(), optional: BTreeSet::new() }
     }
 
     #[test]
     fn a_new_table_has_first_names_and_sizes_at_once() {
         let mut sizes = sizes(192);
-        sizes.choose(None);
+        sizes.choose(None, &BTreeSet::new());
         assert_eq!((sizes.of(SetId::Services), sizes.names()), (512, &Names::default()));
     }
 
@@ -156,7 +181,7 @@ mod tests {
     fn a_restart_keeps_sizes_that_will_do() {
         let chosen = |count, existing| {
             let mut sizes = sizes(count);
-            sizes.choose(Some(&existing_size(existing)));
+            sizes.choose(Some(&existing_size(existing)), &BTreeSet::new());
             assert_eq!(sizes.names().of(SetId::Services).second, sizes.of(SetId::Services) != existing);
             sizes.of(SetId::Services)
         };
@@ -171,7 +196,7 @@ mod tests {
     fn more_headroom_makes_the_same_map_too_small() {
         let mut sizes = sizes(192);
         sizes.sizing.headroom = 4;
-        sizes.choose(Some(&existing_size(256)));
+        sizes.choose(Some(&existing_size(256)), &BTreeSet::new());
         assert_eq!(sizes.of(SetId::Services), 1_024);
         assert!(sizes.grow().is_empty());
     }

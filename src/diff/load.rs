@@ -70,7 +70,7 @@ impl<'a> Load<'a> {
             begin.push(family, Op::DeleteTable);
         }
         begin.push(family, Op::AddTable);
-        for set in SetId::ALL {
+        for set in mirror.sets() {
             begin.push(family, Op::AddSet(mirror.sizes.names().of(set), mirror.sizes.of(set)));
         }
         add_chains(mirror, settings, |chain| !chain.is_base(), &mut begin);

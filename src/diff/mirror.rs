@@ -1,16 +1,18 @@
 //! The desired table, kept Service by Service.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::claims::Claims;
+use super::gone::Gone;
 use super::growth::Sizes;
 use super::numbers::Numbers;
 use super::references::References;
+use super::shared::SharedElement;
+use super::successors::Successors;
 use crate::model::{Family, ObjectKey};
-use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, globals, rules};
-use crate::ruleset::{Bytes, ChainId, Listing, Rule, SetId, Term};
+use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, Target, globals, rules};
+use crate::ruleset::{ChainId, Listing, Op, Rule, SetId, Term, Transaction};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
 ///
@@ -20,6 +22,7 @@ use crate::ruleset::{Bytes, ChainId, Listing, Rule, SetId, Term};
 pub struct Mirror {
     pub(super) settings: Settings,
     pub(super) families: Vec<FamilyMirror>,
+    pub(super) gone: Gone,
 }
 
 #[derive(Debug, Clone)]
@@ -31,9 +34,17 @@ pub(super) struct FamilyMirror {
     pub(super) shared: References<SharedElement>,
     pub(super) chains: References<ChainId>,
     pub(super) globals: Vec<Member>,
+    /// Endpoints that are gone.
+    pub(super) gone: BTreeSet<Target>,
+    /// The optional sets in force: chains name them.
+    pub(super) optional: BTreeSet<SetId>,
     pub(super) sizes: Sizes,
+    /// Of maps that are nearly full.
+    pub(super) successors: Successors,
     /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
     pub(super) undeleted: BTreeSet<ChainId>,
+    /// The same of optional sets.
+    pub(super) undeleted_sets: BTreeSet<SetId>,
 }
 
 /// A Service as it is in force; targets are in the order of their slots, and affinity is numbered. There are many, and
@@ -48,43 +59,10 @@ pub(super) struct ServiceState {
     pub(super) shared: Box<[SharedElement]>,
 }
 
-/// An element that Services share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum SharedElement {
-    ClusterIp(IpAddr),
-    Hairpin(IpAddr),
-    AfterDnatEndpoint(IpAddr),
-}
-
-impl SharedElement {
-    pub(super) fn member(self) -> Member {
-        match self {
-            SharedElement::ClusterIp(ip) => Member::cluster_ip(ip),
-            SharedElement::Hairpin(ip) => Member::hairpin(ip),
-            SharedElement::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
-        }
-    }
-
-    /// The one with this key, whether there is such an element or not.
-    pub(super) fn at(family: Family, set: SetId, key: &Bytes) -> Option<Self> {
-        let ip = match family {
-            Family::Ipv4 => key.ipv4_at(0)?,
-            Family::Ipv6 => key.ipv6_at(0)?,
-        };
-        let shared = match set {
-            SetId::ClusterIps => SharedElement::ClusterIp(ip),
-            SetId::Hairpin => SharedElement::Hairpin(ip),
-            SetId::AfterDnatEndpoints => SharedElement::AfterDnatEndpoint(ip),
-            _ => return None,
-        };
-        (shared.member().element.key == *key).then_some(shared)
-    }
-}
-
 impl Mirror {
     /// A mirror without any table.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, families: Vec::new() }
+        Self { settings, families: Vec::new(), gone: Gone::default() }
     }
 
     /// Forgets the table of a family: what the kernel holds of it is not known.
@@ -97,10 +75,17 @@ impl Mirror {
         self.settings.sizing = sizing;
     }
 
-    /// Says which chains of a table, of those that steps were to delete, the kernel still has: the next update deletes them.
-    pub fn set_undeleted(&mut self, family: Family, chains: impl IntoIterator<Item = ChainId>) {
-        if let Some(mirror) = self.families.iter_mut().find(|mirror| mirror.family == family) {
-            mirror.undeleted = chains.into_iter().collect();
+    /// Says which of these deletions the kernel has not made: the next update repeats them.
+    pub fn set_undeleted(&mut self, family: Family, deletions: &Transaction) {
+        let Some(mirror) = self.families.iter_mut().find(|mirror| mirror.family == family) else { return };
+        mirror.undeleted.clear();
+        mirror.undeleted_sets.clear();
+        for (_, op) in &deletions.ops {
+            match op {
+                Op::DeleteChain(chain) => drop(mirror.undeleted.insert(*chain)),
+                Op::DeleteSet(name) => drop(mirror.undeleted_sets.insert(name.set)),
+                _ => {}
+            }
         }
     }
 
@@ -148,6 +133,7 @@ impl Mirror {
         let names = mirror.sizes.names();
         let sizes = mirror.sizes.all().iter().map(|(set, size)| (names.of(*set), *size)).collect();
         let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family, names) };
+        listing.sets.extend(mirror.optional.iter().map(|set| (names.of(*set), BTreeMap::new())));
         for (set, element) in mirror.elements() {
             listing.sets.entry(names.of(set)).or_default().insert(element.key, element);
         }
@@ -165,8 +151,12 @@ impl FamilyMirror {
             shared: References::default(),
             chains: References::default(),
             globals: globals(family, settings),
+            gone: BTreeSet::new(),
+            optional: BTreeSet::new(),
             sizes: Sizes::new(settings.sizing),
+            successors: Successors::default(),
             undeleted: BTreeSet::new(),
+            undeleted_sets: BTreeSet::new(),
         }
     }
 
@@ -179,6 +169,21 @@ impl FamilyMirror {
             *name = self.sizes.names().of(name.set);
         }
         rules
+    }
+
+    /// The sets of the table.
+    pub(super) fn sets(&self) -> impl Iterator<Item = SetId> {
+        SetId::ALL.into_iter().filter(|set| !set.is_optional() || self.optional.contains(set))
+    }
+
+    /// The optional sets that chains name.
+    pub(super) fn optional_of(
+        &self,
+        settings: &Settings,
+        chains: impl IntoIterator<Item = ChainId>,
+    ) -> BTreeSet<SetId> {
+        let rules = chains.into_iter().flat_map(|chain| self.rules(settings, chain)).flatten();
+        rules.filter_map(|term| term.set()).map(|name| name.set).filter(|set| set.is_optional()).collect()
     }
 
     /// All chains of the table: the fixed ones, then those in use, sorted.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::Steps;
 use super::change::Change;
-use super::mirror::{FamilyMirror, Mirror, SharedElement};
+use super::mirror::{FamilyMirror, Mirror};
+use super::shared::SharedElement;
+use super::slots;
 use crate::model::Family;
-use crate::plan::FrontendKey;
+use crate::plan::{FrontendKey, Member};
 use crate::ruleset::{Bytes, ChangedParts, Element, Foreign, ForeignKind, Keys, Op, Part, SetId, Table, Transaction};
 
 impl Mirror {
@@ -19,10 +21,11 @@ impl Mirror {
         delete_foreign(family, &table.foreign, &mut steps)?;
         let mut change = Change::default();
         if part.structure {
-            if !table.leftovers.is_empty() || table.names != *mirror.sizes.names() {
+            if mirror.leftovers(&table).next().is_some() || table.names != *mirror.sizes.names() {
                 return None;
             }
             mirror.compare_chains(&self.settings, &table, &mut change);
+            mirror.compare_sets(&table, &mut change);
         }
         mirror.compare_part(part, table, &mut change)?;
         mirror.write(&self.settings, change, &mut steps);
@@ -97,6 +100,10 @@ impl FamilyMirror {
     fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
         if let Some(shared) = SharedElement::at(self.family, set, key) {
             return self.shared.contains(&shared).then(|| shared.member().element);
+        }
+        if set == SetId::Gone {
+            let target = slots::target(key).filter(|target| self.gone.contains(target));
+            return target.map(|target| Member::gone(target).element);
         }
         let mut globals = self.globals.iter().filter(|member| member.set == set);
         if let Some(global) = globals.find(|member| member.element.key == *key) {

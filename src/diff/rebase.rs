@@ -6,10 +6,11 @@ use super::Steps;
 use super::affinity;
 use super::change::Change;
 use super::load::Load;
-use super::mirror::{FamilyMirror, Mirror, SharedElement};
+use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
+use super::shared::SharedElement;
 use crate::model::Family;
-use crate::plan::{Settings, endpoint_element};
+use crate::plan::{Frontend, Member, Settings, endpoint_element};
 use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule};
 
 impl Mirror {
@@ -44,19 +45,30 @@ impl FamilyMirror {
     fn keeps_sizes(&self, table: &Table) -> bool {
         let names = self.sizes.names();
         let size = |set: &SetId| table.sizes.get(set).copied().unwrap_or(0);
-        SetId::ALL.iter().all(|set| names.of(*set) != table.names.of(*set) || size(set) == self.sizes.of(*set))
+        table.sets.keys().all(|set| names.of(*set) != table.names.of(*set) || size(set) == self.sizes.of(*set))
     }
 
     fn repair(&self, settings: &Settings, table: &Table, steps: &mut Steps) {
         let names = self.sizes.names();
         let mut change = Change::default();
         self.compare_chains(settings, table, &mut change);
-        for name in &table.leftovers {
-            steps.first.push(self.family, Op::DeleteSet(*name));
+        for name in self.leftovers(table) {
+            steps.first.push(self.family, Op::DeleteSet(name));
         }
-        change.resized.extend(SetId::ALL.into_iter().filter(|set| names.of(*set) != table.names.of(*set)));
+        let is_there = |set: &SetId| table.sets.contains_key(set);
+        change.resized.extend(self.sets().filter(is_there).filter(|set| names.of(*set) != table.names.of(*set)));
+        self.compare_sets(table, &mut change);
         self.compare_elements(&table.sets, &mut change.elements);
         self.write(settings, change, steps);
+    }
+
+    pub(super) fn compare_sets(&self, table: &Table, change: &mut Change) {
+        change.came_sets.extend(self.optional.difference(&table.optional));
+        change.went_sets.extend(table.optional.difference(&self.optional));
+        if !change.came_sets.is_empty() {
+            let new = self.elements().filter(|(set, _)| change.came_sets.contains(set));
+            new.for_each(|(set, element)| change.elements.add(set, element));
+        }
     }
 
     pub(super) fn compare_chains(&self, settings: &Settings, table: &Table, change: &mut Change) {
@@ -96,15 +108,19 @@ impl FamilyMirror {
     /// All elements, Service by Service.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
         let globals = self.globals.iter().cloned();
-        let members = globals.chain(self.shared.keys().map(SharedElement::member));
+        let gone = self.gone.iter().copied().map(Member::gone);
+        let members = globals.chain(gone).chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
-        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(|frontend| {
-            let key = frontend.key.bytes();
-            let members = frontend.members().into_iter().map(|member| (member.set, member.element));
-            members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
-                let slots = frontend.slots(targets);
-                (0..slots.len()).map(move |slot| (map.set(), endpoint_element(&key, slot, &slots[slot])))
-            }))
+        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(Self::elements_of_frontend))
+    }
+
+    /// The elements of one frontend.
+    pub(super) fn elements_of_frontend(frontend: &Frontend) -> impl Iterator<Item = (SetId, Element)> {
+        let key = frontend.key.bytes();
+        let members = frontend.members().into_iter().map(|member| (member.set, member.element));
+        members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
+            let slots = frontend.slots(targets);
+            (0..slots.len()).map(move |slot| (map.set(), endpoint_element(&key, slot, &slots[slot])))
         }))
     }
 }

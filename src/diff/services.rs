@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::affinity;
 use super::claims::{Claim, Conflict};
-use super::mirror::{FamilyMirror, ServiceState, SharedElement};
+use super::mirror::{FamilyMirror, ServiceState};
 use super::recorder::OpRecorder;
+use super::shared::SharedElement;
 use super::slots;
+use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
 use crate::plan::{
@@ -92,6 +94,7 @@ impl FamilyMirror {
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
+        recorder.in_successors(self.successors.have(&Owner::Service(key.clone())));
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
@@ -214,7 +217,9 @@ fn shared(plan: &ServicePlan) -> impl Iterator<Item = SharedElement> {
     let cluster_ip = plan.cluster_ip.map(SharedElement::ClusterIp);
     let hairpins = plan.hairpins.iter().copied().map(SharedElement::Hairpin);
     let endpoints = plan.after_dnat_endpoints().into_iter().map(SharedElement::AfterDnatEndpoint);
-    cluster_ip.into_iter().chain(hairpins).chain(endpoints)
+    let pingable = plan.pingable.iter().copied().map(SharedElement::Pingable);
+    let unpingable = plan.unpingable.iter().copied().map(SharedElement::Unpingable);
+    cluster_ip.into_iter().chain(hairpins).chain(endpoints).chain(pingable).chain(unpingable)
 }
 
 /// The chain a verdict leads to, when it is one that comes and goes.

@@ -7,10 +7,11 @@ use super::mirror::{FamilyMirror, Mirror};
 use super::numbers::Numbers;
 use super::recorder::OpRecorder;
 use super::services::{Effects, replace_members};
+use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
-use crate::plan::{Settings, globals};
-use crate::ruleset::ChainId;
+use crate::plan::{Settings, Target, globals};
+use crate::ruleset::{ChainId, SetId};
 
 /// What a sync has to do.
 #[derive(Debug, Default)]
@@ -59,9 +60,11 @@ impl Mirror {
         replace_members(&[], &mirror.globals, &mut recorder);
         mirror.sync_services(&self.settings, model, &all, existing, &mut recorder, &mut effects);
         mirror.record_shared(&mut recorder);
+        mirror.update_gone(self.gone.of_family(family), &mut recorder);
         mirror.chains.take_changes();
+        mirror.optional = mirror.optional_of(&self.settings, mirror.all_chains());
         mirror.sizes.count(recorder.counts());
-        mirror.sizes.choose(existing.and_then(|existing| existing.sizes.as_ref()));
+        mirror.sizes.choose(existing.and_then(|existing| existing.sizes.as_ref()), &mirror.optional);
         self.families.push(mirror);
         self.families.sort_unstable_by_key(|mirror| mirror.family);
         effects.objections
@@ -79,7 +82,8 @@ impl Mirror {
             changes.services.clone()
         };
         for mirror in &mut self.families {
-            update.families.push(mirror.update(&old, settings, model, &dirty));
+            let gone = self.gone.of_family(mirror.family);
+            update.families.push(mirror.update(&old, settings, model, &dirty, gone));
         }
         update
     }
@@ -87,7 +91,7 @@ impl Mirror {
 
 /// Whether a change of settings concerns what Services compile to, and not just rules or global elements.
 fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
-    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| f.node_ip).collect::<Vec<_>>();
+    let node_ips = |settings: &Settings| settings.families().map(|(_, f)| (f.node_ip, f.pings_to)).collect::<Vec<_>>();
     old.node_name != new.node_name
         || old.listeners != new.listeners
         || old.zone != new.zone
@@ -96,15 +100,29 @@ fn recompiles_everything(old: &Settings, new: &Settings) -> bool {
 }
 
 impl FamilyMirror {
-    fn update(&mut self, old: &Settings, new: &Settings, model: &Model, dirty: &BTreeSet<ObjectKey>) -> FamilyUpdate {
-        let (mut recorder, mut effects) = (OpRecorder::default(), Effects::default());
+    fn update(
+        &mut self,
+        old: &Settings,
+        new: &Settings,
+        model: &Model,
+        dirty: &BTreeSet<ObjectKey>,
+        gone: BTreeSet<Target>,
+    ) -> FamilyUpdate {
+        let (mut recorder, mut effects) = (OpRecorder::with_successors(self.successors.sets()), Effects::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
         self.sync_services(new, model, dirty, None, &mut recorder, &mut effects);
         self.record_shared(&mut recorder);
+        self.update_gone(gone, &mut recorder);
         let (mut came, mut went) = self.chains.take_changes();
         self.sizes.count(recorder.counts());
-        let resized = self.sizes.grow();
+        let (mut came_sets, mut went_sets) = (BTreeSet::new(), BTreeSet::new());
+        let concerned = came.iter().chain(&went).chain(&before).copied();
+        if !self.optional_of(new, concerned).is_empty() || !before.is_empty() {
+            (came_sets, went_sets) = self.update_optional(new);
+        }
+        let mut steps = Steps::default();
+        let resized = self.make_room(&mut recorder, &mut steps);
         let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
         // What could not be deleted is still there: wanted again it gets its rules anew, else deleting is tried again.
@@ -113,17 +131,48 @@ impl FamilyMirror {
         went.extend(self.undeleted.iter().filter(|chain| !back.contains(chain)));
         changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
         changed.extend(back);
-        let change = Change { came, changed, went, resized, elements: recorder };
-        let mut steps = Steps::default();
+        came_sets.retain(|set| !self.undeleted_sets.contains(set));
+        went_sets.extend(self.undeleted_sets.difference(&self.optional));
+        let change =
+            Change { came, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
         self.write(new, change, &mut steps);
+        if self.successors.is_empty() {
+            self.begin_successors(&mut steps);
+        }
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
+    }
+
+    /// Where maps have no room for this update, makes larger ones that have everything at once, and says which they are.
+    /// Where successors have none, they are made anew.
+    fn make_room(&mut self, recorder: &mut OpRecorder, steps: &mut Steps) -> Vec<SetId> {
+        let are_exceeded = self.sizes.are_exceeded();
+        if are_exceeded || self.sizes.exceed(self.successors.sizes()) {
+            self.abandon_successors(&mut steps.first);
+            recorder.forget_successors();
+        }
+        if are_exceeded { self.sizes.grow() } else { Vec::new() }
     }
 
     /// Records what came into force and what went out of it among the elements Services share.
     fn record_shared(&mut self, recorder: &mut OpRecorder) {
         let (came, went) = self.shared.take_changes();
-        came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
-        went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
+        for shared in came {
+            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.add_member(shared.member());
+        }
+        for shared in went {
+            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.delete_member(shared.member());
+        }
+    }
+
+    /// Which optional sets come and go with the chains.
+    fn update_optional(&mut self, settings: &Settings) -> (BTreeSet<SetId>, BTreeSet<SetId>) {
+        let wanted = self.optional_of(settings, self.all_chains());
+        let before = std::mem::replace(&mut self.optional, wanted);
+        let came: BTreeSet<SetId> = self.optional.difference(&before).copied().collect();
+        came.iter().for_each(|set| self.sizes.choose_for(*set));
+        (came, before.difference(&self.optional).copied().collect())
     }
 
     fn all_chains_if_rules_may_differ(&self, old: &Settings, new: &Settings) -> Vec<ChainId> {
@@ -137,6 +186,7 @@ impl FamilyMirror {
             return;
         }
         let old = std::mem::replace(&mut self.globals, wanted);
+        recorder.in_successors(self.successors.have(&Owner::Settings));
         replace_members(&old, &self.globals, recorder);
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::controller::{Observer, Synced};
 use crate::model::{EndpointSlice, Family, ObjectKey, Service, ServiceType};
-use crate::plan::{NodePortAddresses, Settings, candidates};
+use crate::plan::{NodePortAddresses, Settings, candidates, is_exposed};
 
 /// A server: a Service, and the family of the addresses it listens on.
 pub type CheckId = (Family, ObjectKey);
@@ -30,7 +30,8 @@ impl CheckServer {
         I: Iterator<Item = &'a Arc<EndpointSlice>>,
     {
         let port = service.health_check_node_port?;
-        if service.service_type == ServiceType::ExternalName || settings.family(family).is_none() {
+        let is_served = service.service_type != ServiceType::ExternalName && settings.family(family).is_some();
+        if !is_served || !is_exposed(service, settings) {
             return None;
         }
         let family = Self::serving(service, family, settings)?;

@@ -1,5 +1,6 @@
 //! The Node this proxy runs for, and the ranges Service addresses come from.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ pub struct Node {
     pub internal_ips: Vec<IpAddr>,
     /// The label `topology.kubernetes.io/zone`; absent counts as "".
     pub zone: Arc<str>,
+    /// All labels, for the selectors of Services.
+    pub labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
     /// Being deleted, by deletionTimestamp or the cluster autoscaler's taint: not eligible for load balancers.

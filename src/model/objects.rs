@@ -170,6 +170,12 @@ impl EndpointSlice {
         from_there.take_while(move |port| (&*port.name, port.protocol) == (name, protocol)).map(|port| port.port)
     }
 
+    /// Addresses and ports of all endpoints, whatever their state, for TCP.
+    pub fn tcp_targets(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        let ports = self.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        ports.flat_map(|port| self.endpoints.iter().map(|endpoint| (endpoint.address, port.port)))
+    }
+
     /// The weight of an endpoint, from 1 to [`EndpointWeights::MAX`].
     pub fn weight(&self, endpoint: &IpAddr) -> u8 {
         self.weights.as_ref().and_then(|weights| weights.of.get(endpoint)).copied().unwrap_or(1)

@@ -73,6 +73,8 @@ pub struct Changes {
     pub service_cidrs: bool,
     /// Addresses of nodes of the cluster changed.
     pub node_addresses: bool,
+    /// TCP endpoints that have left a slice, with its Service; perhaps another slice has them ([`Model::departed`]).
+    pub departed: BTreeMap<(IpAddr, u16), ObjectKey>,
     /// When what led to the changes of slices happened, by Service (specification 10.3). Says nothing about rules.
     pub triggers: HashMap<(ObjectKey, Family), Vec<SystemTime>>,
 }
@@ -104,10 +106,17 @@ pub struct Model {
     is_node_unseen: bool,
     /// With the reason, by family: a Service that the kernel refuses in one is served in the other.
     set_aside: BTreeMap<ObjectKey, BTreeMap<Family, Arc<str>>>,
+    /// Whether [`Changes::departed`] is wanted.
+    watches_departures: bool,
     changes: Changes,
 }
 
 impl Model {
+    /// Has changes say which endpoints leave slices from now on.
+    pub fn watch_departures(&mut self) {
+        self.watches_departures = true;
+    }
+
     /// Applies one event. Objects equal to the stored ones are no change.
     pub fn apply(&mut self, event: Event) {
         match event {
@@ -121,6 +130,9 @@ impl Model {
             Event::Node(node) => {
                 (self.is_node_gone, self.is_node_unseen) = (false, false);
                 if self.node.as_ref() != Some(&*node) {
+                    if self.node.as_ref().is_none_or(|old| old.labels != node.labels) {
+                        self.note_selecting_services();
+                    }
                     self.node = Some(*node);
                     self.changes.node = true;
                 }
@@ -223,6 +235,27 @@ impl Model {
     /// The slices of a Service, ordered by their keys.
     pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices_of.get(service).into_iter().flatten()
+    }
+
+    /// All slices, in no order.
+    pub fn all_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices.iter().map(|slice| &slice.0)
+    }
+
+    /// The TCP endpoints that have left the slices of a Service that is still there, and that no slice has any more. Costs a
+    /// look at all slices when an endpoint has left one.
+    pub fn departed(&self, changes: &Changes) -> BTreeSet<(IpAddr, u16)> {
+        let of_services = changes.departed.iter().filter(|(_, service)| self.service(service).is_some());
+        let mut departed: BTreeSet<(IpAddr, u16)> = of_services.map(|(target, _)| *target).collect();
+        for slice in self.all_slices() {
+            if departed.is_empty() {
+                break;
+            }
+            for target in slice.tcp_targets() {
+                departed.remove(&target);
+            }
+        }
+        departed
     }
 
     /// Number of Services held.
@@ -340,7 +373,8 @@ impl Model {
             Some(old) if old.is_equivalent(&slice) => return,
             // A relabelled slice leaves its old Service at once (specification 3.4, ADVICE).
             Some(old) if old.service != slice.service => self.remove_slice(&slice.key),
-            _ => {}
+            Some(old) => self.note_departures(old.clone(), Some(&slice)),
+            None => {}
         }
         if let Some(at) = slice.changed_at {
             self.changes.triggers.entry((slice.service.clone(), slice.family)).or_default().push(at);
@@ -354,10 +388,26 @@ impl Model {
         self.slices.replace(Keyed(slice));
     }
 
+    /// The Services that choose nodes by their labels count as changed.
+    fn note_selecting_services(&mut self) {
+        let chooses = |service: &&Arc<Service>| service.options().expose_on.is_some();
+        let keys: Vec<ObjectKey> = self.services().filter(chooses).map(|service| service.key.clone()).collect();
+        self.changes.services.extend(keys);
+    }
+
+    fn note_departures(&mut self, old: Arc<EndpointSlice>, new: Option<&EndpointSlice>) {
+        if self.watches_departures {
+            let stay: HashSet<(IpAddr, u16)> = new.into_iter().flat_map(|new| new.tcp_targets()).collect();
+            let gone = old.tcp_targets().filter(|target| !stay.contains(target));
+            self.changes.departed.extend(gone.map(|target| (target, old.service.clone())));
+        }
+    }
+
     fn remove_slice(&mut self, key: &ObjectKey) {
         let Some(Keyed(old)) = self.slices.take(key) else {
             return;
         };
+        self.note_departures(old.clone(), None);
         if let Some(slices) = self.slices_of.get_mut(&old.service) {
             slices.retain(|other| other.key != *key);
             if slices.is_empty() {

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::Protocol;
-use crate::model::SlicePort;
+use crate::model::{LabelSelector, Protocol, ServiceOptions, SlicePort};
+use crate::testing;
 
 fn slice(name: &str, port: u16, changed: Option<u64>) -> Event {
     Event::Slice(Arc::new(EndpointSlice {
@@ -87,4 +87,27 @@ fn addresses_of_nodes_are_as_listed() {
     let unreadable = Event::Unreadable(Kind::NodeAddresses, ObjectKey::new("", "b"));
     assert_eq!(changed(list(&[unreadable])), (false, [0, 1]), "what was known stays");
     assert_eq!(changed(vec![Event::NodeAddressesDeleted("b".into())]), (true, [0, 0]));
+}
+
+#[test]
+fn only_services_that_choose_nodes_follow_the_labels_of_the_node() {
+    let expose_on = Some(LabelSelector::parse("role=edge").expect("valid"));
+    let options = ServiceOptions { expose_on, ..ServiceOptions::DEFAULT };
+    let chooses = Service { annotated: Some(options.into()), ..testing::service("a", "10.96.0.1") };
+    let mut model = Model::default();
+    [testing::added(chooses), testing::added(testing::service("b", "10.96.0.2"))]
+        .into_iter()
+        .for_each(|event| model.apply(event));
+    let mut changed = |role: Option<&str>, zone: &str| {
+        model.take_changes();
+        let labels = role.map(|role| ("role".into(), role.into())).into_iter().collect::<BTreeMap<_, _>>().into();
+        let node = Node { name: "n".into(), zone: zone.into(), labels, ..Node::default() };
+        model.apply(Event::Node(Box::new(node)));
+        model.take_changes().services.iter().map(|key| key.name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(changed(Some("edge"), ""), ["a"], "the first Node");
+    assert_eq!(changed(Some("edge"), ""), [""; 0], "a heartbeat");
+    assert_eq!(changed(Some("edge"), "z"), [""; 0], "something else");
+    assert_eq!(changed(Some("core"), "z"), ["a"]);
+    assert_eq!(changed(None, "z"), ["a"]);
 }

@@ -92,7 +92,7 @@ fn chain(table: &str, id: ChainId, with_hook: bool) -> Chain {
     let chain = Chain::new().str(sys::NFTNL_CHAIN_TABLE, table).str(sys::NFTNL_CHAIN_NAME, &id.to_string());
     match id.base() {
         Some(base) if with_hook => chain
-            .str(sys::NFTNL_CHAIN_TYPE, "nat")
+            .str(sys::NFTNL_CHAIN_TYPE, base.kind)
             .u32(sys::NFTNL_CHAIN_HOOKNUM, base.hook)
             .i32(sys::NFTNL_CHAIN_PRIO, base.priority)
             .u32(sys::NFTNL_CHAIN_POLICY, abi::chain::POLICY_ACCEPT),

@@ -10,6 +10,8 @@ use crate::model::Family;
 use crate::ruleset::{FieldType, SetName, SetSpec, ValueType};
 use crate::wire::abi::{expr as x, set as abi};
 
+/// Milliseconds in a second: timeouts in the kernel's interface.
+const MS: u64 = 1000;
 /// Bits of one type in the number of a concatenation.
 const TYPE_BITS: u32 = 6;
 
@@ -44,6 +46,8 @@ pub(crate) struct Declaration {
     pub(super) data: Option<(u32, u32)>,
     pub(super) verdict: bool,
     pub(super) size: u32,
+    /// Default timeout of elements in milliseconds; 0 for none.
+    pub(super) timeout: u64,
     pub(super) counter: bool,
 }
 
@@ -59,6 +63,9 @@ impl Declaration {
         if spec.value != ValueType::None {
             flags |= abi::F_MAP;
         }
+        if spec.timeout_seconds.is_some() {
+            flags |= abi::F_TIMEOUT;
+        }
         if spec.dynamic {
             flags |= abi::F_TIMEOUT | abi::F_EVAL;
         }
@@ -70,6 +77,7 @@ impl Declaration {
             data: (!values.is_empty()).then(|| (concat_type(family, values), padded_len(family, values))),
             verdict: spec.value == ValueType::Verdict,
             size: spec.size.unwrap_or(0),
+            timeout: u64::from(spec.timeout_seconds.unwrap_or(0)) * MS,
             counter: spec.counter,
         }
     }
@@ -100,6 +108,9 @@ pub(super) fn declared(family: Family, (table, name): (&str, &str), spec: &SetSp
     let size = spec.size.unwrap_or(size);
     if size > 0 {
         out = out.u32(sys::NFTNL_SET_DESC_SIZE, size);
+    }
+    if declared.timeout > 0 {
+        out = out.u64(sys::NFTNL_SET_TIMEOUT, declared.timeout);
     }
     if declared.flags & abi::F_CONCAT != 0 {
         let lens: Vec<u8> = spec.key.iter().map(|field| field.len(family) as u8).collect();

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use super::{Action, Class, EndpointSet, Frontend, NodePortAddresses, Settings, Target};
 use crate::model::{Balance, Family};
-use crate::ruleset::{Bytes, ChainId, Element, EndpointMap, Pick, PickBy, Remember, SetId, Value, Verdict};
+use crate::ruleset::{
+    Bytes, ChainId, Element, EndpointMap, Masquerades, Pick, PickBy, Remember, SetId, Value, Verdict,
+};
 
 /// An element and the set it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,6 +41,21 @@ impl Member {
     /// The entry in [`SetId::AfterDnatEndpoints`].
     pub fn after_dnat_endpoint(ip: IpAddr) -> Self {
         Self::plain(SetId::AfterDnatEndpoints, Bytes::new().ip(ip), None, None)
+    }
+
+    /// The entry in [`SetId::Gone`].
+    pub fn gone(target: Target) -> Self {
+        Self::plain(SetId::Gone, Bytes::new().ip(target.ip).u16(target.port), None, None)
+    }
+
+    /// The entry in [`SetId::Pingable`].
+    pub fn pingable(ip: IpAddr) -> Self {
+        Self::plain(SetId::Pingable, Bytes::new().ip(ip), None, None)
+    }
+
+    /// The entry in [`SetId::Unpingable`].
+    pub fn unpingable(ip: IpAddr) -> Self {
+        Self::plain(SetId::Unpingable, Bytes::new().ip(ip), None, None)
     }
 
     /// The entry in [`SetId::ClusterIps`].
@@ -82,12 +99,11 @@ impl Frontend {
 
         let verdict = self.first_verdict();
         if let Some(sources) = &self.sources {
-            let check = Verdict::Goto(ChainId::SourceRanges);
-            members.push(Member::verdict(maps.first, key, check, comment()));
-            members.push(Member::verdict(SetId::AllowedServices, key, verdict, comment()));
-            members.extend(sources.iter().map(|net| {
-                let (first, last) = (key.ip(net.network()), key.ip(net.broadcast()));
-                Member::plain(SetId::AllowedSources, first, Some(last), comment())
+            members.push(Member::verdict(maps.first, key, Verdict::Goto(maps.source_ranges), comment()));
+            members.push(Member::verdict(maps.allowed_services, key, verdict, comment()));
+            members.extend(sources.iter().map(|range| {
+                let (first, last) = (key.ip(range.first), key.ip(range.last));
+                Member::plain(maps.allowed_sources, first, Some(last), comment())
             }));
         } else {
             members.push(Member::verdict(maps.first, key, verdict, comment()));
@@ -101,7 +117,7 @@ impl Frontend {
         if let Some(verdict) = self.after_dnat() {
             members.push(Member::verdict(maps.after_dnat, key, verdict, comment()));
         }
-        if let (Some(chain), true) = (self.remember(false), self.targets().next().is_some()) {
+        if let (Some(chain), true) = (self.remember(Masquerades::Nobody), self.targets().next().is_some()) {
             members.push(Member::verdict(maps.remember, key, Verdict::Goto(chain), comment()));
         }
         if let Some(affinity) = self.affinity {
@@ -152,10 +168,10 @@ impl Frontend {
     }
 
     /// The chain that remembers clients, if any, with or without what masquerades them behind it.
-    fn remember(&self, masquerade: bool) -> Option<ChainId> {
+    fn remember(&self, masquerades: Masquerades) -> Option<ChainId> {
         let seconds = self.affinity?.seconds;
         let external_local = matches!(self.action, Action::ExternalLocal { .. });
-        Some(ChainId::Remember(Remember { nodeport: self.key.is_node_port(), external_local, masquerade, seconds }))
+        Some(ChainId::Remember(Remember { nodeport: self.key.is_node_port(), external_local, masquerades, seconds }))
     }
 
     /// What is due after translation (specification 6.4). ClusterIPs are masqueraded by a rule for all of them.
@@ -163,14 +179,14 @@ impl Frontend {
         let masquerade = match (&self.action, self.class) {
             (Action::Refuse | Action::Drop | Action::Relay(_), _) => return None,
             (_, Class::ClusterIp) => None,
-            (Action::Balance(..), _) if self.direct => Some(ChainId::MasqueradeRemote),
-            (Action::Balance(..), _) => Some(ChainId::MasqueradeIt),
-            (Action::ExternalLocal { .. }, _) => Some(ChainId::MasqueradeOwn),
+            (Action::Balance(EndpointSet::Cluster, _), _) if self.direct => Some(Masquerades::Remote),
+            (Action::Balance(EndpointSet::Cluster, _), _) => Some(Masquerades::Everybody),
+            (Action::Balance(EndpointSet::Local, _) | Action::ExternalLocal { .. }, _) => Some(Masquerades::Own),
         };
         match masquerade {
             // A jump: the rule for all ClusterIPs comes behind it.
-            None => self.remember(false).map(Verdict::Jump),
-            Some(chain) => Some(Verdict::Goto(self.remember(true).unwrap_or(chain))),
+            None => self.remember(Masquerades::Nobody).map(Verdict::Jump),
+            Some(masquerades) => Some(Verdict::Goto(self.remember(masquerades).or(masquerades.chain())?)),
         }
     }
 }
@@ -178,6 +194,9 @@ impl Frontend {
 /// The maps of a kind of frontend.
 struct Maps {
     first: SetId,
+    source_ranges: ChainId,
+    allowed_services: SetId,
+    allowed_sources: SetId,
     short_circuit: SetId,
     external_local: SetId,
     after_dnat: SetId,
@@ -191,6 +210,9 @@ impl Maps {
         if frontend.key.is_node_port() {
             Self {
                 first: SetId::Nodeports,
+                source_ranges: ChainId::NodeportSourceRanges,
+                allowed_services: SetId::NodeportAllowedServices,
+                allowed_sources: SetId::NodeportAllowedSources,
                 short_circuit: SetId::NodeportShortCircuit,
                 external_local: SetId::NodeportExternalLocal,
                 after_dnat: SetId::NodeportAfterDnat,
@@ -201,6 +223,9 @@ impl Maps {
         } else {
             Self {
                 first: SetId::Services,
+                source_ranges: ChainId::SourceRanges,
+                allowed_services: SetId::AllowedServices,
+                allowed_sources: SetId::AllowedSources,
                 short_circuit: SetId::ShortCircuit,
                 external_local: SetId::ExternalLocal,
                 after_dnat: SetId::AfterDnat,

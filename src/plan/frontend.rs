@@ -5,9 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::Spread;
+use super::{SourceRange, Spread};
 use crate::model::{Balance, ObjectKey, Protocol};
 use crate::ruleset::{Bytes, hashed_slot};
 
@@ -212,8 +210,8 @@ pub struct Frontend {
     /// Other nodes may hand its connections on to this one, and this one to others: those to endpoints on this node keep the
     /// client's address.
     pub direct: bool,
-    /// loadBalancerSourceRanges: disjoint networks that may connect; `None` for no restriction.
-    pub sources: Option<Vec<IpNet>>,
+    /// Who may connect, as disjoint ranges: loadBalancerSourceRanges without what is denied; `None` for no restriction.
+    pub sources: Option<Vec<SourceRange>>,
 }
 
 impl Frontend {

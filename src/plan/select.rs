@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Target;
+use super::{EndpointSet, Target};
 use crate::model::{EndpointSlice, Family, Placement, ServicePort};
 
 /// An endpoint of one Service port, after duplicates were resolved.
@@ -59,10 +59,33 @@ pub struct Selection {
     pub cluster: Vec<Target>,
     /// The local set, sorted; empty also when it is not needed.
     pub local: Vec<Target>,
+    /// Ready endpoints on this node, sorted, whatever hints say; empty unless [`Selection::find_ready_here`] was asked.
+    pub ready_here: Vec<Target>,
     /// Any usable endpoint exists anywhere.
     pub has_endpoints: bool,
     /// How the cluster set was narrowed.
     pub topology: Topology,
+}
+
+impl Selection {
+    /// Finds the ready endpoints on this node among the candidates it was made of.
+    pub(super) fn find_ready_here(&mut self, candidates: &[Candidate]) {
+        self.ready_here = candidates.iter().filter(|c| c.local && c.ready).map(|c| c.target).collect();
+    }
+
+    /// What a frontend that prefers this node uses: ready endpoints here, else the cluster set.
+    pub(super) fn local_first(&self) -> (EndpointSet, &Vec<Target>) {
+        if self.ready_here.is_empty() {
+            (EndpointSet::Cluster, &self.cluster)
+        } else {
+            (EndpointSet::Local, &self.ready_here)
+        }
+    }
+
+    /// All of its sets.
+    pub(super) fn sets(&self) -> [&Vec<Target>; 3] {
+        [&self.cluster, &self.local, &self.ready_here]
+    }
 }
 
 /// All endpoints of a Service port in one family (specification 3.4): unique by address and port. Of duplicates the most
@@ -111,6 +134,7 @@ pub fn select(candidates: &[Candidate], node: &str, zone: &str, need_cluster: bo
     Selection {
         cluster: set(need_cluster, &|c| rules.cluster(c)),
         local: set(need_local, &|c| rules.local(c)),
+        ready_here: Vec::new(),
         has_endpoints: candidates.iter().any(|c| c.ready || c.is_draining()),
         topology: rules.topology,
     }

@@ -4,11 +4,10 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
+use super::sources::AllowedSources;
 use super::{
-    Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings, Spread,
-    Target, Topology, candidates, select,
+    Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings,
+    SourceRange, Spread, Target, Topology, candidates, select,
 };
 use crate::model::{Balance, EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 use crate::ruleset::COMMENT_MAX;
@@ -26,6 +25,10 @@ pub struct ServicePlan {
     pub frontends: Vec<Frontend>,
     /// Addresses of its reachable endpoints on this node: connections from there to there need a masquerade.
     pub hairpins: Vec<IpAddr>,
+    /// Its addresses that answer echo requests, because a port has a usable endpoint.
+    pub pingable: BTreeSet<IpAddr>,
+    /// Its other load balancer and external addresses: these refuse echo requests.
+    pub unpingable: BTreeSet<IpAddr>,
     /// Frontends it has a claim to although none of it is in force: nobody else shall get them meanwhile.
     pub withheld: Vec<(FrontendKey, Class)>,
     /// Where its health check server answers: nobody else may have these.
@@ -47,6 +50,19 @@ impl ServicePlan {
         let claims = self.frontends.into_iter().map(|frontend| (frontend.key, frontend.class));
         let withheld = self.withheld.into_iter().chain(claims).collect();
         Self { withheld, checks: self.checks, refused: self.refused, ..Self::default() }
+    }
+
+    /// Finds out which addresses answer echo requests. Those with source ranges do not: whoever may not connect shall not
+    /// learn that somebody is there.
+    fn find_pings(&mut self) {
+        for frontend in self.frontends.iter().filter(|frontend| frontend.sources.is_none() && !frontend.is_relayed()) {
+            let FrontendKey::Address { ip, .. } = frontend.key else { continue };
+            if frontend.action != Action::Refuse {
+                self.pingable.insert(ip);
+            } else if frontend.class != Class::ClusterIp {
+                self.unpingable.insert(ip);
+            }
+        }
     }
 
     /// Addresses of its endpoints whose connections may need something after translation, whoever the client is: those
@@ -77,7 +93,10 @@ where
     for port in &service.ports {
         let found = candidates(slices(), family, port, &settings.node_name);
         let Needs { cluster, local } = frontends.needs(port);
-        let selection = select(&found, &settings.node_name, &settings.zone, cluster, local);
+        let mut selection = select(&found, &settings.node_name, &settings.zone, cluster, local);
+        if frontends.prefers_local() {
+            selection.find_ready_here(&found);
+        }
         let spread = frontends.spread(&found);
         elements = elements.saturating_add(frontends.elements(port, &selection, spread.as_deref()));
         if elements > ELEMENTS_MAX {
@@ -99,12 +118,15 @@ where
                 .iter()
                 .filter(|c| c.local)
                 .map(|c| c.target)
-                .filter(|t| selection.cluster.binary_search(t).is_ok() || selection.local.binary_search(t).is_ok())
+                .filter(|t| selection.sets().iter().any(|set| set.binary_search(t).is_ok()))
                 .map(|t| t.ip),
         );
     }
     plan.hairpins.sort_unstable();
     plan.hairpins.dedup();
+    if settings.family(family).is_some_and(|settings| settings.pings_to.is_some()) {
+        plan.find_pings();
+    }
     // At first those of all Services are there at the same time.
     plan.frontends.shrink_to_fit();
     plan
@@ -115,6 +137,13 @@ fn cluster_ip_frontends(service: &Service, ip: IpAddr) -> Vec<(FrontendKey, Clas
     let key = |port: &ServicePort| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
     let keys: BTreeSet<FrontendKey> = service.ports.iter().map(key).collect();
     keys.into_iter().map(|key| (key, Class::ClusterIp)).collect()
+}
+
+/// Whether this node answers on the external addresses, the NodePorts and the health check port of a Service
+/// (`portway.io/expose-on-nodes`).
+pub fn is_exposed(service: &Service, settings: &Settings) -> bool {
+    let label = |key: &str| settings.node_labels.get(key).map(|value| &**value);
+    service.options().expose_on.as_ref().is_none_or(|selector| selector.matches(label))
 }
 
 /// Which sets of endpoints the frontends of a Service port use.
@@ -140,7 +169,9 @@ struct ServiceFrontends<'a> {
     node_ip: Option<IpAddr>,
     external_ips: Vec<IpAddr>,
     load_balancer_ips: Vec<IpAddr>,
-    sources: Option<Vec<IpNet>>,
+    sources: AllowedSources,
+    /// This node answers on external addresses and NodePorts.
+    exposed: bool,
     localhost: Option<IpAddr>,
     direct_return: bool,
     balance: Balance,
@@ -149,14 +180,16 @@ struct ServiceFrontends<'a> {
 impl<'a> ServiceFrontends<'a> {
     fn new(service: &'a Service, family: Family, settings: &Settings) -> Self {
         let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect::<Vec<_>>();
-        let load_balancer_ips = of_family(&service.load_balancer_ips);
+        let exposed = is_exposed(service, settings);
+        let load_balancer_ips = if exposed { of_family(&service.load_balancer_ips) } else { Vec::new() };
         let node_ip = settings.family(family).and_then(|f| f.node_ip);
         Self {
             service,
             family,
             node_ip,
-            external_ips: if settings.external_ips { of_family(&service.external_ips) } else { Vec::new() },
-            sources: allowed_sources(service, &load_balancer_ips, family, node_ip),
+            external_ips: if settings.external_ips && exposed { of_family(&service.external_ips) } else { Vec::new() },
+            sources: AllowedSources::of(service, &load_balancer_ips, family, node_ip),
+            exposed,
             load_balancer_ips,
             direct_return: settings.direct_return,
             localhost: settings.family(family).and_then(|f| f.localhost),
@@ -192,13 +225,23 @@ impl<'a> ServiceFrontends<'a> {
         }
     }
 
+    /// Whether endpoints on this node go before others anywhere.
+    fn prefers_local(&self) -> bool {
+        let options = self.service.options();
+        options.external_prefer_local || options.internal_prefer_local
+    }
+
     fn externally_accessible(&self, port: &ServicePort) -> bool {
-        port.node_port.is_some() || !self.external_ips.is_empty() || !self.load_balancer_ips.is_empty()
+        self.node_port(port).is_some() || !self.external_ips.is_empty() || !self.load_balancer_ips.is_empty()
+    }
+
+    fn node_port(&self, port: &ServicePort) -> Option<u16> {
+        port.node_port.filter(|_| self.exposed)
     }
 
     /// Where the Service's health check server answers, as frontends would be called.
     fn checks(&self) -> Vec<FrontendKey> {
-        let Some(port) = self.service.health_check_node_port else { return Vec::new() };
+        let Some(port) = self.service.health_check_node_port.filter(|_| self.exposed) else { return Vec::new() };
         let protocol = Protocol::Tcp;
         let at_node = self.node_ip.map(|ip| FrontendKey::Address { ip, protocol, port });
         [FrontendKey::NodePort { protocol, port }].into_iter().chain(at_node).collect()
@@ -222,11 +265,14 @@ impl<'a> ServiceFrontends<'a> {
         // What each has in verdict maps and maps of IDs.
         let own = 8;
         let balancers = self.load_balancer_ips.len();
-        let addresses = 1 + balancers + self.external_ips.len() + usize::from(port.node_port.is_some());
-        let sources = self.sources.as_ref().map_or(0, Vec::len);
+        let others = self.external_ips.len() + usize::from(self.node_port(port).is_some());
+        let addresses = 1 + balancers + others;
+        let len = |ranges: &Option<Vec<SourceRange>>| ranges.as_ref().map_or(0, Vec::len);
+        let sources = balancers.saturating_mul(len(&self.sources.balancers));
+        let sources = sources.saturating_add(others.saturating_mul(len(&self.sources.others)));
         let slots = |targets: &[Target]| spread.map_or(targets.len(), |spread| spread.slot_count(targets) as usize);
         let endpoints = slots(&selection.cluster) + slots(&selection.local);
-        addresses.saturating_mul(own + endpoints).saturating_add(balancers.saturating_mul(sources))
+        addresses.saturating_mul(own + endpoints).saturating_add(sources)
     }
 
     /// The frontends of a port. The first of several with the same key is meant to stay: a ClusterIP that is listed as
@@ -249,14 +295,15 @@ impl<'a> ServiceFrontends<'a> {
         let at = |ip| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
         push(at(cluster_ip), Class::ClusterIp, self.internal_action(selection), None);
         for ip in &self.load_balancer_ips {
-            push(at(*ip), Class::LoadBalancer, self.external_action(selection), self.sources.clone());
+            push(at(*ip), Class::LoadBalancer, self.external_action(selection), self.sources.balancers.clone());
         }
         for ip in &self.external_ips {
-            push(at(*ip), Class::ExternalIp, self.external_action(selection), None);
+            push(at(*ip), Class::ExternalIp, self.external_action(selection), self.sources.others.clone());
         }
-        if let Some(node_port) = port.node_port {
+        if let Some(node_port) = self.node_port(port) {
             let (protocol, port) = (port.protocol, node_port);
-            push(FrontendKey::NodePort { protocol, port }, Class::NodePort, self.external_action(selection), None);
+            let sources = self.sources.others.clone();
+            push(FrontendKey::NodePort { protocol, port }, Class::NodePort, self.external_action(selection), sources);
             if let Some(ip) = self.localhost {
                 let relayed = Action::Relay(self.relayed(protocol, selection));
                 push(FrontendKey::Address { ip, protocol, port }, Class::NodePort, relayed, None);
@@ -279,8 +326,11 @@ impl<'a> ServiceFrontends<'a> {
     }
 
     fn internal_action(&self, selection: &Selection) -> Action {
+        // Hints say already where traffic is to stay.
+        let prefers = self.service.options().internal_prefer_local && selection.topology == Topology::None;
         let (set, targets) = match self.service.internal_policy_local {
             true => (EndpointSet::Local, &selection.local),
+            false if prefers => selection.local_first(),
             false => (EndpointSet::Cluster, &selection.cluster),
         };
         match (selection.has_endpoints, targets.is_empty()) {
@@ -296,6 +346,7 @@ impl<'a> ServiceFrontends<'a> {
         match protocol {
             Protocol::Sctp => Vec::new(),
             _ if self.service.external_local() => selection.local.clone(),
+            _ if self.service.options().external_prefer_local => selection.local_first().1.clone(),
             _ => selection.cluster.clone(),
         }
     }
@@ -305,29 +356,13 @@ impl<'a> ServiceFrontends<'a> {
             Action::Refuse
         } else if self.service.external_local() {
             Action::ExternalLocal { cluster: selection.cluster.clone(), local: selection.local.clone() }
+        } else if self.service.options().external_prefer_local {
+            let (set, targets) = selection.local_first();
+            Action::Balance(set, targets.clone())
         } else {
             Action::Balance(EndpointSet::Cluster, selection.cluster.clone())
         }
     }
-}
-
-/// Who may use the load balancer addresses of a Service (specification 5.5); `None` for everybody. An entry that cannot be
-/// read may be of any family: then ranges of the other family alone close the addresses, too.
-fn allowed_sources(
-    service: &Service,
-    load_balancer_ips: &[IpAddr],
-    family: Family,
-    node_ip: Option<IpAddr>,
-) -> Option<Vec<IpNet>> {
-    let ranges = service.source_ranges.iter();
-    let mut allowed: Vec<IpNet> = ranges.filter(|net| Family::of_net(net) == family).copied().collect();
-    if (allowed.is_empty() && !service.bad_source_ranges) || allowed.iter().any(|net| net.prefix_len() == 0) {
-        return None;
-    }
-    if node_ip.is_some_and(|ip| allowed.iter().any(|net| net.contains(&ip))) {
-        allowed.extend(load_balancer_ips.iter().copied().map(IpNet::from));
-    }
-    Some(IpNet::aggregate(&allowed))
 }
 
 /// `namespace/service:port`, safe to stand between quotes in nft text. The end of a long one is a hash of all of it: a

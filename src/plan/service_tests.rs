@@ -1,6 +1,8 @@
 //! Frontends of a Service (specification 5), and what they do.
 
 use super::*;
+use std::collections::BTreeMap;
+
 use crate::model::{Balance, LabelSelector, ObjectKey, Protocol, ServiceOptions};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
 use crate::ruleset::{ChainId, EndpointMap, Pick, PickBy, SetId, Value, Verdict};
@@ -12,12 +14,14 @@ fn settings() -> Settings {
             pods: PodDetection::None,
             node_ports: NodePortAddresses::AllLocal,
             node_ip: ip.parse().ok(),
+            pings_to: None,
             localhost: None,
         })
     };
     Settings {
         node_name: "n1".into(),
         zone: "".into(),
+        node_labels: Arc::default(),
         masquerade_all: false,
         external_ips: true,
         direct_return: false,
@@ -227,7 +231,7 @@ fn the_policy_decides_whose_records_count() {
 
 #[test]
 fn a_source_range_that_cannot_be_read_never_opens() {
-    let net = |text: &str| -> IpNet { text.parse().expect("a range") };
+    let net = |text: &str| -> ipnet::IpNet { text.parse().expect("a range") };
     let sources = |ranges: &[&str], bad| {
         let source_ranges = ranges.iter().map(|text| net(text)).collect();
         let service = Service { source_ranges, bad_source_ranges: bad, ..service() };
@@ -238,7 +242,7 @@ fn a_source_range_that_cannot_be_read_never_opens() {
     assert_eq!(sources(&[], true), Some(vec![]), "nobody");
     assert_eq!(sources(&["2001:db8::/32"], false), None, "as kube-proxy");
     assert_eq!(sources(&["2001:db8::/32"], true), Some(vec![]), "it may have been of this family");
-    assert_eq!(sources(&["198.51.100.0/24"], true), Some(vec![net("198.51.100.0/24")]));
+    assert_eq!(sources(&["198.51.100.0/24"], true), Some(vec![net("198.51.100.0/24").into()]));
     assert_eq!(sources(&["0.0.0.0/0"], true), None, "everybody is asked for");
 }
 
@@ -330,4 +334,45 @@ fn the_relay_hashes_its_one_client_too() {
         slots.len()
     };
     assert_eq!([Balance::Random, Balance::SourceIp, Balance::SourceIpPort].map(relayed), [2, 1, 2]);
+}
+
+#[test]
+fn who_prefers_this_node_falls_back_to_the_cluster() {
+    let options = ServiceOptions { external_prefer_local: true, ..ServiceOptions::DEFAULT };
+    let near = Service { annotated: Some(options.into()), ..service() };
+    let targets = |plan: &ServicePlan| {
+        let external = plan.frontends.iter().filter(|frontend| frontend.class != Class::ClusterIp);
+        let lists: BTreeSet<_> = external.map(|frontend| format!("{:?}", frontend.action)).collect();
+        lists.into_iter().collect::<Vec<_>>()
+    };
+    let ip = |n: u8| Target { ip: [10, 1, 0, n].into(), port: 8080 };
+    let action = |set, targets| format!("{:?}", Action::Balance(set, targets));
+    assert_eq!(targets(&plan(&near, &["n1", "n2"])), [action(EndpointSet::Local, vec![ip(1)])]);
+    assert_eq!(targets(&plan(&near, &["n2", "n3"])), [action(EndpointSet::Cluster, vec![ip(1), ip(2)])]);
+    let internal = |service: &Service, nodes: &[&str]| match &plan(service, nodes).frontends[0].action {
+        Action::Balance(_, targets) => targets.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(internal(&near, &["n1", "n2"]), 2, "internal traffic was not asked for");
+    let options = ServiceOptions { internal_prefer_local: true, ..ServiceOptions::DEFAULT };
+    let inside = Service { annotated: Some(options.into()), ..service() };
+    assert_eq!([internal(&inside, &["n1", "n2"]), internal(&inside, &["n2", "n3"])], [1, 2]);
+}
+
+#[test]
+fn where_it_is_not_exposed_a_service_has_its_cluster_ip_alone() {
+    let selector = LabelSelector::parse("role=edge").expect("valid");
+    let options = ServiceOptions { expose_on: Some(selector), ..ServiceOptions::DEFAULT };
+    let here = Service { annotated: Some(options.into()), health_check_node_port: Some(30_100), ..service() };
+    let with = |labels: &[(&str, &str)]| {
+        let labels: BTreeMap<Arc<str>, Arc<str>> =
+            labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let (settings, slices) = (Settings { node_labels: labels.into(), ..settings() }, [slice(&["n1"])]);
+        let plan = compile(&here, || slices.iter(), Family::Ipv4, &settings);
+        (plan.frontends.iter().map(|frontend| frontend.class).collect::<Vec<_>>(), plan.checks.len())
+    };
+    let all = vec![Class::ClusterIp, Class::LoadBalancer, Class::ExternalIp, Class::NodePort];
+    assert_eq!(with(&[("role", "edge")]), (all, 2));
+    assert_eq!(with(&[("role", "core")]), (vec![Class::ClusterIp], 0));
+    assert_eq!(with(&[]), (vec![Class::ClusterIp], 0));
 }

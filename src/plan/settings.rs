@@ -1,5 +1,6 @@
 //! What the rules depend on besides Services and endpoints.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub struct FamilySettings {
     pub node_ports: NodePortAddresses,
     /// This node's own address: source ranges that contain it let the load balancer's addresses in (specification 5.5).
     pub node_ip: Option<IpAddr>,
+    /// Where Service addresses are answered for echo requests: this node's own address; `None` for nowhere.
+    pub pings_to: Option<IpAddr>,
     /// The loopback address on which NodePorts are relayed (KEP-6032); `None` for nowhere.
     pub localhost: Option<IpAddr>,
 }
@@ -92,6 +95,8 @@ pub struct Settings {
     pub node_name: Arc<str>,
     /// The zone that zone hints are compared with.
     pub zone: Arc<str>,
+    /// The Node's labels.
+    pub node_labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
     /// Masquerade everything sent to a ClusterIP.
     pub masquerade_all: bool,
     /// Program externalIPs (feature gate AllowServiceExternalIPs).

@@ -1,13 +1,13 @@
 //! The rules. Their number depends on the settings and on how many different endpoint counts and affinity timeouts there
 //! are, never on the number of Services.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::{FamilySettings, NodePortAddresses, PodDetection};
 use crate::model::Family;
-use crate::ruleset::{ChainId, EndpointMap, Field, Pick, PickBy, Remember, Rule, SetId, Term, Verdict};
+use crate::ruleset::{ChainId, EndpointMap, Field, Masquerades, Pick, PickBy, Remember, Rule, SetId, Term, Verdict};
 
 /// Key of an address frontend, before translation.
 const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
@@ -32,7 +32,10 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
         ChainId::Input => input(settings),
         ChainId::AfterDnat => after_dnat(settings, masquerade_all),
         ChainId::Refuse => vec![vec![Term::Reject]],
-        ChainId::SourceRanges => source_ranges(),
+        ChainId::SourceRanges => source_ranges(FRONTEND, SetId::AllowedSources, SetId::AllowedServices),
+        ChainId::NodeportSourceRanges => {
+            source_ranges(NODEPORT, SetId::NodeportAllowedSources, SetId::NodeportAllowedServices)
+        }
         ChainId::ExternalLocal => external_local(settings, FRONTEND, SetId::ShortCircuit, SetId::ExternalLocal),
         ChainId::NodeportExternalLocal => {
             external_local(settings, NODEPORT, SetId::NodeportShortCircuit, SetId::NodeportExternalLocal)
@@ -50,6 +53,8 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
         }
         ChainId::Pick(pick) => pick_one(pick),
         ChainId::Remember(chain) => remember(settings, chain),
+        ChainId::ResetArriving => vec![reset(&[Field::DestinationAddress, Field::DestinationPort])],
+        ChainId::ResetOwn => vec![reset(&[Field::ReplyAddress, Field::ReplyPort])],
     }
 }
 
@@ -64,11 +69,30 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
         }
     };
     nodeports.push(vmap(NODEPORT, SetId::Nodeports));
-    vec![
-        vec![vmap(FRONTEND, SetId::Services)],
-        nodeports,
+    let mut rules = vec![vec![vmap(FRONTEND, SetId::Services)], nodeports];
+    rules.extend(settings.pings_to.into_iter().flat_map(pings));
+    rules.extend([
         vec![member(daddr, false, SetId::ClusterIps), not_local(daddr), Term::Verdict(Verdict::Goto(ChainId::Refuse))],
         vec![member(daddr, false, SetId::ServiceCidrs), not_local(daddr), Term::Verdict(Verdict::Drop)],
+    ]);
+    rules
+}
+
+/// A packet of a translated connection to an endpoint that is gone. A client's own reset goes on: the endpoint may live.
+fn reset(endpoint: &[Field]) -> Rule {
+    let is_gone = Term::Member { key: endpoint.to_vec(), negate: false, set: SetId::Gone.into() };
+    vec![Term::Translated, is_gone, Term::NoReset, Term::RejectWithReset]
+}
+
+/// Service addresses answer echo requests. Those with an endpoint by way of this node's own address: `redirect` would take
+/// the address of the interface that the packet came in by, and drop it where that has none, as pods' interfaces of Calico. The
+/// ClusterIPs of the others are refused by the rule for all ClusterIPs, which follows.
+fn pings(node_ip: IpAddr) -> [Rule; 2] {
+    let daddr = Field::DestinationAddress;
+    let sent_to = |set, verdict| vec![Term::EchoRequest, member(daddr, false, set), not_local(daddr), verdict];
+    [
+        sent_to(SetId::Pingable, Term::TranslateTo(node_ip)),
+        sent_to(SetId::Unpingable, Term::Verdict(Verdict::Goto(ChainId::Refuse))),
     ]
 }
 
@@ -108,14 +132,11 @@ fn input(settings: &FamilySettings) -> Vec<Rule> {
 }
 
 /// The source ranges are checked before anything else is decided (specification 5.5).
-fn source_ranges() -> Vec<Rule> {
-    let mut key = FRONTEND.to_vec();
+fn source_ranges(frontend: &[Field], sources: SetId, services: SetId) -> Vec<Rule> {
+    let mut key = frontend.to_vec();
     key.push(Field::SourceAddress);
     vec![
-        vec![
-            Term::Member { key, negate: false, set: SetId::AllowedSources.into() },
-            vmap(FRONTEND, SetId::AllowedServices),
-        ],
+        vec![Term::Member { key, negate: false, set: sources.into() }, vmap(frontend, services)],
         vec![Term::Verdict(Verdict::Drop)],
     ]
 }
@@ -172,10 +193,11 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
     };
     // A rule of its own: the ones above end early where the map is full.
     rules.push(vec![Term::ClearPriority]);
-    match (chain.masquerade, chain.external_local) {
-        (false, _) => {}
-        (true, false) => rules.push(vec![Term::Masquerade]),
-        (true, true) => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]),
+    match chain.masquerades {
+        Masquerades::Nobody => {}
+        Masquerades::Everybody => rules.push(vec![Term::Masquerade]),
+        Masquerades::Own => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]),
+        Masquerades::Remote => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeRemote))]),
     }
     rules
 }

@@ -13,9 +13,12 @@ fn every_rule_of_ours_comes_back() {
         PodDetection::InterfacePrefix("cali".into()),
     ];
     let mut chains = ChainId::FIXED.to_vec();
-    chains.push(ChainId::MasqueradeRemote);
-    for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
-        chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds: 5 }));
+    chains.extend(ChainId::RESETS);
+    chains.extend([ChainId::NodeportSourceRanges, ChainId::MasqueradeRemote]);
+    for (nodeport, external_local) in (0..4).map(|n| (n & 1 > 0, n & 2 > 0)) {
+        for masquerades in Masquerades::ALL {
+            chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerades, seconds: 5 }));
+        }
     }
     for map in EndpointMap::ALL {
         chains.extend(PickBy::ALL.map(|by| ChainId::Pick(Pick { map, by, count: 7 })));
@@ -27,7 +30,10 @@ fn every_rule_of_ours_comes_back() {
                 _ => pods,
             };
             for node_ports in [NodePortAddresses::AllLocal, NodePortAddresses::Listed(Vec::new())] {
-                let settings = FamilySettings { pods: pods.clone(), node_ports, node_ip: None, localhost: None };
+                let pings_to =
+                    Some(if family == Family::Ipv4 { [10, 51, 0, 1].into() } else { Ipv6Addr::LOCALHOST.into() });
+                let settings =
+                    FamilySettings { pods: pods.clone(), node_ports, node_ip: None, pings_to, localhost: None };
                 for (chain, all) in chains.iter().flat_map(|c| [true, false].map(|all| (*c, all))) {
                     for rule in rules(family, &settings, all, chain) {
                         assert_eq!(decode_rule(family, &encode_rule(family, &rule)).as_ref(), Some(&rule));

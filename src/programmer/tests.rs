@@ -5,7 +5,7 @@ use crate::config::Options;
 use crate::controller::Controller;
 use crate::model::Event;
 use crate::plan::Sizing;
-use crate::ruleset::{FakeKernel, Intercepted, Interceptor, Transaction};
+use crate::ruleset::{FakeKernel, Intercepted, Interceptor, Op, Transaction};
 use crate::testing::{added, added_slice, listed, service, slice};
 
 const V4: Family = Family::Ipv4;

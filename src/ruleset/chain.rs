@@ -96,6 +96,35 @@ impl PickBy {
     }
 }
 
+/// Whose connections are masqueraded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Masquerades {
+    /// Nobody's.
+    Nobody,
+    /// All, as in [`ChainId::MasqueradeIt`].
+    Everybody,
+    /// Those of this node and of pods that reach themselves, as in [`ChainId::MasqueradeOwn`].
+    Own,
+    /// Those to endpoints on other nodes, as in [`ChainId::MasqueradeRemote`].
+    Remote,
+}
+
+impl Masquerades {
+    /// All of them.
+    pub const ALL: [Masquerades; 4] =
+        [Masquerades::Nobody, Masquerades::Everybody, Masquerades::Own, Masquerades::Remote];
+
+    /// The chain that does it.
+    pub fn chain(self) -> Option<ChainId> {
+        match self {
+            Masquerades::Nobody => None,
+            Masquerades::Everybody => Some(ChainId::MasqueradeIt),
+            Masquerades::Own => Some(ChainId::MasqueradeOwn),
+            Masquerades::Remote => Some(ChainId::MasqueradeRemote),
+        }
+    }
+}
+
 /// A chain that writes affinity records; shared by all frontends alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Remember {
@@ -103,8 +132,8 @@ pub struct Remember {
     pub nodeport: bool,
     /// External policy Local: it depends on the client which endpoint set the record belongs to.
     pub external_local: bool,
-    /// Then masquerades: as [`ChainId::MasqueradeOwn`] under external policy Local, else as [`ChainId::MasqueradeIt`].
-    pub masquerade: bool,
+    /// Whom it masquerades then.
+    pub masquerades: Masquerades,
     /// Idle timeout of the records.
     pub seconds: u32,
 }
@@ -128,8 +157,10 @@ pub enum ChainId {
     ExternalLocal,
     /// External policy Local, by NodePort.
     NodeportExternalLocal,
-    /// Load balancer addresses with loadBalancerSourceRanges.
+    /// Addresses that not everybody may use.
     SourceRanges,
+    /// The same for NodePorts; only there while one needs it.
+    NodeportSourceRanges,
     /// What a translated connection still needs before it leaves.
     AfterDnat,
     /// Masquerades.
@@ -142,16 +173,22 @@ pub enum ChainId {
     Pick(Pick),
     /// Writes an affinity record.
     Remember(Remember),
+    /// Base chain, while endpoints are gone: answers packets to them with a TCP reset; those that arrive.
+    ResetArriving,
+    /// The same for this host's own.
+    ResetOwn,
 }
 
-/// Hook and priority of a base chain; all are of type nat with policy accept.
+/// Type, hook and priority of a base chain; all have policy accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseHook {
+    /// Its type.
+    pub kind: &'static str,
     /// NF_INET_PRE_ROUTING and so on, as the kernel numbers them.
     pub hook: u32,
     /// nft's name of the hook.
     pub name: &'static str,
-    /// Priority; NF_IP_PRI_NAT_DST (-100) or NF_IP_PRI_NAT_SRC (100) as other components rely on (specification 6.1).
+    /// Priority; of type nat NF_IP_PRI_NAT_DST (-100) or NF_IP_PRI_NAT_SRC (100) as other components rely on (specification 6.1).
     pub priority: i32,
     /// nft's name of the priority at this hook.
     pub priority_name: &'static str,
@@ -174,6 +211,9 @@ impl ChainId {
         ChainId::Postrouting,
     ];
 
+    /// The chains that are there while endpoints are gone.
+    pub const RESETS: [ChainId; 2] = [ChainId::ResetArriving, ChainId::ResetOwn];
+
     /// Whether packets enter the table here.
     pub fn is_base(self) -> bool {
         self.base().is_some()
@@ -182,13 +222,18 @@ impl ChainId {
     /// The hook of a base chain; `None` for all others.
     pub fn base(self) -> Option<BaseHook> {
         let (hook, name, priority, priority_name) = match self {
+            // Before routing: there may be no route to an endpoint that is gone. Of this host's own packets the translation
+            // finds a new one, and drops them where there is none.
+            ChainId::ResetArriving => (0, "prerouting", 0, "filter"),
+            ChainId::ResetOwn => (3, "output", -150, "mangle"),
             ChainId::Prerouting => (0, "prerouting", -100, "dstnat"),
             ChainId::Input => (1, "input", 100, "srcnat"),
             ChainId::Output => (3, "output", -100, "dstnat"),
             ChainId::Postrouting => (4, "postrouting", 100, "srcnat"),
             _ => return None,
         };
-        Some(BaseHook { hook, name, priority, priority_name })
+        let kind = if ChainId::RESETS.contains(&self) { "filter" } else { "nat" };
+        Some(BaseHook { kind, hook, name, priority, priority_name })
     }
 }
 
@@ -204,15 +249,19 @@ impl fmt::Display for ChainId {
             ChainId::ExternalLocal => "external-local",
             ChainId::NodeportExternalLocal => "nodeport-external-local",
             ChainId::SourceRanges => "source-ranges",
+            ChainId::NodeportSourceRanges => "nodeport-source-ranges",
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
             ChainId::MasqueradeRemote => "masquerade-remote",
+            ChainId::ResetArriving => "reset-arriving",
+            ChainId::ResetOwn => "reset-own",
             ChainId::Pick(Pick { map, by, count }) => {
                 return write!(f, "{}{}-{count}", map.prefix(), by.name());
             }
             ChainId::Remember(chain) => {
-                return write!(f, "{}remember-{}s{}", chain.prefix(), chain.seconds, chain.tail());
+                write!(f, "{}remember-{}s{}", chain.prefix(), chain.seconds, chain.tail())?;
+                return chain.masquerades.chain().map_or(Ok(()), |chain| write!(f, "-{chain}"));
             }
         };
         f.write_str(name)
@@ -225,12 +274,7 @@ impl Remember {
     }
 
     fn tail(self) -> &'static str {
-        match (self.external_local, self.masquerade) {
-            (false, false) => "",
-            (false, true) => "-masquerade-it",
-            (true, false) => "-external-local",
-            (true, true) => "-external-local-masquerade-own",
-        }
+        if self.external_local { "-external-local" } else { "" }
     }
 }
 
@@ -243,8 +287,8 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let plain = Self::FIXED.into_iter().chain([Self::MasqueradeRemote]);
-        let fixed = plain.into_iter().find(|chain| chain.to_string() == name);
+        let others = [Self::NodeportSourceRanges, Self::MasqueradeRemote].into_iter().chain(Self::RESETS);
+        let fixed = Self::FIXED.into_iter().chain(others).find(|chain| chain.to_string() == name);
         fixed
             .or_else(|| parse_pick(name))
             .or_else(|| parse_remember(name))
@@ -270,10 +314,13 @@ fn parse_pick(name: &str) -> Option<ChainId> {
 fn parse_remember(name: &str) -> Option<ChainId> {
     let (head, tail) = name.split_once("remember-")?;
     let (seconds, tail) = tail.split_once('s')?;
+    let masquerades = Masquerades::ALL
+        .into_iter()
+        .rfind(|masquerades| masquerades.chain().is_none_or(|chain| tail.ends_with(&chain.to_string())))?;
     Some(ChainId::Remember(Remember {
         nodeport: !head.is_empty(),
         external_local: tail.starts_with("-external-local"),
-        masquerade: tail.contains("-masquerade-"),
+        masquerades,
         seconds: seconds.parse().ok()?,
     }))
 }
@@ -284,10 +331,19 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        let mut chains = vec![ChainId::Dispatch, ChainId::MasqueradeOwn, ChainId::MasqueradeRemote];
-        for (nodeport, external_local, masquerade) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
-            let seconds = 10_800;
-            chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerade, seconds }));
+        let mut chains = vec![
+            ChainId::Dispatch,
+            ChainId::NodeportSourceRanges,
+            ChainId::MasqueradeOwn,
+            ChainId::MasqueradeRemote,
+            ChainId::ResetArriving,
+            ChainId::ResetOwn,
+        ];
+        for (nodeport, external_local) in (0..4).map(|n| (n & 1 > 0, n & 2 > 0)) {
+            for masquerades in Masquerades::ALL {
+                let seconds = 10_800;
+                chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerades, seconds }));
+            }
         }
         for map in EndpointMap::ALL {
             chains.extend(PickBy::ALL.map(|by| ChainId::Pick(Pick { map, by, count: 12 })));
@@ -295,16 +351,9 @@ mod tests {
         for chain in chains {
             assert_eq!(chain.to_string().parse(), Ok(chain));
         }
-        for name in [
-            "",
-            "pick",
-            "pick-0",
-            "pick-03",
-            "remember-5",
-            "x-remember-5s",
-            "remember-5s-masquerade-own",
-            "KUBE-SERVICES",
-        ] {
+        for name in
+            ["", "pick", "pick-0", "pick-03", "remember-5", "x-remember-5s", "remember-5s-masquerade", "KUBE-SERVICES"]
+        {
             assert!(name.parse::<ChainId>().is_err(), "{name:?}");
         }
     }

@@ -57,6 +57,16 @@ pub enum Expr {
         /// Destination.
         to: Register,
     },
+    /// Loads the source address of the connection's other direction (NFT_CT_SRC_IP or NFT_CT_SRC_IP6).
+    ReplyAddress {
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the source port of the connection's other direction (NFT_CT_PROTO_SRC).
+    ReplyPort {
+        /// Destination.
+        to: Register,
+    },
     /// Loads the status bits of the connection.
     CtStatus {
         /// Destination.
@@ -94,10 +104,12 @@ pub enum Expr {
         /// Destination.
         to: Register,
     },
-    /// Loads 32 zero bits.
-    Zero {
-        /// Destination.
+    /// Loads bytes that the rule has with it.
+    Value {
+        /// First destination.
         to: Register,
+        /// The bytes.
+        data: Vec<u8>,
     },
     /// `register = (register & mask) ^ 0`.
     Mask {
@@ -152,10 +164,17 @@ pub enum Expr {
         /// Register of the port.
         port: Register,
     },
+    /// Rewrites the destination address alone.
+    DnatAddress {
+        /// First register of the address.
+        address: Register,
+    },
     /// Rewrites the source to the address of the outgoing interface, with random ports.
     MasqueradeFullyRandom,
     /// Answers with ICMP port unreachable.
     RejectPortUnreachable,
+    /// Answers with a TCP reset.
+    RejectTcpReset,
     /// Adds or refreshes an element.
     Update {
         /// The map.
@@ -188,6 +207,11 @@ const STATUS_DST_NAT: u32 = 1 << 5;
 const TYPE_LOCAL: u32 = 2;
 /// Where IPv4's header has the transport protocol.
 pub(super) const IPV4_PROTOCOL: u32 = 9;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// Where TCP's header has its flags, and that of a reset.
+const TCP_FLAGS: u32 = 13;
+const TCP_RST: u8 = 4;
 /// Bytes of an interface name, with the terminating zero (IFNAMSIZ).
 const INTERFACE_NAME_LEN: usize = 16;
 
@@ -245,6 +269,20 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             code.push(Expr::Mask { register: 0, mask: STATUS_DST_NAT.to_ne_bytes().to_vec() });
             code.push(Expr::Compare { register: 0, negate: true, data: vec![0; 4] });
         }
+        Term::NoReset => {
+            code.push(Expr::L4Proto { to: 0 });
+            code.push(Expr::Compare { register: 0, negate: false, data: vec![TCP] });
+            code.push(Expr::TransportHeader { offset: TCP_FLAGS, len: 1, to: 0 });
+            code.push(Expr::Mask { register: 0, mask: vec![TCP_RST] });
+            code.push(Expr::Compare { register: 0, negate: false, data: vec![0] });
+        }
+        Term::EchoRequest => {
+            let (protocol, kind) = echo_request(family);
+            code.push(Expr::L4Proto { to: 0 });
+            code.push(Expr::Compare { register: 0, negate: false, data: vec![protocol] });
+            code.push(Expr::TransportHeader { offset: 0, len: 1, to: 0 });
+            code.push(Expr::Compare { register: 0, negate: false, data: vec![kind] });
+        }
         Term::Verdict(verdict) => code.push(Expr::Immediate(*verdict)),
         Term::VerdictMap { key, map } => {
             load_all(family, key, 0, code);
@@ -259,9 +297,13 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             load_all(family, key, 0, code);
             code.extend([Expr::Map { map: *map, key: 0, to: 0 }, Expr::SetPriority { from: 0 }]);
         }
-        Term::ClearPriority => code.extend([Expr::Zero { to: 0 }, Expr::SetPriority { from: 0 }]),
+        Term::ClearPriority => code.extend([Expr::Value { to: 0, data: vec![0; 4] }, Expr::SetPriority { from: 0 }]),
+        Term::TranslateTo(ip) => {
+            code.extend([Expr::Value { to: 0, data: octets(*ip) }, Expr::DnatAddress { address: 0 }])
+        }
         Term::Masquerade => code.push(Expr::MasqueradeFullyRandom),
         Term::Reject => code.push(Expr::RejectPortUnreachable),
+        Term::RejectWithReset => code.push(Expr::RejectTcpReset),
         Term::Update { map, key, timeout_seconds, value } => {
             let value_at = load_all(family, key, 0, code);
             load_all(family, value, value_at, code);
@@ -306,15 +348,28 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Field::DestinationPort => Expr::TransportHeader { offset: 2, len: 2, to },
         Field::OriginalAddress => Expr::OriginalAddress { to },
         Field::OriginalPort => Expr::OriginalPort { to },
+        Field::ReplyAddress => Expr::ReplyAddress { to },
+        Field::ReplyPort => Expr::ReplyPort { to },
         Field::Priority => Expr::Priority { to },
         Field::RandomSlot(modulus) | Field::HashedSlot { modulus, .. } => Expr::Random { modulus, to },
     });
 }
 
+/// Protocol number and ICMP type of an echo request.
+fn echo_request(family: Family) -> (u8, u8) {
+    match family {
+        Family::Ipv4 => (1, 8),
+        Family::Ipv6 => (58, 128),
+    }
+}
+
 /// 32-bit registers a field takes.
 fn registers(family: Family, field: Field) -> u32 {
     match (field, family) {
-        (Field::SourceAddress | Field::DestinationAddress | Field::OriginalAddress, Family::Ipv6) => 4,
+        (
+            Field::SourceAddress | Field::DestinationAddress | Field::OriginalAddress | Field::ReplyAddress,
+            Family::Ipv6,
+        ) => 4,
         _ => 1,
     }
 }

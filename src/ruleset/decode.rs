@@ -1,5 +1,7 @@
 //! From the kernel's instructions back to rules: the inverse of [`super::encode_rule`].
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::code::IPV4_PROTOCOL;
@@ -46,11 +48,27 @@ fn decode_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
         [Expr::Immediate(verdict), ..] => return Some((Term::Verdict(*verdict), 1)),
         [Expr::MasqueradeFullyRandom, ..] => return Some((Term::Masquerade, 1)),
         [Expr::RejectPortUnreachable, ..] => return Some((Term::Reject, 1)),
+        [Expr::RejectTcpReset, ..] => return Some((Term::RejectWithReset, 1)),
+        [Expr::L4Proto { .. }, Expr::Compare { .. }, Expr::TransportHeader { .. }, Expr::Mask { .. }, ..] => {
+            return Some((Term::NoReset, 5));
+        }
         [Expr::CtStatus { .. }, Expr::Mask { .. }, Expr::Compare { .. }, ..] => return Some((Term::Translated, 3)),
         [Expr::InterfaceIndex { .. }, Expr::Compare { negate, .. }, ..] => {
             return Some((Term::Arrived { negate: !negate }, 2));
         }
-        [Expr::Zero { .. }, Expr::SetPriority { .. }, ..] => return Some((Term::ClearPriority, 2)),
+        [Expr::Value { .. }, Expr::SetPriority { .. }, ..] => return Some((Term::ClearPriority, 2)),
+        [Expr::Value { data, .. }, Expr::DnatAddress { .. }, ..] => {
+            return Some((Term::TranslateTo(address(data)?), 2));
+        }
+        [
+            Expr::L4Proto { .. },
+            Expr::Compare { .. },
+            Expr::TransportHeader { offset: 0, .. },
+            Expr::Compare { .. },
+            ..,
+        ] => {
+            return Some((Term::EchoRequest, 4));
+        }
         [Expr::AddressType { source, .. }, Expr::Compare { negate, .. }, ..] => {
             let field = if *source { Field::SourceAddress } else { Field::DestinationAddress };
             return Some((Term::Local { field, negate: *negate }, 2));
@@ -120,6 +138,8 @@ fn load(family: Family, expr: &Expr) -> Option<(Register, Field)> {
         Expr::L4Proto { to } => (*to, Field::Protocol),
         Expr::OriginalAddress { to } => (*to, Field::OriginalAddress),
         Expr::OriginalPort { to } => (*to, Field::OriginalPort),
+        Expr::ReplyAddress { to } => (*to, Field::ReplyAddress),
+        Expr::ReplyPort { to } => (*to, Field::ReplyPort),
         Expr::Priority { to } => (*to, Field::Priority),
         Expr::Random { modulus, to } => (*to, Field::RandomSlot(*modulus)),
         _ => return None,
@@ -133,6 +153,15 @@ fn net(address: &[u8], mask: &[u8]) -> Option<IpNet> {
     }
     let octets = <[u8; 16]>::try_from(address).ok()?;
     Ipv6Net::new(octets.into(), len).ok().map(IpNet::V6)
+}
+
+/// An address from its bytes.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -90,7 +90,16 @@ impl DirectMap {
             DirectMap::Frontends(_) => (&[Address, Protocol, Port], ValueType::Verdict),
             DirectMap::Nodes(..) => (&[Address, Protocol, Port, Slot], ValueType::Node),
         };
-        SetSpec { name: "", key, value, interval: false, dynamic: false, counter: false, size: None }
+        SetSpec {
+            name: "",
+            key,
+            value,
+            interval: false,
+            dynamic: false,
+            counter: false,
+            size: None,
+            timeout_seconds: None,
+        }
     }
 }
 

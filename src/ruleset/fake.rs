@@ -66,7 +66,7 @@ impl Kernel for FakeKernel {
             }
             let result = match op {
                 // The real kernel allows it, but packets may still be processed by the old rules, which name the set.
-                Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.names(*set)) => {
+                Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.needs(*set)) => {
                     Err((format!("set {set}"), libc::EBUSY))
                 }
                 _ => self.apply_op(*family, op),
@@ -203,6 +203,11 @@ impl Listing {
     /// Whether a rule names a set.
     fn names(&self, set: SetName) -> bool {
         self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set))
+    }
+
+    /// Whether a rule names a set that has elements.
+    fn needs(&self, set: SetName) -> bool {
+        self.names(set) && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
     }
 
     fn delete_set(&mut self, set: SetName) -> Result<(), FakeRefusal> {

@@ -1,5 +1,7 @@
 //! What a rule can say, close to the nft language.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{SetName, Verdict};
@@ -19,6 +21,10 @@ pub enum Field {
     OriginalAddress,
     /// `ct original proto-dst`: the port the client asked for.
     OriginalPort,
+    /// `ct reply ip saddr`: the address that answers, also before the packet is translated.
+    ReplyAddress,
+    /// `ct reply proto-src`: the port that answers.
+    ReplyPort,
     /// `meta priority`: what [`Term::SetPriority`] has put there.
     Priority,
     /// `numgen random mod N`: a random slot, 0 to N-1.
@@ -77,6 +83,10 @@ pub enum Term {
     },
     /// `ct status dnat`: the connection's destination was rewritten (by anyone).
     Translated,
+    /// `tcp flags ! rst`: it is TCP, and no reset itself.
+    NoReset,
+    /// `icmp type echo-request` (ICMPv6 likewise).
+    EchoRequest,
     /// A verdict of its own.
     Verdict(Verdict),
     /// `KEY vmap @map`; goes on with the next rule where the map has no such element.
@@ -93,6 +103,8 @@ pub enum Term {
         /// A map whose values are address . port.
         map: SetName,
     },
+    /// `dnat to ADDRESS`, whatever the protocol; ports stay as they are.
+    TranslateTo(IpAddr),
     /// `meta priority set KEY map @map`; evaluation of the rule stops where the map has no such element.
     SetPriority {
         /// The concatenated key.
@@ -106,6 +118,8 @@ pub enum Term {
     Masquerade,
     /// `reject`: ICMP (ICMPv6) port unreachable, for every protocol.
     Reject,
+    /// `reject with tcp reset`.
+    RejectWithReset,
     /// `update @map { KEY timeout T : VALUE }`: adds the element, or restarts its timeout.
     Update {
         /// A dynamic map with timeouts.

@@ -18,9 +18,9 @@ pub enum SetId {
     NodeportShortCircuit,
     /// As [`SetId::ExternalLocal`], for NodePorts.
     NodeportExternalLocal,
-    /// Verdict map behind [`SetId::Services`]: load balancer addresses, after their source ranges were checked.
+    /// Verdict map behind [`SetId::Services`]: addresses that not everybody may use, after sources were checked.
     AllowedServices,
-    /// Which sources may use a load balancer address (an interval set).
+    /// Which sources may use such an address (an interval set).
     AllowedSources,
     /// Endpoints by address frontend and slot.
     Endpoints,
@@ -59,6 +59,16 @@ pub enum SetId {
     NodeIps,
     /// Pairs (a, a) for each endpoint address a on this node.
     Hairpin,
+    /// Optional: addresses of Services with a usable endpoint, which answer echo requests.
+    Pingable,
+    /// Optional: load balancer and external addresses of Services without one, which refuse echo requests.
+    Unpingable,
+    /// Optional: TCP endpoints that are gone.
+    Gone,
+    /// Optional: as [`SetId::AllowedServices`], for NodePorts.
+    NodeportAllowedServices,
+    /// Optional: as [`SetId::AllowedSources`], for NodePorts.
+    NodeportAllowedSources,
 }
 
 /// The type of one field of a key or value.
@@ -124,6 +134,8 @@ pub struct SetSpec {
     pub interval: bool,
     /// Filled by the packet path, elements expire: `flags dynamic,timeout`.
     pub dynamic: bool,
+    /// Elements that transactions add expire after this time: `flags timeout`.
+    pub timeout_seconds: Option<u32>,
     /// Every element counts packets and bytes.
     pub counter: bool,
     /// The most elements it can hold; `None` where the table decides ([`SetId::is_sizable`]) or there is no limit.
@@ -137,9 +149,13 @@ const NODEPORT: &[FieldType] = &[FieldType::Protocol, FieldType::Port];
 /// 16 bytes a record in advance.
 const AFFINITY_SIZE: u32 = 131_072;
 
+/// How long the kernel keeps an endpoint that is gone. Portway forgets it long before, and has no part in this; but when
+/// Portway does not run, somebody else may get the address.
+const GONE_SECONDS: u32 = 2 * 3600;
+
 impl SetId {
     /// All sets and maps, in the order they are declared and listed.
-    pub const ALL: [SetId; 26] = [
+    pub const ALL: [SetId; 31] = [
         SetId::Services,
         SetId::Nodeports,
         SetId::ShortCircuit,
@@ -166,7 +182,23 @@ impl SetId {
         SetId::ServiceCidrs,
         SetId::NodeIps,
         SetId::Hairpin,
+        SetId::Pingable,
+        SetId::Unpingable,
+        SetId::Gone,
+        SetId::NodeportAllowedServices,
+        SetId::NodeportAllowedSources,
     ];
+
+    /// Whether a table has it only while a chain of the table names it. All others are always there.
+    pub fn is_optional(self) -> bool {
+        use SetId::{Gone, NodeportAllowedServices, NodeportAllowedSources, Pingable, Unpingable};
+        matches!(self, Pingable | Unpingable | Gone | NodeportAllowedServices | NodeportAllowedSources)
+    }
+
+    /// Those that every table has.
+    pub fn always_there() -> impl Iterator<Item = SetId> {
+        SetId::ALL.into_iter().filter(|set| !set.is_optional())
+    }
 
     /// Whether a table decides how many elements it has room for.
     pub fn is_sizable(self) -> bool {
@@ -214,14 +246,20 @@ impl SetId {
             SetId::ServiceCidrs => ("service-cidrs", &[Address], Nothing),
             SetId::NodeIps => ("node-ips", &[Address], Nothing),
             SetId::Hairpin => ("hairpin", &[Address, Address], Nothing),
+            SetId::Pingable => ("pingable", &[Address], Nothing),
+            SetId::Unpingable => ("unpingable", &[Address], Nothing),
+            SetId::Gone => ("gone", &[Address, Port], Nothing),
+            SetId::NodeportAllowedServices => ("nodeport-allowed-services", NODEPORT, Verdict),
+            SetId::NodeportAllowedSources => ("nodeport-allowed-sources", &[Protocol, Port, Address], Nothing),
         };
         let dynamic = self == SetId::Affinity;
         SetSpec {
             name,
             key,
             value,
-            interval: matches!(self, SetId::AllowedSources | SetId::ServiceCidrs),
+            interval: matches!(self, SetId::AllowedSources | SetId::NodeportAllowedSources | SetId::ServiceCidrs),
             dynamic,
+            timeout_seconds: (self == SetId::Gone).then_some(GONE_SECONDS),
             counter: matches!(self, SetId::Services | SetId::Nodeports),
             size: dynamic.then_some(AFFINITY_SIZE),
         }

@@ -20,6 +20,8 @@ pub struct Table {
     pub sizes: BTreeMap<SetId, u32>,
     /// Which names the rules use.
     pub names: Names,
+    /// The optional sets that are there ([`SetId::is_optional`]).
+    pub optional: BTreeSet<SetId>,
     /// Maps that are there besides and that no rule uses: a replacement was not finished.
     pub leftovers: Vec<SetName>,
     /// What is not ours, or not as [`ChainId`] and [`SetId`] declare it: the table was made by another version or changed by
@@ -80,7 +82,7 @@ impl fmt::Display for ForeignKind {
 impl Table {
     /// Whether the table can be repaired piece by piece: all its objects are ours, and no set is missing.
     pub fn is_usable(&self) -> bool {
-        self.foreign.is_empty() && SetId::ALL.iter().all(|set| self.sets.contains_key(set))
+        self.foreign.is_empty() && SetId::always_there().all(|set| self.sets.contains_key(&set))
     }
 
     /// Whether packets enter the table. Where none do, an earlier load was not finished.
@@ -98,6 +100,7 @@ impl Table {
                 self.foreign.push(Foreign::Other(words));
             }
         }
+        self.optional = present.iter().map(|name| name.set).filter(|set| set.is_optional()).collect();
         self.leftovers = present.into_iter().filter(|name| *name != self.names.of(name.set)).collect();
     }
 }
@@ -116,9 +119,9 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// A table with all sets, under these names, and no chain.
+    /// A table with all sets that are always there, under these names, and no chain.
     pub fn new(family: Family, names: &Names) -> Self {
-        let sets = SetId::ALL.into_iter().map(|set| (names.of(set), BTreeMap::new())).collect();
+        let sets = SetId::always_there().map(|set| (names.of(set), BTreeMap::new())).collect();
         Self { family, chains: Vec::new(), sets, sizes: BTreeMap::new() }
     }
 

@@ -4,6 +4,7 @@
 
 mod annotations;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -30,7 +31,7 @@ macro_rules! api_object {
             const KIND: Kind = Kind::$name;
 
             fn metadata(&self) -> &Metadata {
-                &self.metadata
+                self.metadata.as_ref()
             }
         }
     };
@@ -41,6 +42,12 @@ api_object!(EndpointSlice, k8s_openapi::api::discovery::v1::EndpointSlice);
 api_object!(Node, k8s_openapi::api::core::v1::Node);
 api_object!(NodeAddresses, k8s_openapi::api::core::v1::Node);
 api_object!(ServiceCidr, k8s_openapi::api::networking::v1::ServiceCIDR);
+
+impl AsRef<Metadata> for Metadata {
+    fn as_ref(&self) -> &Metadata {
+        self
+    }
+}
 
 /// `metadata`, cut down.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -75,9 +82,6 @@ pub struct Labels {
     /// The proxy that serves the Service, if it is not the cluster's usual one; may be empty.
     #[serde(rename = "service.kubernetes.io/service-proxy-name", deserialize_with = "text_if_present")]
     pub service_proxy_name: Option<String>,
-    /// The zone of a Node.
-    #[serde(rename = "topology.kubernetes.io/zone")]
-    pub zone: Option<String>,
 }
 
 /// A label counts when it is there, whatever its value.
@@ -278,7 +282,7 @@ pub struct Hint {
 #[serde(default)]
 pub struct Node {
     /// `metadata`.
-    pub metadata: Metadata,
+    pub metadata: NodeMetadata,
     /// `spec`.
     pub spec: Option<NodeSpec>,
     /// `status`.
@@ -293,6 +297,23 @@ pub struct NodeAddresses {
     pub metadata: Metadata,
     /// `status`.
     pub status: Option<NodeStatus>,
+}
+
+/// `metadata` of a Node. Any of its labels may mean something.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeMetadata {
+    /// All labels.
+    pub labels: Option<BTreeMap<String, Option<String>>>,
+    /// The rest.
+    #[serde(flatten)]
+    pub common: Metadata,
+}
+
+impl AsRef<Metadata> for NodeMetadata {
+    fn as_ref(&self) -> &Metadata {
+        &self.common
+    }
 }
 
 /// `spec` of a Node.

@@ -8,7 +8,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,6 +21,8 @@ use super::intern::Interner;
 use super::problem::{Problem, Subject};
 use crate::model::{Event, Family, Node, ObjectKey, Protocol, ServiceCidr, parse_cidr, parse_ip};
 
+/// The label with a Node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// The most faults of one object that are reported; it may have thousands.
 const FAULTS_MAX: usize = 20;
 /// Messages up to this many bytes are reported in full; of longer ones the beginning and the end.
@@ -151,7 +153,7 @@ impl Converter {
 
     /// A Node: only the one this proxy runs on counts.
     pub fn node(&mut self, object: &api::Node) -> Converted {
-        let metadata = &object.metadata;
+        let metadata = &object.metadata.common;
         if metadata.name.as_deref() != Some(&*self.node_name) {
             return Converted { event: None, problems: Vec::new() };
         }
@@ -161,14 +163,18 @@ impl Converter {
             [] => cidrs(spec.and_then(|spec| spec.pod_cidr.as_ref()), &mut notes, "spec.podCIDR"),
             many => cidrs(many, &mut notes, "spec.podCIDRs"),
         };
-        let zone = metadata.labels.as_ref().and_then(|labels| labels.zone.as_deref()).unwrap_or_default();
+        let label = |(key, value): (&String, &Option<String>)| -> (Arc<str>, Arc<str>) {
+            (key.as_str().into(), value.as_deref().unwrap_or_default().into())
+        };
+        let labels: BTreeMap<Arc<str>, Arc<str>> = object.metadata.labels.iter().flatten().map(label).collect();
         let taints = spec.map(|spec| list(&spec.taints)).unwrap_or_default();
         let (ips, internal_ips) = node_ips(object, &mut notes);
         let node = Node {
             name: self.node_name.clone(),
             ips,
             internal_ips,
-            zone: self.interner.string(zone),
+            zone: labels.get(ZONE).cloned().unwrap_or_default(),
+            labels: labels.into(),
             pod_cidrs,
             deleting: metadata.deletion_timestamp.0
                 || taints.iter().any(|taint| taint.key.as_deref() == Some(AUTOSCALER_TAINT)),

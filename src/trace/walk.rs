@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::{End, Host, Packet, Trace, TraceStep};
+use super::{End, Host, Packet, Request, Trace, TraceStep};
+use crate::model::Protocol;
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
 use crate::ruleset::{
@@ -27,6 +28,9 @@ enum Outcome {
     Return,
     /// It ends here: the ends with their shares of the whole, and the share that goes on with the next rule.
     Translated(Vec<(Target, f64)>, f64),
+    /// An echo request, to this node.
+    Answered,
+    Reset,
     Rejected,
     Dropped,
     Masqueraded,
@@ -52,16 +56,21 @@ impl<'a> Walk<'a> {
         let state = PacketState {
             source: self.packet.source,
             destination: self.packet.destination,
-            port: self.packet.port,
+            port: self.packet.request.port(),
             translated: false,
         };
         match self.chain(hook, &state) {
+            Outcome::Answered => self.end(End::Answered, 1.0),
+            Outcome::Reset => self.end(End::Reset, 1.0),
             Outcome::Rejected => self.end(End::Rejected, 1.0),
             Outcome::Dropped => self.end(End::Dropped, 1.0),
             Outcome::Translated(targets, rest) => {
                 for (target, share) in targets {
-                    let masquerade = self.leave(from_host, &state, target);
-                    self.end(End::Translated { target, masquerade }, share);
+                    let end = match self.is_reset(from_host, &state, target) {
+                        true => End::Reset,
+                        false => End::Translated { target, masquerade: self.leave(from_host, &state, target) },
+                    };
+                    self.end(end, share);
                 }
                 // A share that found no endpoint passes untouched; a sound table has none.
                 self.end(End::Untouched, rest);
@@ -80,6 +89,13 @@ impl<'a> Walk<'a> {
             Some((_, sum)) => *sum += share,
             None => self.trace.ends.push((end, share)),
         }
+    }
+
+    /// Whether a translated packet is answered with a reset, which is decided before it is routed.
+    fn is_reset(&mut self, from_host: bool, before: &PacketState, target: Target) -> bool {
+        let state = PacketState { destination: target.ip, port: target.port, translated: true, ..before.clone() };
+        let hook = if from_host { ChainId::ResetOwn } else { ChainId::ResetArriving };
+        matches!(self.chain(hook, &state), Outcome::Reset)
     }
 
     /// Whether a translated packet is masqueraded on its way out. One that ends on this host never passes postrouting,
@@ -137,6 +153,12 @@ impl<'a> Walk<'a> {
                     self.host.is_local(ip) != *negate
                 }
                 Term::Translated => state.translated,
+                Term::NoReset => matches!(self.packet.request, Request::Connect { protocol: Protocol::Tcp, .. }),
+                Term::EchoRequest => self.packet.request == Request::Echo,
+                Term::TranslateTo(_) => {
+                    self.step(chain, rule, element);
+                    return Outcome::Answered;
+                }
                 Term::SetPriority { key, map } => match self.find(*map, key, 0, state) {
                     Some((_, Element { value: Value::Data(id), .. })) => {
                         self.priority = id.u32_host_at(0).unwrap_or_default();
@@ -163,6 +185,10 @@ impl<'a> Walk<'a> {
                 Term::Masquerade => {
                     self.step(chain, rule, element);
                     return Outcome::Masqueraded;
+                }
+                Term::RejectWithReset => {
+                    self.step(chain, rule, element);
+                    return Outcome::Reset;
                 }
                 Term::Reject => {
                     self.step(chain, rule, element);
@@ -248,10 +274,12 @@ impl<'a> Walk<'a> {
         let key = key.iter().fold(Bytes::new(), |bytes, field| match field {
             Field::SourceAddress => bytes.ip(state.source),
             Field::DestinationAddress => bytes.ip(state.destination),
-            Field::Protocol => bytes.u8(self.packet.protocol.number()),
+            Field::Protocol => bytes.u8(self.packet.request.number(self.listing.family)),
             Field::DestinationPort => bytes.u16(state.port),
             Field::OriginalAddress => bytes.ip(self.packet.destination),
-            Field::OriginalPort => bytes.u16(self.packet.port),
+            Field::OriginalPort => bytes.u16(self.packet.request.port()),
+            Field::ReplyAddress => bytes.ip(state.destination),
+            Field::ReplyPort => bytes.u16(state.port),
             Field::Priority => bytes.u32_host(self.priority),
             Field::RandomSlot(_) | Field::HashedSlot { .. } => bytes.u32_host(slot),
         });

@@ -117,6 +117,8 @@ pub(crate) mod set {
     pub(crate) const DATA_LEN: u16 = 7;
     pub(crate) const DESC: u16 = 9;
     pub(crate) const EXPR: u16 = 17;
+    /// Milliseconds, 64 bits.
+    pub(crate) const TIMEOUT: u16 = 11;
     /// Linux 6.17: the number of elements.
     pub(crate) const COUNT: u16 = 20;
     /// `NFTA_SET_DESC_SIZE`.
@@ -198,14 +200,22 @@ pub(crate) mod expr {
     pub(crate) const META_L4PROTO: u32 = 16;
     /// `NFT_CT_STATUS`.
     pub(crate) const CT_STATUS: u32 = 2;
+    /// `NFT_CT_PROTO_SRC`.
+    pub(crate) const CT_PROTO_SRC: u32 = 11;
     /// `NFT_CT_PROTO_DST`.
     pub(crate) const CT_PROTO_DST: u32 = 12;
+    /// `NFT_CT_SRC_IP`.
+    pub(crate) const CT_SRC_IP: u32 = 19;
+    /// `NFT_CT_SRC_IP6`.
+    pub(crate) const CT_SRC_IP6: u32 = 21;
     /// `NFT_CT_DST_IP`.
     pub(crate) const CT_DST_IP: u32 = 20;
     /// `NFT_CT_DST_IP6`.
     pub(crate) const CT_DST_IP6: u32 = 22;
     /// `IP_CT_DIR_ORIGINAL`.
     pub(crate) const DIR_ORIGINAL: u8 = 0;
+    /// `IP_CT_DIR_REPLY`.
+    pub(crate) const DIR_REPLY: u8 = 1;
     /// `NFT_FIB_RESULT_ADDRTYPE`.
     pub(crate) const FIB_ADDRTYPE: u32 = 3;
     /// `NFTA_FIB_F_SADDR`.
@@ -230,6 +240,8 @@ pub(crate) mod expr {
     pub(crate) const NAT_FULLY_RANDOM: u32 = 1 << 4;
     /// `NFT_REJECT_ICMP_UNREACH`.
     pub(crate) const REJECT_UNREACH: u32 = 0;
+    /// `NFT_REJECT_TCP_RST`.
+    pub(crate) const REJECT_TCP_RST: u32 = 1;
     /// `ICMP_PORT_UNREACH`.
     pub(crate) const ICMP_PORT_UNREACH: u8 = 3;
     /// `ICMPV6_PORT_UNREACH`.

@@ -62,11 +62,13 @@ fn encode(family: Family, code: &Expr) -> Expression {
         Expr::SetPriority { from } => Expression::new(c"meta")
             .u32(sys::NFTNL_EXPR_META_KEY, x::META_PRIORITY)
             .u32(sys::NFTNL_EXPR_META_SREG, register(*from)),
-        Expr::Zero { to } => Expression::new(c"immediate")
+        Expr::Value { to, data } => Expression::new(c"immediate")
             .u32(sys::NFTNL_EXPR_IMM_DREG, register(*to))
-            .data(sys::NFTNL_EXPR_IMM_DATA, &[0; 4]),
+            .data(sys::NFTNL_EXPR_IMM_DATA, data),
         Expr::OriginalAddress { to } => original(original_address_key(family), *to),
         Expr::OriginalPort { to } => original(x::CT_PROTO_DST, *to),
+        Expr::ReplyAddress { to } => ct(reply_address_key(family), *to).u8(sys::NFTNL_EXPR_CT_DIR, x::DIR_REPLY),
+        Expr::ReplyPort { to } => ct(x::CT_PROTO_SRC, *to).u8(sys::NFTNL_EXPR_CT_DIR, x::DIR_REPLY),
         Expr::CtStatus { to } => ct(x::CT_STATUS, *to),
         Expr::AddressType { source, to } => Expression::new(c"fib")
             .u32(sys::NFTNL_EXPR_FIB_FLAGS, if *source { x::FIB_SADDR } else { x::FIB_DADDR })
@@ -105,10 +107,17 @@ fn encode(family: Family, code: &Expr) -> Expression {
             .u32(sys::NFTNL_EXPR_NAT_FAMILY, u32::from(nfproto(family)))
             .u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, register(*address))
             .u32(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, register(*port)),
+        Expr::DnatAddress { address } => Expression::new(c"nat")
+            .u32(sys::NFTNL_EXPR_NAT_TYPE, x::NAT_DNAT)
+            .u32(sys::NFTNL_EXPR_NAT_FAMILY, u32::from(nfproto(family)))
+            .u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, register(*address)),
         Expr::MasqueradeFullyRandom => Expression::new(c"masq").u32(sys::NFTNL_EXPR_MASQ_FLAGS, x::NAT_FULLY_RANDOM),
         Expr::RejectPortUnreachable => Expression::new(c"reject")
             .u32(sys::NFTNL_EXPR_REJECT_TYPE, x::REJECT_UNREACH)
             .u8(sys::NFTNL_EXPR_REJECT_CODE, port_unreachable(family)),
+        Expr::RejectTcpReset => Expression::new(c"reject")
+            .u32(sys::NFTNL_EXPR_REJECT_TYPE, x::REJECT_TCP_RST)
+            .u8(sys::NFTNL_EXPR_REJECT_CODE, 0),
         Expr::Update { map, key, value, timeout_seconds } => Expression::new(c"dynset")
             .u32(sys::NFTNL_EXPR_DYNSET_OP, x::DYNSET_UPDATE)
             .str(sys::NFTNL_EXPR_DYNSET_SET_NAME, &map.to_string())
@@ -165,6 +174,13 @@ fn original_address_key(family: Family) -> u32 {
     }
 }
 
+fn reply_address_key(family: Family) -> u32 {
+    match family {
+        Family::Ipv4 => x::CT_SRC_IP,
+        Family::Ipv6 => x::CT_SRC_IP6,
+    }
+}
+
 fn port_unreachable(family: Family) -> u8 {
     match family {
         Family::Ipv4 => x::ICMP_PORT_UNREACH,
@@ -208,6 +224,8 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
                 (key, Some(x::DIR_ORIGINAL)) if key == original_address_key(family) => {
                     Some(Expr::OriginalAddress { to })
                 }
+                (x::CT_PROTO_SRC, Some(x::DIR_REPLY)) => Some(Expr::ReplyPort { to }),
+                (key, Some(x::DIR_REPLY)) if key == reply_address_key(family) => Some(Expr::ReplyAddress { to }),
                 _ => None,
             }
         }
@@ -252,7 +270,12 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
                 && same(3, 4)
                 && same(5, 6)
                 && data.u32_of(7).unwrap_or(0) & !NAT_IMPLIED == 0;
-            plain.then_some(Expr::Dnat { address: reg(3)?, port: reg(5)? })
+            let address = reg(3)?;
+            let translation = match data.find_kind(5) {
+                Some(_) => Expr::Dnat { address, port: reg(5)? },
+                None => Expr::DnatAddress { address },
+            };
+            plain.then_some(translation)
         }
         "masq" => {
             let plain = data.u32_of(1)? == x::NAT_FULLY_RANDOM && data.find_kind(2).is_none();
@@ -260,13 +283,17 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
         }
         "reject" => {
             let code = data.find_kind(2).and_then(|attr| attr.u8());
-            let plain = data.u32_of(1)? == x::REJECT_UNREACH && code == Some(port_unreachable(family));
-            plain.then_some(Expr::RejectPortUnreachable)
+            match data.u32_of(1)? {
+                x::REJECT_UNREACH if code == Some(port_unreachable(family)) => Some(Expr::RejectPortUnreachable),
+                // The kernel does not say the code, which means nothing there.
+                x::REJECT_TCP_RST => Some(Expr::RejectTcpReset),
+                _ => None,
+            }
         }
         "dynset" => decode_update(&data),
         "immediate" if data.u32_of(1)? != x::REG_VERDICT => {
             let to = reg(1)?;
-            (data_value(&data, 2)? == [0; 4]).then_some(Expr::Zero { to })
+            Some(Expr::Value { to, data: data_value(&data, 2)? })
         }
         "immediate" => {
             let verdict = data.nested_of(2)?.nested_of(abi::DATA_VERDICT)?;

@@ -1,14 +1,14 @@
 //! Generated clusters: few names, addresses and ports, so that everything collides with everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use portway::config::{DetectLocal, NodePortsOn, Options};
 use portway::model::{
-    Balance, Endpoint, EndpointSlice, EndpointWeights, Event, Family, Kind, Node, ObjectKey, Placement, Protocol,
-    Service, ServiceCidr, ServiceOptions, ServicePort, ServiceType, SlicePort,
+    Balance, Endpoint, EndpointSlice, EndpointWeights, Event, Family, Kind, LabelSelector, Node, ObjectKey, Placement,
+    Protocol, Service, ServiceCidr, ServiceOptions, ServicePort, ServiceType, SlicePort,
 };
 use portway::plan::Sizing;
 use portway::testing;
@@ -72,8 +72,8 @@ pub fn any_service() -> impl Strategy<Value = Service> {
         3 => Just(ServiceType::LoadBalancer),
         1 => Just(ServiceType::ExternalName)
     ];
-    let policies =
-        (any::<bool>(), any::<bool>(), option::of(prop_oneof![Just(60_u32), Just(10_800)]), option::of(any_balance()));
+    let affinity = option::of(prop_oneof![Just(60_u32), Just(10_800)]);
+    let policies = (any::<bool>(), any::<bool>(), affinity, option::weighted(0.4, any_choices()));
     let cluster_ips = (option::of(1_u8..6), option::of(1_u8..6)).prop_map(|(v4, v6)| {
         let v4 = v4.map(|n| ip(Family::Ipv4, 96, n));
         let v6 = v6.map(|n| ip(Family::Ipv6, 96, n));
@@ -81,29 +81,33 @@ pub fn any_service() -> impl Strategy<Value = Service> {
     });
     let external = (vec(addresses(77, 1..4), 0..3), vec(addresses(78, 1..4), 0..3), vec(any_net(), 0..3));
     (service_key(), option::of(0_i64..3), kind, cluster_ips, external, policies, vec(any_service_port(), 1..4))
-        .prop_map(|(key, created, service_type, cluster_ips, external, policies, ports)| {
-            let (external_local, internal_local, affinity, balance) = policies;
-            let options = |balance| ServiceOptions { balance, ..ServiceOptions::DEFAULT }.into();
-            Service {
+        .prop_map(
+            |(
                 key,
                 created,
                 service_type,
                 cluster_ips,
-                external_ips: external.0,
-                load_balancer_ips: external.1,
-                source_ranges: external.2,
-                external_policy_local: external_local,
-                internal_policy_local: internal_local,
-                affinity_seconds: affinity,
+                external,
+                (external_local, internal_local, affinity, choices),
                 ports,
-                annotated: balance.map(options),
-                ..testing::service("", "10.96.0.1")
-            }
-        })
-}
-
-fn any_balance() -> impl Strategy<Value = Balance> {
-    prop_oneof![Just(Balance::Random), Just(Balance::SourceIp), Just(Balance::SourceIpPort)]
+            )| {
+                Service {
+                    key,
+                    created,
+                    service_type,
+                    cluster_ips,
+                    external_ips: external.0,
+                    load_balancer_ips: external.1,
+                    source_ranges: external.2,
+                    external_policy_local: external_local,
+                    internal_policy_local: internal_local,
+                    affinity_seconds: affinity,
+                    ports,
+                    annotated: choices.map(Box::new),
+                    ..testing::service("", "10.96.0.1")
+                }
+            },
+        )
 }
 
 /// Few endpoints have another weight than others, so that most Services are as without.
@@ -113,6 +117,33 @@ fn any_weights(family: Family) -> impl Strategy<Value = Option<Box<EndpointWeigh
         let of = weights?.into_iter().map(|(n, weight)| (ip(family, 1, n), weight)).collect();
         Some(EndpointWeights { of, ..EndpointWeights::default() }.into())
     })
+}
+
+/// Hashed Services have 1,024 slots, so they are few.
+fn any_balance() -> impl Strategy<Value = Balance> {
+    prop_oneof![3 => Just(Balance::Random), 1 => Just(Balance::SourceIp), 1 => Just(Balance::SourceIpPort)]
+}
+
+/// Annotations.
+fn any_choices() -> impl Strategy<Value = ServiceOptions> {
+    let selector = prop_oneof![Just("role=edge"), Just("role!=edge"), Just("!role")];
+    let selector = selector.prop_map(|text| LabelSelector::parse(text).expect("valid"));
+    (any_balance(), any::<bool>(), any::<bool>(), vec(any_net(), 0..3), option::weighted(0.3, selector)).prop_map(
+        |(balance, external_prefer_local, internal_prefer_local, denied_sources, expose_on)| ServiceOptions {
+            balance,
+            external_prefer_local,
+            internal_prefer_local,
+            denied_sources,
+            expose_on,
+            ..ServiceOptions::DEFAULT
+        },
+    )
+}
+
+/// What the selectors of Services ask for.
+pub fn any_labels() -> impl Strategy<Value = Arc<BTreeMap<Arc<str>, Arc<str>>>> {
+    option::of(prop_oneof![Just("edge"), Just("core")])
+        .prop_map(|role| role.into_iter().map(|role| ("role".into(), role.into())).collect::<BTreeMap<_, _>>().into())
 }
 
 fn hints() -> impl Strategy<Value = Vec<Arc<str>>> {
@@ -154,8 +185,13 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
 }
 
 fn any_node() -> impl Strategy<Value = Node> {
-    (vec(addresses(51, 1..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]).prop_map(|(ips, zone)| {
-        Node { name: NODE.into(), ips, zone: zone.into(), pod_cidrs: Vec::new(), ..Node::default() }
+    let zone = prop_oneof![Just("zone-a"), Just("zone-b"), Just("")];
+    (vec(addresses(51, 1..3), 1..3), zone, any_labels()).prop_map(|(ips, zone, labels)| Node {
+        name: NODE.into(),
+        ips,
+        zone: zone.into(),
+        labels,
+        ..Node::default()
     })
 }
 
@@ -205,15 +241,17 @@ pub fn any_options() -> impl Strategy<Value = Options> {
     // Small enough that maps get a size, and grow.
     let sizing = (1_u32..8).prop_map(|floor| Sizing { floor, ..Sizing::default() });
     let direct = prop_oneof![Just(Vec::new()), Just(vec!["eth0".into()])];
-    let all = (detect, node_ports, any::<bool>(), sizing, direct);
-    all.prop_map(|(detect_local, node_ports, masquerade_all, sizing, direct_return_devices)| Options {
-        direct_return_devices,
-        detect_local,
-        node_ports,
-        masquerade_all,
-        sizing,
-        ..Options::new(NODE)
-    })
+    (detect, node_ports, any::<bool>(), any::<bool>(), sizing, direct).prop_map(
+        |(detect_local, node_ports, masquerade_all, answer_pings, sizing, direct_return_devices)| Options {
+            detect_local,
+            node_ports,
+            masquerade_all,
+            answer_pings,
+            sizing,
+            direct_return_devices,
+            ..Options::new(NODE)
+        },
+    )
 }
 
 /// Everything listed, nothing there.

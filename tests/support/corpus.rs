@@ -89,6 +89,11 @@ pub struct Config {
     #[serde(default)]
     pub masquerade_all: bool,
     pub node_port_addresses: Option<Words>,
+    /// Ours alone.
+    #[serde(default)]
+    pub answer_pings: bool,
+    /// Ours alone, as the flag has it.
+    pub reset_connections_for: Option<String>,
     #[serde(alias = "podBridgeInterface")]
     bridge_interface: Option<String>,
     #[serde(alias = "podInterfaceNamePrefix")]

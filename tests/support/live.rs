@@ -172,8 +172,3 @@ pub fn forget_clients() -> Result<()> {
     }
     Ok(())
 }
-
-/// The wire's name for a protocol of the model.
-pub fn on_the_wire(protocol: portway::model::Protocol) -> Protocol {
-    Protocol::from_number(protocol.number()).expect("the same three protocols")
-}

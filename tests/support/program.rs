@@ -222,7 +222,13 @@ fn arguments(scenario: &Scenario, manifests: &Path, owned: bool) -> Result<Vec<S
     if let Some(addresses) = config.node_port_addresses.as_ref().filter(|addresses| !addresses.0.is_empty()) {
         option("--nodeport-addresses", &addresses.0.join(","));
     }
+    if let Some(time) = &config.reset_connections_for {
+        option("--reset-connections-for", time);
+    }
     option("-v", "4");
+    if config.answer_pings {
+        arguments.push("--answer-pings".to_owned());
+    }
     if config.masquerade_all {
         arguments.push("--masquerade-all".to_owned());
     }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use portway::model::{Family, Protocol};
 use portway::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Op, Pick, PickBy, Remember, Rule, SetId, Term, Transaction,
-    Value, ValueType, Verdict,
+    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Masquerades, Op, Pick, PickBy, Remember, Rule, SetId, Term,
+    Transaction, Value, ValueType, Verdict,
 };
 
 /// The n-th address of a family.
@@ -154,7 +154,12 @@ pub fn rules(family: Family) -> Vec<Rule> {
 
 /// A chain that writes affinity records.
 fn remember() -> ChainId {
-    ChainId::Remember(Remember { nodeport: true, external_local: false, masquerade: false, seconds: 10_800 })
+    ChainId::Remember(Remember {
+        nodeport: true,
+        external_local: false,
+        masquerades: Masquerades::Nobody,
+        seconds: 10_800,
+    })
 }
 
 /// Rules that only make sense behind translation, or at its end.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 use portway::config::{DetectLocal, Options};
 use portway::diff::Mirror;
-use portway::model::{EndpointSlice, Event, Family, Node, Protocol, Service, ServiceCidr, SlicePort};
+use portway::model::{EndpointSlice, Event, Family, Node, Service, ServiceCidr, SlicePort};
 use portway::plan::FrontendKey;
 use portway::testing::all_listed;
 use proptest::collection::vec;
@@ -19,7 +19,8 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::cluster::{NODE, any_options, any_service, any_service_cidr, any_slice, key};
+use super::cluster::{NODE, any_labels, any_options, any_service, any_service_cidr, any_slice, key};
+use super::packets::Protocol;
 use super::world::{Layout, Place, PodInterface};
 
 /// A cluster as one node sees it, and what to try there.
@@ -120,9 +121,10 @@ pub fn layout(options: &Options) -> Layout {
 pub fn any_scene(packets: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Scene> {
     let node_cidr = any::<u8>();
     let objects = (vec(any_service(), 4..8), vec(any_slice(), 10..20), vec(any_service_cidr(), 0..3));
-    let node = (vec((any::<bool>(), 1_u8..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]);
+    let zone = prop_oneof![Just("zone-a"), Just("zone-b"), Just("")];
+    let node = (vec((any::<bool>(), 1_u8..3), 1..3), zone, any_labels());
     (any_options(), node_cidr, objects, node, vec(any_wish(), packets)).prop_map(
-        |(mut options, node_cidr, (services, slices, cidrs), (ips, zone), wishes)| {
+        |(mut options, node_cidr, (services, slices, cidrs), (ips, zone, labels), wishes)| {
             if node_cidr < 50 {
                 options.detect_local = DetectLocal::NodeCidr;
             }
@@ -137,6 +139,7 @@ pub fn any_scene(packets: std::ops::RangeInclusive<usize>) -> impl Strategy<Valu
                 name: NODE.into(),
                 ips: node_ips,
                 zone: zone.into(),
+                labels,
                 pod_cidrs: pod_ranges(),
                 ..Node::default()
             };
@@ -203,7 +206,9 @@ fn settle_slice(index: usize, mut slice: EndpointSlice, service: &Service) -> En
 }
 
 fn any_wish() -> impl Strategy<Value = Wish> {
-    let protocol = prop_oneof![4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
+    let protocol = prop_oneof![
+        4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp), 2 => Just(Protocol::Icmp)
+    ];
     (any::<bool>(), any::<u8>(), any::<u8>(), any::<u8>(), any::<u16>(), protocol).prop_map(
         |(ipv4, from, from_which, to, to_which, protocol)| Wish { ipv4, from, from_which, to, to_which, protocol },
     )
@@ -262,8 +267,10 @@ impl Wish {
                     FrontendKey::Address { ip, protocol, port } => (SocketAddr::new(ip, port), protocol),
                     FrontendKey::NodePort { protocol, port } => (SocketAddr::new(node, port), protocol),
                 };
+                let protocol = Protocol::from_number(protocol.number()).expect("known");
                 // Some ask the right address for the wrong thing.
                 match self.to {
+                    _ if self.protocol == Protocol::Icmp => (address, self.protocol),
                     51..=75 => (SocketAddr::new(address.ip(), 4444), protocol),
                     76..=85 => (address, self.protocol),
                     _ => (address, protocol),

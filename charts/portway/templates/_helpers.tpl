@@ -76,6 +76,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- with .Values.directReturnDevices }}
 - --direct-return-devices={{ join "," . }}
+{{- if .Values.answerPings }}
+- --answer-pings
+{{- end }}
+{{- with .Values.resetConnectionsFor }}
+- --reset-connections-for={{ . }}
 {{- end }}
 {{- with .Values.extraArgs }}
 {{ toYaml . }}

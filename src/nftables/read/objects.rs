@@ -65,7 +65,7 @@ pub(crate) fn is_as_declared(chain: ChainId, attrs: &Attrs<'_>) -> bool {
         (Some(base), Some(hook)) => {
             hook.u32_of(abi::chain::HOOK_NUM) == Some(base.hook)
                 && hook.u32_of(abi::chain::HOOK_PRIORITY) == Some(base.priority as u32)
-                && attrs.str_of(abi::chain::TYPE) == Some("nat")
+                && attrs.str_of(abi::chain::TYPE) == Some(base.kind)
                 && attrs.u32_of(abi::chain::POLICY) == Some(abi::chain::POLICY_ACCEPT)
         }
         _ => false,
@@ -94,6 +94,7 @@ pub(crate) fn read_declaration(attrs: &Attrs<'_>) -> Option<Declaration> {
         data,
         verdict,
         size: attrs.nested_of(abi::set::DESC).and_then(|desc| desc.u32_of(abi::set::DESC_SIZE)).unwrap_or(0),
+        timeout: attrs.find_kind(abi::set::TIMEOUT).and_then(|attr| attr.u64()).unwrap_or(0),
         counter,
     })
 }

@@ -337,9 +337,9 @@ fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, 
         Object::Node(node) => {
             let converted = converter.node(node);
             if converted.event.is_none() {
-                file.nodes.extend(node.metadata.name.clone());
+                file.nodes.extend(node.metadata.common.name.clone());
                 if converter.wants_all_nodes() {
-                    let others = converter.node_addresses(&node.metadata, node.status.as_ref());
+                    let others = converter.node_addresses(&node.metadata.common, node.status.as_ref());
                     return keep(others, name, line, file);
                 }
             }
