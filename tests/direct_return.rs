@@ -106,7 +106,7 @@ fn what_cannot_be_handed_on_goes_the_ordinary_way() {
     });
     let said = "connections to endpoints on e1 go the ordinary way";
     eventually("i1 says so", || ecmp.ask("i1", &["status"]).matches(said).count() == 2);
-    let checked = ecmp.ask("i1", &["check"]);
+    let checked = ecmp.ask("i1", &["check", "-o", "json"]);
     assert!(checked.contains("direct return, eth0") && checked.contains("can hand packets on"), "{checked}");
     assert!(checked.contains("route to the node's InternalIP has a gateway"), "{checked}");
     for (which, udp, _) in KINDS {

@@ -76,6 +76,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- with .Values.directReturnDevices }}
 - --direct-return-devices={{ join "," . }}
+{{- end }}
 {{- if .Values.answerPings }}
 - --answer-pings
 {{- end }}
