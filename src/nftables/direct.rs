@@ -70,9 +70,7 @@ impl DirectKernel {
             DirectChange::Remove => return self.remove().map(drop),
             DirectChange::Replace => {
                 let (before, flags) = self.flags()?;
-                let scratch = Scratch::new();
-                let mut batch =
-                    Writer { batch: Batch::new(self.kernel.connection.next_seq(), scratch), words: Vec::new() };
+                let mut batch = self.writer(TABLE_NAME);
                 if let Some(flags) = before {
                     batch.table(msg::NEWTABLE, flags);
                     batch.table(msg::DELTABLE, 0);
@@ -82,8 +80,7 @@ impl DirectKernel {
                 self.send(batch)?;
             }
             DirectChange::Elements(gone, new) => {
-                let mut batch =
-                    Writer { batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() };
+                let mut batch = self.writer(TABLE_NAME);
                 batch.elements(wanted, msg::DELSETELEM, gone);
                 batch.elements(wanted, msg::NEWSETELEM, new);
                 self.send(batch)?;
@@ -97,8 +94,7 @@ impl DirectKernel {
     pub fn remove(&mut self) -> Result<bool, KernelError> {
         self.made = None;
         let (Some(flags), _) = self.flags()? else { return Ok(false) };
-        let mut batch =
-            Writer { batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() };
+        let mut batch = self.writer(TABLE_NAME);
         batch.table(msg::NEWTABLE, flags);
         batch.table(msg::DELTABLE, 0);
         self.send(batch)?;
@@ -114,8 +110,7 @@ impl DirectKernel {
     pub fn trial(&mut self, device: (u32, &str)) -> Result<(), KernelError> {
         let mut table = DirectTable::default();
         table.devices.insert(device.0, device.1.into());
-        let mut batch =
-            Writer { batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() };
+        let mut batch = self.writer(super::TRIAL_TABLE);
         batch.table(msg::NEWTABLE, 0);
         for family in Family::ALL {
             batch.map(&table, DirectMap::Frontends(family));
@@ -162,11 +157,15 @@ impl DirectKernel {
         }
     }
 
+    fn writer(&self, name: &'static str) -> Writer {
+        Writer { name, batch: Batch::new(self.kernel.connection.next_seq(), Scratch::new()), words: Vec::new() }
+    }
+
     fn send(&mut self, batch: Writer) -> Result<(), KernelError> {
         self.commit(batch, false)
     }
 
-    fn commit(&mut self, Writer { mut batch, words }: Writer, trial: bool) -> Result<(), KernelError> {
+    fn commit(&mut self, Writer { mut batch, words, .. }: Writer, trial: bool) -> Result<(), KernelError> {
         batch.finish(trial);
         let doing = "committing to the table netdev portway";
         let answer = match self.kernel.connection.send_batch(&batch) {
@@ -207,6 +206,8 @@ fn refused(object: &str, reason: String, errno: i32) -> KernelError {
 
 /// A transaction, and what its messages are about.
 struct Writer {
+    /// The table's name.
+    name: &'static str,
     batch: Batch,
     words: Vec<String>,
 }
@@ -218,10 +219,11 @@ impl Writer {
     }
 
     fn table(&mut self, kind: u16, flags: u32) {
+        let name = self.name;
         let (index, create) =
             (self.about("the table"), if kind == msg::NEWTABLE { libc::NLM_F_CREATE as u16 } else { 0 });
         self.batch.request((index, 0), (kind, NETDEV, create), |buf| {
-            attr::put_str(buf, abi::table::NAME, TABLE_NAME);
+            attr::put_str(buf, abi::table::NAME, name);
             if kind == msg::NEWTABLE {
                 attr::put_u32(buf, abi::table::FLAGS, flags);
             }
@@ -242,14 +244,14 @@ impl Writer {
     fn map(&mut self, table: &DirectTable, map: DirectMap) {
         let name = table.name(map);
         let index = self.about(format!("map {name}"));
-        let object = set::declared(map.family(), (TABLE_NAME, &name), &map.spec(), 0, index as u32 + 1);
+        let object = set::declared(map.family(), (self.name, &name), &map.spec(), 0, index as u32 + 1);
         let head = head(msg::NEWSET, libc::NLM_F_CREATE);
         self.batch.object(index, head, |scratch, head, out| object.build(scratch, head, out));
     }
 
     fn chain(&mut self, name: &str, chain: Chain) {
         let index = self.about(format!("chain {name}"));
-        let chain = chain.str(sys::NFTNL_CHAIN_TABLE, TABLE_NAME).str(sys::NFTNL_CHAIN_NAME, name);
+        let chain = chain.str(sys::NFTNL_CHAIN_TABLE, self.name).str(sys::NFTNL_CHAIN_NAME, name);
         let head = head(msg::NEWCHAIN, libc::NLM_F_CREATE);
         self.batch.object(index, head, |scratch, head, out| chain.build(scratch, head, out));
     }
@@ -258,7 +260,7 @@ impl Writer {
         let index = self.about(format!("a rule of chain {chain}"));
         let mut rule = Rule::new()
             .u32(sys::NFTNL_RULE_FAMILY, u32::from(NETDEV))
-            .str(sys::NFTNL_RULE_TABLE, TABLE_NAME)
+            .str(sys::NFTNL_RULE_TABLE, self.name)
             .str(sys::NFTNL_RULE_CHAIN, chain);
         write(&mut rule);
         let head = head(msg::NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
@@ -318,10 +320,10 @@ impl Writer {
             let Some((map, _)) = list.first() else { continue };
             let name = table.name(*map);
             let index = self.about(format!("an element of map {name}"));
-            let mut done = 0;
+            let (mut done, table_name) = (0, self.name);
             while done < list.len() {
                 done += self.batch.request((index, done), (kind, NETDEV, flags), |buf| {
-                    attr::put_str(buf, elem::LIST_TABLE, TABLE_NAME);
+                    attr::put_str(buf, elem::LIST_TABLE, table_name);
                     attr::put_str(buf, elem::LIST_SET, &name);
                     let nest = attr::begin_nest(buf, elem::LIST_ELEMENTS);
                     let mut written = 0;
