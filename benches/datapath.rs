@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use portway::controller::Controller;
-use portway::model::Protocol;
+use portway::model::{Event, Protocol};
 use portway::nftables::NftKernel;
 
 use support::lane::{Flow, Lane};
@@ -47,6 +47,8 @@ enum Table {
     OneRule,
     /// Ours, for so many Services.
     Portway(usize),
+    /// The same, with endpoints chosen by the client's address.
+    Hashing(usize),
     /// Of kube-proxy's shape.
     Peer(usize),
 }
@@ -57,6 +59,7 @@ impl Table {
             Self::None => "no table, straight to the pod".to_owned(),
             Self::OneRule => "one dnat rule".to_owned(),
             Self::Portway(services) => format!("Portway, {} Services", grouped(services)),
+            Self::Hashing(services) => format!("Portway, {} Services by source-ip", grouped(services)),
             Self::Peer(services) => format!("kube-proxy's shape, {} Services", grouped(services)),
         }
     }
@@ -75,15 +78,15 @@ struct Subject {
 }
 
 fn main() {
-    use Table::{None as Nothing, OneRule, Peer, Portway};
+    use Table::{Hashing, None as Nothing, OneRule, Peer, Portway};
     let files: Vec<String> = std::env::args().filter(|name| name.ends_with(".nft")).collect();
     if !files.is_empty() {
         return compare(files);
     }
     let (tables, rounds): (&[Table], usize) = if is_quick() {
-        (&[Nothing, OneRule, Portway(1), Portway(1_000), Portway(10_000), Peer(1), Peer(1_000)], 400)
+        (&[Nothing, OneRule, Portway(1), Portway(1_000), Hashing(1_000), Portway(10_000), Peer(1), Peer(1_000)], 400)
     } else {
-        let ours = [Portway(1), Portway(1_000), Portway(10_000), Portway(100_000)];
+        let ours = [Portway(1), Portway(1_000), Hashing(1_000), Portway(10_000), Portway(100_000)];
         (&[&[Nothing, OneRule], &ours[..], &[Peer(1), Peer(1_000), Peer(10_000)]].concat(), 2_000)
     };
     let mut tcp: Vec<Subject> = tables.iter().map(|table| Subject::new(*table, Protocol::Tcp)).collect();
@@ -143,7 +146,8 @@ impl Subject {
         match table {
             Table::None => {}
             Table::OneRule => drop(peer::load(&one_rule(protocol))),
-            Table::Portway(services) => portway(services, protocol),
+            Table::Portway(services) => portway(services, protocol, |event| event),
+            Table::Hashing(services) => portway(services, protocol, cluster::hashing),
             Table::Peer(services) => drop(peer::load(&peer::table(services, ENDPOINTS, protocol))),
         }
         lane.trust_checksums();
@@ -165,7 +169,7 @@ impl Subject {
             // Not the first endpoint: all Services share that one.
             Table::None => (v4(cluster::slice(random % 10_000, ENDPOINTS, 0).endpoints[1].address), 8080),
             Table::OneRule => (v4(cluster::service(0).cluster_ips[0]), 80),
-            Table::Portway(services) | Table::Peer(services) => {
+            Table::Portway(services) | Table::Hashing(services) | Table::Peer(services) => {
                 (v4(cluster::service(random % services).cluster_ips[0]), 80)
             }
         }
@@ -179,10 +183,10 @@ impl Subject {
     }
 }
 
-fn portway(services: usize, protocol: Protocol) {
+fn portway(services: usize, protocol: Protocol, change: fn(Event) -> Event) {
     let kernel = NftKernel::open().expect("nf_tables");
     let (mut controller, reports) = Controller::new(kernel, cluster::options());
-    let events = cluster::events(services, ENDPOINTS).into_iter().map(|event| cluster::over(event, protocol));
+    let events = cluster::events(services, ENDPOINTS).into_iter().map(|event| change(cluster::over(event, protocol)));
     controller.handle(events, Instant::now());
     assert_eq!((reports.borrow().syncs, reports.borrow().failures), (1, 0));
 }

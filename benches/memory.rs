@@ -1,7 +1,8 @@
 //! Resident memory of the program, and what of it a Service and an endpoint take.
 //!
 //! Run as root: `cargo bench --bench memory [-- PROGRAM... [SERVICESxENDPOINTS...]]`; programs are measured in turn, by
-//! default the one of this build. `--quick` leaves out 100,000 Services.
+//! default the one of this build. `--quick` leaves out 100,000 Services; with `--hashing` all Services have
+//! `portway.io/balance: source-ip`; the result is another file.
 
 #![allow(missing_docs)]
 
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
 use support::api_server::ApiServer;
 use support::process::{Memory, Program};
 use support::report::{Report, is_quick};
@@ -34,7 +36,7 @@ fn main() {
         (true, true) => &SIZES[..4],
         (true, false) => &SIZES,
     };
-    let mut report = Report::new("memory");
+    let mut report = Report::new(if is_hashing() { "memory-hashing" } else { "memory" });
     report.line(&format!("Medians of {RUNS} starts, MB (10^6 bytes)."));
     report.table(&["services x endpoints", "program", "resident", "its own", "of files", "at most", "first sync, CPU"]);
     // What is its own, by program and size.
@@ -68,6 +70,19 @@ fn main() {
     }
 }
 
+fn is_hashing() -> bool {
+    std::env::args().any(|argument| argument == "--hashing")
+}
+
+/// What the kernel has allocated for itself, in MB: all programs of the machine have their part in it.
+fn kernel_memory() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").expect("readable");
+    let of = |key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+    };
+    ["SUnreclaim:", "VmallocUsed:"].into_iter().filter_map(of).sum::<f64>() * 1024.0 / 1e6
+}
+
 fn name(program: &Path) -> String {
     program.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -81,15 +96,18 @@ fn size(text: &str) -> Option<(usize, usize)> {
 /// What each program takes, in the median; and its time from start to first sync, CPU time besides.
 fn measure(programs: &[PathBuf], services: usize, endpoints: usize) -> Vec<(Memory, Duration, Duration)> {
     eprintln!("{services} Services with {endpoints} endpoints");
-    let server = ApiServer::start(services, endpoints);
+    let annotations = if is_hashing() { json!({"portway.io/balance": "source-ip"}) } else { json!({}) };
+    let server = ApiServer::start_with(services, endpoints, &annotations);
     let mut runs = vec![(Vec::new(), Vec::new(), Vec::new()); programs.len()];
     for _ in 0..RUNS {
         for (program, (memory, times, cpu)) in programs.iter().zip(&mut runs) {
+            let before = kernel_memory();
             let program = Program::start_this(program, &server.url());
             times.push(program.wait_for("first sync done", LIMIT) - program.started);
             cpu.push(program.cpu());
             std::thread::sleep(REST);
             memory.push(program.memory());
+            eprintln!("the kernel has {:.0} MB more than before", kernel_memory() - before);
             program.stop();
             portway::nftables::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
         }

@@ -96,6 +96,8 @@ pub struct Options {
     pub needs_addresses: bool,
     /// Room of the maps.
     pub sizing: Sizing,
+    /// The kernel can choose endpoints by a hash.
+    pub hashing: bool,
     /// Servers of this process, whose ports no Service gets.
     pub listeners: Vec<ListeningSocket>,
 }
@@ -119,6 +121,7 @@ impl Options {
             node_wait: Duration::ZERO,
             needs_addresses: false,
             sizing: Sizing::default(),
+            hashing: true,
             listeners: Vec::new(),
         }
     }
@@ -136,6 +139,7 @@ impl Options {
             // A proxy that serves some Services only must not refuse the addresses of others.
             service_cidrs: if self.service_proxy_name.is_none() { model.service_cidrs() } else { Vec::new() },
             sizing: self.sizing,
+            hashing: self.hashing,
             listeners: self.listeners.clone(),
             ipv4: family(Family::Ipv4),
             ipv6: family(Family::Ipv6),

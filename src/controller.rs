@@ -25,7 +25,7 @@ pub use thread::{EndError, SyncThread};
 
 use crate::config::Options;
 use crate::model::{Event, Family, Kind, Model};
-use crate::programmer::Programmer;
+use crate::programmer::{Failure, Programmer};
 use crate::ruleset::Kernel;
 use doubt::{ComparisonLimiter, Doubt};
 use schedule::Schedule;
@@ -178,6 +178,9 @@ impl<K: Kernel> Controller<K> {
         }
         self.fold(batch);
         self.sync(Instant::now(), true);
+        while self.programmer.growing().next().is_some() {
+            self.grow();
+        }
     }
 
     fn fold(&mut self, batch: Vec<Event>) {
@@ -213,6 +216,9 @@ impl<K: Kernel> Controller<K> {
 
     /// When there is something to do next, unless something wakes the loop before.
     fn next_due(&self, now: Instant) -> Instant {
+        if self.programmer.growing().next().is_some() {
+            return now;
+        }
         let knows_any = self.programmer.known().next().is_some();
         // Before there is a mirror there is nothing to compare, however long that takes.
         let compare = if knows_any { self.compare_at(now) } else { now + VERIFY_EVERY };
@@ -230,6 +236,17 @@ impl<K: Kernel> Controller<K> {
         self.sync(now, false);
         if self.programmer.known().next().is_some() && self.compare_at(now) <= now {
             if self.doubts.is_raised() { self.check_doubts() } else { self.look_after() }
+        }
+        self.grow();
+    }
+
+    /// Takes a step in replacing maps by larger ones. Changes that arrive meanwhile come before the next step.
+    fn grow(&mut self) {
+        for family in self.programmer.growing() {
+            let start = Instant::now();
+            if let Err(Failure { cause, .. }) = self.programmer.grow(family) {
+                self.failed(family, &cause, start.elapsed());
+            }
         }
     }
 

@@ -11,6 +11,7 @@ mod claims;
 mod conflicts;
 mod departures;
 mod existing;
+mod filling;
 mod gone;
 mod growth;
 mod load;
@@ -22,8 +23,10 @@ mod rebase;
 mod recorder;
 mod references;
 mod services;
+mod shared;
 mod slots;
 mod steps;
+mod successors;
 mod update;
 
 pub use affinity::{StaleAffinity, stale_records};

@@ -12,6 +12,7 @@ mod service;
 mod settings;
 mod skeleton;
 mod sources;
+mod spread;
 
 pub use elements::{Member, endpoint_element, globals};
 pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey, Target};
@@ -21,3 +22,4 @@ pub use service::{Needs, ServicePlan, compile, is_exposed};
 pub use settings::{FamilySettings, ListeningSocket, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::rules;
 pub use sources::SourceRange;
+pub use spread::Spread;

@@ -71,6 +71,7 @@ pub struct Programmer<K> {
     slices: Slices,
     /// How long connections to endpoints that are gone are reset; zero for not at all.
     reset_for: Duration,
+    successor_slices: Slices,
     /// What Services do not get, collected for [`Programmer::take_objections`].
     objections: Vec<(Family, Vec<Objection>)>,
 }
@@ -78,8 +79,9 @@ pub struct Programmer<K> {
 impl<K: Kernel> Programmer<K> {
     /// One that knows nothing of the tables yet, and has connections to endpoints that are gone reset for so long.
     pub fn new(kernel: K, reset_for: Duration) -> Self {
-        let (known, slices, objections) = (BTreeSet::new(), Slices::default(), Vec::new());
-        Self { kernel, mirror: None, known, slices, reset_for, objections }
+        let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
+        let (known, objections) = (BTreeSet::new(), Vec::new());
+        Self { kernel, mirror: None, known, slices, reset_for, successor_slices, objections }
     }
 
     /// The kernel.
@@ -156,10 +158,37 @@ impl<K: Kernel> Programmer<K> {
         results.into_iter().map(|(family, result)| (family, self.note_result(family, result))).collect()
     }
 
+    /// The families that have maps being replaced by larger ones: there [`Programmer::grow`] goes on.
+    pub fn growing(&self) -> impl Iterator<Item = Family> + use<K> {
+        let is_growing = |family: &Family| self.mirror.as_ref().is_some_and(|mirror| mirror.is_growing(*family));
+        self.known().filter(is_growing).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Takes the next step in replacing maps of a family by larger ones: a part of their elements, then the rules.
+    pub fn grow(&mut self, family: Family) -> Result<(), Failure> {
+        let Some(mut mirror) = self.mirror.take() else { return Ok(()) };
+        let part = mirror.fill_successors(family, self.successor_slices.size());
+        let mut slices = self.successor_slices;
+        let result = self.send_slice(&mirror, &part, &mut slices);
+        self.successor_slices = slices;
+        let result = result.and_then(|_| match mirror.switch_to_successors(family) {
+            Some(steps) => self.commit(&mut mirror, family, steps).map(drop),
+            None => Ok(()),
+        });
+        self.mirror = Some(mirror);
+        self.note_result(family, result)
+    }
+
     /// Reads the table of a family back, or the part that others are reported to have touched, and repairs what differs
     /// from the mirror; whether the whole table was read.
     pub fn compare(&mut self, family: Family, touched: Option<&Part>) -> Result<(Sent, bool), Failure> {
         let Some(mut mirror) = self.mirror.take() else { return Ok((Sent::default(), false)) };
+        // Others may have touched them, too, and they are in nobody's way.
+        let abandoned = mirror.abandon_successors(family);
+        if let Err(failure) = self.apply(&mirror, &abandoned) {
+            self.mirror = Some(mirror);
+            return self.note_result(family, Err(failure));
+        }
         let repaired = touched.and_then(|part| {
             repair_part(&mut self.kernel, &mirror, family, part).unwrap_or_else(|cause| {
                 debug!(%cause, %family, "the touched part cannot be repaired alone, so the whole table is read");
@@ -308,24 +337,27 @@ impl<K: Kernel> Programmer<K> {
     fn load(&mut self, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
         let mut loaded = 0;
         while let Some(part) = load.next(self.slices.size()) {
-            loaded += self.send_slice(mirror, &part)?;
+            let mut slices = self.slices;
+            let result = self.send_slice(mirror, &part, &mut slices);
+            self.slices = slices;
+            loaded += result?;
         }
         Ok(loaded)
     }
 
     /// Sends a slice; in halves where it is too large for a message. The number of its elements.
-    fn send_slice(&mut self, mirror: &Mirror, part: &Transaction) -> Result<usize, Failure> {
+    fn send_slice(&mut self, mirror: &Mirror, part: &Transaction, slices: &mut Slices) -> Result<usize, Failure> {
         let (start, (added, _)) = (Instant::now(), part.element_counts());
         match self.apply(mirror, part) {
             Ok(()) => {
-                self.slices.took(added, start.elapsed());
+                slices.took(added, start.elapsed());
                 Ok(added)
             }
             Err(failure) if failure.cause.is_too_big() => {
                 let Some([first, second]) = halves(part) else { return Err(failure) };
-                self.slices.too_large(added);
-                debug!(elements = self.slices.size(), "slices were too large for a message");
-                Ok(self.send_slice(mirror, &first)? + self.send_slice(mirror, &second)?)
+                slices.too_large(added);
+                debug!(elements = slices.size(), "slices were too large for a message");
+                Ok(self.send_slice(mirror, &first, slices)? + self.send_slice(mirror, &second, slices)?)
             }
             Err(failure) => Err(failure),
         }

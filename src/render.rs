@@ -2,8 +2,8 @@
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
-    BaseHook, Bytes, ChainId, Element, Field, FieldType, Listing, Op, Rule, SetId, SetName, SetSpec, TABLE_NAME, Term,
-    Transaction, Value, ValueType, Verdict,
+    BaseHook, Bytes, ChainId, Element, Field, FieldType, HASH_SEED, Listing, Op, Rule, SetId, SetName, SetSpec,
+    TABLE_NAME, Term, Transaction, Value, ValueType, Verdict,
 };
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.
@@ -293,6 +293,10 @@ fn packet_field(family: Family, field: Field) -> String {
         Field::ReplyPort => "ct reply proto-src".to_owned(),
         Field::Priority => "meta priority".to_owned(),
         Field::RandomSlot(modulus) => format!("numgen random mod {modulus}"),
+        Field::HashedSlot { with_port, modulus } => {
+            let port = if with_port { " . th sport" } else { "" };
+            format!("jhash {} saddr{port} mod {modulus} seed {HASH_SEED:#x}", family.nft())
+        }
     }
 }
 

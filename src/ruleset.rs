@@ -13,6 +13,7 @@ mod elements;
 #[cfg(any(test, feature = "testing"))]
 mod fake;
 mod interceptor;
+mod jhash;
 mod kernel;
 mod name;
 mod rule;
@@ -21,7 +22,7 @@ mod table;
 mod verdict;
 
 pub use bytes::Bytes;
-pub use chain::{BaseHook, ChainId, EndpointMap, Masquerades, Pick, Remember};
+pub use chain::{BaseHook, ChainId, EndpointMap, Masquerades, Pick, PickBy, Remember};
 pub use changed_parts::{ChangedParts, Keys, Part};
 pub use code::{Expr, Register, encode_rule};
 pub use decode::decode_rule;
@@ -30,6 +31,7 @@ pub use elements::Elements;
 #[cfg(any(test, feature = "testing"))]
 pub use fake::FakeKernel;
 pub use interceptor::{Intercepted, Interceptor};
+pub use jhash::{HASH_SEED, hashed_slot, jhash};
 pub use kernel::{Kernel, KernelError};
 pub use name::{Names, SetName};
 pub use rule::{Field, Rule, Term};

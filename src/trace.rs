@@ -55,6 +55,8 @@ pub struct Packet {
     pub destination: IpAddr,
     /// What it asks for there.
     pub request: Request,
+    /// The port it comes from, where that is known; only `balance: source-ip-port` looks at it.
+    pub source_port: Option<u16>,
     /// The interface it arrives on; only the interface modes of pod detection look at it.
     pub interface: Option<String>,
 }

@@ -172,7 +172,7 @@ fn assert_tracer_knows(live: &mut Live, seen: &[(Place, Protocol, IpAddr, usize,
             };
             let number = ModelProtocol::from_number(protocol.number()).expect("known");
             let request = Request::Connect { protocol: number, port: to.port() };
-            let packet = Packet { source, destination: to.ip(), request, interface };
+            let packet = Packet { source, destination: to.ip(), request, source_port: None, interface };
             let trace = trace(&listing, &host, &packet);
             let (ip, port) = (target.ip(), target.port());
             let [(End::Translated { target, .. }, share)] = trace.ends[..] else {

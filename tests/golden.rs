@@ -87,11 +87,15 @@ fn version(program: &str) -> (u32, u32, u32) {
 }
 
 /// A listing without what versions of `nft` print differently or the kernel orders freely: white space, the order of
-/// elements, names of priorities, and who owns the table.
+/// elements, names of priorities, how many elements there are, and who owns the table.
 fn canonical(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("flags owner"));
-    let words: Vec<&str> =
-        lines.flat_map(|line| line.split(" # progname").next().unwrap_or(line).split_whitespace()).collect();
+    let without_remarks = |line: &str| {
+        let end = [" # progname", "# count "].iter().filter_map(|remark| line.find(remark)).min();
+        line[..end.unwrap_or(line.len())].to_owned()
+    };
+    let lines: Vec<String> = lines.map(without_remarks).collect();
+    let words: Vec<&str> = lines.iter().flat_map(|line| line.split_whitespace()).collect();
     let text = words.join(" ").replace("priority dstnat", "priority -100").replace("priority srcnat", "priority 100");
     let mut parts = text.split("elements = { ");
     let mut out = parts.next().unwrap_or_default().to_owned();

@@ -1,14 +1,16 @@
 //! Whatever the order of changes, the incrementally kept table equals the one compiled from scratch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use portway::config::Options;
 use portway::controller::Controller;
-use portway::diff::Steps;
-use portway::model::{Event, Family};
+use portway::diff::{Mirror, Steps};
+use portway::model::{Event, Family, Model};
+use portway::plan::Sizing;
 use portway::ruleset::{
-    Bytes, ChainId, Element, FakeKernel, Kernel as _, Keys, Listing, Op, Part, Rule, SetId, Table, Transaction, Value,
+    Bytes, ChainId, Element, FakeKernel, Kernel as _, Keys, Listing, Op, Part, Rule, SetId, SetName, Table,
+    Transaction, Value,
 };
 use proptest::prelude::*;
 use support::canonical::{Sets, with_first_names};
@@ -36,6 +38,38 @@ fn assert_same(kept: &FakeKernel, fresh: &FakeKernel) {
     }
 }
 
+/// What [`portway::programmer::Programmer`] does with steps.
+fn commit(kernel: &mut FakeKernel, mirror: &Mirror, steps: &Steps) {
+    let mut apply = |part: &Transaction| kernel.apply(part).expect("the kernel takes it");
+    apply(&steps.first);
+    for mut load in mirror.fill(steps) {
+        while let Some(part) = load.next(5) {
+            apply(&part);
+        }
+    }
+    [&steps.main, &steps.replaced, &steps.after].into_iter().for_each(apply);
+}
+
+/// One owner's elements, and the rules when that was the last.
+fn grow(kernel: &mut FakeKernel, mirror: &mut Mirror, family: Family) {
+    kernel.apply(&mirror.fill_successors(family, 1)).expect("the kernel takes it");
+    if let Some(steps) = mirror.switch_to_successors(family) {
+        commit(kernel, mirror, &steps);
+    }
+}
+
+/// As [`assert_same`], whatever maps there are that no rule uses.
+fn assert_in_force(kept: &FakeKernel, mirror: &Mirror, fresh: &FakeKernel) {
+    for family in mirror.families() {
+        let table = kept.listing(family).expect("served");
+        let names = mirror.listing(family).expect("served").sets;
+        let used = |name: &SetName| names.contains_key(name);
+        let sets = table.sets.iter().filter(|(name, _)| used(name)).map(|(name, set)| (*name, set.clone())).collect();
+        let in_force = Listing { sets, ..table.clone() };
+        assert_eq!(Some(canonical(&in_force)), fresh.listing(family).map(canonical), "{family}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
@@ -50,6 +84,48 @@ proptest! {
             all.extend(batch);
             assert_same(controller.kernel(), &from_scratch(&options, &all));
         }
+    }
+
+    #[test]
+    fn changes_go_on_while_maps_get_successors(
+        options in any_options(),
+        history in any_history(),
+        pace in prop::collection::vec(0_usize..30, 1..10),
+    ) {
+        // Nearly every map is replaced again and again.
+        let sizing = Sizing { floor: 3, headroom: 2 };
+        let options = Options { sizing, ..options };
+        let (mut kernel, mut model, mut all) = (FakeKernel::new(), Model::default(), empty_lists());
+        all.iter().cloned().for_each(|event| model.apply(event));
+        model.take_changes();
+        let (mut mirror, _) = Mirror::build(options.settings(&model), &model, &HashMap::new());
+        let served: Vec<Family> = mirror.families().collect();
+        for family in &served {
+            commit(&mut kernel, &mirror, &mirror.rebase(*family, None));
+        }
+        for (batch, pace) in history.into_iter().zip(pace.iter().cycle()) {
+            batch.iter().cloned().for_each(|event| model.apply(event));
+            all.extend(batch);
+            let changes = model.take_changes();
+            for update in mirror.update(&options.settings(&model), &model, &changes).families {
+                commit(&mut kernel, &mirror, &update.steps);
+            }
+            assert_in_force(&kernel, &mirror, &from_scratch(&options, &all));
+            for family in &served {
+                for _ in 0..*pace {
+                    grow(&mut kernel, &mut mirror, *family);
+                }
+            }
+            assert_in_force(&kernel, &mirror, &from_scratch(&options, &all));
+        }
+        for family in &served {
+            while mirror.is_growing(*family) {
+                grow(&mut kernel, &mut mirror, *family);
+            }
+            let table = kernel.read(*family).expect("in memory").expect("there");
+            prop_assert_eq!(table.leftovers, []);
+        }
+        assert_same(&kernel, &from_scratch(&options, &all));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use portway::model::Family;
 use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, Element, Elements, EndpointMap, Expr, Kernel, Op, Pick, SetId, Transaction, Value, Verdict,
+    Bytes, ChainId, Element, Elements, EndpointMap, Expr, Kernel, Op, Pick, PickBy, SetId, Transaction, Value, Verdict,
     encode_rule,
 };
 
@@ -69,7 +69,7 @@ fn a_large_map_reads_back_as_it_is() {
     in_netns(|| {
         let family = Family::Ipv4;
         let mut kernel = NftKernel::open_with(KernelOptions::new(false)).expect("a socket");
-        let pick = ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count: SLOTS });
+        let pick = ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::Random, count: SLOTS });
         let verdict = Value::Verdict(Verdict::Goto(pick));
         let services = (0..FRONTENDS).map(|n| Element { key: frontend(n), end: None, value: verdict, comment: None });
         let mut wanted: Vec<Element> =

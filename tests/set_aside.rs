@@ -7,8 +7,8 @@ use portway::controller::Controller;
 use portway::model::{Event, Family, Kind, Model, ObjectKey};
 use portway::nftables::{self, NftKernel};
 use portway::ruleset::{
-    Bytes, ChainId, EndpointMap, FakeKernel, Intercepted, Interceptor, Kernel, KernelError, Op, Pick, SetId, SetName,
-    Transaction, Value, Verdict,
+    Bytes, ChainId, EndpointMap, FakeKernel, Intercepted, Interceptor, Kernel, KernelError, Op, Pick, PickBy, SetId,
+    SetName, Transaction, Value, Verdict,
 };
 use portway::source::{Converter, Origin, api};
 use serde_json::json;
@@ -137,7 +137,7 @@ impl Interceptor<NftKernel> for Spoiled {
         for (_, op) in &mut spoiled.ops {
             let Op::AddElements(SetName { set: SetId::Services, .. }, list) = op else { continue };
             for element in list.iter_mut().filter(|element| element.key == self.frontend) {
-                let nowhere = Pick { map: EndpointMap::Address, sticky: false, count: 77 };
+                let nowhere = Pick { map: EndpointMap::Address, by: PickBy::Random, count: 77 };
                 element.value = Value::Verdict(Verdict::Goto(ChainId::Pick(nowhere)));
             }
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use portway::model::{Family, Protocol};
-use portway::ruleset::ChainId;
+use portway::ruleset::{ChainId, PickBy};
 use portway::trace::{End, Host, Packet, Request, Trace, trace};
 use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary, target};
 use support::live::{Live, forget_clients};
@@ -35,6 +35,10 @@ struct Tally {
     masqueraded: usize,
     mixed: usize,
     sticky: usize,
+    /// By the client's address.
+    hashed: usize,
+    /// By its address and port.
+    hashed_with_port: usize,
     answered: usize,
     rejected: usize,
     dropped: usize,
@@ -48,6 +52,8 @@ impl Tally {
         self.masqueraded += other.masqueraded;
         self.mixed += other.mixed;
         self.sticky += other.sticky;
+        self.hashed += other.hashed;
+        self.hashed_with_port += other.hashed_with_port;
         self.answered += other.answered;
         self.rejected += other.rejected;
         self.dropped += other.dropped;
@@ -83,9 +89,10 @@ fn tracer_and_kernel_agree() {
     }
     assert!(failures.is_empty(), "{} disagreements with seed {seed}, the first of them above", failures.len());
     if cases >= CASES {
-        let translated = [total.kept, total.masqueraded, total.mixed, total.sticky];
-        let others = [total.answered, total.rejected, total.dropped, total.untouched];
-        let seen = [translated, others].concat();
+        let (translated, hashed) =
+            ([total.kept, total.masqueraded, total.mixed], [total.hashed, total.hashed_with_port]);
+        let others = [total.sticky, total.answered, total.rejected, total.dropped, total.untouched];
+        let seen = [&translated[..], &hashed, &others].concat();
         assert!(seen.iter().all(|count| *count >= 5), "the generator has become blind: {total:?}");
     }
 }
@@ -97,9 +104,10 @@ fn play(scene: &Scene, failures: &mut Vec<String>) -> Result<Tally> {
     let mut tally = Tally::default();
     for wish in &scene.wishes {
         let errand = wish.errand(live.controller().mirror().context("there was a sync")?);
-        let trace = ask_tracer(&mut live, &errand)?;
+        let trace = ask_tracer(&mut live, &errand, None)?;
         let outcomes = send(&live, &errand, &trace)?;
-        if let Err(why) = judge(&trace, &outcomes) {
+        let verdict = judge(&trace, &outcomes).and(judge_each(&mut live, &errand, &trace, &outcomes)?);
+        if let Err(why) = verdict {
             failures.push(disagreement(scene, &errand, &trace, &format!("{why}: {}", summary(&outcomes))));
         }
         count(&trace, &mut tally);
@@ -107,7 +115,7 @@ fn play(scene: &Scene, failures: &mut Vec<String>) -> Result<Tally> {
     Ok(tally)
 }
 
-fn ask_tracer(live: &mut Live, errand: &Errand) -> Result<Trace> {
+fn ask_tracer(live: &mut Live, errand: &Errand, source_port: Option<u16>) -> Result<Trace> {
     let interface = match errand.place {
         Place::Node => None,
         Place::Pods => Some(live.layout.pod_interface.name().to_owned()),
@@ -118,20 +126,44 @@ fn ask_tracer(live: &mut Live, errand: &Errand) -> Result<Trace> {
         Some(protocol) => Request::Connect { protocol, port: to.port() },
         None => Request::Echo,
     };
-    let packet = Packet { source, destination: to.ip(), request, interface };
+    let packet = Packet { source, destination: to.ip(), request, source_port, interface };
     let mirror = live.controller().mirror().context("there was a sync")?;
     let listing = mirror.listing(Family::of(source)).context("both families are served")?;
     let host = Host { addresses: node_addresses().into_iter().collect() };
     Ok(trace(&listing, &host, &packet))
 }
 
-fn is_sticky(trace: &Trace) -> bool {
-    trace.steps.iter().any(|step| matches!(step.chain, ChainId::Pick(pick) if pick.sticky))
+fn is_picked(trace: &Trace, by: PickBy) -> bool {
+    trace.steps.iter().any(|step| matches!(step.chain, ChainId::Pick(pick) if pick.by == by))
+}
+
+/// Where the client's port counts the tracer knows each packet's endpoint.
+fn judge_each(
+    live: &mut Live,
+    errand: &Errand,
+    trace: &Trace,
+    outcomes: &Outcomes,
+) -> Result<Result<(), &'static str>> {
+    if !is_picked(trace, PickBy::SourceIpPort) {
+        return Ok(Ok(()));
+    }
+    for (probe, outcome) in outcomes {
+        let exact = ask_tracer(live, errand, Some(probe.source.port()))?;
+        let [(End::Translated { target: said, .. }, _)] = exact.ends[..] else {
+            return Ok(Err("the tracer does not know the endpoint of an address and port"));
+        };
+        if target(outcome) != Some(SocketAddr::new(said.ip, said.port)) {
+            return Ok(Err("the kernel chooses another endpoint for an address and port"));
+        }
+    }
+    Ok(Ok(()))
 }
 
 fn count(trace: &Trace, tally: &mut Tally) {
     tally.packets += 1;
-    tally.sticky += usize::from(is_sticky(trace));
+    tally.sticky += usize::from(is_picked(trace, PickBy::Sticky));
+    tally.hashed += usize::from(is_picked(trace, PickBy::SourceIp));
+    tally.hashed_with_port += usize::from(is_picked(trace, PickBy::SourceIpPort));
     let masquerades: BTreeSet<bool> = trace
         .ends
         .iter()
@@ -154,7 +186,7 @@ fn count(trace: &Trace, tally: &mut Tally) {
 
 /// Sends as many packets as it takes to see every end that the tracer has named.
 fn send(live: &Live, errand: &Errand, trace: &Trace) -> Result<Outcomes> {
-    let sticky = is_sticky(trace);
+    let sticky = is_picked(trace, PickBy::Sticky);
     let attempt =
         Attempt { forget: sticky.then_some(&forget_clients as &dyn Fn() -> Result<()>), ..live.attempt(errand.place) };
     let probes = |count| -> Vec<Probe> {
@@ -171,7 +203,9 @@ fn send(live: &Live, errand: &Errand, trace: &Trace) -> Result<Outcomes> {
             Ok(outcomes)
         }
         Some(End::Translated { .. }) => {
-            let tries = TRIES_PER_TARGET * (trace.ends.len() + 1);
+            // Weights make some of them rare.
+            let rarest = trace.ends.iter().map(|(_, share)| *share).fold(1.0, f64::min);
+            let tries = TRIES_PER_TARGET + (TRIES_PER_TARGET as f64 / rarest) as usize;
             let batch = if sticky { 1 } else { BATCH };
             let mut outcomes = Outcomes::new();
             while outcomes.len() < tries {

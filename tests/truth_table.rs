@@ -79,6 +79,7 @@ impl Case {
             source: ip(from),
             destination: ip(to),
             request: Request::Connect { protocol: Protocol::Tcp, port },
+            source_port: None,
             interface: interface.map(str::to_owned),
         };
         let trace = trace(listing, &Host { addresses }, &packet);

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use portway::config::{DetectLocal, Options};
-use portway::model::{Endpoint, EndpointSlice, Event, Model, ObjectKey, Placement, Protocol, Service};
+use portway::model::{
+    Balance, Endpoint, EndpointSlice, Event, Model, ObjectKey, Placement, Protocol, Service, ServiceOptions,
+};
 use portway::testing::{self, added, added_node, added_slice, all_listed, service_port, slice_port};
 
 fn key(n: usize) -> ObjectKey {
@@ -71,6 +73,15 @@ pub fn model(services: usize, endpoints: usize) -> (Options, Model) {
     let mut model = Model::default();
     events(services, endpoints).into_iter().for_each(|event| model.apply(event));
     (options(), model)
+}
+
+/// The same Service with endpoints chosen by the client's address.
+pub fn hashing(mut event: Event) -> Event {
+    if let Event::Service(service) = &mut event {
+        let options = ServiceOptions { balance: Balance::SourceIp, ..ServiceOptions::DEFAULT };
+        Arc::make_mut(service).annotated = Some(options.into());
+    }
+    event
 }
 
 /// The same Service or slice with another protocol.

@@ -55,9 +55,21 @@ pub struct ApiServer {
 impl ApiServer {
     /// Serves a generated cluster. Call it in the network namespace it shall listen in.
     pub fn start(services: usize, endpoints: usize) -> Self {
+        Self::start_with(services, endpoints, &json!({}))
+    }
+
+    /// The same with these annotations on each Service besides.
+    pub fn start_with(services: usize, endpoints: usize, annotations: &Value) -> Self {
+        let service = |n| {
+            let mut service = objects::service(&cluster::service(n), LIST_VERSION);
+            for (key, value) in annotations.as_object().into_iter().flatten() {
+                service["metadata"]["annotations"][key] = value.clone();
+            }
+            service
+        };
         let slices = (0..services).map(|n| objects::slice(&cluster::slice(n, endpoints, 0), LIST_VERSION));
         let lists = HashMap::from([
-            ("services", List::new((0..services).map(|n| objects::service(&cluster::service(n), LIST_VERSION)))),
+            ("services", List::new((0..services).map(service))),
             ("endpointslices", List::new(slices)),
             ("nodes", List::new([objects::node("node-0", LIST_VERSION)].into_iter())),
             ("servicecidrs", List::new(std::iter::empty())),

@@ -3,7 +3,7 @@
 use super::services::{self, ConnectionCounts};
 use super::{ExplainRows, endpoints, faults};
 use crate::diff::Mirror;
-use crate::model::{Family, Model, Protocol};
+use crate::model::{Balance, Family, Model, ObjectKey, Protocol};
 use crate::plan::{FrontendKey, FrontendOwner, ListeningSocket, NodePortAddresses, Target};
 use crate::source::Problem;
 
@@ -54,10 +54,24 @@ pub fn rows(
         .collect();
     let faults = faults::of_service(model, mirror, problems, owner);
     let mut notes: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+    notes.extend(chosen_by(mirror, family, owner, key));
     if let Some(FrontendOwner::HealthCheck(service)) = mirror.other_owner(family, key, owner) {
         notes.insert(0, format!("the health check of Service {service} answers there, no endpoint"));
     }
     ExplainRows { services: claims, candidates, notes }
+}
+
+/// How endpoints are chosen, where it is not simply at random.
+fn chosen_by(mirror: &Mirror, family: Family, service: &ObjectKey, key: FrontendKey) -> Option<String> {
+    let frontend = mirror.frontends_of(family, service).iter().find(|frontend| frontend.key == key)?;
+    let spread = frontend.spread.as_ref()?;
+    let how = match spread.balance {
+        Balance::Random => "at random",
+        Balance::SourceIp => "by source-ip: a client gets the same one on every node",
+        Balance::SourceIpPort => "by source-ip-port: the same address and port get the same one on every node",
+    };
+    let weights = if spread.weights.is_empty() { "" } else { "; weights count" };
+    Some(format!("endpoints are chosen {how}{weights}"))
 }
 
 fn answers_node_ports(model: &Model, mirror: &Mirror, family: Family, at: Target) -> bool {

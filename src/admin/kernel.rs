@@ -1,6 +1,6 @@
 //! What the tables in the kernel say by themselves, for when the daemon does not answer, and their counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::services::{ConnectionCounts, frontend_text, port_of};
 use super::{EndpointRow, ServiceRow};
@@ -170,6 +170,12 @@ impl TableView<'_> {
             Value::Data(data) => target(&data),
             _ => None,
         };
-        (0..pick.count).filter_map(slot).map(|target| target.to_string()).collect()
+        // Endpoints can have several slots.
+        let mut seen = HashSet::new();
+        (0..pick.count)
+            .filter_map(slot)
+            .filter(|target| seen.insert(*target))
+            .map(|target| target.to_string())
+            .collect()
     }
 }

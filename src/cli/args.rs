@@ -116,6 +116,9 @@ pub struct ExplainArgs {
     /// The client's address
     #[arg(long, value_name = "IP")]
     pub from: IpAddr,
+    /// The client's port, for Services that choose endpoints by it (`portway.io/balance: source-ip-port`)
+    #[arg(long, value_name = "PORT")]
+    pub from_port: Option<u16>,
     /// The interface the packet arrives on (for the interface modes of pod detection)
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,

@@ -29,7 +29,13 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if args.from.is_ipv4() != destination.is_ipv4() {
         bail!("--from {} and {destination} are not of the same family", args.from);
     }
-    let packet = Packet { source: args.from, destination, request, interface: args.interface.clone() };
+    let packet = Packet {
+        source: args.from,
+        destination,
+        request,
+        source_port: args.from_port,
+        interface: args.interface.clone(),
+    };
     let family = Family::of(destination);
     let ((listing, host), mut live) = match &args.manifests {
         Some(folder) => {

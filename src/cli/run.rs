@@ -131,6 +131,7 @@ fn prepare(configuration: &Configuration) -> anyhow::Result<(NftKernel, Options)
     let mut kernel = NftKernel::open_with(nftables::KernelOptions::new(owned))?;
     let unfit = kernel.unfit(&options.families);
     keep_what_can_be_served(&mut options, unfit)?;
+    options.hashing = kernel.can_hash(&options.families);
     Ok((kernel, options))
 }
 

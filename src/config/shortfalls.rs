@@ -1,12 +1,12 @@
 //! Settings that lack what they go by in a family that Services use: what they ask for does not happen.
 
 use super::{DetectLocal, Options};
-use crate::model::{Family, Model, Service};
+use crate::model::{Balance, Family, Model, Service};
 
 /// A setting without data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortfall {
-    /// A word for programs: `NoPodRange`, `NoNodeAddress`.
+    /// A word for programs: `NoPodRange`, `NoNodeAddress`, `NoHashing`.
     pub reason: &'static str,
     /// The family.
     pub family: Family,
@@ -28,6 +28,13 @@ impl Options {
             let has_node_ports = |service: &Service| service.ports.iter().any(|port| port.node_port.is_some());
             if let Some(text) = self.without_node_ip(family, model).filter(|_| is_used(family, has_node_ports)) {
                 found.push(Shortfall { reason: "NoNodeAddress", family, text });
+            }
+            if !self.hashing && is_used(family, |service| service.options().balance != Balance::Random) {
+                let text =
+                    "this kernel lacks CONFIG_NFT_HASH (nft_hash), so portway.io/balance is not heeded: endpoints are \
+                            chosen at random; load the module and start Portway again"
+                        .to_owned();
+                found.push(Shortfall { reason: "NoHashing", family, text });
             }
         }
         found
@@ -88,7 +95,7 @@ impl Options {
 mod tests {
     use super::*;
     use crate::config::NodePortsOn;
-    use crate::model::{Node, ServicePort, ServiceType};
+    use crate::model::{Node, ServiceOptions, ServicePort, ServiceType};
     use crate::testing::{self, added, added_node, ip, service_port};
 
     fn model(cluster_ips: &[&str], node_port: Option<u16>, node: Option<(&[&str], &[&str])>) -> Model {
@@ -135,6 +142,19 @@ mod tests {
         assert_eq!(reasons(&options, &v4), []);
         options.node_ports = NodePortsOn::ranges(Vec::new());
         assert_eq!(reasons(&options, &dual), []);
+    }
+
+    #[test]
+    fn a_kernel_without_hashes_is_told_of_where_services_ask_for_them() {
+        let options = Options { detect_local: DetectLocal::InterfaceNamePrefix("veth".into()), ..Options::new("n") };
+        let without = Options { hashing: false, ..options.clone() };
+        let mut model = model(&["10.96.0.1"], None, None);
+        assert_eq!(reasons(&without, &model), []);
+        let hashing = ServiceOptions { balance: Balance::SourceIp, ..ServiceOptions::DEFAULT };
+        let service = testing::service("hashing", "10.96.0.2");
+        model.apply(added(Service { annotated: Some(hashing.into()), ..service }));
+        assert_eq!(reasons(&options, &model), []);
+        assert_eq!(reasons(&without, &model), [("NoHashing", Family::Ipv4)]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) struct Change {
     pub(super) went_sets: BTreeSet<SetId>,
     /// Maps to replace, because they need another size; the mirror has the names of their successors.
     pub(super) resized: Vec<SetId>,
+    /// Maps whose successors have all elements; the mirror has their names.
+    pub(super) filled: Vec<SetId>,
     /// Elements, besides those of the replaced maps.
     pub(super) elements: OpRecorder,
 }
@@ -35,10 +37,11 @@ impl FamilyMirror {
     pub(super) fn write(&self, settings: &Settings, mut change: Change, steps: &mut Steps) {
         let (family, names) = (self.family, self.sizes.names());
         let resizes = !change.resized.is_empty();
-        if resizes {
+        let replaced = [&change.resized[..], &change.filled].concat();
+        if !replaced.is_empty() {
             let names_resized = |chain: &ChainId| {
                 let rules = self.rules(settings, *chain);
-                rules.iter().flatten().filter_map(|term| term.set()).any(|name| change.resized.contains(&name.set))
+                rules.iter().flatten().filter_map(|term| term.set()).any(|name| replaced.contains(&name.set))
             };
             let others: Vec<ChainId> = self
                 .all_chains()
@@ -48,7 +51,7 @@ impl FamilyMirror {
                 .collect();
             change.changed.extend(others);
         }
-        let emptied = change.went.iter().filter(|_| resizes);
+        let emptied = change.went.iter().filter(|_| !replaced.is_empty());
 
         for set in &change.came_sets {
             steps.main.push(family, Op::AddSet(names.of(*set), self.sizes.of(*set)));
@@ -61,8 +64,10 @@ impl FamilyMirror {
             let name = names.of(*set);
             steps.first.push(family, Op::AddSet(name, self.sizes.of(*set)));
             steps.resized.push((family, *set));
-            steps.replaced.push(family, Op::DeleteSet(name.other()));
             change.elements.forget(*set);
+        }
+        for set in &replaced {
+            steps.replaced.push(family, Op::DeleteSet(names.of(*set).other()));
         }
         for chain in change.changed.iter().chain(emptied) {
             steps.main.push(family, Op::FlushChain(*chain));

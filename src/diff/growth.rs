@@ -1,9 +1,10 @@
 //! How much room each map has, and when it needs more.
 //!
 //! A map with a size is faster to fill, to check and above all to list (benches/README.md), but the kernel refuses what
-//! does not fit. So a map is replaced by one twice as large long before that. Its successor is made and filled beside it,
-//! under the other one of its two names, while no rule uses it. The transaction that needs the room has the rules use
-//! that name, and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]).
+//! does not fit. So a map is replaced by one twice as large long before that. Its successor is made beside it, under the
+//! other one of its two names, and filled between updates ([`super::filling`]). A transaction has the rules use that name,
+//! and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]). Where one update needs
+//! more room than is left, it waits for its successors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,7 +95,7 @@ impl Sizes {
             optional.difference(there).for_each(|set| self.choose_for(*set));
             self.grow();
         } else {
-            self.widen();
+            self.sizes.extend(self.tight());
         }
     }
 
@@ -105,20 +106,35 @@ impl Sizes {
         self.sizes.extend((wanted > 0).then_some((set, wanted)));
     }
 
-    /// Enlarges maps that are nearly full, under their other name, and says which they are.
-    pub(super) fn grow(&mut self) -> Vec<SetId> {
-        let tight = self.widen();
-        tight.iter().for_each(|set| self.names.switch(*set));
-        tight
+    /// The maps that are nearly full, with the sizes of their successors.
+    pub(super) fn tight(&self) -> BTreeMap<SetId, u32> {
+        let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
+        let sets = SetId::ALL.into_iter().filter(tight);
+        sets.map(|set| (set, self.sizing.wanted(self.count_of(set)))).collect()
     }
 
-    fn widen(&mut self) -> Vec<SetId> {
-        let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
-        let tight: Vec<SetId> = SetId::ALL.into_iter().filter(tight).collect();
-        for set in &tight {
-            self.sizes.insert(*set, self.sizing.wanted(self.count_of(*set)));
+    /// Whether a map has no room for its elements.
+    pub(super) fn are_exceeded(&self) -> bool {
+        self.exceed(&self.sizes)
+    }
+
+    /// Whether maps of these sizes have no room for the elements.
+    pub(super) fn exceed(&self, sizes: &BTreeMap<SetId, u32>) -> bool {
+        sizes.iter().any(|(set, size)| *size > 0 && self.count_of(*set) > *size as usize)
+    }
+
+    /// Enlarges maps that are nearly full, under their other name, and says which they are.
+    pub(super) fn grow(&mut self) -> Vec<SetId> {
+        self.switch(self.tight())
+    }
+
+    /// Has successors of these sizes take the places of maps, and says which they are.
+    pub(super) fn switch(&mut self, successors: BTreeMap<SetId, u32>) -> Vec<SetId> {
+        for (set, size) in &successors {
+            self.sizes.insert(*set, *size);
+            self.names.switch(*set);
         }
-        tight
+        successors.into_keys().collect()
     }
 }
 

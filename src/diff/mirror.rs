@@ -1,7 +1,6 @@
 //! The desired table, kept Service by Service.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::Claims;
@@ -9,9 +8,11 @@ use super::gone::Gone;
 use super::growth::Sizes;
 use super::numbers::Numbers;
 use super::references::References;
+use super::shared::SharedElement;
+use super::successors::Successors;
 use crate::model::{Family, ObjectKey};
 use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, Target, globals, rules};
-use crate::ruleset::{Bytes, ChainId, Listing, Op, Rule, SetId, Term, Transaction};
+use crate::ruleset::{ChainId, Listing, Op, Rule, SetId, Term, Transaction};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
 ///
@@ -38,6 +39,8 @@ pub(super) struct FamilyMirror {
     /// The optional sets in force: chains name them.
     pub(super) optional: BTreeSet<SetId>,
     pub(super) sizes: Sizes,
+    /// Of maps that are nearly full.
+    pub(super) successors: Successors,
     /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
     pub(super) undeleted: BTreeSet<ChainId>,
     /// The same of optional sets.
@@ -54,45 +57,6 @@ pub(super) struct ServiceState {
     /// Where its health check server answers.
     pub(super) checks: Box<[FrontendKey]>,
     pub(super) shared: Box<[SharedElement]>,
-}
-
-/// An element that Services share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum SharedElement {
-    ClusterIp(IpAddr),
-    Hairpin(IpAddr),
-    AfterDnatEndpoint(IpAddr),
-    Pingable(IpAddr),
-    Unpingable(IpAddr),
-}
-
-impl SharedElement {
-    pub(super) fn member(self) -> Member {
-        match self {
-            SharedElement::ClusterIp(ip) => Member::cluster_ip(ip),
-            SharedElement::Hairpin(ip) => Member::hairpin(ip),
-            SharedElement::AfterDnatEndpoint(ip) => Member::after_dnat_endpoint(ip),
-            SharedElement::Pingable(ip) => Member::pingable(ip),
-            SharedElement::Unpingable(ip) => Member::unpingable(ip),
-        }
-    }
-
-    /// The one with this key, whether there is such an element or not.
-    pub(super) fn at(family: Family, set: SetId, key: &Bytes) -> Option<Self> {
-        let ip = match family {
-            Family::Ipv4 => key.ipv4_at(0)?,
-            Family::Ipv6 => key.ipv6_at(0)?,
-        };
-        let shared = match set {
-            SetId::ClusterIps => SharedElement::ClusterIp(ip),
-            SetId::Hairpin => SharedElement::Hairpin(ip),
-            SetId::AfterDnatEndpoints => SharedElement::AfterDnatEndpoint(ip),
-            SetId::Pingable => SharedElement::Pingable(ip),
-            SetId::Unpingable => SharedElement::Unpingable(ip),
-            _ => return None,
-        };
-        (shared.member().element.key == *key).then_some(shared)
-    }
 }
 
 impl Mirror {
@@ -190,6 +154,7 @@ impl FamilyMirror {
             gone: BTreeSet::new(),
             optional: BTreeSet::new(),
             sizes: Sizes::new(settings.sizing),
+            successors: Successors::default(),
             undeleted: BTreeSet::new(),
             undeleted_sets: BTreeSet::new(),
         }

@@ -120,6 +120,7 @@ mod tests {
             label: format!("ns/{service}:http").into(),
             action: Action::Balance(EndpointSet::Cluster, vec![target]),
             affinity: Some(Affinity { seconds: 60, number: 0 }),
+            spread: None,
             sources: None,
         }
     }

@@ -43,7 +43,7 @@ impl Frontend {
         let rest = key.as_slice().strip_prefix(own.as_slice())?;
         if let Some((.., targets)) = self.endpoint_lists().into_iter().find(|(map, ..)| map.set() == set) {
             let slot = u32::from_ne_bytes(rest.try_into().ok()?) as usize;
-            return Some(endpoint_element(&own, slot, targets.get(slot)?));
+            return Some(endpoint_element(&own, slot, self.slots(targets).get(slot)?));
         }
         let mut members = self.members().into_iter().filter(|member| member.set == set);
         members.find(|member| member.element.key == *key).map(|member| member.element)

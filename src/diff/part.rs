@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Steps;
 use super::change::Change;
-use super::mirror::{FamilyMirror, Mirror, SharedElement};
+use super::mirror::{FamilyMirror, Mirror};
+use super::shared::SharedElement;
 use super::slots;
 use crate::model::Family;
 use crate::plan::{FrontendKey, Member};
@@ -20,7 +21,7 @@ impl Mirror {
         delete_foreign(family, &table.foreign, &mut steps)?;
         let mut change = Change::default();
         if part.structure {
-            if !table.leftovers.is_empty() || table.names != *mirror.sizes.names() {
+            if mirror.leftovers(&table).next().is_some() || table.names != *mirror.sizes.names() {
                 return None;
             }
             mirror.compare_chains(&self.settings, &table, &mut change);

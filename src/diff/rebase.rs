@@ -6,10 +6,11 @@ use super::Steps;
 use super::affinity;
 use super::change::Change;
 use super::load::Load;
-use super::mirror::{FamilyMirror, Mirror, SharedElement};
+use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
+use super::shared::SharedElement;
 use crate::model::Family;
-use crate::plan::{Member, Settings, endpoint_element};
+use crate::plan::{Frontend, Member, Settings, endpoint_element};
 use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule};
 
 impl Mirror {
@@ -51,8 +52,8 @@ impl FamilyMirror {
         let names = self.sizes.names();
         let mut change = Change::default();
         self.compare_chains(settings, table, &mut change);
-        for name in &table.leftovers {
-            steps.first.push(self.family, Op::DeleteSet(*name));
+        for name in self.leftovers(table) {
+            steps.first.push(self.family, Op::DeleteSet(name));
         }
         let is_there = |set: &SetId| table.sets.contains_key(set);
         change.resized.extend(self.sets().filter(is_there).filter(|set| names.of(*set) != table.names.of(*set)));
@@ -110,12 +111,16 @@ impl FamilyMirror {
         let gone = self.gone.iter().copied().map(Member::gone);
         let members = globals.chain(gone).chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
-        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(|frontend| {
-            let key = frontend.key.bytes();
-            let members = frontend.members().into_iter().map(|member| (member.set, member.element));
-            members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
-                targets.iter().enumerate().map(move |(slot, t)| (map.set(), endpoint_element(&key, slot, t)))
-            }))
+        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(Self::elements_of_frontend))
+    }
+
+    /// The elements of one frontend.
+    pub(super) fn elements_of_frontend(frontend: &Frontend) -> impl Iterator<Item = (SetId, Element)> {
+        let key = frontend.key.bytes();
+        let members = frontend.members().into_iter().map(|member| (member.set, member.element));
+        members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
+            let slots = frontend.slots(targets);
+            (0..slots.len()).map(move |slot| (map.set(), endpoint_element(&key, slot, &slots[slot])))
         }))
     }
 }

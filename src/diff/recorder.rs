@@ -1,6 +1,6 @@
 //! Collects element changes and puts them into the order the kernel wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Family;
 use crate::plan::Member;
@@ -14,6 +14,12 @@ pub(super) struct OpRecorder {
     deleted: BTreeMap<SetId, Vec<Element>>,
     counts: BTreeMap<SetId, isize>,
     only_counts: bool,
+    /// Maps that have successors.
+    growing: BTreeSet<SetId>,
+    /// The next changes concern elements that the successors have.
+    in_successors: bool,
+    /// Changes of the successors.
+    successors: Option<Box<OpRecorder>>,
 }
 
 impl OpRecorder {
@@ -22,7 +28,26 @@ impl OpRecorder {
         Self { only_counts: true, ..Self::default() }
     }
 
+    /// One for a table with successors of these maps.
+    pub(super) fn with_successors(growing: impl IntoIterator<Item = SetId>) -> Self {
+        Self { growing: growing.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Says whether the next changes concern elements that the successors have.
+    pub(super) fn in_successors(&mut self, have: bool) {
+        self.in_successors = have;
+    }
+
+    /// The recorder of the successor of a set, when the change concerns it.
+    fn successor(&mut self, set: SetId) -> Option<&mut OpRecorder> {
+        let concerned = self.in_successors && self.growing.contains(&set);
+        concerned.then(|| &mut **self.successors.get_or_insert_default())
+    }
+
     pub(super) fn add(&mut self, set: SetId, element: Element) {
+        if let Some(successor) = self.successor(set) {
+            successor.add(set, element.clone());
+        }
         *self.counts.entry(set).or_default() += 1;
         if !self.only_counts {
             self.added.entry(set).or_default().push(element);
@@ -30,6 +55,9 @@ impl OpRecorder {
     }
 
     pub(super) fn delete(&mut self, set: SetId, element: Element) {
+        if let Some(successor) = self.successor(set) {
+            successor.delete(set, element.clone());
+        }
         *self.counts.entry(set).or_default() -= 1;
         if !self.only_counts {
             self.deleted.entry(set).or_default().push(element);
@@ -63,13 +91,23 @@ impl OpRecorder {
         self.deleted.remove(&set);
     }
 
+    /// Forgets the changes of successors, which are abandoned.
+    pub(super) fn forget_successors(&mut self) {
+        self.successors = None;
+    }
+
     /// Appends the changes to a transaction.
-    pub(super) fn finish(self, family: Family, names: &Names, transaction: &mut Transaction) {
+    pub(super) fn finish(mut self, family: Family, names: &Names, transaction: &mut Transaction) {
         for (set, elements) in self.deleted {
             transaction.push(family, Op::DeleteElements(names.of(set), elements));
         }
         for (set, elements) in self.added {
             transaction.push(family, Op::AddElements(names.of(set), elements));
+        }
+        if let Some(successors) = self.successors.take() {
+            let mut theirs = names.clone();
+            self.growing.iter().for_each(|set| theirs.switch(*set));
+            successors.finish(family, &theirs, transaction);
         }
     }
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::affinity;
 use super::claims::{Claim, Conflict};
-use super::mirror::{FamilyMirror, ServiceState, SharedElement};
+use super::mirror::{FamilyMirror, ServiceState};
 use super::recorder::OpRecorder;
+use super::shared::SharedElement;
 use super::slots;
+use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
 use crate::plan::{
@@ -92,6 +94,7 @@ impl FamilyMirror {
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
+        recorder.in_successors(self.successors.have(&Owner::Service(key.clone())));
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
@@ -151,6 +154,10 @@ impl FamilyMirror {
 
 /// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
 fn place(frontend: &mut Frontend, previous: Option<&Frontend>, existing: Option<&ExistingLayout<'_>>) {
+    if frontend.spread.is_some() {
+        // Its slots depend on nothing but the endpoints.
+        return;
+    }
     let key = frontend.key.bytes();
     let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
     let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
@@ -190,12 +197,13 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
     let Some(key) = new.or(old).map(|frontend| frontend.key.bytes()) else {
         return;
     };
-    let lists = |frontend: Option<&Frontend>, map| -> Vec<Target> {
-        let lists = frontend.map(Frontend::endpoint_lists).unwrap_or_default();
-        lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| list.to_vec()).unwrap_or_default()
-    };
     for map in EndpointMap::ALL {
-        let (old, new) = (lists(old, map), lists(new, map));
+        let slots = |frontend: Option<&Frontend>| -> Vec<Target> {
+            let Some(frontend) = frontend else { return Vec::new() };
+            let list = frontend.endpoint_lists().into_iter().find(|(of, ..)| *of == map);
+            list.map(|(.., targets)| frontend.slots(targets).into_owned()).unwrap_or_default()
+        };
+        let (old, new) = (slots(old), slots(new));
         for (slot, target) in old.iter().enumerate().filter(|(slot, target)| new.get(*slot) != Some(target)) {
             recorder.delete(map.set(), endpoint_element(&key, slot, target));
         }

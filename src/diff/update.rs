@@ -7,6 +7,7 @@ use super::mirror::{FamilyMirror, Mirror};
 use super::numbers::Numbers;
 use super::recorder::OpRecorder;
 use super::services::{Effects, replace_members};
+use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::{Settings, Target, globals};
@@ -107,7 +108,7 @@ impl FamilyMirror {
         dirty: &BTreeSet<ObjectKey>,
         gone: BTreeSet<Target>,
     ) -> FamilyUpdate {
-        let (mut recorder, mut effects) = (OpRecorder::default(), Effects::default());
+        let (mut recorder, mut effects) = (OpRecorder::with_successors(self.successors.sets()), Effects::default());
         let before = self.all_chains_if_rules_may_differ(old, new);
         self.update_globals(new, &mut recorder);
         self.sync_services(new, model, dirty, None, &mut recorder, &mut effects);
@@ -120,7 +121,12 @@ impl FamilyMirror {
         if !self.optional_of(new, concerned).is_empty() || !before.is_empty() {
             (came_sets, went_sets) = self.update_optional(new);
         }
-        let resized = self.sizes.grow();
+        let mut steps = Steps::default();
+        if self.successors.sets().any(|set| went_sets.contains(&set)) {
+            self.abandon_successors(&mut steps.first);
+            recorder.forget_successors();
+        }
+        let resized = self.make_room(&mut recorder, &mut steps);
         let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
         // What could not be deleted is still there: wanted again it gets its rules anew, else deleting is tried again.
@@ -131,17 +137,37 @@ impl FamilyMirror {
         changed.extend(back);
         came_sets.retain(|set| !self.undeleted_sets.contains(set));
         went_sets.extend(self.undeleted_sets.difference(&self.optional));
-        let change = Change { came, changed, went, came_sets, went_sets, resized, elements: recorder };
-        let mut steps = Steps::default();
+        let change =
+            Change { came, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
         self.write(new, change, &mut steps);
+        if self.successors.is_empty() {
+            self.begin_successors(&mut steps);
+        }
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
+    }
+
+    /// Where maps have no room for this update, makes larger ones that have everything at once, and says which they are.
+    /// Where successors have none, they are made anew.
+    fn make_room(&mut self, recorder: &mut OpRecorder, steps: &mut Steps) -> Vec<SetId> {
+        let are_exceeded = self.sizes.are_exceeded();
+        if are_exceeded || self.sizes.exceed(self.successors.sizes()) {
+            self.abandon_successors(&mut steps.first);
+            recorder.forget_successors();
+        }
+        if are_exceeded { self.sizes.grow() } else { Vec::new() }
     }
 
     /// Records what came into force and what went out of it among the elements Services share.
     fn record_shared(&mut self, recorder: &mut OpRecorder) {
         let (came, went) = self.shared.take_changes();
-        came.into_iter().for_each(|shared| recorder.add_member(shared.member()));
-        went.into_iter().for_each(|shared| recorder.delete_member(shared.member()));
+        for shared in came {
+            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.add_member(shared.member());
+        }
+        for shared in went {
+            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.delete_member(shared.member());
+        }
     }
 
     /// Which optional sets come and go with the chains.
@@ -164,6 +190,7 @@ impl FamilyMirror {
             return;
         }
         let old = std::mem::replace(&mut self.globals, wanted);
+        recorder.in_successors(self.successors.have(&Owner::Settings));
         replace_members(&old, &self.globals, recorder);
     }
 }

@@ -157,7 +157,8 @@ fn wanted(mirror: &Mirror, port: LocalPort) -> Option<LocalTarget> {
         return None;
     }
     let affinity = frontend.affinity.map(|affinity| Duration::from_secs(affinity.seconds.into()));
-    Some(LocalTarget { service: service.clone(), targets: targets.as_slice().into(), affinity })
+    let targets = frontend.slots_for(port.ip, targets);
+    Some(LocalTarget { service: service.clone(), targets: targets.into(), affinity })
 }
 
 #[cfg(test)]

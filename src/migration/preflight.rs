@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::model::Family;
 use crate::nftables::{CommitMode, NftKernel, TRIAL_TABLE};
 use crate::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, Field, KernelError, Op, Pick, Rule, SetId, Term, Value, Verdict,
+    Bytes, ChainId, Element, EndpointMap, Field, KernelError, Op, Pick, PickBy, Rule, SetId, Term, Value, Verdict,
 };
 
 /// Something this kernel lacks, or this process may not do.
@@ -67,6 +67,24 @@ impl NftKernel {
             }
         }
         unfit
+    }
+
+    /// Whether this kernel can choose endpoints by a hash (jhash expression), which only Services that ask for it need.
+    pub fn can_hash(&mut self, families: &[Family]) -> bool {
+        use Field::{DestinationAddress, DestinationPort, HashedSlot, Protocol};
+        let by = ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::SourceIp, count: 2 });
+        let slot = HashedSlot { with_port: false, modulus: 2 };
+        let key = vec![DestinationAddress, Protocol, DestinationPort, slot];
+        let ops = |family: &Family| {
+            [
+                Op::AddTable,
+                Op::AddSet(SetId::Endpoints.into(), 0),
+                Op::AddChain(by),
+                Op::AddRule(by, vec![Term::Translate { key: key.clone(), map: SetId::Endpoints.into() }]),
+            ]
+            .map(|op| (*family, op))
+        };
+        families.iter().all(|family| self.commit(TRIAL_TABLE, &ops(family), CommitMode::Trial).is_ok())
     }
 
     /// Tries every feature our tables use, in a table that is never committed, or deleted again. Empty when all is well.
@@ -169,7 +187,7 @@ fn probes(family: Family) -> Vec<Probe> {
         DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Priority, Protocol, SourceAddress,
     };
     const FRONTEND: [Field; 3] = [DestinationAddress, Protocol, DestinationPort];
-    let pick = ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count: 1 });
+    let pick = ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::Random, count: 1 });
     let rule = |chain: ChainId, terms: Rule| vec![Op::AddChain(chain), Op::AddRule(chain, terms)];
     let in_prerouting = |terms: Rule| rule(ChainId::Prerouting, terms);
     let (config_fib, config_reject, config_table) = match family {

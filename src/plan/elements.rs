@@ -6,8 +6,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::{Action, Class, EndpointSet, Frontend, NodePortAddresses, Settings, Target};
-use crate::model::Family;
-use crate::ruleset::{Bytes, ChainId, Element, EndpointMap, Masquerades, Pick, Remember, SetId, Value, Verdict};
+use crate::model::{Balance, Family};
+use crate::ruleset::{
+    Bytes, ChainId, Element, EndpointMap, Masquerades, Pick, PickBy, Remember, SetId, Value, Verdict,
+};
 
 /// An element and the set it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -151,10 +153,18 @@ impl Frontend {
     }
 
     fn pick(&self, map: EndpointMap, targets: &[Target]) -> Verdict {
-        match targets.len() {
-            0 => Verdict::Drop,
-            count => Verdict::Goto(ChainId::Pick(Pick { map, sticky: self.affinity.is_some(), count: count as u32 })),
+        if targets.is_empty() {
+            return Verdict::Drop;
         }
+        let balance = self.spread.as_ref().map_or(Balance::Random, |spread| spread.balance_of(targets));
+        let count = self.spread.as_ref().map_or(targets.len() as u32, |spread| spread.slot_count(targets));
+        let by = match balance {
+            Balance::SourceIp => PickBy::SourceIp,
+            Balance::SourceIpPort => PickBy::SourceIpPort,
+            Balance::Random if self.affinity.is_some() => PickBy::Sticky,
+            Balance::Random => PickBy::Random,
+        };
+        Verdict::Goto(ChainId::Pick(Pick { map, by, count }))
     }
 
     /// The chain that remembers clients, if any, with or without what masquerades them behind it.

@@ -1,12 +1,13 @@
 //! Frontends: the (address, protocol, port) combinations a Service answers on, and what happens there.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::SourceRange;
-use crate::model::{ObjectKey, Protocol};
-use crate::ruleset::Bytes;
+use super::{SourceRange, Spread};
+use crate::model::{Balance, ObjectKey, Protocol};
+use crate::ruleset::{Bytes, hashed_slot};
 
 /// What identifies a frontend within a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -144,7 +145,7 @@ pub enum Action {
     Refuse,
     /// Endpoints exist, but the policy leaves none here.
     Drop,
-    /// One of these, at random; not empty. The policy says which set they are.
+    /// One of these, at random if [`Frontend::spread`] says nothing else; not empty. The policy says which set they are.
     Balance(EndpointSet, Vec<Target>),
     /// External policy Local: pods and this node take one of `cluster` (not empty), everybody else one of `local`.
     ExternalLocal {
@@ -204,6 +205,8 @@ pub struct Frontend {
     pub action: Action,
     /// Session affinity ClientIP.
     pub affinity: Option<Affinity>,
+    /// Where endpoints do not have a slot each, taken at random.
+    pub spread: Option<Box<Spread>>,
     /// Who may connect, as disjoint ranges: loadBalancerSourceRanges without what is denied; `None` for no restriction.
     pub sources: Option<Vec<SourceRange>>,
 }
@@ -212,6 +215,26 @@ impl Frontend {
     /// Which port of its Service it belongs to.
     pub fn port_key(&self) -> PortKey {
         (self.port.clone(), self.key.protocol())
+    }
+
+    /// The slots of one of its lists of endpoints, with the endpoint in each.
+    pub fn slots<'t>(&self, targets: &'t [Target]) -> Cow<'t, [Target]> {
+        match &self.spread {
+            Some(spread) => Cow::Owned(spread.slots(targets)),
+            None => Cow::Borrowed(targets),
+        }
+    }
+
+    /// The slots that connections of a client may be given.
+    pub fn slots_for(&self, client: IpAddr, targets: &[Target]) -> Vec<Target> {
+        let slots = self.slots(targets);
+        match self.spread.as_ref().map(|spread| spread.balance_of(targets)) {
+            Some(Balance::SourceIp) => {
+                let slot = hashed_slot(Bytes::new().ip(client).as_slice(), slots.len() as u32);
+                slots.get(slot as usize).copied().into_iter().collect()
+            }
+            _ => slots.into_owned(),
+        }
     }
 
     /// It is a NodePort on localhost.

@@ -23,6 +23,8 @@ pub struct Candidate {
     pub local: bool,
     /// Its hints.
     pub placement: Arc<Placement>,
+    /// How many slots it gets, compared with others.
+    pub weight: u8,
 }
 
 impl Candidate {
@@ -33,9 +35,9 @@ impl Candidate {
 
     /// What decides between duplicates; the largest counts. Ties go to the endpoint on this node, and then to whatever makes
     /// the order in which slices come irrelevant.
-    fn usability(&self) -> (impl Ord + '_, bool, &Placement) {
+    fn usability(&self) -> (impl Ord + '_, bool, &Placement, u8) {
         let conditions = (self.ready, self.is_draining(), self.serving, !self.terminating);
-        (conditions, self.local, &self.placement)
+        (conditions, self.local, &self.placement, self.weight)
     }
 }
 
@@ -106,6 +108,7 @@ pub fn candidates<'a>(
                     terminating: endpoint.terminating,
                     local: endpoint.placement.node.as_deref() == Some(node_name),
                     placement: endpoint.placement.clone(),
+                    weight: slice.weight(&endpoint.address),
                 };
                 match found.entry(target) {
                     Entry::Vacant(free) => drop(free.insert(candidate)),

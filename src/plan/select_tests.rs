@@ -24,6 +24,7 @@ fn endpoints(text: &str) -> Vec<Candidate> {
                 terminating: matches!(state, b't' | b'd'),
                 local: kind.starts_with('L'),
                 placement: Arc::new(Placement { zone_hints: of('z'), node_hints: of('n'), ..Placement::default() }),
+                weight: 1,
             }
         })
         .collect()

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::sources::AllowedSources;
 use super::{
-    Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings, SourceRange,
-    Target, Topology, candidates, select,
+    Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings,
+    SourceRange, Spread, Target, Topology, candidates, select,
 };
-use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
+use crate::model::{Balance, EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 use crate::ruleset::COMMENT_MAX;
 
 /// Elements one Service can have in a family. Kubernetes sets no bound to the product of ports, addresses, source ranges
@@ -97,12 +97,13 @@ where
         if frontends.prefers_local() {
             selection.find_ready_here(&found);
         }
-        elements = elements.saturating_add(frontends.elements(port, &selection));
+        let spread = frontends.spread(&found);
+        elements = elements.saturating_add(frontends.elements(port, &selection, spread.as_deref()));
         if elements > ELEMENTS_MAX {
             let withheld = cluster_ip_frontends(service, cluster_ip);
             return ServicePlan { oversized: Some(elements), withheld, checks: plan.checks, ..ServicePlan::default() };
         }
-        let new = frontends.of_port(cluster_ip, port, &selection);
+        let new = frontends.of_port(cluster_ip, port, &selection, spread.as_deref());
         // There are many Services: room that is given back later leaves holes that nothing fits into.
         plan.frontends.reserve_exact(new.len());
         for frontend in new {
@@ -176,6 +177,7 @@ struct ServiceFrontends<'a> {
     /// This node answers on external addresses and NodePorts.
     exposed: bool,
     localhost: Option<IpAddr>,
+    balance: Balance,
 }
 
 impl<'a> ServiceFrontends<'a> {
@@ -193,7 +195,27 @@ impl<'a> ServiceFrontends<'a> {
             exposed,
             load_balancer_ips,
             localhost: settings.family(family).and_then(|f| f.localhost),
+            balance: match service.options().balance {
+                _ if !settings.hashing => Balance::Random,
+                // Affinity is about the address alone.
+                Balance::SourceIpPort if service.affinity_seconds.is_some() => Balance::SourceIp,
+                balance => balance,
+            },
         }
+    }
+
+    /// How a port's connections are spread over these endpoints; `None` where each has a slot, taken at random.
+    fn spread(&self, candidates: &[Candidate]) -> Option<Box<Spread>> {
+        let weighted = candidates.iter().filter(|candidate| candidate.weight != 1);
+        let weights: Vec<(Target, u8)> = weighted.map(|candidate| (candidate.target, candidate.weight)).collect();
+        let is_plain = self.balance == Balance::Random && weights.is_empty();
+        (!is_plain).then(|| Box::new(Spread { balance: self.balance, weights }))
+    }
+
+    /// Session affinity, where clients have to be remembered for it: not by a hash of their address.
+    fn affinity(&self) -> Option<Affinity> {
+        let seconds = self.service.affinity_seconds.filter(|_| self.balance == Balance::Random)?;
+        Some(Affinity { seconds, number: 0 })
     }
 
     fn needs(&self, port: &ServicePort) -> Needs {
@@ -244,7 +266,7 @@ impl<'a> ServiceFrontends<'a> {
     }
 
     /// How many elements the frontends of a port will have, about.
-    fn elements(&self, port: &ServicePort, selection: &Selection) -> usize {
+    fn elements(&self, port: &ServicePort, selection: &Selection, spread: Option<&Spread>) -> usize {
         // What each has in verdict maps and maps of IDs.
         let own = 8;
         let balancers = self.load_balancer_ips.len();
@@ -253,19 +275,26 @@ impl<'a> ServiceFrontends<'a> {
         let len = |ranges: &Option<Vec<SourceRange>>| ranges.as_ref().map_or(0, Vec::len);
         let sources = balancers.saturating_mul(len(&self.sources.balancers));
         let sources = sources.saturating_add(others.saturating_mul(len(&self.sources.others)));
-        let endpoints = selection.cluster.len() + selection.local.len();
+        let slots = |targets: &[Target]| spread.map_or(targets.len(), |spread| spread.slot_count(targets) as usize);
+        let endpoints = slots(&selection.cluster) + slots(&selection.local);
         addresses.saturating_mul(own + endpoints).saturating_add(sources)
     }
 
     /// The frontends of a port. The first of several with the same key is meant to stay: a ClusterIP that is listed as
     /// external IP too is a ClusterIP, and an address that is both load balancer and external IP keeps its source ranges.
-    fn of_port(&self, cluster_ip: IpAddr, port: &ServicePort, selection: &Selection) -> Vec<Frontend> {
+    fn of_port(
+        &self,
+        cluster_ip: IpAddr,
+        port: &ServicePort,
+        selection: &Selection,
+        spread: Option<&Spread>,
+    ) -> Vec<Frontend> {
         let label = label(self.service, port);
         let mut out = Vec::with_capacity(2 + self.load_balancer_ips.len() + self.external_ips.len());
         let mut push = |key, class, action, sources| {
-            let affinity = self.service.affinity_seconds.map(|seconds| Affinity { seconds, number: 0 });
-            let (port, label) = (port.name.clone(), label.clone());
-            out.push(Frontend { key, class, port, label, action, affinity, sources });
+            let (port, label, affinity) = (port.name.clone(), label.clone(), self.affinity());
+            let spread = spread.cloned().map(Box::new);
+            out.push(Frontend { key, class, port, label, action, affinity, spread, sources });
         };
         let at = |ip| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
         push(at(cluster_ip), Class::ClusterIp, self.internal_action(selection), None);

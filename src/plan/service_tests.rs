@@ -3,9 +3,9 @@
 use super::*;
 use std::collections::BTreeMap;
 
-use crate::model::{LabelSelector, ObjectKey, Protocol, ServiceOptions};
+use crate::model::{Balance, LabelSelector, ObjectKey, Protocol, ServiceOptions};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
-use crate::ruleset::{SetId, Value, Verdict};
+use crate::ruleset::{ChainId, EndpointMap, Pick, PickBy, SetId, Value, Verdict};
 use crate::testing::{self, endpoint, ip, service_port, slice_port};
 
 fn settings() -> Settings {
@@ -26,6 +26,7 @@ fn settings() -> Settings {
         external_ips: true,
         service_cidrs: Vec::new(),
         sizing: Sizing::default(),
+        hashing: true,
         listeners: Vec::new(),
         ipv4: family("192.0.2.1"),
         ipv6: family("2001:db8::1"),
@@ -283,4 +284,46 @@ fn where_it_is_not_exposed_a_service_has_its_cluster_ip_alone() {
     assert_eq!(with(&[("role", "edge")]), (all, 2));
     assert_eq!(with(&[("role", "core")]), (vec![Class::ClusterIp], 0));
     assert_eq!(with(&[]), (vec![Class::ClusterIp], 0));
+}
+
+#[test]
+fn a_hash_of_the_address_needs_no_memory() {
+    let hashing = |balance, seconds, hashing| {
+        let options = ServiceOptions { balance, ..ServiceOptions::DEFAULT };
+        let service = Service { annotated: Some(options.into()), affinity_seconds: seconds, ..service() };
+        let slices = [slice(&["n1", "n2"])];
+        let plan = compile(&service, || slices.iter(), Family::Ipv4, &Settings { hashing, ..settings() });
+        let frontend = plan.frontends.first().expect("a ClusterIP").clone();
+        let verdict = frontend.members().remove(0).element.value;
+        (verdict, frontend.affinity.is_some())
+    };
+    let pick = |by, count| Value::Verdict(Verdict::Goto(ChainId::Pick(Pick { map: EndpointMap::Address, by, count })));
+    assert_eq!(hashing(Balance::SourceIp, None, true), (pick(PickBy::SourceIp, 1024), false));
+    assert_eq!(hashing(Balance::SourceIp, Some(60), true), (pick(PickBy::SourceIp, 1024), false));
+    assert_eq!(hashing(Balance::SourceIpPort, None, true), (pick(PickBy::SourceIpPort, 1024), false));
+    assert_eq!(hashing(Balance::SourceIpPort, Some(60), true), (pick(PickBy::SourceIp, 1024), false), "affinity wins");
+    assert_eq!(hashing(Balance::Random, Some(60), true), (pick(PickBy::Sticky, 2), true));
+    // In a kernel that cannot, affinity is as without the annotation.
+    assert_eq!(hashing(Balance::SourceIp, Some(60), false), (pick(PickBy::Sticky, 2), true));
+    assert_eq!(hashing(Balance::SourceIpPort, None, false), (pick(PickBy::Random, 2), false));
+}
+
+#[test]
+fn the_relay_hashes_its_one_client_too() {
+    let mut settings = settings();
+    let client = ip("127.0.0.1");
+    settings.ipv4.as_mut().expect("served").localhost = Some(client);
+    let relayed = |balance| {
+        let options = ServiceOptions { balance, ..ServiceOptions::DEFAULT };
+        let service = Service { annotated: Some(options.into()), ..service() };
+        let slices = [slice(&["n1", "n2"])];
+        let plan = compile(&service, || slices.iter(), Family::Ipv4, &settings);
+        let frontend = plan.frontends.last().expect("frontends").clone();
+        let Action::Relay(targets) = &frontend.action else { panic!("{frontend:?}") };
+        let mut slots = frontend.slots_for(client, targets);
+        slots.sort_unstable();
+        slots.dedup();
+        slots.len()
+    };
+    assert_eq!([Balance::Random, Balance::SourceIp, Balance::SourceIpPort].map(relayed), [2, 1, 2]);
 }

@@ -105,6 +105,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Room of the maps.
     pub sizing: Sizing,
+    /// The kernel can choose endpoints by a hash; else it is at random whatever Services ask for.
+    pub hashing: bool,
     /// Servers of this process.
     pub listeners: Vec<ListeningSocket>,
     /// IPv4; `None` when the family is not served.

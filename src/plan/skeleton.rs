@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{FamilySettings, NodePortAddresses, PodDetection};
 use crate::model::Family;
-use crate::ruleset::{ChainId, EndpointMap, Field, Masquerades, Pick, Remember, Rule, SetId, Term, Verdict};
+use crate::ruleset::{ChainId, EndpointMap, Field, Masquerades, Pick, PickBy, Remember, Rule, SetId, Term, Verdict};
 
 /// Key of an address frontend, before translation.
 const FRONTEND: &[Field] = &[Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
@@ -150,11 +150,15 @@ fn external_local(settings: &FamilySettings, key: &[Field], inside: SetId, outsi
 fn pick_one(pick: Pick) -> Vec<Rule> {
     let frontend = if pick.map.is_nodeport() { NODEPORT } else { FRONTEND };
     let mut key = frontend.to_vec();
-    key.push(Field::RandomSlot(pick.count));
+    key.push(match pick.by {
+        PickBy::Random | PickBy::Sticky => Field::RandomSlot(pick.count),
+        PickBy::SourceIp => Field::HashedSlot { with_port: false, modulus: pick.count },
+        PickBy::SourceIpPort => Field::HashedSlot { with_port: true, modulus: pick.count },
+    });
     let choose = vec![Term::Translate { key, map: pick.map.set().into() }];
     // The endpoint is not in the map yet, while a table that was deleted is loaded anew: the client asks again.
     let not_yet = vec![Term::Verdict(Verdict::Drop)];
-    if !pick.sticky {
+    if pick.by != PickBy::Sticky {
         return vec![choose, not_yet];
     }
     let record = Term::Translate { key: RECORD.to_vec(), map: SetId::Affinity.into() };

@@ -21,7 +21,7 @@ fn every_rule_of_ours_comes_back() {
         }
     }
     for map in EndpointMap::ALL {
-        chains.extend([false, true].map(|sticky| ChainId::Pick(Pick { map, sticky, count: 7 })));
+        chains.extend(PickBy::ALL.map(|by| ChainId::Pick(Pick { map, by, count: 7 })));
     }
     for family in Family::ALL {
         for pods in detections.clone() {

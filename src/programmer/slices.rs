@@ -6,7 +6,9 @@ use crate::model::Family;
 use crate::ruleset::{Op, Transaction};
 
 /// How long one transaction of a load, a slice, should take: other users of nf_tables wait that long.
-const SLICE: Duration = Duration::from_millis(50);
+const LOAD: Duration = Duration::from_millis(50);
+/// The same where a map's successor is filled: changes wait that long.
+const SUCCESSOR: Duration = Duration::from_millis(20);
 /// Elements of the first slice: a slow machine takes 5 microseconds for each.
 const FIRST: usize = 8 * 1024;
 /// The fewest and the most elements of a slice. Memory for a slice is about 300 bytes for each.
@@ -14,19 +16,24 @@ const FEWEST: usize = 1024;
 const MOST: usize = 64 * 1024;
 
 /// The size of slices, in elements. It follows the time they take, and never exceeds what the kernel takes in one message.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Slices {
     size: usize,
     most: usize,
-}
-
-impl Default for Slices {
-    fn default() -> Self {
-        Self { size: FIRST, most: MOST }
-    }
+    duration: Duration,
 }
 
 impl Slices {
+    /// Of loads.
+    pub(super) fn of_loads() -> Self {
+        Self { size: FIRST, most: MOST, duration: LOAD }
+    }
+
+    /// Of what fills successors.
+    pub(super) fn of_successors() -> Self {
+        Self { duration: SUCCESSOR, ..Self::of_loads() }
+    }
+
     /// The size of the next one.
     pub(super) fn size(&self) -> usize {
         self.size
@@ -34,8 +41,8 @@ impl Slices {
 
     /// Records how long a slice with so many elements took.
     pub(super) fn took(&mut self, elements: usize, time: Duration) {
-        if elements == self.size {
-            self.size = next_size(elements, time).min(self.most);
+        if elements >= self.size {
+            self.size = next_size(self.size, elements, time, self.duration).min(self.most);
         }
     }
 
@@ -47,9 +54,9 @@ impl Slices {
     }
 }
 
-/// The size of the next slice when one of this size took so long.
-fn next_size(size: usize, took: Duration) -> usize {
-    let fitting = size as f64 * SLICE.as_secs_f64() / took.as_secs_f64().max(1e-6);
+/// The size of the next slice when one that should have this size had so many elements and took so long.
+fn next_size(size: usize, elements: usize, took: Duration, wanted: Duration) -> usize {
+    let fitting = elements as f64 * wanted.as_secs_f64() / took.as_secs_f64().max(1e-6);
     // At most doubled or halved: a single measurement may be off.
     (fitting as usize).clamp(size / 2, size * 2).clamp(FEWEST, MOST)
 }
@@ -82,18 +89,20 @@ mod tests {
 
     #[test]
     fn slices_follow_the_speed_of_the_kernel() {
-        let after = |size, milliseconds| next_size(size, Duration::from_millis(milliseconds));
+        let after = |size, milliseconds| next_size(size, size, Duration::from_millis(milliseconds), LOAD);
         assert_eq!(after(8_192, 50), 8_192);
         assert_eq!(after(8_192, 40), 10_240);
         assert_eq!(after(8_192, 1), 16_384);
         assert_eq!(after(8_192, 10_000), 4_096);
         assert_eq!(after(1_024, 10_000), FEWEST);
         assert_eq!(after(MOST, 0), MOST);
+        let larger = next_size(8_192, 16_384, LOAD, LOAD);
+        assert_eq!(larger, 16_384, "elements of one owner stay together, so there can be more than asked for");
     }
 
     #[test]
     fn slices_stay_below_what_was_too_large() {
-        let mut slices = Slices::default();
+        let mut slices = Slices::of_loads();
         slices.too_large(FIRST);
         assert_eq!(slices.size(), FIRST / 2);
         slices.took(FIRST / 2, Duration::from_millis(1));

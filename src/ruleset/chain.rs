@@ -58,14 +58,14 @@ impl EndpointMap {
     }
 }
 
-/// A chain that picks one of N endpoints; shared by all frontends with N endpoints.
+/// A chain that picks one of N slots; shared by all frontends with N slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pick {
     /// Where the endpoints are.
     pub map: EndpointMap,
-    /// Session affinity: first look for the client's record.
-    pub sticky: bool,
-    /// Number of endpoints, at least 1.
+    /// How a slot is chosen.
+    pub by: PickBy,
+    /// Number of slots, at least 1.
     pub count: u32,
 }
 
@@ -90,6 +90,33 @@ impl Masquerades {
             Masquerades::Nobody => None,
             Masquerades::Everybody => Some(ChainId::MasqueradeIt),
             Masquerades::Own => Some(ChainId::MasqueradeOwn),
+        }
+    }
+}
+
+/// How a `pick` chain chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PickBy {
+    /// At random.
+    Random,
+    /// Session affinity: first look for the client's record, else at random.
+    Sticky,
+    /// By a hash of the client's address.
+    SourceIp,
+    /// By a hash of the client's address and port.
+    SourceIpPort,
+}
+
+impl PickBy {
+    /// All of them.
+    pub const ALL: [PickBy; 4] = [PickBy::Random, PickBy::Sticky, PickBy::SourceIp, PickBy::SourceIpPort];
+
+    fn name(self) -> &'static str {
+        match self {
+            PickBy::Random => "pick",
+            PickBy::Sticky => "sticky",
+            PickBy::SourceIp => "hash",
+            PickBy::SourceIpPort => "hash-ports",
         }
     }
 }
@@ -222,8 +249,8 @@ impl fmt::Display for ChainId {
             ChainId::MasqueradeOwn => "masquerade-own",
             ChainId::ResetArriving => "reset-arriving",
             ChainId::ResetOwn => "reset-own",
-            ChainId::Pick(Pick { map, sticky, count }) => {
-                return write!(f, "{}{}-{count}", map.prefix(), if *sticky { "sticky" } else { "pick" });
+            ChainId::Pick(Pick { map, by, count }) => {
+                return write!(f, "{}{}-{count}", map.prefix(), by.name());
             }
             ChainId::Remember(chain) => {
                 write!(f, "{}remember-{}s{}", chain.prefix(), chain.seconds, chain.tail())?;
@@ -268,9 +295,9 @@ fn parse_pick(name: &str) -> Option<ChainId> {
     let (head, count) = name.rsplit_once('-')?;
     let count = count.parse().ok().filter(|count| *count > 0)?;
     for map in EndpointMap::ALL {
-        for (kind, sticky) in [("pick", false), ("sticky", true)] {
-            if head.strip_prefix(map.prefix()) == Some(kind) {
-                return Some(ChainId::Pick(Pick { map, sticky, count }));
+        for by in PickBy::ALL {
+            if head.strip_prefix(map.prefix()) == Some(by.name()) {
+                return Some(ChainId::Pick(Pick { map, by, count }));
             }
         }
     }
@@ -311,9 +338,7 @@ mod tests {
             }
         }
         for map in EndpointMap::ALL {
-            for sticky in [false, true] {
-                chains.push(ChainId::Pick(Pick { map, sticky, count: 12 }));
-            }
+            chains.extend(PickBy::ALL.map(|by| ChainId::Pick(Pick { map, by, count: 12 })));
         }
         for chain in chains {
             assert_eq!(chain.to_string().parse(), Ok(chain));

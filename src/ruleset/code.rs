@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Field, Rule, SetName, Term, Verdict};
+use super::{Field, HASH_SEED, Rule, SetName, Term, Verdict};
 use crate::model::Family;
 
 /// The number of a 32-bit register, 0 to 15 (`NFT_REG32_00 + n`). Register 0 is where `nft` begins.
@@ -88,6 +88,19 @@ pub enum Expr {
     Random {
         /// The modulus.
         modulus: u32,
+        /// Destination.
+        to: Register,
+    },
+    /// Loads the Jenkins hash of bytes, scaled to 0 to modulus-1.
+    Hash {
+        /// First register of the bytes.
+        from: Register,
+        /// Number of bytes.
+        len: u32,
+        /// The modulus.
+        modulus: u32,
+        /// What the hash begins with.
+        seed: u32,
         /// Destination.
         to: Register,
     },
@@ -202,6 +215,9 @@ const TCP_RST: u8 = 4;
 /// Bytes of an interface name, with the terminating zero (IFNAMSIZ).
 const INTERFACE_NAME_LEN: usize = 16;
 
+/// How far behind the register of a hash `nft` puts what is hashed.
+const HASHED_BEHIND: Register = 5;
+
 /// Translates a rule for the table of a family.
 pub fn encode_rule(family: Family, rule: &Rule) -> Vec<Expr> {
     let mut code = Vec::with_capacity(rule.len() * 4);
@@ -309,6 +325,15 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Family::Ipv4 => (12, 16, 4),
         Family::Ipv6 => (8, 24, 16),
     };
+    if let Field::HashedSlot { with_port, modulus } = field {
+        let (from, port_at) = (to + HASHED_BEHIND, to + HASHED_BEHIND + registers(family, Field::SourceAddress));
+        code.push(Expr::NetworkHeader { offset: source, len, to: from });
+        if with_port {
+            code.push(Expr::TransportHeader { offset: 0, len: 2, to: port_at });
+        }
+        let len = if with_port { len + 4 } else { len };
+        return code.push(Expr::Hash { from, len, modulus, seed: HASH_SEED, to });
+    }
     // In IPv6 the transport protocol stands behind any number of extension headers. In IPv4 it has its place in the
     // header, which the kernel reads without a function call. It is the same byte: our hooks see no fragments (connection
     // tracking has put them together) and no ICMP errors (they belong to the connection they tell of).
@@ -326,7 +351,7 @@ fn load(family: Family, field: Field, to: Register, code: &mut Vec<Expr>) {
         Field::ReplyAddress => Expr::ReplyAddress { to },
         Field::ReplyPort => Expr::ReplyPort { to },
         Field::Priority => Expr::Priority { to },
-        Field::RandomSlot(modulus) => Expr::Random { modulus, to },
+        Field::RandomSlot(modulus) | Field::HashedSlot { modulus, .. } => Expr::Random { modulus, to },
     });
 }
 

@@ -81,9 +81,22 @@ fn decode_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
         }
         _ => {}
     }
-    let loads: Vec<(Register, Field)> = code.iter().map_while(|expr| load(family, expr)).collect();
+    let (mut loads, mut used) = (Vec::<(Register, Field)>::new(), 0);
+    for expr in code {
+        match (load(family, expr), expr) {
+            (Some(loaded), _) => loads.push(loaded),
+            (None, Expr::Hash { from, modulus, to, .. }) => {
+                // Stands for what it hashes.
+                let hashed = loads.iter().position(|(register, _)| register == from)?;
+                let with_port = loads.len() - hashed == 2;
+                loads.truncate(hashed);
+                loads.push((*to, Field::HashedSlot { with_port, modulus: *modulus }));
+            }
+            (None, _) => break,
+        }
+        used += 1;
+    }
     let key: Vec<Field> = loads.iter().map(|(_, field)| *field).collect();
-    let used = loads.len();
     match (&code[used..], key.as_slice()) {
         ([Expr::Mask { mask, .. }, Expr::Compare { negate, data, .. }, ..], [field]) => {
             let net = net(data, mask)?;

@@ -29,6 +29,13 @@ pub enum Field {
     Priority,
     /// `numgen random mod N`: a random slot, 0 to N-1.
     RandomSlot(u32),
+    /// `jhash ip saddr mod N seed S`: a slot, 0 to N-1, the same for all connections of a client ([`super::hashed_slot`]).
+    HashedSlot {
+        /// `jhash ip saddr . th sport`: of the client's address and port.
+        with_port: bool,
+        /// N.
+        modulus: u32,
+    },
 }
 
 /// One part of a rule: a condition (evaluation of the rule stops when it does not hold) or a statement.

@@ -147,6 +147,8 @@ const NODEPORT: &[FieldType] = &[FieldType::Protocol, FieldType::Port];
 /// 16 bytes a record in advance.
 const AFFINITY_SIZE: u32 = 131_072;
 
+/// Endpoints that are gone a table can hold: more than are ever remembered.
+const GONE_SIZE: u32 = 1 << 17;
 /// How long the kernel keeps an endpoint that is gone. Portway forgets it long before, and has no part in this; but when
 /// Portway does not run, somebody else may get the address.
 const GONE_SECONDS: u32 = 2 * 3600;
@@ -259,7 +261,11 @@ impl SetId {
             dynamic,
             timeout_seconds: (self == SetId::Gone).then_some(GONE_SECONDS),
             counter: matches!(self, SetId::Services | SetId::Nodeports),
-            size: dynamic.then_some(AFFINITY_SIZE),
+            size: match self {
+                SetId::Affinity => Some(AFFINITY_SIZE),
+                SetId::Gone => Some(GONE_SIZE),
+                _ => None,
+            },
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The interpreter.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use super::{End, Host, Packet, Request, Trace, TraceStep};
 use crate::model::Protocol;
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
-use crate::ruleset::{Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict};
+use crate::ruleset::{
+    Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict, hashed_slot,
+};
 
 /// A packet on its way, with what conntrack remembers of it.
 #[derive(Debug, Clone)]
@@ -223,26 +226,48 @@ impl<'a> Walk<'a> {
     }
 
     fn translate(&mut self, chain: ChainId, rule: &Rule, key: &[Field], map: SetName, state: &PacketState) -> Outcome {
-        let slots = key.iter().find_map(|field| match field {
-            Field::RandomSlot(modulus) => Some(*modulus),
-            _ => None,
-        });
-        let slots = slots.unwrap_or(1);
-        let mut targets = Vec::new();
-        for slot in 0..slots {
+        let slots = self.slots(key, state);
+        let count = slots.len() as f64;
+        let (mut targets, mut missing) = (Vec::<(Target, f64)>::new(), slots.len());
+        for slot in slots {
             let Some((set, element)) = self.find(map, key, slot, state) else { continue };
             let Value::Data(data) = element.value else { continue };
             let (ip, at) = if data.as_slice().len() == 8 { (data.ipv4_at(0), 4) } else { (data.ipv6_at(0), 16) };
-            if let (Some(ip), Some(port)) = (ip, data.u16_at(at)) {
-                targets.push((Target { ip, port }, 1.0 / f64::from(slots)));
-                self.step(chain, rule, Some((set, element)));
+            let (Some(ip), Some(port)) = (ip, data.u16_at(at)) else { continue };
+            missing -= 1;
+            let target = Target { ip, port };
+            // Of an endpoint with several slots the first stands for all.
+            match targets.iter_mut().find(|(known, _)| *known == target) {
+                Some((_, share)) => *share += 1.0 / count,
+                None => {
+                    targets.push((target, 1.0 / count));
+                    self.step(chain, rule, Some((set, element)));
+                }
             }
         }
         if targets.is_empty() {
             return Outcome::Next;
         }
-        let missing = f64::from(slots) - targets.len() as f64;
-        Outcome::Translated(targets, missing / f64::from(slots))
+        Outcome::Translated(targets, missing as f64 / count)
+    }
+
+    /// The slots a key can have for this packet, equally likely.
+    fn slots(&self, key: &[Field], state: &PacketState) -> Range<u32> {
+        let slot = key.iter().find_map(|field| match field {
+            Field::RandomSlot(modulus) => Some(0..*modulus),
+            Field::HashedSlot { with_port, modulus } => {
+                let client = Bytes::new().ip(state.source);
+                let hashed = match (with_port, self.packet.source_port) {
+                    (false, _) => client,
+                    (true, Some(port)) => client.u16(port),
+                    (true, None) => return Some(0..*modulus),
+                };
+                let slot = hashed_slot(hashed.as_slice(), *modulus);
+                Some(slot..slot + 1)
+            }
+            _ => None,
+        });
+        slot.unwrap_or(0..1)
     }
 
     fn find(&self, name: SetName, key: &[Field], slot: u32, state: &PacketState) -> Option<(SetId, Element)> {
@@ -256,7 +281,7 @@ impl<'a> Walk<'a> {
             Field::ReplyAddress => bytes.ip(state.destination),
             Field::ReplyPort => bytes.u16(state.port),
             Field::Priority => bytes.u32_host(self.priority),
-            Field::RandomSlot(_) => bytes.u32_host(slot),
+            Field::RandomSlot(_) | Field::HashedSlot { .. } => bytes.u32_host(slot),
         });
         self.listing.find(name, &key).map(|element| (name.set, element.clone()))
     }

@@ -218,6 +218,8 @@ pub(crate) mod expr {
     pub(crate) const FIB_DADDR: u32 = 2;
     /// `NFT_NG_RANDOM`.
     pub(crate) const NG_RANDOM: u32 = 1;
+    /// `NFT_HASH_JENKINS`.
+    pub(crate) const HASH_JENKINS: u32 = 0;
     /// `NFT_CMP_EQ`.
     pub(crate) const CMP_EQ: u32 = 0;
     /// `NFT_CMP_NEQ`.

@@ -79,6 +79,13 @@ fn encode(family: Family, code: &Expr) -> Expression {
             .u32(sys::NFTNL_EXPR_NG_MODULUS, *modulus)
             .u32(sys::NFTNL_EXPR_NG_TYPE, x::NG_RANDOM)
             .u32(sys::NFTNL_EXPR_NG_OFFSET, 0),
+        Expr::Hash { from, len, modulus, seed, to } => Expression::new(c"hash")
+            .u32(sys::NFTNL_EXPR_HASH_SREG, register(*from))
+            .u32(sys::NFTNL_EXPR_HASH_DREG, register(*to))
+            .u32(sys::NFTNL_EXPR_HASH_LEN, *len)
+            .u32(sys::NFTNL_EXPR_HASH_MODULUS, *modulus)
+            .u32(sys::NFTNL_EXPR_HASH_SEED, *seed)
+            .u32(sys::NFTNL_EXPR_HASH_TYPE, x::HASH_JENKINS),
         Expr::Mask { register: at, mask } => Expression::new(c"bitwise")
             .u32(sys::NFTNL_EXPR_BITWISE_SREG, register(*at))
             .u32(sys::NFTNL_EXPR_BITWISE_DREG, register(*at))
@@ -230,6 +237,13 @@ fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
         "numgen" => {
             let plain = data.u32_of(3)? == x::NG_RANDOM && data.u32_of(4).unwrap_or(0) == 0;
             let code = Expr::Random { modulus: data.u32_of(2)?, to: reg(1)? };
+            plain.then_some(code)
+        }
+        "hash" => {
+            let plain =
+                data.u32_of(7).unwrap_or(x::HASH_JENKINS) == x::HASH_JENKINS && data.u32_of(6).unwrap_or(0) == 0;
+            let (from, to, len) = (reg(1)?, reg(2)?, data.u32_of(3)?);
+            let code = Expr::Hash { from, len, modulus: data.u32_of(4)?, seed: data.u32_of(5)?, to };
             plain.then_some(code)
         }
         "bitwise" => {

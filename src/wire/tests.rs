@@ -60,6 +60,7 @@ fn what_libnftnl_writes_is_read() {
         Expr::Compare { register: 0, negate: true, data: vec![0; 4] },
         Expr::OriginalPort { to: 6 },
         Expr::Random { modulus: 0x0001_0203, to: 7 },
+        Expr::Hash { from: 8, len: 20, modulus: 16_381, seed: 0x0102_0304, to: 3 },
         Expr::Map { map: SetId::Endpoints.into(), key: 0, to: 0 },
         Expr::Dnat { address: 0, port: 1 },
         Expr::RejectPortUnreachable,

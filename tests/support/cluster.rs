@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use portway::config::{DetectLocal, NodePortsOn, Options};
 use portway::model::{
-    Endpoint, EndpointSlice, Event, Family, Kind, LabelSelector, Node, ObjectKey, Placement, Protocol, Service,
-    ServiceCidr, ServiceOptions, ServicePort, ServiceType, SlicePort,
+    Balance, Endpoint, EndpointSlice, EndpointWeights, Event, Family, Kind, LabelSelector, Node, ObjectKey, Placement,
+    Protocol, Service, ServiceCidr, ServiceOptions, ServicePort, ServiceType, SlicePort,
 };
 use portway::plan::Sizing;
 use portway::testing;
@@ -73,7 +73,7 @@ pub fn any_service() -> impl Strategy<Value = Service> {
         1 => Just(ServiceType::ExternalName)
     ];
     let affinity = option::of(prop_oneof![Just(60_u32), Just(10_800)]);
-    let policies = (any::<bool>(), any::<bool>(), affinity, option::weighted(0.4, any_choices()));
+    let policies = (any::<bool>(), any::<bool>(), affinity, option::of(any_choices()));
     let cluster_ips = (option::of(1_u8..6), option::of(1_u8..6)).prop_map(|(v4, v6)| {
         let v4 = v4.map(|n| ip(Family::Ipv4, 96, n));
         let v6 = v6.map(|n| ip(Family::Ipv6, 96, n));
@@ -81,41 +81,48 @@ pub fn any_service() -> impl Strategy<Value = Service> {
     });
     let external = (vec(addresses(77, 1..4), 0..3), vec(addresses(78, 1..4), 0..3), vec(any_net(), 0..3));
     (service_key(), option::of(0_i64..3), kind, cluster_ips, external, policies, vec(any_service_port(), 1..4))
-        .prop_map(
-            |(
+        .prop_map(|(key, created, service_type, cluster_ips, external, policies, ports)| {
+            let (external_local, internal_local, affinity, choices) = policies;
+            Service {
                 key,
                 created,
                 service_type,
                 cluster_ips,
-                external,
-                (external_local, internal_local, affinity, choices),
+                external_ips: external.0,
+                load_balancer_ips: external.1,
+                source_ranges: external.2,
+                external_policy_local: external_local,
+                internal_policy_local: internal_local,
+                affinity_seconds: affinity,
                 ports,
-            )| {
-                Service {
-                    key,
-                    created,
-                    service_type,
-                    cluster_ips,
-                    external_ips: external.0,
-                    load_balancer_ips: external.1,
-                    source_ranges: external.2,
-                    external_policy_local: external_local,
-                    internal_policy_local: internal_local,
-                    affinity_seconds: affinity,
-                    ports,
-                    annotated: choices.map(Box::new),
-                    ..testing::service("", "10.96.0.1")
-                }
-            },
-        )
+                annotated: choices.map(Box::new),
+                ..testing::service("", "10.96.0.1")
+            }
+        })
+}
+
+fn any_balance() -> impl Strategy<Value = Balance> {
+    prop_oneof![Just(Balance::Random), Just(Balance::SourceIp), Just(Balance::SourceIpPort)]
+}
+
+/// Few endpoints have another weight than others, so that most Services are as without.
+fn any_weights(family: Family) -> impl Strategy<Value = Option<Box<EndpointWeights>>> {
+    let weights = vec((prop_oneof![1_u8..12, Just(7)], 1_u8..4), 1..4);
+    option::weighted(0.15, weights).prop_map(move |weights| {
+        let of = weights?.into_iter().map(|(n, weight)| (ip(family, 1, n), weight)).collect();
+        Some(EndpointWeights { of, ..EndpointWeights::default() }.into())
+    })
 }
 
 /// Annotations about who reaches what.
 fn any_choices() -> impl Strategy<Value = ServiceOptions> {
     let selector = prop_oneof![Just("role=edge"), Just("role!=edge"), Just("!role")];
     let selector = selector.prop_map(|text| LabelSelector::parse(text).expect("valid"));
-    (any::<bool>(), any::<bool>(), vec(any_net(), 0..3), option::weighted(0.3, selector)).prop_map(
-        |(external_prefer_local, internal_prefer_local, denied_sources, expose_on)| ServiceOptions {
+    let denied = prop_oneof![2 => Just(Vec::new()), 1 => vec(any_net(), 1..3)];
+    let prefers = (proptest::bool::weighted(0.3), proptest::bool::weighted(0.3));
+    (any_balance(), prefers, denied, option::weighted(0.15, selector)).prop_map(
+        |(balance, (external_prefer_local, internal_prefer_local), denied_sources, expose_on)| ServiceOptions {
+            balance,
             external_prefer_local,
             internal_prefer_local,
             denied_sources,
@@ -156,13 +163,14 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
         .prop_map(|(name, protocol, port)| SlicePort { name, protocol, port })
         .boxed();
     (slice_key(), service_key(), any_family()).prop_flat_map(move |(key, service, family)| {
-        (vec(port.clone(), 1..4), vec(any_endpoint(family), 0..8)).prop_map(move |(ports, endpoints)| EndpointSlice {
+        let parts = (vec(port.clone(), 1..4), vec(any_endpoint(family), 0..8), any_weights(family));
+        parts.prop_map(move |(ports, endpoints, weights)| EndpointSlice {
             key: key.clone(),
             service: service.clone(),
             family,
             ports,
             endpoints,
-            weights: None,
+            weights,
             changed_at: None,
         })
     })

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use portway::model::{Family, Protocol};
 use portway::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Masquerades, Op, Pick, Remember, Rule, SetId, Term,
+    Bytes, ChainId, Element, EndpointMap, Field, FieldType, Masquerades, Op, Pick, PickBy, Remember, Rule, SetId, Term,
     Transaction, Value, ValueType, Verdict,
 };
 
@@ -29,7 +29,7 @@ pub fn key(family: Family, set: SetId, n: u32) -> Bytes {
 
 /// A pick chain for one endpoint.
 pub fn pick(count: u32) -> ChainId {
-    ChainId::Pick(Pick { map: EndpointMap::Address, sticky: false, count })
+    ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::Random, count })
 }
 
 /// The n-th element of a set.
@@ -166,8 +166,8 @@ fn special_rules() -> Vec<(ChainId, Rule)> {
     use Field::{
         DestinationAddress, DestinationPort, OriginalAddress, OriginalPort, Priority, Protocol, SourceAddress,
     };
-    let sticky = |count| ChainId::Pick(Pick { map: EndpointMap::Address, sticky: true, count });
-    let nodeport = |count| ChainId::Pick(Pick { map: EndpointMap::Nodeport, sticky: false, count });
+    let sticky = |count| ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::Sticky, count });
+    let nodeport = |count| ChainId::Pick(Pick { map: EndpointMap::Nodeport, by: PickBy::Random, count });
     let frontend = [DestinationAddress, Protocol, DestinationPort];
     let choose = |count| frontend.into_iter().chain([Field::RandomSlot(count)]).collect::<Vec<_>>();
     vec![

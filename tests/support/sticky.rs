@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use portway::config::{DetectLocal, Options};
 use portway::model::{
-    EndpointSlice, Event, Family, Kind, Protocol as ModelProtocol, Service, ServicePort, ServiceType, SlicePort,
+    Balance, EndpointSlice, EndpointWeights, Event, Family, Kind, Protocol as ModelProtocol, Service, ServiceOptions,
+    ServicePort, ServiceType, SlicePort,
 };
 use portway::testing::{self, added, added_node, added_slice, endpoint, ip, service_port, slice_port};
 
@@ -44,6 +45,9 @@ pub struct Shop {
     /// Whether it has its load balancer addresses.
     pub load_balancer: bool,
     pub detect_local: DetectLocal,
+    pub balance: Balance,
+    /// Endpoints whose weight is not 1.
+    pub weights: Vec<(&'static str, u8)>,
 }
 
 impl Default for Shop {
@@ -57,6 +61,8 @@ impl Default for Shop {
             internal_local: false,
             load_balancer: true,
             detect_local: DetectLocal::ClusterCidr(pods.into()),
+            balance: Balance::Random,
+            weights: Vec::new(),
         }
     }
 }
@@ -115,6 +121,7 @@ impl Shop {
             external_policy_local: self.external_local,
             internal_policy_local: self.internal_local,
             affinity_seconds: self.timeout,
+            annotated: Some(ServiceOptions { balance: self.balance, ..ServiceOptions::DEFAULT }.into()),
             ports: vec![
                 port("web", ModelProtocol::Tcp, PORTS[0], NODE_PORTS[0]),
                 port("dns", ModelProtocol::Udp, PORTS[1], NODE_PORTS[1]),
@@ -133,6 +140,8 @@ impl Shop {
         if family == Family::Ipv4 {
             endpoints.extend(self.more.iter().map(|address| endpoint(ip(address), "node-b")));
         }
+        let of = self.weights.iter().map(|(address, weight)| (ip(address), *weight)).collect();
+        let weights = EndpointWeights { of, ..EndpointWeights::default() };
         let port = |name: &str, protocol, port| SlicePort { protocol, ..slice_port(name, port) };
         EndpointSlice {
             key: key("shop", if family == Family::Ipv4 { "sticky-4" } else { "sticky-6" }),
@@ -140,6 +149,7 @@ impl Shop {
             family,
             ports: vec![port("web", ModelProtocol::Tcp, 8080), port("dns", ModelProtocol::Udp, 5353)],
             endpoints,
+            weights: (!weights.of.is_empty()).then(|| weights.into()),
             ..testing::slice("sticky", NODE, &[])
         }
     }

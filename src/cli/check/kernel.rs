@@ -16,6 +16,7 @@ pub(super) fn rows() -> Vec<CheckRow> {
     match NftKernel::open_to_read() {
         Ok(mut kernel) => {
             rows.extend(features(&kernel.features(&host::families())));
+            rows.push(hashing(kernel.can_hash(&host::families())));
             if rows.iter().all(|row| row.remedy.is_empty()) {
                 rows.push(ownership(kernel.can_own()));
             }
@@ -48,6 +49,18 @@ fn features(features: &[Feature]) -> Vec<CheckRow> {
         }
     }
     rows
+}
+
+fn hashing(can_hash: bool) -> CheckRow {
+    let what = "hashing of clients (jhash expression)";
+    match can_hash {
+        true => CheckRow::ok(what, "for Services with portway.io/balance"),
+        false => CheckRow::warn(
+            what,
+            "not in this kernel",
+            "load nft_hash (CONFIG_NFT_HASH), or portway.io/balance is not heeded",
+        ),
+    }
 }
 
 fn ownership(can_own: Result<bool, KernelError>) -> CheckRow {

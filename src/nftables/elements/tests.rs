@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ffi::Scratch;
-use crate::ruleset::{ChainId, EndpointMap, FieldType, Pick, SetId, ValueType};
+use crate::ruleset::{ChainId, EndpointMap, FieldType, Pick, PickBy, SetId, ValueType};
 use crate::wire::attr::Attrs;
 use crate::wire::message::PREFIX_LEN;
 
@@ -59,7 +59,7 @@ fn value(set: SetId, n: u32) -> Value {
         ValueType::Verdict => Value::Verdict(match n % 3 {
             0 => Verdict::Drop,
             1 => Verdict::Return,
-            _ => Verdict::Goto(ChainId::Pick(Pick { map: EndpointMap::Address, sticky: true, count: n })),
+            _ => Verdict::Goto(ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::Sticky, count: n })),
         }),
         ValueType::Endpoint => Value::Data(Bytes::new().ip([10, 0, 0, n as u8].into()).u16(n as u16)),
         ValueType::ClassId => Value::Data(Bytes::new().u32_host(n)),

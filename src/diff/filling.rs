@@ -1,0 +1,118 @@
+//! Maps that are replaced by larger ones while changes go on.
+//!
+//! Filling a large map takes seconds, and no change shall wait that long. So successors get their elements in parts, owner by
+//! owner, between updates. An update changes both maps where the owner's turn has been, and the old one alone where it is
+//! yet to come. When all have had theirs, one transaction has the rules use the successors.
+
+use super::Steps;
+use super::change::Change;
+use super::mirror::{FamilyMirror, Mirror};
+use super::recorder::OpRecorder;
+use super::successors::{Owner, Successors};
+use crate::model::Family;
+use crate::ruleset::{Element, Names, Op, SetId, SetName, Table, Transaction};
+
+impl Mirror {
+    /// Whether maps of a family are being replaced.
+    pub fn is_growing(&self, family: Family) -> bool {
+        self.families.iter().any(|mirror| mirror.family == family && !mirror.successors.is_empty())
+    }
+
+    /// The next part of what the successors of a family's maps lack: of some owners, until it is this many elements.
+    pub fn fill_successors(&mut self, family: Family, max: usize) -> Transaction {
+        let mirror = self.families.iter_mut().find(|mirror| mirror.family == family);
+        mirror.map(|mirror| mirror.fill_successors(max)).unwrap_or_default()
+    }
+
+    /// How to have the rules of a family use the successors, once these have everything.
+    pub fn switch_to_successors(&mut self, family: Family) -> Option<Steps> {
+        let settings = &self.settings;
+        let mut mirrors = self.families.iter_mut().filter(|mirror| mirror.family == family);
+        let mirror = mirrors.find(|mirror| mirror.successors.are_filled())?;
+        let mut steps = Steps::default();
+        let filled = mirror.sizes.switch(std::mem::take(&mut mirror.successors).into_sizes());
+        // Deleting those that could not be deleted is tried again.
+        let went = mirror.undeleted.iter().copied().collect();
+        mirror.write(settings, Change { filled, went, ..Change::default() }, &mut steps);
+        Some(steps)
+    }
+
+    /// How to be without the successors of a family's maps. A later update makes new ones.
+    pub fn abandon_successors(&mut self, family: Family) -> Transaction {
+        let mut deletes = Transaction::default();
+        for mirror in self.families.iter_mut().filter(|mirror| mirror.family == family) {
+            mirror.abandon_successors(&mut deletes);
+        }
+        deletes
+    }
+}
+
+impl FamilyMirror {
+    /// Makes successors of the maps that are nearly full.
+    pub(super) fn begin_successors(&mut self, steps: &mut Steps) {
+        let sizes = self.sizes.tight();
+        if sizes.is_empty() {
+            return;
+        }
+        let names = self.sizes.names();
+        for (set, size) in &sizes {
+            steps.first.push(self.family, Op::AddSet(names.of(*set).other(), *size));
+        }
+        let shared = self.shared.keys().filter(|shared| sizes.contains_key(&shared.member().set)).map(Owner::Shared);
+        let services = self.services.keys().cloned().map(Owner::Service);
+        let owners = shared.chain(services).chain([Owner::Settings]).collect();
+        self.successors = Successors::new(sizes, owners);
+    }
+
+    fn fill_successors(&mut self, max: usize) -> Transaction {
+        let (mut recorder, mut part, mut count) = (OpRecorder::default(), Transaction::default(), 0);
+        while count < max
+            && let Some(owner) = self.successors.next()
+        {
+            for (set, element) in self.elements_of(&owner) {
+                if self.successors.replace(set) {
+                    recorder.add(set, element);
+                    count += 1;
+                }
+            }
+        }
+        recorder.finish(self.family, &self.successor_names(), &mut part);
+        part
+    }
+
+    /// What sets are called once successors are in force.
+    fn successor_names(&self) -> Names {
+        let mut names = self.sizes.names().clone();
+        self.successors.sets().for_each(|set| names.switch(set));
+        names
+    }
+
+    fn elements_of(&self, owner: &Owner) -> Box<dyn Iterator<Item = (SetId, Element)> + '_> {
+        match owner {
+            Owner::Settings => Box::new(self.globals.iter().map(|member| (member.set, member.element.clone()))),
+            Owner::Shared(shared) => {
+                let member = self.shared.contains(shared).then(|| shared.member());
+                Box::new(member.into_iter().map(|member| (member.set, member.element)))
+            }
+            Owner::Service(service) => {
+                let frontends = self.services.get(service).into_iter().flat_map(|state| &state.frontends);
+                Box::new(frontends.flat_map(Self::elements_of_frontend))
+            }
+        }
+    }
+
+    /// Appends what deletes the successors.
+    pub(super) fn abandon_successors(&mut self, deletes: &mut Transaction) {
+        let names = self.sizes.names();
+        for set in std::mem::take(&mut self.successors).sets() {
+            deletes.push(self.family, Op::DeleteSet(names.of(set).other()));
+        }
+    }
+
+    /// Maps in the kernel's table that no rule uses and that nobody is filling.
+    pub(super) fn leftovers<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = SetName> + 'a {
+        let is_successor =
+            |name: &SetName| self.successors.replace(name.set) && *name == self.sizes.names().of(name.set).other();
+        table.leftovers.iter().copied().filter(move |name| !is_successor(name))
+    }
+}
