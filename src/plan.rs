@@ -12,12 +12,14 @@ mod service;
 mod settings;
 mod skeleton;
 mod spread;
+mod target;
 
 pub use elements::{Member, endpoint_element, globals};
-pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey, Target};
+pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey};
 pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, EndpointRules, EndpointUse, Selection, Topology, UnusedHints, candidates, select};
 pub use service::{Needs, ServicePlan, compile};
 pub use settings::{FamilySettings, ListeningSocket, NodePortAddresses, PodDetection, Settings, Sizing};
 pub use skeleton::rules;
 pub use spread::Spread;
+pub use target::Target;

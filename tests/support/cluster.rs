@@ -72,8 +72,12 @@ pub fn any_service() -> impl Strategy<Value = Service> {
         3 => Just(ServiceType::LoadBalancer),
         1 => Just(ServiceType::ExternalName)
     ];
-    let policies =
-        (any::<bool>(), any::<bool>(), option::of(prop_oneof![Just(60_u32), Just(10_800)]), option::of(any_balance()));
+    let policies = (
+        any::<bool>(),
+        any::<bool>(),
+        option::of(prop_oneof![Just(60_u32), Just(10_800)]),
+        option::weighted(0.25, any_balance()),
+    );
     let cluster_ips = (option::of(1_u8..6), option::of(1_u8..6)).prop_map(|(v4, v6)| {
         let v4 = v4.map(|n| ip(Family::Ipv4, 96, n));
         let v6 = v6.map(|n| ip(Family::Ipv6, 96, n));
