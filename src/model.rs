@@ -8,9 +8,13 @@ mod address;
 mod keyed;
 mod node;
 mod objects;
+mod options;
+mod selector;
 mod store;
 
 pub use address::{AddressError, Family, Protocol, parse_cidr, parse_ip};
 pub use node::{Node, ServiceCidr};
 pub use objects::{Endpoint, EndpointSlice, ObjectKey, Placement, Service, ServicePort, ServiceType, SlicePort};
+pub use options::{Balance, EndpointWeights, ServiceOptions};
+pub use selector::{LabelSelector, SelectorError};
 pub use store::{Changes, Event, Kind, Model};

@@ -29,6 +29,7 @@ pub fn service(name: &str, cluster_ip: &str) -> Service {
         affinity_seconds: None,
         health_check_node_port: None,
         ports: vec![service_port("", 80)],
+        annotated: None,
     }
 }
 
@@ -57,6 +58,7 @@ pub fn slice(service: &str, node: &str, addresses: &[&str]) -> EndpointSlice {
         family,
         ports: vec![slice_port("", 8080)],
         endpoints: addresses.iter().map(|address| endpoint(ip(address), node)).collect(),
+        weights: None,
         changed_at: None,
     }
 }

@@ -1,7 +1,5 @@
 //! The operator's commands, against the running program and a real kernel, in network namespaces of their own.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

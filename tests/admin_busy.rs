@@ -2,8 +2,6 @@
 
 #[path = "../benches/cluster/mod.rs"]
 mod cluster;
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! Session affinity with real packets: each test has a node of its own, with the sync loop in this process.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

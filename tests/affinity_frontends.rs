@@ -1,7 +1,5 @@
 //! One record for all frontends of a Service port: real packets, each test with a node of its own.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;

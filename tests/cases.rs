@@ -1,8 +1,6 @@
 //! What people who run Service proxies met, and reported in public: the input of each report against the running program.
 //! Letters as in the project's list of them.
 
-mod support;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;

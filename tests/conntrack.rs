@@ -1,7 +1,5 @@
 //! UDP clients that keep their source port follow their Service, with real flows through the real kernel.
 
-mod support;
-
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,8 +5,6 @@
 //! they are addresses (of these, ports that the kernel has chosen) or alone on their line: a command that fails shows it by
 //! `; echo $?`.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::UdpSocket;

@@ -1,7 +1,5 @@
 //! Kubernetes Events, as an API server gets them.
 
-mod support;
-
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,7 +1,5 @@
 //! The scenarios in rules/: manifests in, nft text out - rendered, and listed by real `nft` programs from a real kernel.
 
-mod support;
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -14,7 +14,6 @@ use portway::plan::Sizing;
 use portway::ruleset::{Intercepted, Interceptor, Kernel, KernelError, Op, SetId, Transaction};
 use portway::testing::{self, added, added_node, added_slice, all_listed, endpoint, service_port, slice_port};
 
-mod support;
 use support::netns::{in_netns, ip_batch};
 use support::nft::Nft;
 use support::sample;

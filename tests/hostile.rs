@@ -1,7 +1,5 @@
 //! Objects no API server would let through, and some it would: they harm neither the table nor other Services. Needs root.
 
-mod support;
-
 use std::net::IpAddr;
 use std::time::Instant;
 

@@ -1,7 +1,5 @@
 //! Whatever the order of changes, the incrementally kept table equals the one compiled from scratch.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 

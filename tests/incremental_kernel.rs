@@ -3,8 +3,6 @@
 //!
 //! `PORTWAY_SEED` chooses other histories (default 1), `PORTWAY_CASES` how many (default 1000).
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::Instant;
 

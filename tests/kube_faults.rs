@@ -1,7 +1,5 @@
 //! Everything that can happen between the source and its API server: rules stay in force meanwhile, and follow afterwards.
 
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -327,7 +325,7 @@ async fn kinds_whose_versions_a_restored_server_has_passed_again_are_listed_anew
 
 #[tokio::test]
 async fn tokens_are_checked_and_a_new_one_is_read() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let double = ApiDouble::start_tls(authority.server("127.0.0.1", None)).await;
     fill(&double);
     double.require_token("first");
@@ -350,12 +348,12 @@ async fn tokens_are_checked_and_a_new_one_is_read() {
 
 #[tokio::test]
 async fn client_certificates_are_checked_and_new_ones_are_read() {
-    let (authority, clients) = (Authority::new(), Authority::new());
+    let (authority, clients) = (Authority::create(), Authority::create());
     let double = ApiDouble::start_tls(authority.server("127.0.0.1", Some(&clients))).await;
     fill(&double);
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = (folder.path().join("client.crt"), folder.path().join("client.key"));
-    Authority::new().write_client(&certificate, &key);
+    Authority::create().write_client(&certificate, &key);
     let user = json!({"client-certificate": certificate, "client-key": key});
     let kubeconfig = authority.write_kubeconfig(folder.path(), &double.url(), user);
     let options = KubeOptions { kubeconfig: Some(kubeconfig), timing: fast(), ..KubeOptions::default() };
@@ -384,11 +382,11 @@ async fn gets_nothing_until_it_is_known(authority: &Authority, wrong: TlsAccepto
 
 #[tokio::test]
 async fn a_server_with_a_foreign_certificate_gets_nothing() {
-    gets_nothing_until_it_is_known(&Authority::new(), Authority::new().server("127.0.0.1", None)).await;
+    gets_nothing_until_it_is_known(&Authority::create(), Authority::create().server("127.0.0.1", None)).await;
 }
 
 #[tokio::test]
 async fn a_server_with_another_servers_certificate_gets_nothing() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     gets_nothing_until_it_is_known(&authority, authority.server("127.0.0.2", None)).await;
 }

@@ -1,7 +1,5 @@
 //! The source and its API server on different hosts, and the program itself with both.
 
-mod support;
-
 use std::future::Future;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -117,7 +115,7 @@ impl Drop for Program {
 fn the_program_keeps_its_rules_through_all_of_it() {
     in_netns(|| {
         let server = runtime_here();
-        let authority = Authority::new();
+        let authority = Authority::create();
         let double = ApiDouble::absent();
         fill(&double);
         double.require_token("first");
@@ -180,12 +178,12 @@ fn the_program_keeps_its_rules_through_all_of_it() {
 fn who_asks_not_to_verify_the_server_is_warned() {
     in_netns(|| {
         let server = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let authority = Authority::new();
+        let authority = Authority::create();
         let double = server.block_on(ApiDouble::start_tls(authority.server("somewhere.else", None)));
         fill(&double);
         double.put(support::follower::node("n1"));
         let folder = tempfile::tempdir().expect("a folder");
-        let path = Authority::new().write_kubeconfig(folder.path(), &double.url(), json!({}));
+        let path = Authority::create().write_kubeconfig(folder.path(), &double.url(), json!({}));
         let text = std::fs::read_to_string(&path).expect("written");
         let mut kubeconfig: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         kubeconfig["clusters"][0]["cluster"] = json!({"server": double.url(), "insecure-skip-tls-verify": true});

@@ -4,8 +4,6 @@
 //! `2,8,30,120` (default `2`). Ten runs of a case go on side by side. What the waits are is tested without waiting in
 //! `src/source/kubernetes/gate_tests.rs`.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};

@@ -1,7 +1,5 @@
 //! A thousand relists with nothing new cost nothing that stays. The only test here: it looks at its own process.
 
-mod support;
-
 use std::time::Duration;
 
 use portway::model::Kind;

@@ -1,7 +1,5 @@
 //! The source for Kubernetes against a small API server of our own.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
@@ -369,7 +367,7 @@ fn proxy_to(server: SocketAddr) -> (SocketAddr, Receiver<String>) {
 
 #[tokio::test]
 async fn a_proxy_of_the_kubeconfig_is_the_way_to_the_server() {
-    let authority = Authority::new();
+    let authority = Authority::create();
     // Nobody but the proxy knows where that name is.
     let double = ApiDouble::start_tls(authority.server("api.invalid", None)).await;
     fill(&double);

@@ -1,7 +1,5 @@
 //! What goes over the wire to the API server: connections, protocols, bytes, and how a dead one is noticed.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +19,7 @@ const KINDS: [&str; 4] = ["services", "endpointslices", "nodes", "servicecidrs"]
 
 /// A server with TLS, a client's options for it, and the folder these need.
 async fn secure(tls: impl FnOnce(&Authority) -> TlsAcceptor) -> (ApiDouble, KubeOptions, tempfile::TempDir) {
-    let authority = Authority::new();
+    let authority = Authority::create();
     let double = ApiDouble::start_tls(tls(&authority)).await;
     fill(&double);
     let folder = tempfile::tempdir().expect("a folder");

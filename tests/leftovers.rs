@@ -1,7 +1,5 @@
 //! What kube-proxy leaves behind goes, and nothing else does.
 
-mod support;
-
 use std::process::Command;
 
 use portway::migration::Leftovers;

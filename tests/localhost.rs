@@ -1,7 +1,5 @@
 //! NodePorts on localhost, with real clients and endpoints in a network namespace.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -9,7 +9,6 @@ use portway::model::Family;
 use portway::nftables::NftKernel;
 use portway::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, Transaction, Value};
 
-mod support;
 use support::netns::in_netns;
 use support::sample;
 

@@ -4,7 +4,6 @@ use portway::model::Family;
 use portway::nftables::NftKernel;
 use portway::ruleset::Kernel;
 
-mod support;
 use support::netns::in_netns;
 use support::nft::{Nft, assert_same_text};
 use support::sample;

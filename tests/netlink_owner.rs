@@ -7,7 +7,6 @@ use portway::model::Family;
 use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Foreign, Kernel, KernelError, Op, SetId, Transaction};
 
-mod support;
 use support::netns::in_netns;
 use support::nft::Nft;
 use support::sample;

@@ -9,7 +9,6 @@ use portway::model::Family;
 use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Element, Kernel, Op, SetId, Transaction};
 
-mod support;
 use support::manifests::{NODE, ipv4_slice, service};
 use support::netns::in_netns;
 use support::nft::Nft;

@@ -9,7 +9,6 @@ use portway::ruleset::{
     encode_rule,
 };
 
-mod support;
 use support::netns::in_netns;
 use support::sample;
 

@@ -1,7 +1,5 @@
 //! Runs the corpus of packet flows against the real program with real packets; see `tests/README.md`.
 
-mod support;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

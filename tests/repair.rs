@@ -1,7 +1,5 @@
 //! Without ownership of the tables: what others change is put right, and what they change elsewhere costs nothing.
 
-mod support;
-
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;

@@ -3,8 +3,6 @@
 //!
 //! `PORTWAY_SEED` chooses other histories (default 1), `PORTWAY_CASES` how many (default 150).
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! The program with the rights that the Helm chart gives it and no others: one capability, a read-only file system, and
 //! the seccomp profile of `docs/seccomp`.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -298,7 +296,7 @@ fn nobody_with_one_capability() {
 fn in_a_cluster() {
     in_netns(|| {
         let server = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let authority = Authority::new();
+        let authority = Authority::create();
         let double = server.block_on(ApiDouble::start_tls(authority.server("localhost", None)));
         put_all(&double);
         double.require_token("token");

@@ -1,7 +1,5 @@
 //! The servers of the running program, asked over HTTP in a network namespace of their own.
 
-mod support;
-
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;

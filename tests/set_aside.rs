@@ -1,7 +1,5 @@
 //! One element the kernel refuses costs its Service, nobody else. The last tests need root.
 
-mod support;
-
 use std::time::Instant;
 
 use portway::config::Options;

@@ -2,8 +2,6 @@
 //!
 //! `PORTWAY_SMALL` is the number of Services.
 
-mod support;
-
 use std::fmt::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;

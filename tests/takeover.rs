@@ -1,12 +1,11 @@
 //! The swap: kube-proxy's rules to ours and back, and from the table of an earlier version, under a client that connects
 //! without pause. And both proxies side by side.
 
-mod support;
-
 use std::io::{BufRead as _, BufReader};
 
 use support::kube_proxy;
-use support::one_pod::{Client, OnePodNetwork, PORTWAY, kill, manifests, output, pod_slice, start, terminate};
+use support::one_pod::{Client, OnePodNetwork, kill, manifests, output, pod_slice, start, terminate};
+use support::program::program_file;
 use support::wait::eventually;
 
 /// The shape of our own table when affinity records were kept for each address and port.
@@ -93,7 +92,7 @@ fn rules_go_there_and_back_without_a_lost_connection() {
     assert_eq!(counter(), before);
     kill(child);
     asking.ask(200);
-    let mut cleanup = start(&network.node, PORTWAY, &["cleanup", "--stay"]);
+    let mut cleanup = start(&network.node, program_file(), &["cleanup", "--stay"]);
     let mut said = BufReader::new(cleanup.stdout.take().expect("piped")).lines();
     assert!(said.any(|line| line.expect("text").starts_with("staying")), "it stays");
     assert!(!output(&network.node, "nft", &["list", "tables"]).contains("portway"));

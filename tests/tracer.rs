@@ -2,8 +2,6 @@
 //!
 //! `PORTWAY_SEED` chooses other clusters (default 1), `PORTWAY_CASES` how many (default 60).
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;

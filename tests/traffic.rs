@@ -1,7 +1,5 @@
 //! Real connections through the real program: balance, changes under load, and a program that ends.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};

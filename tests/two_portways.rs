@@ -1,7 +1,5 @@
 //! A Portway that starts while another one runs, as in a rolling update, under a client that connects without pause.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -10,7 +8,8 @@ use std::process::Child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::manifests::service;
-use support::one_pod::{Client, OnePodNetwork, PORTWAY, manifests, output, start};
+use support::one_pod::{Client, OnePodNetwork, manifests, output, start};
+use support::program::program_file;
 use support::wait::eventually;
 
 /// A program that runs on the node and is killed when nobody needs it any more.
@@ -28,8 +27,9 @@ impl Running {
         let owned = format!("--no-table-ownership={}", !owned);
         let text = |path: &Path| path.to_str().expect("plain").to_owned();
         let (log_path, manifests) = (text(&log), text(&manifests));
+        let program = text(&program_file());
         let arguments = [
-            &["-c", r#"log=$1; shift; exec "$@" 2>"$log""#, "sh", &log_path, PORTWAY][..],
+            &["-c", r#"log=$1; shift; exec "$@" 2>"$log""#, "sh", &log_path, &program][..],
             &["run", "--manifests", &manifests, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"],
             &[&health, "--metrics-bind-address=", "--admin-socket=", &owned],
         ];

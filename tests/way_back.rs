@@ -1,8 +1,6 @@
 //! Back to kube-proxy with load balancers: all health checks are answered by kube-proxy at the end, in whatever order the steps
 //! are done, under a client that connects without pause.
 
-mod support;
-
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
@@ -11,7 +9,8 @@ use std::time::Duration;
 
 use support::kube_proxy::{self, KubeProxy, LoadBalancer, Owner, PORTS, owners, within};
 use support::manifests::service;
-use support::one_pod::{Client, OnePodNetwork, PORTWAY, manifests, output, pod_slice, start, terminate};
+use support::one_pod::{Client, OnePodNetwork, manifests, output, pod_slice, start, terminate};
+use support::program::program_file;
 use support::wait::eventually;
 use tempfile::TempDir;
 
@@ -42,7 +41,7 @@ impl Scene {
     fn run(&self, command: &[&str], more: &[&str]) -> Child {
         let folder = self.folder.path().to_str().expect("plain");
         let node = ["--manifests", folder, "--hostname-override", "node-a"];
-        start(&self.network.node, PORTWAY, &[command, &node, more].concat())
+        start(&self.network.node, program_file(), &[command, &node, more].concat())
     }
 
     /// Portway, when it serves and has all ports.
@@ -276,7 +275,7 @@ fn flags_of_the_waiting_are_refused_without_it() {
     let network = OnePodNetwork::build();
     network.load("add table ip portway");
     for wrong in [&["cleanup", "--kubeconfig", "x"][..], &["cleanup", "--after-kube-proxy", "--kube-proxy"]] {
-        let code = start(&network.node, PORTWAY, wrong).wait().expect("ended").code();
+        let code = start(&network.node, program_file(), wrong).wait().expect("ended").code();
         assert_eq!(code, Some(1), "{wrong:?}");
     }
     assert!(output(&network.node, "nft", &["list", "tables"]).contains("portway"));

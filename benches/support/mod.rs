@@ -5,8 +5,7 @@
 pub mod api_server;
 pub mod commits;
 pub mod lane;
-#[path = "../../tests/support/netns.rs"]
-pub mod netns;
+pub use ::support::netns;
 pub mod objects;
 pub mod peer;
 pub mod phases;

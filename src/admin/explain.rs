@@ -34,7 +34,7 @@ pub fn rows(
     let mut claims: Vec<_> = model
         .services()
         .filter(|service| service.key == *owner || mirror.lost_by(family, &service.key).contains(&key))
-        .flat_map(|service| services::of(service, mirror, counters))
+        .flat_map(|service| services::of(service, model, mirror, counters))
         .filter(of_this)
         .collect();
     claims.sort_by_key(|row| row.owner.is_some());

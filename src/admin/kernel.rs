@@ -143,6 +143,8 @@ impl TableView<'_> {
             affinity_seconds: None,
             sources: None,
             owner: None,
+            options: Vec::new(),
+            unusable: Vec::new(),
             connections: counters.get(&(self.family, element.key)).copied(),
         })
     }

@@ -115,6 +115,12 @@ pub struct ServiceRow {
     /// Who has the frontend instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// What the Service's annotations `portway.io/...` choose: `balance=source-ip`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// What of the annotations of the Service and its slices cannot be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<String>,
     /// Connections since the kernel has the element; unknown when it has none.
     pub connections: Option<u64>,
 }

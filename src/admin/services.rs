@@ -13,13 +13,13 @@ pub(super) type ConnectionCounts = HashMap<(Family, Bytes), u64>;
 
 /// All frontends in force, and those that are claimed in vain.
 pub(super) fn rows(model: &Model, mirror: &Mirror, counters: &ConnectionCounts) -> Vec<ServiceRow> {
-    let mut rows: Vec<ServiceRow> = model.services().flat_map(|service| of(service, mirror, counters)).collect();
+    let mut rows: Vec<ServiceRow> = model.services().flat_map(|service| of(service, model, mirror, counters)).collect();
     rows.sort_by(|a, b| (&a.namespace, &a.name, &a.family, &a.port).cmp(&(&b.namespace, &b.name, &b.family, &b.port)));
     rows
 }
 
 /// The frontends of one Service.
-pub(super) fn of(service: &Service, mirror: &Mirror, counters: &ConnectionCounts) -> Vec<ServiceRow> {
+pub(super) fn of(service: &Service, model: &Model, mirror: &Mirror, counters: &ConnectionCounts) -> Vec<ServiceRow> {
     let mut rows = Vec::new();
     for family in mirror.families() {
         let in_force = mirror.frontends_of(family, &service.key).iter();
@@ -34,6 +34,8 @@ pub(super) fn of(service: &Service, mirror: &Mirror, counters: &ConnectionCounts
             rows.push(ServiceRow { action, owner, ..empty(service, family, *key) });
         }
     }
+    let unusable = model.annotation_faults(&service.key);
+    rows.iter_mut().for_each(|row| row.unusable.clone_from(&unusable));
     rows
 }
 
@@ -80,6 +82,8 @@ fn empty(service: &Service, family: Family, key: FrontendKey) -> ServiceRow {
         affinity_seconds: None,
         sources: None,
         owner: None,
+        options: service.options().texts(),
+        unusable: Vec::new(),
         connections: None,
     }
 }

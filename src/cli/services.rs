@@ -37,16 +37,19 @@ impl Row for ServiceRow {
     fn header(wide: bool) -> Vec<&'static str> {
         let mut header = vec!["SERVICE", "TYPE", "FRONTEND", "POLICY", "ACTION", "CONNECTIONS", "BACKENDS"];
         if wide {
-            header.extend(["LOCAL BACKENDS", "AFFINITY", "SOURCES"]);
+            header.extend(["LOCAL BACKENDS", "AFFINITY", "SOURCES", "OPTIONS"]);
         }
         header
     }
 
     fn cells(&self, wide: bool) -> Vec<String> {
-        let action = match &self.owner {
+        let mut action = match &self.owner {
             Some(owner) => format!("{} to {owner}", self.action),
             None => self.action.clone(),
         };
+        if !self.unusable.is_empty() {
+            action += "; see faults";
+        }
         let mut cells = vec![
             service(&self.namespace, &self.name, &self.port),
             cell(&self.class),
@@ -60,6 +63,7 @@ impl Row for ServiceRow {
             cells.push(self.local_backends.as_ref().map_or("-".to_owned(), |list| table::list(list, true)));
             cells.push(self.affinity_seconds.map_or("-".to_owned(), |seconds| format!("{seconds}s")));
             cells.push(self.sources.as_ref().map_or("-".to_owned(), |list| table::list(list, true)));
+            cells.push(if self.options.is_empty() { "-".to_owned() } else { self.options.join(" ") });
         }
         cells
     }

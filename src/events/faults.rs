@@ -21,6 +21,8 @@ pub struct FaultObserver {
     mismatches: HashMap<ObjectKey, Vec<Mismatch>>,
     /// Services with a source range that cannot be read.
     closed: HashSet<ObjectKey>,
+    /// Annotations of Services and their slices that cannot be used.
+    unusable: HashMap<ObjectKey, Vec<String>>,
     /// What Services do not get, by the Service.
     lost: HashMap<ObjectKey, HashSet<FrontendKey>>,
     /// Services that are left out for their size.
@@ -35,6 +37,7 @@ impl FaultObserver {
             events,
             mismatches: HashMap::new(),
             closed: HashSet::new(),
+            unusable: HashMap::new(),
             lost: HashMap::new(),
             oversized: HashSet::new(),
             counts,
@@ -72,6 +75,19 @@ impl FaultObserver {
         } else if self.closed.insert(key.clone()) {
             let note = "spec.loadBalancerSourceRanges has an entry that cannot be read; it lets nobody in: correct it";
             self.wanted(key, "UnreadableSourceRange", note.to_owned());
+        }
+    }
+
+    fn look_at_annotations(&mut self, key: &ObjectKey, sync: &Synced<'_>) {
+        let faults = sync.model.annotation_faults(key);
+        if faults.is_empty() {
+            self.unusable.remove(key);
+            return;
+        }
+        let before = self.unusable.insert(key.clone(), faults.clone()).unwrap_or_default();
+        if faults.iter().any(|fault| !before.contains(fault)) {
+            let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
+            self.wanted(key, "UnusableAnnotation", format!("{}{more}", faults[0]));
         }
     }
 
@@ -117,7 +133,7 @@ impl Observer for FaultObserver {
             !lost.is_empty()
         });
         let keys: HashSet<ObjectKey> = if sync.full {
-            let gone = self.mismatches.keys().chain(&self.closed).cloned();
+            let gone = self.mismatches.keys().chain(&self.closed).chain(self.unusable.keys()).cloned();
             sync.model.services().map(|service| service.key.clone()).chain(gone).collect()
         } else {
             sync.changes.services.iter().cloned().collect()
@@ -125,6 +141,7 @@ impl Observer for FaultObserver {
         let mut told = 0;
         for key in keys {
             self.look_at_ranges(&key, sync);
+            self.look_at_annotations(&key, sync);
             for mismatch in self.compare(&key, sync, &families) {
                 told += 1;
                 if told <= MISMATCHES_TOLD {
@@ -149,9 +166,9 @@ mod tests {
     use super::*;
     use crate::config::Options;
     use crate::controller::Controller;
-    use crate::model::{Service, ServicePort, ServiceType};
+    use crate::model::{EndpointWeights, Service, ServiceOptions, ServicePort, ServiceType};
     use crate::ruleset::FakeKernel;
-    use crate::testing::{self, added, listed, service_port};
+    use crate::testing::{self, added, added_slice, listed, service_port};
 
     fn service(name: &str, last: u8, node_port: u16) -> Service {
         Service {
@@ -205,5 +222,37 @@ mod tests {
         controller.handle([put(&older)], Instant::now());
         let said = wanted();
         assert!(said.len() == 1 && said[0].0 == "shut PortConflict", "{said:?}");
+    }
+
+    #[test]
+    fn annotations_that_cannot_be_used_are_wanted_as_an_event_once() {
+        let (sink, mut queue) = crate::events::queue();
+        let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n"));
+        controller.observe(FaultObserver::new(sink, FaultCounts::default()));
+        let mut wanted = |events: Vec<_>| {
+            controller.handle(events, Instant::now());
+            let note = |event| match event {
+                EventWanted::ServiceFault { reason, note, .. } => format!("{reason}: {note}"),
+                other => panic!("{other:?}"),
+            };
+            queue.take().into_iter().map(note).collect::<Vec<_>>()
+        };
+        let with = |faults: &[&str]| {
+            let faults = faults.iter().map(|fault| (*fault).into()).collect();
+            let options = ServiceOptions { faults, ..ServiceOptions::DEFAULT };
+            added(Service { annotated: Some(options.into()), ..service("web", 1, 30_001) })
+        };
+        let (one, two) = (["portway.io/balance: bad"], ["portway.io/balance: bad", "portway.io/x: bad"]);
+        assert_eq!(wanted(listed("n")), [""; 0]);
+        assert_eq!(wanted(vec![with(&one)]), ["UnusableAnnotation: portway.io/balance: bad"]);
+        assert_eq!(wanted(vec![with(&one)]), [""; 0], "no news");
+        assert_eq!(wanted(vec![with(&two)]), ["UnusableAnnotation: portway.io/balance: bad (and 1 more)"]);
+        assert_eq!(wanted(vec![with(&[])]), [""; 0], "mended");
+        // Of a slice, regarding its Service.
+        let weights = EndpointWeights { faults: vec!["portway.io/weights: bad".into()], ..EndpointWeights::default() };
+        let slice =
+            crate::model::EndpointSlice { weights: Some(weights.into()), ..testing::slice("web", "n", &["10.1.0.1"]) };
+        let said = wanted(vec![added_slice(slice)]);
+        assert_eq!(said, ["UnusableAnnotation: EndpointSlice ns/web-ip: portway.io/weights: bad"]);
     }
 }

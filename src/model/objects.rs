@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use super::{Family, Protocol};
+use super::{EndpointWeights, Family, Protocol, ServiceOptions};
 
 /// Namespace and name of an object. Keys are in many maps, so it is one string: both, with a zero byte in between, which
 /// neither can have and which keeps the order of the two.
@@ -100,12 +100,20 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
+    /// What annotations `portway.io/...` say, if there are any (see [`Service::options`]).
+    pub annotated: Option<Box<ServiceOptions>>,
 }
 
 impl Service {
     /// The ClusterIP of a family.
     pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
         self.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family)
+    }
+
+    /// The options users chose by annotation, or the defaults.
+    pub fn options(&self) -> &ServiceOptions {
+        static DEFAULT: ServiceOptions = ServiceOptions::DEFAULT;
+        self.annotated.as_deref().unwrap_or(&DEFAULT)
     }
 
     /// Whether external policy Local takes effect (specification 3.2): only for types LoadBalancer and NodePort, and
@@ -146,6 +154,8 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// Endpoints with a usable address.
     pub endpoints: Vec<Endpoint>,
+    /// The annotation `portway.io/weights`, if there is one (see [`EndpointSlice::weight`]).
+    pub weights: Option<Box<EndpointWeights>>,
     /// When the pod or Service changed that made somebody write this version of the slice (the annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`). No rule depends on it.
     pub changed_at: Option<SystemTime>,
@@ -160,15 +170,21 @@ impl EndpointSlice {
         from_there.take_while(move |port| (&*port.name, port.protocol) == (name, protocol)).map(|port| port.port)
     }
 
+    /// The weight of an endpoint, from 1 to [`EndpointWeights::MAX`].
+    pub fn weight(&self, endpoint: &IpAddr) -> u8 {
+        self.weights.as_ref().and_then(|weights| weights.of.get(endpoint)).copied().unwrap_or(1)
+    }
+
     /// Whether another version of the slice leads to the same rules: all but [`EndpointSlice::changed_at`] is equal.
     pub fn is_equivalent(&self, other: &Self) -> bool {
         // Destructured without `..`, so a new field must be handled here.
-        let Self { key, service, family, ports, endpoints, changed_at: _ } = self;
+        let Self { key, service, family, ports, endpoints, weights, changed_at: _ } = self;
         *key == other.key
             && *service == other.service
             && *family == other.family
             && *ports == other.ports
             && *endpoints == other.endpoints
+            && *weights == other.weights
     }
 }
 

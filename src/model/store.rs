@@ -162,6 +162,17 @@ impl Model {
         self.services.get(key).map(|service| &service.0)
     }
 
+    /// What of the annotations of a Service and its slices cannot be used.
+    pub fn annotation_faults(&self, key: &ObjectKey) -> Vec<String> {
+        let own = self.service(key).into_iter().flat_map(|service| service.options().faults.iter());
+        let mut faults: Vec<String> = own.map(|fault| fault.to_string()).collect();
+        for slice in self.slices(key) {
+            let of_slice = slice.weights.iter().flat_map(|weights| &weights.faults);
+            faults.extend(of_slice.map(|fault| format!("EndpointSlice {}: {fault}", slice.key)));
+        }
+        faults
+    }
+
     /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.iter().map(|service| &service.0)

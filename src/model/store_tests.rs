@@ -11,6 +11,7 @@ fn slice(name: &str, port: u16, changed: Option<u64>) -> Event {
         family: Family::Ipv4,
         ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port }],
         endpoints: Vec::new(),
+        weights: None,
         changed_at: changed.map(at),
     }))
 }

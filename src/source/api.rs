@@ -2,11 +2,14 @@
 //!
 //! Every field may be absent or null; what that means is decided in `convert`.
 
+mod annotations;
+
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 
+pub use self::annotations::Annotations;
 use crate::model::Kind;
 
 /// A kind this program reads.
@@ -74,15 +77,6 @@ pub struct Labels {
     /// The zone of a Node.
     #[serde(rename = "topology.kubernetes.io/zone")]
     pub zone: Option<String>,
-}
-
-/// The annotations that mean something; others are not looked at.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct Annotations {
-    /// On an EndpointSlice: when the pod or Service changed that it was written for, RFC 3339.
-    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
-    pub last_change_trigger_time: Option<String>,
 }
 
 /// A label counts when it is there, whatever its value.

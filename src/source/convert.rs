@@ -2,6 +2,7 @@
 //!
 //! Nothing here fails: what cannot be used is left out and reported as a [`Problem`].
 
+mod options;
 mod service;
 mod slice;
 #[cfg(test)]

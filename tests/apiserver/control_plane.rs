@@ -11,8 +11,8 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::support::api_double::tls::Authority;
-use super::support::netns::output_of;
+use support::api_double::tls::Authority;
+use support::netns::output_of;
 
 pub(crate) const URL: &str = "https://127.0.0.1:6443";
 const ETCD: &str = "http://127.0.0.1:2379";
@@ -124,7 +124,7 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     pub(crate) async fn start(assets: Assets) -> Result<Self> {
-        let (folder, authority) = (TempDir::new()?, Authority::new());
+        let (folder, authority) = (TempDir::new()?, Authority::create());
         let file = |name: &str| folder.path().join(name);
         authority.write_server("127.0.0.1", &file("server.crt"), &file("server.key"));
         let tokens = format!("{ADMIN},admin,1,system:masters\n{KUBE_PROXY},system:kube-proxy,2,\n");

@@ -1,8 +1,5 @@
 //! Portway and a real kube-apiserver with etcd behind it: `make test-apiserver`. See `tests/README.md`.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod control_plane;
 mod kernel_table;
 

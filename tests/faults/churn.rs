@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::probes::Probes;
 use super::services::{PODS, Pod, Service};
 use super::testbed::Testbed;
-use crate::support::api_double::Backup;
-use crate::support::netns::output_of;
-use crate::support::scenes::number;
+use support::api_double::Backup;
+use support::netns::output_of;
+use support::scenes::number;
 
 /// Groups of Services: one of each kind. The first is never touched.
 const GROUPS: u8 = 4;

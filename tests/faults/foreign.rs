@@ -12,8 +12,8 @@ use super::churn::Churn;
 use super::probes::ask;
 use super::services::{Kind, PODS, Service};
 use super::testbed::Testbed;
-use crate::support::netns::{ip_batch, output_of};
-use crate::support::nft::Nft;
+use support::netns::{ip_batch, output_of};
+use support::nft::Nft;
 
 /// A command of nft, on the node.
 fn nft(command: &str) -> Result<String, String> {

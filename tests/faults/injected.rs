@@ -15,8 +15,8 @@ use proptest::prelude::*;
 
 use super::history::{Tables, from_scratch, tables};
 use super::kernel::{Fault, FaultyKernel};
-use crate::support::cluster::{any_history, any_options, empty_lists};
-use crate::support::scenes::sample;
+use support::cluster::{any_history, any_options, empty_lists};
+use support::scenes::sample;
 
 /// Histories whose every call is made to fail in every way.
 const SEEDS: [u64; 2] = [11, 12];

@@ -10,7 +10,7 @@ use portway::ruleset::{
 };
 
 use super::history::{Tables, tables};
-use crate::support::canonical::with_first_names;
+use support::canonical::with_first_names;
 
 /// What goes wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

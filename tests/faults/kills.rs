@@ -2,7 +2,7 @@
 
 use super::churn::Churn;
 use super::testbed::Testbed;
-use crate::support::scenes::number;
+use support::scenes::number;
 
 const KILLS: u64 = 40;
 

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::services::{POD_PORT, Pod, Service};
-use crate::support::netns::Namespace;
+use support::netns::Namespace;
 
 /// Shorter than the time after which a lost first packet is sent again, which must not go unnoticed.
 const CONNECT: Duration = Duration::from_millis(900);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::churn::{Churn, Memory};
 use super::plot::plot;
 use super::testbed::Testbed;
-use crate::support::netns::{ip_batch, output_of};
-use crate::support::scenes::number;
+use support::netns::{ip_batch, output_of};
+use support::scenes::number;
 
 /// Seconds, when nobody says.
 const LENGTH: u64 = 20;

@@ -17,10 +17,10 @@ use tokio::runtime::Runtime;
 
 use super::probes::serve;
 use super::services::{self, PODS};
-use crate::support::api_double::ApiDouble;
-use crate::support::canonical::Sets;
-use crate::support::netns::{Namespace, ip_batch, set_sysctls};
-use crate::support::wire::wait_until_running;
+use support::api_double::ApiDouble;
+use support::canonical::Sets;
+use support::netns::{Namespace, ip_batch, set_sysctls};
+use support::wire::wait_until_running;
 
 pub(crate) const NODE: &str = "node-a";
 /// Addresses of the node.

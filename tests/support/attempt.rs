@@ -25,7 +25,7 @@ const BATCH: usize = 32;
 
 /// What became of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// It left the node or was delivered on it, carrying these addresses.
     Arrived { source: SocketAddr, target: SocketAddr },
     /// Its sender got a port unreachable error.
@@ -37,11 +37,11 @@ pub(crate) enum Outcome {
 }
 
 /// A flow's probes and what became of each.
-pub(crate) type Outcomes = Vec<(Probe, Outcome)>;
+pub type Outcomes = Vec<(Probe, Outcome)>;
 
 /// When to stop watching.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
+pub enum Until {
     AllSeen,
     Quiet,
     QuietAndLastSeen,
@@ -49,7 +49,7 @@ pub(crate) enum Until {
 
 /// The source ports and tags of probes; no two probes of a run share a tag.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers(AtomicU32);
+pub struct Numbers(AtomicU32);
 
 impl Numbers {
     /// Another probe of this flow, from a source port that no connection of the last minutes has used.
@@ -58,7 +58,7 @@ impl Numbers {
     }
 
     /// Another probe between these two, likewise.
-    pub(crate) fn between(&self, protocol: Protocol, from: IpAddr, target: SocketAddr) -> Probe {
+    pub fn between(&self, protocol: Protocol, from: IpAddr, target: SocketAddr) -> Probe {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
         let port = 10_000 + u16::try_from(number % 19_000).expect("less than 19,000");
         Probe { tag: 0x7077_0000_u32.wrapping_add(number), protocol, source: SocketAddr::new(from, port), target }
@@ -66,20 +66,20 @@ impl Numbers {
 }
 
 /// Everything that a try needs to know.
-pub(crate) struct Attempt<'a> {
-    pub(crate) world: &'a World,
-    pub(crate) numbers: &'a Numbers,
+pub struct Attempt<'a> {
+    pub world: &'a World,
+    pub numbers: &'a Numbers,
     /// Where the source of the flow stands.
-    pub(crate) place: Place,
+    pub place: Place,
     /// Forgets which client belongs to which backend; where there is such a memory it is called before each probe.
-    pub(crate) forget: Option<&'a dyn Fn() -> Result<()>>,
+    pub forget: Option<&'a dyn Fn() -> Result<()>>,
     /// Every address that the node has at the moment.
-    pub(crate) node_addresses: &'a [IpAddr],
+    pub node_addresses: &'a [IpAddr],
 }
 
 impl Attempt<'_> {
     /// Opens as many connections as it takes to tell whether a flow does what its expectation says.
-    pub(crate) fn run(&self, flow: &Flow) -> Result<Result<(), String>> {
+    pub fn run(&self, flow: &Flow) -> Result<Result<(), String>> {
         let outcomes = match flow.expect.verdict {
             Verdict::Dnat => self.choices(flow)?,
             Verdict::Reject | Verdict::Accept => self.send_and_watch(self.probes(flow, FEW), Until::AllSeen)?,
@@ -89,7 +89,7 @@ impl Attempt<'_> {
     }
 
     /// Tells whether a packet from the flow's source to somebody else gets through, as it must without any proxy.
-    pub(crate) fn path_is_open(&self, flow: &Flow) -> Result<bool> {
+    pub fn path_is_open(&self, flow: &Flow) -> Result<bool> {
         let outcomes = self.send_and_watch(vec![self.control(flow)], Until::AllSeen)?;
         Ok(outcomes.iter().all(|(probe, outcome)| is_untouched(probe, outcome)))
     }
@@ -135,7 +135,7 @@ impl Attempt<'_> {
     }
 
     /// Sends probes at once and notes what becomes of each.
-    pub(crate) fn send_and_watch(&self, probes: Vec<Probe>, until: Until) -> Result<Outcomes> {
+    pub fn send_and_watch(&self, probes: Vec<Probe>, until: Until) -> Result<Outcomes> {
         self.forget.map_or(Ok(()), |forget| forget())?;
         self.world.look(|_, _| {})?;
         let sent = Instant::now();
@@ -174,7 +174,7 @@ impl Attempt<'_> {
     }
 }
 
-pub(crate) fn is_untouched(probe: &Probe, outcome: &Outcome) -> bool {
+pub fn is_untouched(probe: &Probe, outcome: &Outcome) -> bool {
     *outcome == Outcome::Arrived { source: probe.source, target: probe.target }
 }
 
@@ -185,7 +185,7 @@ fn reaches_all(flow: &Flow, outcomes: &Outcomes) -> bool {
     outcomes.len() >= 6 * wanted.len() && wanted.iter().all(|backend| reached.contains(backend))
 }
 
-pub(crate) fn target(outcome: &Outcome) -> Option<SocketAddr> {
+pub fn target(outcome: &Outcome) -> Option<SocketAddr> {
     match outcome {
         Outcome::Arrived { target, .. } => Some(*target),
         _ => None,
@@ -239,7 +239,7 @@ fn sources_are_right(expect: &Expectation, outcomes: &Outcomes, node_addresses: 
 }
 
 /// What became of the probes, in words.
-pub(crate) fn summary(outcomes: &Outcomes) -> String {
+pub fn summary(outcomes: &Outcomes) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for (probe, outcome) in outcomes {
         let words = match outcome {
@@ -263,7 +263,7 @@ pub(crate) fn summary(outcomes: &Outcomes) -> String {
 }
 
 /// Expectations that must fail wherever this one holds, with a word about what was flipped.
-pub(crate) fn flips(expect: &Expectation, stranger: SocketAddr) -> Vec<(String, Expectation)> {
+pub fn flips(expect: &Expectation, stranger: SocketAddr) -> Vec<(String, Expectation)> {
     let mut flips = Vec::new();
     for verdict in Verdict::ALL.into_iter().filter(|verdict| *verdict != expect.verdict) {
         let dnat = verdict == Verdict::Dnat;

@@ -8,7 +8,7 @@ use portway::plan::Affinity;
 use portway::ruleset::{Bytes, Element, EndpointMap, Listing, Names, SetId, SetName, Term, Value};
 
 /// A table with all sets under their first names. Maps that no rule uses beside one that rules do are left out.
-pub(crate) fn with_first_names(listing: &Listing) -> Listing {
+pub fn with_first_names(listing: &Listing) -> Listing {
     let mut listing = listing.clone();
     let terms = listing.chains.iter_mut().flat_map(|(_, rules)| rules).flatten();
     let mut used = BTreeSet::new();
@@ -25,7 +25,7 @@ pub(crate) fn with_first_names(listing: &Listing) -> Listing {
 
 /// The sets of a table, in a form in which tables that mean the same are equal.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Sets {
+pub struct Sets {
     /// Elements that leave no choice.
     plain: BTreeMap<SetId, BTreeMap<Bytes, String>>,
     /// The slots and the endpoints of each frontend.
@@ -36,7 +36,7 @@ pub(crate) struct Sets {
 
 impl Sets {
     /// Takes the elements of all sets.
-    pub(crate) fn of<E: Borrow<Element>>(elements: impl IntoIterator<Item = (SetId, E)>) -> Self {
+    pub fn of<E: Borrow<Element>>(elements: impl IntoIterator<Item = (SetId, E)>) -> Self {
         let (slots, ids) = (EndpointMap::ALL.map(EndpointMap::set), EndpointMap::ALL.map(EndpointMap::affinity_ids));
         let (mut plain, mut endpoints) =
             (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::<_, (BTreeSet<_>, BTreeSet<_>)>::new());

@@ -131,6 +131,7 @@ pub fn any_slice() -> impl Strategy<Value = EndpointSlice> {
             family,
             ports,
             endpoints,
+            weights: None,
             changed_at: None,
         })
     })

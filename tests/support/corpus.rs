@@ -14,7 +14,7 @@ use serde_yaml::Value;
 use super::packets::Protocol;
 
 /// A scenario that could be read, or the reason why not together with its name and the number of its flows.
-pub(crate) enum Entry {
+pub enum Entry {
     /// To be run.
     Readable(Box<Scenario>),
     /// To be reported as failed.
@@ -23,7 +23,7 @@ pub(crate) enum Entry {
 
 impl Entry {
     /// What the scenario is called.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Readable(scenario) => &scenario.name,
             Self::Unreadable { name, .. } => name,
@@ -34,22 +34,22 @@ impl Entry {
 /// One node, one configuration, and what happens there.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Scenario {
-    pub(crate) name: String,
+pub struct Scenario {
+    pub name: String,
     #[serde(default, rename = "areas")]
     _areas: Vec<String>,
     #[serde(default, rename = "about")]
     _about: String,
-    pub(crate) node: Node,
-    pub(crate) config: Config,
+    pub node: Node,
+    pub config: Config,
     #[serde(default, rename = "serviceCIDRs")]
-    pub(crate) service_cidrs: Words,
-    pub(crate) phases: Vec<Phase>,
+    pub service_cidrs: Words,
+    pub phases: Vec<Phase>,
 }
 
 impl Scenario {
     /// A node with pods, on which nothing happens by itself.
-    pub(crate) fn uneventful(name: &str) -> Self {
+    pub fn uneventful(name: &str) -> Self {
         let text = format!(
             "
 name: {name}
@@ -66,36 +66,36 @@ phases: []
 /// The node on which the proxy runs.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Node {
-    pub(crate) name: String,
-    pub(crate) zone: Option<String>,
+pub struct Node {
+    pub name: String,
+    pub zone: Option<String>,
     #[serde(default)]
-    pub(crate) labels: serde_yaml::Mapping,
+    pub labels: serde_yaml::Mapping,
     #[serde(default, rename = "nodeIPs")]
-    pub(crate) node_ips: Vec<IpAddr>,
+    pub node_ips: Vec<IpAddr>,
     #[serde(default)]
-    pub(crate) local_addresses: Vec<IpAddr>,
+    pub local_addresses: Vec<IpAddr>,
     #[serde(default, rename = "podCIDRs", alias = "podCIDR")]
-    pub(crate) pod_cidrs: Words,
+    pub pod_cidrs: Words,
 }
 
 /// The configuration of the proxy.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Config {
-    pub(crate) detect_local_mode: Option<String>,
+pub struct Config {
+    pub detect_local_mode: Option<String>,
     #[serde(default, rename = "clusterCIDR", alias = "clusterCIDRs")]
-    pub(crate) cluster_cidrs: Words,
+    pub cluster_cidrs: Words,
     #[serde(default)]
-    pub(crate) masquerade_all: bool,
-    pub(crate) node_port_addresses: Option<Words>,
+    pub masquerade_all: bool,
+    pub node_port_addresses: Option<Words>,
     #[serde(alias = "podBridgeInterface")]
     bridge_interface: Option<String>,
     #[serde(alias = "podInterfaceNamePrefix")]
     interface_name_prefix: Option<String>,
     /// Some write the node's pod ranges here and not at the node.
     #[serde(default, rename = "podCIDRs", alias = "podCIDR", alias = "nodeCIDR", alias = "nodeCIDRs")]
-    pub(crate) pod_cidrs: Words,
+    pub pod_cidrs: Words,
     #[serde(default)]
     detect_local: DetectLocal,
 }
@@ -112,7 +112,7 @@ struct DetectLocal {
 
 impl Config {
     /// The bridge on which pods arrive, where that tells pods from others.
-    pub(crate) fn bridge_interface(&self) -> Option<&str> {
+    pub fn bridge_interface(&self) -> Option<&str> {
         [self.bridge_interface.as_deref(), Some(&self.detect_local.bridge_interface)]
             .into_iter()
             .flatten()
@@ -120,7 +120,7 @@ impl Config {
     }
 
     /// The start of the names of the interfaces on which pods arrive, where that tells pods from others.
-    pub(crate) fn interface_name_prefix(&self) -> Option<&str> {
+    pub fn interface_name_prefix(&self) -> Option<&str> {
         [self.interface_name_prefix.as_deref(), Some(&self.detect_local.interface_name_prefix)]
             .into_iter()
             .flatten()
@@ -131,47 +131,47 @@ impl Config {
 /// A change of the objects and what holds after it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Phase {
-    pub(crate) name: String,
+pub struct Phase {
+    pub name: String,
     #[serde(default, rename = "about")]
     _about: String,
     #[serde(default)]
-    pub(crate) apply: Vec<Value>,
+    pub apply: Vec<Value>,
     #[serde(default)]
-    pub(crate) delete: Vec<String>,
+    pub delete: Vec<String>,
     #[serde(default)]
-    pub(crate) flows: Vec<Flow>,
+    pub flows: Vec<Flow>,
     #[serde(default)]
-    pub(crate) health_checks: Vec<HealthCheck>,
+    pub health_checks: Vec<HealthCheck>,
 }
 
 /// One new connection.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Flow {
-    pub(crate) name: String,
-    pub(crate) from: IpAddr,
-    pub(crate) to: IpAddr,
+pub struct Flow {
+    pub name: String,
+    pub from: IpAddr,
+    pub to: IpAddr,
     #[serde(deserialize_with = "protocol")]
-    pub(crate) protocol: Protocol,
-    pub(crate) port: u16,
-    pub(crate) expect: Expectation,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub expect: Expectation,
 }
 
 /// What must become of a connection.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Expectation {
-    pub(crate) verdict: Verdict,
+pub struct Expectation {
+    pub verdict: Verdict,
     #[serde(default)]
-    pub(crate) backends: Vec<SocketAddr>,
-    pub(crate) masquerade: Option<bool>,
+    pub backends: Vec<SocketAddr>,
+    pub masquerade: Option<bool>,
 }
 
 /// The four things that can become of a connection.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "UPPERCASE")]
-pub(crate) enum Verdict {
+pub enum Verdict {
     Dnat,
     Reject,
     Drop,
@@ -180,7 +180,7 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Dnat, Self::Reject, Self::Drop, Self::Accept];
+    pub const ALL: [Self; 4] = [Self::Dnat, Self::Reject, Self::Drop, Self::Accept];
 }
 
 impl fmt::Display for Expectation {
@@ -198,16 +198,16 @@ impl fmt::Display for Expectation {
 /// What the health check port of a Service must answer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct HealthCheck {
+pub struct HealthCheck {
     /// `namespace/name`
-    pub(crate) service: String,
-    pub(crate) local_endpoints: u32,
-    pub(crate) status: u16,
+    pub service: String,
+    pub local_endpoints: u32,
+    pub status: u16,
 }
 
 /// A list, also when it is written as one string with commas.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Words(pub(crate) Vec<String>);
+pub struct Words(pub Vec<String>);
 
 impl<'de> Deserialize<'de> for Words {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -232,7 +232,7 @@ fn protocol<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Protocol, D::E
 }
 
 /// Reads a whole corpus.
-pub(crate) fn read(path: &Path) -> Result<Vec<Entry>> {
+pub fn read(path: &Path) -> Result<Vec<Entry>> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Corpus {

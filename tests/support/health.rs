@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks a health check port from the node itself and compares the answer; the error says what was different.
-pub(crate) fn check(check: &HealthCheck, objects: &Objects, node_ips: &[IpAddr]) -> Result<(), String> {
+pub fn check(check: &HealthCheck, objects: &Objects, node_ips: &[IpAddr]) -> Result<(), String> {
     let (port, ipv6) = objects
         .health_check_port(&check.service)
         .ok_or_else(|| format!("{} has no healthCheckNodePort", check.service))?;

@@ -14,7 +14,7 @@ use super::one_pod::OnePodNetwork;
 /// What it answers on all of its ports.
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nkube-proxy";
 /// kube-proxy 1.36's shape in its nftables mode, for the pod's Services. They replace rules of its own from before.
-pub(crate) fn rules(cluster_ips: &[&str]) -> String {
+pub fn rules(cluster_ips: &[&str]) -> String {
     let add = |ip: &&str| format!("add element ip kube-proxy service-ips {{ {ip} . tcp . 80 : goto service-A }}\n");
     format!("{TABLE}{}", cluster_ips.iter().map(add).collect::<String>())
 }
@@ -62,22 +62,22 @@ table ip kube-proxy {
 /// From its start until its rules are in force.
 const UNTIL_RULES: Duration = Duration::from_secs(2);
 /// Its metrics, its health, and the health checks of a Service.
-pub(crate) const PORTS: [(Ipv4Addr, u16); 3] =
+pub const PORTS: [(Ipv4Addr, u16); 3] =
     [(Ipv4Addr::LOCALHOST, 10249), (Ipv4Addr::UNSPECIFIED, 10256), (Ipv4Addr::new(192, 168, 7, 1), 31000)];
 
 /// As kube-proxy does, it tries each port once and never again, and adds its rules a while later. When it ends, they stay.
-pub(crate) struct KubeProxy {
+pub struct KubeProxy {
     stop: Arc<AtomicBool>,
     servers: Vec<JoinHandle<()>>,
     /// Ports that somebody else had.
-    pub(crate) taken: Vec<u16>,
+    pub taken: Vec<u16>,
     rules: Option<String>,
     started: Instant,
 }
 
 impl KubeProxy {
     /// Binds its ports; its rules come by [`KubeProxy::program`].
-    pub(crate) fn start(network: &OnePodNetwork, rules: &str) -> Self {
+    pub fn start(network: &OnePodNetwork, rules: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut servers, mut taken) = (Vec::new(), Vec::new());
         for address in PORTS.map(SocketAddr::from) {
@@ -90,13 +90,13 @@ impl KubeProxy {
     }
 
     /// Adds its rules when their time has come.
-    pub(crate) fn program(&mut self, network: &OnePodNetwork) {
+    pub fn program(&mut self, network: &OnePodNetwork) {
         sleep(UNTIL_RULES.saturating_sub(self.started.elapsed()));
         network.load(&self.rules.take().expect("once"));
     }
 
     /// Ends it; its rules stay.
-    pub(crate) fn end(self) {
+    pub fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.servers.into_iter().for_each(|server| server.join().expect("served"));
     }
@@ -120,29 +120,29 @@ fn serve(listener: TcpListener, stop: Arc<AtomicBool>) -> JoinHandle<()> {
 
 /// Who answers 200 at a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
+pub enum Owner {
     Portway,
     KubeProxy,
 }
 
 /// Asks all ports without pause, as a load balancer does now and then.
-pub(crate) struct LoadBalancer {
+pub struct LoadBalancer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<BTreeMap<u16, Seen>>,
 }
 
 /// What was seen of a port.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub struct Seen {
     last: Option<Instant>,
     /// The longest time without an answer between two answers.
-    pub(crate) pause: Duration,
+    pub pause: Duration,
     /// Who answered last.
-    pub(crate) owner: Option<Owner>,
+    pub owner: Option<Owner>,
 }
 
 impl LoadBalancer {
-    pub(crate) fn start(network: &OnePodNetwork) -> Self {
+    pub fn start(network: &OnePodNetwork) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (node, stopped) = (network.node.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
@@ -164,14 +164,14 @@ impl LoadBalancer {
         Self { stop, thread }
     }
 
-    pub(crate) fn finish(self) -> BTreeMap<u16, Seen> {
+    pub fn finish(self) -> BTreeMap<u16, Seen> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the load balancer")
     }
 }
 
 /// Who answers on the node at this moment, at each port.
-pub(crate) fn owners(network: &OnePodNetwork) -> BTreeMap<u16, Option<Owner>> {
+pub fn owners(network: &OnePodNetwork) -> BTreeMap<u16, Option<Owner>> {
     let ask = |(ip, port): (Ipv4Addr, u16)| {
         let ip = if ip.is_unspecified() { Ipv4Addr::new(192, 168, 7, 1) } else { ip };
         (port, within(&network.node, || ask((ip, port).into())))
@@ -191,7 +191,7 @@ fn ask(address: SocketAddr) -> Option<Owner> {
 }
 
 /// Does something in a network namespace.
-pub(crate) fn within<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+pub fn within<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
     let enter = || {
         namespace.enter().expect("the namespace");
         work()

@@ -18,10 +18,10 @@ use super::packets::{Probe, Protocol};
 use super::world::{Layout, Place, World};
 
 /// The thread that made it stands in the node's namespace.
-pub(crate) struct Live {
-    pub(crate) world: World,
-    pub(crate) layout: Layout,
-    pub(crate) numbers: Numbers,
+pub struct Live {
+    pub world: World,
+    pub layout: Layout,
+    pub numbers: Numbers,
     controller: Controller<NftKernel>,
     reports: watch::Receiver<Report>,
     options: Options,
@@ -31,20 +31,20 @@ pub(crate) struct Live {
 
 /// When a packet had passed the node, and when the sync beside it began and was done.
 #[derive(Debug)]
-pub(crate) struct PacketAndSync {
-    pub(crate) passed: Instant,
-    pub(crate) began: Instant,
-    pub(crate) done: Instant,
+pub struct PacketAndSync {
+    pub passed: Instant,
+    pub began: Instant,
+    pub done: Instant,
 }
 
 impl Live {
     /// Builds a world; nothing is programmed yet.
-    pub(crate) fn build(layout: Layout, options: &Options) -> Result<Self> {
+    pub fn build(layout: Layout, options: &Options) -> Result<Self> {
         Self::build_with(layout, options, kernel)
     }
 
     /// The same where the sync loop owns its tables, as far as the kernel can.
-    pub(crate) fn build_owned(layout: Layout, options: &Options) -> Result<Self> {
+    pub fn build_owned(layout: Layout, options: &Options) -> Result<Self> {
         Self::build_with(layout, options, || Ok(NftKernel::open()?))
     }
 
@@ -56,7 +56,7 @@ impl Live {
     }
 
     /// Has the sync loop handle a batch, which it must be able to.
-    pub(crate) fn handle(&mut self, events: impl IntoIterator<Item = Event>) -> Result<()> {
+    pub fn handle(&mut self, events: impl IntoIterator<Item = Event>) -> Result<()> {
         let before = self.reports.borrow().syncs;
         self.controller.handle(events, Instant::now());
         let report = self.reports.borrow().clone();
@@ -67,7 +67,7 @@ impl Live {
 
     /// The same while a packet is on its way through the node, which takes it as long as `send` does; when it had passed. Each
     /// has a CPU of its own: the kernel does not let a thread go on where it handles a packet.
-    pub(crate) fn handle_during(
+    pub fn handle_during(
         &mut self,
         from: Place,
         probe: &Probe,
@@ -97,27 +97,27 @@ impl Live {
     }
 
     /// Ends the sync loop and starts another one on the same kernel, with everything listed anew.
-    pub(crate) fn restart(&mut self, events: impl IntoIterator<Item = Event>) -> Result<()> {
+    pub fn restart(&mut self, events: impl IntoIterator<Item = Event>) -> Result<()> {
         (self.controller, self.reports) = Controller::new(kernel()?, self.options.clone());
         self.handle(events)
     }
 
-    pub(crate) fn controller(&mut self) -> &mut Controller<NftKernel> {
+    pub fn controller(&mut self) -> &mut Controller<NftKernel> {
         &mut self.controller
     }
 
     /// The table as the kernel has it.
-    pub(crate) fn read(&mut self, family: Family) -> Result<Table> {
+    pub fn read(&mut self, family: Family) -> Result<Table> {
         self.observer.read(family)?.context("there is no table")
     }
 
     /// The kernel's count of committed transactions.
-    pub(crate) fn generation(&mut self) -> Result<u32> {
+    pub fn generation(&mut self) -> Result<u32> {
         Ok(self.observer.generation()?)
     }
 
     /// The affinity records of a family.
-    pub(crate) fn records(&mut self, family: Family) -> Result<Vec<(Bytes, Element)>> {
+    pub fn records(&mut self, family: Family) -> Result<Vec<(Bytes, Element)>> {
         Ok(self
             .observer
             .read_set(family, SetId::Affinity.into())?
@@ -127,13 +127,13 @@ impl Live {
     }
 
     /// Something to try connections with.
-    pub(crate) fn attempt(&self, place: Place) -> Attempt<'_> {
+    pub fn attempt(&self, place: Place) -> Attempt<'_> {
         let Self { world, numbers, layout, .. } = self;
         Attempt { world, numbers, place, forget: None, node_addresses: &layout.addresses }
     }
 
     /// Opens connections one after the other, each from a new port, and tells what became of each.
-    pub(crate) fn connect(
+    pub fn connect(
         &self,
         place: Place,
         protocol: Protocol,
@@ -146,7 +146,7 @@ impl Live {
     }
 
     /// Sends all probes at once.
-    pub(crate) fn send(&self, place: Place, probes: Vec<Probe>) -> Result<Outcomes> {
+    pub fn send(&self, place: Place, probes: Vec<Probe>) -> Result<Outcomes> {
         self.attempt(place).send_and_watch(probes, Until::AllSeen)
     }
 }
@@ -164,7 +164,7 @@ fn kernel() -> Result<NftKernel> {
 }
 
 /// Deletes all affinity records through a connection of its own.
-pub(crate) fn forget_clients() -> Result<()> {
+pub fn forget_clients() -> Result<()> {
     let mut kernel = kernel()?;
     for family in Family::ALL {
         let records: Vec<Element> = kernel.read_set(family, SetId::Affinity.into())?.values().collect();
@@ -174,6 +174,6 @@ pub(crate) fn forget_clients() -> Result<()> {
 }
 
 /// The wire's name for a protocol of the model.
-pub(crate) fn on_the_wire(protocol: portway::model::Protocol) -> Protocol {
+pub fn on_the_wire(protocol: portway::model::Protocol) -> Protocol {
     Protocol::from_number(protocol.number()).expect("the same three protocols")
 }

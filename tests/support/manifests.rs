@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 /// The Node of [`super::node::Program`].
-pub(crate) const NODE: &str = "
+pub const NODE: &str = "
 apiVersion: v1
 kind: Node
 metadata: {name: n1}
@@ -13,12 +13,12 @@ status: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: InternalIP, a
 ";
 
 /// A Service with these fields of its spec, comma-separated.
-pub(crate) fn service(name: &str, spec: &str) -> String {
+pub fn service(name: &str, spec: &str) -> String {
     format!("apiVersion: v1\nkind: Service\nmetadata: {{{}}}\nspec: {{{spec}}}\n---\n", identity(name))
 }
 
 /// A slice of a Service, in the Service's namespace; `rest` are all fields but the metadata.
-pub(crate) fn slice(service: &str, name: &str, rest: &str) -> String {
+pub fn slice(service: &str, name: &str, rest: &str) -> String {
     let (namespace, service) = service.split_once('/').unwrap_or(("default", service));
     format!(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
@@ -27,7 +27,7 @@ pub(crate) fn slice(service: &str, name: &str, rest: &str) -> String {
 }
 
 /// The slice `SERVICE-1` with IPv4 endpoints at port 8080, all on one node, or on none.
-pub(crate) fn ipv4_slice(service: &str, addresses: &[&str], node: Option<&str>) -> String {
+pub fn ipv4_slice(service: &str, addresses: &[&str], node: Option<&str>) -> String {
     let mut endpoints = String::new();
     for address in addresses {
         let node = node.map(|node| format!(", nodeName: {node}")).unwrap_or_default();

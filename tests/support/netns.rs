@@ -14,31 +14,31 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace that lives as long as this value (and the processes started in it).
 #[derive(Debug)]
-pub(crate) struct Namespace {
+pub struct Namespace {
     handle: File,
 }
 
 impl Namespace {
     /// Makes an empty namespace and moves the calling thread into it.
-    pub(crate) fn create() -> Result<Self> {
+    pub fn create() -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
         let handle = File::open("/proc/thread-self/ns/net").context("cannot hold the new network namespace")?;
         Ok(Self { handle })
     }
 
     /// Moves the calling thread into this namespace; processes and sockets it makes from then on live there.
-    pub(crate) fn enter(&self) -> Result<()> {
+    pub fn enter(&self) -> Result<()> {
         setns(&self.handle, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")
     }
 
     /// A path by which the `ip` program finds this namespace while this process lives.
-    pub(crate) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.handle.as_raw_fd())
     }
 }
 
 /// Writes sysctls of the calling thread's network namespace, given as `net/ipv4/ip_forward`-like names.
-pub(crate) fn set_sysctls(settings: &[(&str, &str)]) -> Result<()> {
+pub fn set_sysctls(settings: &[(&str, &str)]) -> Result<()> {
     for (name, value) in settings {
         std::fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("cannot set sysctl {name}"))?;
     }
@@ -46,7 +46,7 @@ pub(crate) fn set_sysctls(settings: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Runs many `ip` commands, one a line, in the calling thread's network namespace.
-pub(crate) fn ip_batch(commands: &str) -> Result<()> {
+pub fn ip_batch(commands: &str) -> Result<()> {
     let mut child = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
@@ -63,7 +63,7 @@ pub(crate) fn ip_batch(commands: &str) -> Result<()> {
 }
 
 /// Runs a program in the calling thread's network namespace and returns what it prints, errors included in words.
-pub(crate) fn output_of(program: &str, args: &[&str]) -> String {
+pub fn output_of(program: &str, args: &[&str]) -> String {
     match Command::new(program).args(args).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
         Ok(output) => format!("`{program}` failed: {}", String::from_utf8_lossy(&output.stderr).trim()),
@@ -72,7 +72,7 @@ pub(crate) fn output_of(program: &str, args: &[&str]) -> String {
 }
 
 /// Runs a closure on a thread of its own in an empty network namespace; sockets and processes it makes live there.
-pub(crate) fn in_netns<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub fn in_netns<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let namespace = Namespace::create().expect("network namespaces need root");

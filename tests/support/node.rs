@@ -12,10 +12,11 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::netns::ip_batch;
+use super::program::program_file;
 
 /// The program on a node with the addresses 10.0.0.1, 10.0.0.2 and fd00::1.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub struct Program {
     child: Child,
     folder: TempDir,
     start: Vec<String>,
@@ -24,19 +25,19 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts it with these objects and waits for its first sync.
-    pub(crate) fn start(objects: &str, flags: &[&str]) -> Self {
+    pub fn start(objects: &str, flags: &[&str]) -> Self {
         Self::start_under(&[], objects, flags)
     }
 
     /// The same under another program, which must in the end become this one.
-    pub(crate) fn start_under(under: &[&str], objects: &str, flags: &[&str]) -> Self {
+    pub fn start_under(under: &[&str], objects: &str, flags: &[&str]) -> Self {
         let addresses = ["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"];
         ip_batch(&addresses.map(|address| format!("addr replace {address} dev lo\n")).concat()).expect("addresses");
         Self::over(under, objects, flags)
     }
 
     /// Starts it where another one has run.
-    pub(crate) fn again(objects: &str, flags: &[&str]) -> Self {
+    pub fn again(objects: &str, flags: &[&str]) -> Self {
         Self::over(&[], objects, flags)
     }
 
@@ -50,13 +51,13 @@ impl Program {
     }
 
     /// The same with an API server.
-    pub(crate) fn connect_under(under: &[&str], kubeconfig: &Path) -> Self {
+    pub fn connect_under(under: &[&str], kubeconfig: &Path) -> Self {
         let kubeconfig = ["--kubeconfig", kubeconfig.to_str().expect("a plain path")];
         Self::launch(under, &kubeconfig, TempDir::new().expect("a folder"))
     }
 
     /// The same with an API server at this URL.
-    pub(crate) fn follow(url: &str, flags: &[&str]) -> Self {
+    pub fn follow(url: &str, flags: &[&str]) -> Self {
         let master = format!("--master={url}");
         Self::launch(&[], &[&[master.as_str()], flags].concat(), TempDir::new().expect("a folder"))
     }
@@ -65,7 +66,8 @@ impl Program {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .args(under)
-            .args([env!("CARGO_BIN_EXE_portway"), "run", "--hostname-override", "n1", "-v", "4"])
+            .arg(program_file())
+            .args(["run", "--hostname-override", "n1", "-v", "4"])
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()
@@ -88,30 +90,30 @@ impl Program {
     }
 
     /// Whether it has logged these words by now.
-    pub(crate) fn said(&self, words: &str) -> bool {
+    pub fn said(&self, words: &str) -> bool {
         let later = self.later.lock().expect("no panic");
         self.start.iter().chain(later.iter()).any(|line| line.contains(words))
     }
 
     /// What it logged until its first sync.
-    pub(crate) fn start_log(&self) -> &[String] {
+    pub fn start_log(&self) -> &[String] {
         &self.start
     }
 
     /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Asks it to end, and waits.
-    pub(crate) fn end(mut self) -> ExitStatus {
+    pub fn end(mut self) -> ExitStatus {
         let pid = Pid::from_raw(self.pid().try_into().expect("a process"));
         kill(pid, Signal::SIGTERM).expect("it runs");
         self.child.wait().expect("ended")
     }
 
     /// Replaces all objects.
-    pub(crate) fn replace(&self, objects: &str) {
+    pub fn replace(&self, objects: &str) {
         let draft = Path::new("all.yaml.draft");
         std::fs::write(self.folder.path().join(draft), objects).expect("manifests");
         std::fs::rename(self.folder.path().join(draft), self.folder.path().join("all.yaml")).expect("manifests");

@@ -10,11 +10,11 @@ use super::packets::Protocol;
 
 /// The objects in force.
 #[derive(Debug, Default)]
-pub(crate) struct Objects(Vec<Value>);
+pub struct Objects(Vec<Value>);
 
 impl Objects {
     /// The objects that exist before the first phase: the Node and the service ranges.
-    pub(crate) fn of_cluster(scenario: &Scenario) -> Result<Self> {
+    pub fn of_cluster(scenario: &Scenario) -> Result<Self> {
         let mut objects = Self::default();
         objects.apply(node_object(scenario)?)?;
         for (index, cidrs) in one_range_per_family(&scenario.service_cidrs.0).into_iter().enumerate() {
@@ -28,7 +28,7 @@ impl Objects {
     }
 
     /// Creates or replaces an object.
-    pub(crate) fn apply(&mut self, object: Value) -> Result<()> {
+    pub fn apply(&mut self, object: Value) -> Result<()> {
         let identity = identity(&object).context("an object without kind or metadata.name")?;
         match self.0.iter_mut().find(|known| self::identity(known).as_ref() == Some(&identity)) {
             Some(known) => *known = object,
@@ -38,7 +38,7 @@ impl Objects {
     }
 
     /// Removes the object called `Kind/namespace/name`, or `Kind/name` for those without a namespace.
-    pub(crate) fn delete(&mut self, called: &str) -> Result<()> {
+    pub fn delete(&mut self, called: &str) -> Result<()> {
         let parts: Vec<&str> = called.split('/').collect();
         let wanted = match parts[..] {
             [kind, namespace, name] => (kind, namespace, name),
@@ -54,13 +54,13 @@ impl Objects {
     }
 
     /// All objects as one YAML file of many documents.
-    pub(crate) fn to_yaml(&self) -> Result<String> {
+    pub fn to_yaml(&self) -> Result<String> {
         let documents: Result<Vec<String>, _> = self.0.iter().map(serde_yaml::to_string).collect();
         Ok(documents.context("cannot write an object as YAML")?.join("---\n"))
     }
 
     /// Whether a Service with ClientIP affinity may answer on this port.
-    pub(crate) fn has_affinity(&self, protocol: Protocol, port: u16) -> bool {
+    pub fn has_affinity(&self, protocol: Protocol, port: u16) -> bool {
         let answers = |entry: &Value| {
             let name = entry.get("protocol").and_then(Value::as_str).unwrap_or("TCP");
             let is_port = |key: &str| entry.get(key).and_then(Value::as_u64) == Some(u64::from(port));
@@ -71,7 +71,7 @@ impl Objects {
     }
 
     /// Whether an address is an external or load balancer address of a Service.
-    pub(crate) fn is_vip(&self, address: IpAddr) -> bool {
+    pub fn is_vip(&self, address: IpAddr) -> bool {
         let is_it = |written: Option<&str>| written.and_then(lenient_ip) == Some(address);
         self.services().any(|service| {
             list(service, "/spec/externalIPs").any(|ip| is_it(ip.as_str()))
@@ -80,7 +80,7 @@ impl Objects {
     }
 
     /// The health check port of the Service called `namespace/name` and whether it is an IPv6 Service in the first place.
-    pub(crate) fn health_check_port(&self, called: &str) -> Option<(u16, bool)> {
+    pub fn health_check_port(&self, called: &str) -> Option<(u16, bool)> {
         let (namespace, name) = called.split_once('/')?;
         let service =
             self.services().find(|service| identity(service).is_some_and(|it| it.1 == namespace && it.2 == name))?;
@@ -95,7 +95,7 @@ impl Objects {
 }
 
 /// The addresses of endpoints on the scenario's own node, over all its phases.
-pub(crate) fn local_endpoints(scenario: &Scenario) -> Vec<IpAddr> {
+pub fn local_endpoints(scenario: &Scenario) -> Vec<IpAddr> {
     let objects = scenario.phases.iter().flat_map(|phase| &phase.apply);
     let here = |endpoint: &&Value| text(endpoint, "/nodeName") == Some(&scenario.node.name);
     let endpoints = objects.flat_map(|object| list(object, "/endpoints")).filter(here);

@@ -1,5 +1,6 @@
 //! A client, a node and a pod in a row; the client connects without pause.
 
+use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -13,13 +14,11 @@ use nix::unistd::Pid;
 
 use super::manifests::{ipv4_slice, service};
 use super::netns::{Namespace, ip_batch, set_sysctls};
+use super::program::program_file;
 use super::wait::eventually;
 
-/// The program.
-pub(crate) const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
-
 /// A Service of the pod, and the node.
-pub(crate) fn manifests() -> String {
+pub fn manifests() -> String {
     const NODE: &str = "
 apiVersion: v1
 kind: Node
@@ -31,19 +30,19 @@ status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
 }
 
 /// The slice of a Service of the pod.
-pub(crate) fn pod_slice(service: &str) -> String {
+pub fn pod_slice(service: &str) -> String {
     ipv4_slice(service, &["10.244.1.2"], Some("node-a"))
 }
 
 /// Asks without pause, some 1,000 times a second, until told to stop.
-pub(crate) struct Client {
+pub struct Client {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     thread: std::thread::JoinHandle<Vec<String>>,
 }
 
 impl Client {
-    pub(crate) fn start(namespace: Arc<Namespace>, service: &str) -> Self {
+    pub fn start(namespace: Arc<Namespace>, service: &str) -> Self {
         let service: SocketAddr = service.parse().expect("an address");
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, count) = (stop.clone(), asked.clone());
@@ -70,7 +69,7 @@ impl Client {
     }
 
     /// Waits until this many more requests were made.
-    pub(crate) fn ask(&self, more: usize) {
+    pub fn ask(&self, more: usize) {
         let goal = self.asked.load(Ordering::Relaxed) + more;
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.asked.load(Ordering::Relaxed) < goal {
@@ -80,7 +79,7 @@ impl Client {
     }
 
     /// Ends it. No request may have failed; says how many there were.
-    pub(crate) fn lost_nothing(self) -> usize {
+    pub fn lost_nothing(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let failures = self.thread.join().expect("the client");
         let asked = self.asked.load(Ordering::Relaxed);
@@ -90,7 +89,7 @@ impl Client {
 }
 
 /// Runs a program in a namespace.
-pub(crate) fn start(namespace: &Namespace, program: &str, args: &[&str]) -> Child {
+pub fn start(namespace: &Namespace, program: impl AsRef<OsStr> + Send, args: &[&str]) -> Child {
     std::thread::scope(|scope| {
         let spawn = || {
             namespace.enter().expect("the namespace");
@@ -101,19 +100,19 @@ pub(crate) fn start(namespace: &Namespace, program: &str, args: &[&str]) -> Chil
 }
 
 /// Kills a program, and waits until it has ended.
-pub(crate) fn kill(mut child: Child) {
+pub fn kill(mut child: Child) {
     child.kill().expect("killed");
     child.wait().expect("ended");
 }
 
 /// Tells a program to end, and waits until it has.
-pub(crate) fn terminate(child: &mut Child) -> ExitStatus {
+pub fn terminate(child: &mut Child) -> ExitStatus {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     signal::kill(pid, Signal::SIGTERM).expect("it runs");
     child.wait().expect("ended")
 }
 
-pub(crate) fn output(namespace: &Namespace, program: &str, args: &[&str]) -> String {
+pub fn output(namespace: &Namespace, program: &str, args: &[&str]) -> String {
     let output = start(namespace, program, args).wait_with_output().expect("it ends");
     assert!(output.status.success(), "{program} {args:?}");
     String::from_utf8(output.stdout).expect("text")
@@ -131,13 +130,13 @@ fn namespace(commands: &str) -> Arc<Namespace> {
 }
 
 /// A client, a node and a pod that answers, in a row.
-pub(crate) struct OnePodNetwork {
-    pub(crate) client: Arc<Namespace>,
-    pub(crate) node: Arc<Namespace>,
+pub struct OnePodNetwork {
+    pub client: Arc<Namespace>,
+    pub node: Arc<Namespace>,
 }
 
 impl OnePodNetwork {
-    pub(crate) fn build() -> Self {
+    pub fn build() -> Self {
         let (client, pod) = (namespace("link set lo up"), namespace("link set lo up"));
         let node = namespace(&format!(
             "link set lo up\nlink add c type veth peer name eth0 netns {}\nlink add p type veth peer name eth0 netns {}\n\
@@ -188,7 +187,7 @@ impl OnePodNetwork {
     }
 
     /// Loads rules on the node.
-    pub(crate) fn load(&self, rules: &str) {
+    pub fn load(&self, rules: &str) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("rules.nft");
         std::fs::write(&file, rules).expect("writable");
@@ -196,10 +195,10 @@ impl OnePodNetwork {
     }
 
     /// Starts Portway on the node.
-    pub(crate) fn portway(&self, folder: &Path, manifests: &str, more: &[&str]) -> Child {
+    pub fn portway(&self, folder: &Path, manifests: &str, more: &[&str]) -> Child {
         std::fs::write(folder.join("all.yaml"), manifests).expect("writable");
         let folder = folder.to_str().expect("plain");
         let run = ["run", "--manifests", folder, "--hostname-override", "node-a", "--cluster-cidr", "10.244.0.0/16"];
-        start(&self.node, PORTWAY, &[&run[..], more].concat())
+        start(&self.node, program_file(), &[&run[..], more].concat())
     }
 }

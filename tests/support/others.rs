@@ -15,7 +15,7 @@ const TABLE: &str = "others";
 
 /// They go on until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Others {
+pub struct Others {
     stop: Arc<AtomicBool>,
     commits: Arc<AtomicUsize>,
     turn: Arc<Mutex<()>>,
@@ -25,7 +25,7 @@ pub(crate) struct Others {
 impl Others {
     /// Makes a table in the network namespace of this thread, then adds and deletes so many chains of it again and again: a
     /// transaction adds or deletes all of them, and one follows the other after a pause.
-    pub(crate) fn start(chains: u32, pause: Duration) -> Self {
+    pub fn start(chains: u32, pause: Duration) -> Self {
         let socket = Socket::open();
         socket.commit(&[(NEWTABLE, None)]);
         let (stop, commits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -49,12 +49,12 @@ impl Others {
     }
 
     /// They pause until the result is dropped: `nft` itself lists chains twice while others come and go.
-    pub(crate) fn pause(&self) -> MutexGuard<'_, ()> {
+    pub fn pause(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().expect("nobody has panicked")
     }
 
     /// Transactions so far.
-    pub(crate) fn commits(&self) -> usize {
+    pub fn commits(&self) -> usize {
         self.commits.load(Ordering::Relaxed)
     }
 }

@@ -18,7 +18,7 @@ const SCTP_INIT_LENGTH: usize = 32;
 
 /// A protocol of the corpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Protocol {
+pub enum Protocol {
     /// A SYN is sent.
     Tcp,
     /// A small datagram is sent.
@@ -31,10 +31,10 @@ pub(crate) enum Protocol {
 
 impl Protocol {
     /// Those that Services can have.
-    pub(crate) const TRANSPORTS: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+    pub const TRANSPORTS: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// The number in the IP header; in that of IPv4 for ICMP.
-    pub(crate) const fn number(self) -> u8 {
+    pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
@@ -44,11 +44,11 @@ impl Protocol {
     }
 
     /// The protocol with this name, in Kubernetes objects if they have it.
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::TRANSPORTS.into_iter().chain([Self::Icmp]).find(|protocol| protocol.to_string() == name)
     }
 
-    pub(crate) fn from_number(number: u8) -> Option<Self> {
+    pub fn from_number(number: u8) -> Option<Self> {
         match number {
             ICMP | ICMPV6 => Some(Self::Icmp),
             _ => Self::TRANSPORTS.into_iter().find(|protocol| protocol.number() == number),
@@ -69,20 +69,20 @@ impl fmt::Display for Protocol {
 
 /// One packet that opens one connection. Both addresses are of one family.
 #[derive(Clone, Debug)]
-pub(crate) struct Probe {
+pub struct Probe {
     /// By which the packet is known again.
-    pub(crate) tag: u32,
+    pub tag: u32,
     /// What kind of connection.
-    pub(crate) protocol: Protocol,
+    pub protocol: Protocol,
     /// Who opens it.
-    pub(crate) source: SocketAddr,
+    pub source: SocketAddr,
     /// To what.
-    pub(crate) target: SocketAddr,
+    pub target: SocketAddr,
 }
 
 /// A probe, or an error about it, as seen somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Sight {
+pub enum Sight {
     /// The probe itself, with the addresses it carries here.
     Packet { tag: u32, source: SocketAddr, target: SocketAddr },
     /// An ICMP or ICMPv6 error that quotes the probe.
@@ -91,7 +91,7 @@ pub(crate) enum Sight {
 
 impl Probe {
     /// The IP packet.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = match self.protocol {
             Protocol::Tcp => self.tcp_syn(),
             Protocol::Udp => self.udp_datagram(),
@@ -193,20 +193,20 @@ impl Probe {
 
 impl Sight {
     /// The tag of the probe that was seen.
-    pub(crate) const fn tag(&self) -> u32 {
+    pub const fn tag(&self) -> u32 {
         match self {
             Self::Packet { tag, .. } | Self::Error { tag, .. } => *tag,
         }
     }
 
     /// Recognises an IP packet; `None` for everything that is neither a probe nor an error about one.
-    pub(crate) fn in_ip_packet(packet: &[u8]) -> Option<Self> {
+    pub fn in_ip_packet(packet: &[u8]) -> Option<Self> {
         let (source, target, number, body) = split_ip(packet)?;
         Self::in_ip_body(source, target, number, body)
     }
 
     /// The same for a packet whose IP header has already been taken off.
-    pub(crate) fn in_ip_body(source: IpAddr, target: IpAddr, number: u8, body: &[u8]) -> Option<Self> {
+    pub fn in_ip_body(source: IpAddr, target: IpAddr, number: u8, body: &[u8]) -> Option<Self> {
         if let Some((tag, source_port, target_port)) = tag_and_ports(Protocol::from_number(number)?, body, false) {
             let (source, target) = (SocketAddr::new(source, source_port), SocketAddr::new(target, target_port));
             return Some(Self::Packet { tag, source, target });

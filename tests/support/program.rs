@@ -18,9 +18,15 @@ const SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// How many lines of the log are worth printing.
 const LOG_TAIL: usize = 150;
 
+/// The file of the program under test: PORTWAY_BIN, or what cargo built for this run.
+pub fn program_file() -> PathBuf {
+    let path = std::env::var_os("PORTWAY_BIN").or_else(|| std::env::var_os("CARGO_BIN_EXE_portway"));
+    path.expect("`cargo test` runs this, or PORTWAY_BIN names the program").into()
+}
+
 /// The running program.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub struct Program {
     child: Child,
     log: Arc<Log>,
     readers: Vec<JoinHandle<()>>,
@@ -49,24 +55,24 @@ struct Lines {
 
 /// How to start the program.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Launch<'a> {
+pub struct Launch<'a> {
     /// A command line to run it under.
-    pub(crate) under: &'a [&'a str],
+    pub under: &'a [&'a str],
     /// Whether it may own its tables, which keeps everybody else out.
-    pub(crate) owned: bool,
+    pub owned: bool,
 }
 
 impl Program {
     /// Starts the program in the calling thread's network namespace and waits for its first sync.
-    pub(crate) fn start(scenario: &Scenario, objects: &str) -> Result<Self> {
+    pub fn start(scenario: &Scenario, objects: &str) -> Result<Self> {
         Self::launch(Launch::default(), scenario, objects)
     }
 
     /// The same in a certain way.
-    pub(crate) fn launch(launch: Launch<'_>, scenario: &Scenario, objects: &str) -> Result<Self> {
+    pub fn launch(launch: Launch<'_>, scenario: &Scenario, objects: &str) -> Result<Self> {
         let manifests = Manifests::new()?;
         manifests.replace(objects)?;
-        let path = std::env::var_os("PORTWAY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_portway").into());
+        let path = program_file();
         // The program must not outlive a test that is killed.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -77,7 +83,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start {} through setpriv (util-linux)", Path::new(&path).display()))?;
+            .with_context(|| format!("cannot start {} through setpriv (util-linux)", path.display()))?;
         let log = Arc::new(Log::default());
         let stdout = child.stdout.take().context("no stdout")?;
         let stderr = child.stderr.take().context("no stderr")?;
@@ -90,31 +96,31 @@ impl Program {
     }
 
     /// Replaces all objects in one step and waits until the program has followed.
-    pub(crate) fn reload(&self, objects: &str) -> Result<()> {
+    pub fn reload(&self, objects: &str) -> Result<()> {
         let before = self.log.lock().synced;
         self.manifests.replace(objects)?;
         self.wait_for_sync(before)
     }
 
     /// The process, which may be that of the program it runs under.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits for the end of the process.
-    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+    pub fn wait(&mut self) -> Result<ExitStatus> {
         self.child.wait().context("cannot wait for the program")
     }
 
     /// The end of the log.
-    pub(crate) fn log_tail(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let lines = self.log.lock();
         let from = lines.all.len().saturating_sub(LOG_TAIL);
         format!("--- log of the program, last {} lines\n{}", lines.all.len() - from, lines.all[from..].join("\n"))
     }
 
     /// How many lines of the log have these words.
-    pub(crate) fn said(&self, words: &str) -> usize {
+    pub fn said(&self, words: &str) -> usize {
         self.log.lock().all.iter().filter(|line| line.contains(words)).count()
     }
 

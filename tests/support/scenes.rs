@@ -24,15 +24,15 @@ use super::world::{Layout, Place, PodInterface};
 
 /// A cluster as one node sees it, and what to try there.
 #[derive(Debug)]
-pub(crate) struct Scene {
-    pub(crate) options: Options,
-    pub(crate) events: Vec<Event>,
-    pub(crate) wishes: Vec<Wish>,
+pub struct Scene {
+    pub options: Options,
+    pub events: Vec<Event>,
+    pub wishes: Vec<Wish>,
 }
 
 /// What kind of packet to make; the numbers choose among what there is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wish {
+pub struct Wish {
     ipv4: bool,
     from: u8,
     from_which: u8,
@@ -43,15 +43,15 @@ pub(crate) struct Wish {
 
 /// A packet to be sent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Errand {
-    pub(crate) place: Place,
-    pub(crate) from: IpAddr,
-    pub(crate) to: SocketAddr,
-    pub(crate) protocol: Protocol,
+pub struct Errand {
+    pub place: Place,
+    pub from: IpAddr,
+    pub to: SocketAddr,
+    pub protocol: Protocol,
 }
 
 /// Has `jobs` threads take the numbers of cases, each the next one, until none is left; what each made of its own.
-pub(crate) fn side_by_side<T: Send>(
+pub fn side_by_side<T: Send>(
     jobs: usize,
     cases: u64,
     work: impl Fn(&mut (dyn Iterator<Item = u64> + Send)) -> T + Sync,
@@ -65,7 +65,7 @@ pub(crate) fn side_by_side<T: Send>(
 }
 
 /// The value a strategy gives for a seed.
-pub(crate) fn sample<S: Strategy>(strategy: &S, seed: u64) -> S::Value {
+pub fn sample<S: Strategy>(strategy: &S, seed: u64) -> S::Value {
     let mut bytes = [0x70; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -74,7 +74,7 @@ pub(crate) fn sample<S: Strategy>(strategy: &S, seed: u64) -> S::Value {
 }
 
 /// A number from the environment.
-pub(crate) fn number(variable: &str, default: u64) -> u64 {
+pub fn number(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
         Err(_) => default,
@@ -97,7 +97,7 @@ fn last(ip: IpAddr) -> u8 {
 }
 
 /// Every address of the node but loopback.
-pub(crate) fn node_addresses() -> Vec<IpAddr> {
+pub fn node_addresses() -> Vec<IpAddr> {
     let of = |family| [ip(family, 51, 0, 1), ip(family, 51, 0, 2), ip(family, 78, 0, 3)];
     Family::ALL.into_iter().flat_map(of).collect()
 }
@@ -107,7 +107,7 @@ fn pod_ranges() -> Vec<IpNet> {
 }
 
 /// The world that a configuration needs.
-pub(crate) fn layout(options: &Options) -> Layout {
+pub fn layout(options: &Options) -> Layout {
     let pod_interface = match &options.detect_local {
         DetectLocal::BridgeInterface(name) => PodInterface::Bridge(name.clone()),
         DetectLocal::InterfaceNamePrefix(prefix) => PodInterface::Plain(format!("{prefix}0")),
@@ -117,7 +117,7 @@ pub(crate) fn layout(options: &Options) -> Layout {
 }
 
 /// Scenes with so many packets.
-pub(crate) fn any_scene(packets: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Scene> {
+pub fn any_scene(packets: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Scene> {
     let node_cidr = any::<u8>();
     let objects = (vec(any_service(), 4..8), vec(any_slice(), 10..20), vec(any_service_cidr(), 0..3));
     let node = (vec((any::<bool>(), 1_u8..3), 1..3), prop_oneof![Just("zone-a"), Just("zone-b"), Just("")]);
@@ -211,7 +211,7 @@ fn any_wish() -> impl Strategy<Value = Wish> {
 
 impl Wish {
     /// The packet that comes of the wish under this table.
-    pub(crate) fn errand(self, mirror: &Mirror) -> Errand {
+    pub fn errand(self, mirror: &Mirror) -> Errand {
         let family = if self.ipv4 { Family::Ipv4 } else { Family::Ipv6 };
         let (to, protocol) = self.destination(mirror, family);
         let (place, from) = if to.ip().is_loopback() { (Place::Node, to.ip()) } else { self.source(family) };

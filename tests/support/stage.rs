@@ -24,17 +24,17 @@ const FLIPPED_PER_VERDICT: usize = 2;
 
 /// What came of a scenario, or of several.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     /// Lines for the user.
-    pub(crate) text: String,
-    pub(crate) passed: usize,
-    pub(crate) failed: usize,
+    pub text: String,
+    pub passed: usize,
+    pub failed: usize,
     /// Health checks that were not asked.
-    pub(crate) pending: usize,
+    pub pending: usize,
     /// Flipped expectations that failed as they should.
-    pub(crate) flipped: usize,
+    pub flipped: usize,
     /// Flipped expectations that passed: the runner is blind.
-    pub(crate) blind: usize,
+    pub blind: usize,
 }
 
 impl Report {
@@ -44,7 +44,7 @@ impl Report {
     }
 
     /// Adds another report's numbers to this one.
-    pub(crate) fn count(&mut self, other: &Self) {
+    pub fn count(&mut self, other: &Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.pending += other.pending;
@@ -54,7 +54,7 @@ impl Report {
 }
 
 /// What all scenarios of a run share.
-pub(crate) struct Stage {
+pub struct Stage {
     numbers: Numbers,
     /// Ranges of the pods on a node, as far as any scenario with a node of this name shows them.
     ranges: HashMap<String, BTreeSet<IpNet>>,
@@ -65,7 +65,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Prepares a run over these scenarios.
-    pub(crate) fn new(entries: &[Entry]) -> Self {
+    pub fn new(entries: &[Entry]) -> Self {
         let mut ranges: HashMap<String, BTreeSet<IpNet>> = HashMap::new();
         for entry in entries {
             if let Entry::Readable(scenario) = entry {
@@ -81,7 +81,7 @@ impl Stage {
     }
 
     /// Runs a scenario.
-    pub(crate) fn run(&self, entry: &Entry) -> Report {
+    pub fn run(&self, entry: &Entry) -> Report {
         let mut report = Report::default();
         match entry {
             Entry::Unreadable { name, flows, reason } => {

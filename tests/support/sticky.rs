@@ -16,34 +16,34 @@ use super::packets::Protocol;
 use super::scenes::{layout, node_addresses};
 use super::world::{Layout, Place};
 
-pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:60::10"];
-pub(crate) const NODE_IPS: [&str; 2] = ["10.51.0.1", "fd00:33::1"];
-pub(crate) const LOAD_BALANCERS: [&str; 2] = ["10.78.0.1", "fd00:4e::1"];
+pub const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:60::10"];
+pub const NODE_IPS: [&str; 2] = ["10.51.0.1", "fd00:33::1"];
+pub const LOAD_BALANCERS: [&str; 2] = ["10.78.0.1", "fd00:4e::1"];
 /// TCP, then UDP.
-pub(crate) const PORTS: [u16; 2] = [80, 53];
-pub(crate) const NODE_PORTS: [u16; 2] = [30_080, 30_053];
+pub const PORTS: [u16; 2] = [80, 53];
+pub const NODE_PORTS: [u16; 2] = [30_080, 30_053];
 
 /// An endpoint: its address in both families.
-pub(crate) type Pair = [&'static str; 2];
+pub type Pair = [&'static str; 2];
 /// Pods on this node.
-pub(crate) const LOCAL: &[Pair] = &[["10.1.0.1", "fd00:1::1"], ["10.1.0.2", "fd00:1::2"]];
+pub const LOCAL: &[Pair] = &[["10.1.0.1", "fd00:1::1"], ["10.1.0.2", "fd00:1::2"]];
 /// Pods elsewhere.
-pub(crate) const REMOTE: &[Pair] = &[["10.1.1.7", "fd00:1:1::7"]];
+pub const REMOTE: &[Pair] = &[["10.1.1.7", "fd00:1:1::7"]];
 /// On this node's host network.
-pub(crate) const HOST: &[Pair] = &[["10.51.0.1", "fd00:33::1"], ["10.51.0.2", "fd00:33::2"]];
+pub const HOST: &[Pair] = &[["10.51.0.1", "fd00:33::1"], ["10.51.0.2", "fd00:33::2"]];
 
 /// One Service and its endpoints.
 #[derive(Debug, Clone)]
-pub(crate) struct Shop {
-    pub(crate) endpoints: Vec<Pair>,
+pub struct Shop {
+    pub endpoints: Vec<Pair>,
     /// More endpoints elsewhere, IPv4 only.
-    pub(crate) more: Vec<String>,
-    pub(crate) timeout: Option<u32>,
-    pub(crate) external_local: bool,
-    pub(crate) internal_local: bool,
+    pub more: Vec<String>,
+    pub timeout: Option<u32>,
+    pub external_local: bool,
+    pub internal_local: bool,
     /// Whether it has its load balancer addresses.
-    pub(crate) load_balancer: bool,
-    pub(crate) detect_local: DetectLocal,
+    pub load_balancer: bool,
+    pub detect_local: DetectLocal,
 }
 
 impl Default for Shop {
@@ -63,12 +63,12 @@ impl Default for Shop {
 
 impl Shop {
     /// A node with this Service, and the calling thread on it.
-    pub(crate) fn open(&self) -> Live {
+    pub fn open(&self) -> Live {
         self.open_with(Live::build)
     }
 
     /// The same with a sync loop that owns its tables.
-    pub(crate) fn open_owned(&self) -> Live {
+    pub fn open_owned(&self) -> Live {
         self.open_with(Live::build_owned)
     }
 
@@ -82,12 +82,12 @@ impl Shop {
     }
 
     /// Tells the sync loop what is new.
-    pub(crate) fn change(&self, live: &mut Live) {
+    pub fn change(&self, live: &mut Live) {
         live.handle(self.objects()).expect("a sync");
     }
 
     /// Everything there is, as at the start.
-    pub(crate) fn events(&self) -> Vec<Event> {
+    pub fn events(&self) -> Vec<Event> {
         let node = testing::node(NODE, &NODE_IPS);
         let mut events = vec![Event::LocalAddresses(node_addresses().into_iter().collect()), added_node(node)];
         events.extend(self.objects());
@@ -100,7 +100,7 @@ impl Shop {
     }
 
     /// The Service and its slices.
-    pub(crate) fn objects(&self) -> Vec<Event> {
+    pub fn objects(&self) -> Vec<Event> {
         let port = |name: &str, protocol, port, node_port| ServicePort {
             protocol,
             node_port: Some(node_port),
@@ -146,7 +146,7 @@ impl Shop {
 }
 
 /// A client who stands there.
-pub(crate) fn client(place: Place, ipv4: bool, n: u16) -> IpAddr {
+pub fn client(place: Place, ipv4: bool, n: u16) -> IpAddr {
     let text = match (place, ipv4) {
         (Place::Node, _) => NODE_IPS[usize::from(!ipv4)].to_owned(),
         (Place::Pods, true) => format!("10.1.0.{}", 100 + n),
@@ -158,13 +158,13 @@ pub(crate) fn client(place: Place, ipv4: bool, n: u16) -> IpAddr {
 }
 
 /// An IPv4 client far away.
-pub(crate) fn outside(n: u16) -> IpAddr {
+pub fn outside(n: u16) -> IpAddr {
     let [high, low] = n.to_be_bytes();
     IpAddr::from([172, 20, high, low])
 }
 
 /// Where a client stands.
-pub(crate) fn place_of(client: IpAddr) -> Place {
+pub fn place_of(client: IpAddr) -> Place {
     let text = client.to_string();
     if node_addresses().contains(&client) {
         Place::Node
@@ -176,7 +176,7 @@ pub(crate) fn place_of(client: IpAddr) -> Place {
 }
 
 /// The one endpoint at which new connections end, or all that became of them.
-pub(crate) fn settled(
+pub fn settled(
     live: &Live,
     protocol: Protocol,
     from: IpAddr,
@@ -191,7 +191,7 @@ pub(crate) fn settled(
 }
 
 /// Frontends of the shop: what they are called, where they are, and the port.
-pub(crate) fn frontends(ipv4: bool, protocol: Protocol) -> [(&'static str, SocketAddr); 3] {
+pub fn frontends(ipv4: bool, protocol: Protocol) -> [(&'static str, SocketAddr); 3] {
     let of = |pair: [&str; 2]| -> IpAddr { pair[usize::from(!ipv4)].parse().expect("valid") };
     let which = usize::from(protocol == Protocol::Udp);
     [
@@ -202,7 +202,7 @@ pub(crate) fn frontends(ipv4: bool, protocol: Protocol) -> [(&'static str, Socke
 }
 
 /// Where clients outside are sent, with one connection each.
-pub(crate) fn targets(
+pub fn targets(
     live: &Live,
     protocol: Protocol,
     to: SocketAddr,

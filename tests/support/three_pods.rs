@@ -10,16 +10,15 @@ use super::netns::{Namespace, ip_batch, set_sysctls};
 use super::wire::wait_until_running;
 
 /// Pods on the node; each tells its address to whoever connects, then echoes.
-pub(crate) const PODS: [Ipv4Addr; 3] =
-    [Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 1, 0, 2), Ipv4Addr::new(10, 1, 0, 3)];
-pub(crate) const POD_PORT: u16 = 8080;
-pub(crate) const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 51, 0, 1);
+pub const PODS: [Ipv4Addr; 3] = [Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 1, 0, 2), Ipv4Addr::new(10, 1, 0, 3)];
+pub const POD_PORT: u16 = 8080;
+pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 51, 0, 1);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Three namespaces; the thread that made it stands in the node's.
 #[derive(Debug)]
-pub(crate) struct ThreePodNetwork {
+pub struct ThreePodNetwork {
     client: Namespace,
     node: Namespace,
     _pods: Namespace,
@@ -27,13 +26,13 @@ pub(crate) struct ThreePodNetwork {
 
 /// An open connection and the pod at its other end.
 #[derive(Debug)]
-pub(crate) struct Call {
-    pub(crate) pod: Ipv4Addr,
+pub struct Call {
+    pub pod: Ipv4Addr,
     stream: BufReader<TcpStream>,
 }
 
 impl ThreePodNetwork {
-    pub(crate) fn build() -> Result<Self> {
+    pub fn build() -> Result<Self> {
         let client = Namespace::create()?;
         let pods = Namespace::create()?;
         let node = Namespace::create()?;
@@ -63,7 +62,7 @@ impl ThreePodNetwork {
     }
 
     /// Connects from the client.
-    pub(crate) fn call(&self, to: SocketAddr) -> Result<Call> {
+    pub fn call(&self, to: SocketAddr) -> Result<Call> {
         let stream = self.connect(to).with_context(|| format!("cannot connect to {to}"))?;
         stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
         let mut stream = BufReader::new(stream);
@@ -74,7 +73,7 @@ impl ThreePodNetwork {
     }
 
     /// How a connection from the client fails, and how soon.
-    pub(crate) fn failure(&self, to: SocketAddr) -> Result<(ErrorKind, Duration)> {
+    pub fn failure(&self, to: SocketAddr) -> Result<(ErrorKind, Duration)> {
         let started = Instant::now();
         match self.connect(to) {
             Ok(_) => anyhow::bail!("{to} answers"),
@@ -92,7 +91,7 @@ impl ThreePodNetwork {
 
 impl Call {
     /// Sends something and waits for it to come back.
-    pub(crate) fn talk(&mut self, word: &str) -> Result<()> {
+    pub fn talk(&mut self, word: &str) -> Result<()> {
         self.stream.get_mut().write_all(word.as_bytes()).context("cannot send")?;
         let mut answer = vec![0; word.len()];
         self.stream.read_exact(&mut answer).with_context(|| format!("no echo from {}", self.pod))?;

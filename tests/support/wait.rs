@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 /// Waits until something is so; panics when that takes longer than anything does on the slowest machine.
-pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
     within(Duration::from_secs(10), what, holds);
 }
 
 /// The same with a limit of its own.
-pub(crate) fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not happen");

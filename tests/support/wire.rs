@@ -17,7 +17,7 @@ use socket2::Socket;
 
 /// An end of a cable outside of the node.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub struct Wire {
     socket: OwnedFd,
     own: [u8; 6],
     node: [u8; 6],
@@ -25,7 +25,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Opens the interface with this name in the calling thread's namespace.
-    pub(crate) fn attach(interface: &str, node_mac: &str, own_mac: &str) -> Result<Self> {
+    pub fn attach(interface: &str, node_mac: &str, own_mac: &str) -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = nix::sys::socket::socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)
             .context("cannot open a packet socket")?;
@@ -39,14 +39,14 @@ impl Wire {
         Ok(Self { socket, own: mac(own_mac), node: mac(node_mac) })
     }
 
-    pub(crate) fn send(&self, packet: &[u8]) -> Result<()> {
+    pub fn send(&self, packet: &[u8]) -> Result<()> {
         let ether_type = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
         let frame = [&self.node[..], &self.own, &ether_type, packet].concat();
         send(self.socket.as_raw_fd(), &frame, MsgFlags::empty()).context("cannot send a frame").map(drop)
     }
 
     /// The next IP packet that the node has sent.
-    pub(crate) fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
+    pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
         loop {
             match recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()) {
                 Ok(length) if length > 14 && buffer[..6] == self.own => return Ok(Some(&buffer[14..length])),
@@ -59,7 +59,7 @@ impl Wire {
 }
 
 /// Reads one packet off a raw IPv6 socket, which hands over the addresses apart from the packet.
-pub(crate) fn receive_v6(socket: &Socket, buffer: &mut [u8]) -> Result<Option<(IpAddr, IpAddr, usize)>> {
+pub fn receive_v6(socket: &Socket, buffer: &mut [u8]) -> Result<Option<(IpAddr, IpAddr, usize)>> {
     let mut parts = [IoSliceMut::new(buffer)];
     let mut control = nix::cmsg_space!(nix::libc::in6_pktinfo);
     let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty());
@@ -72,7 +72,7 @@ pub(crate) fn receive_v6(socket: &Socket, buffer: &mut [u8]) -> Result<Option<(I
     Ok(Some((source.into(), target.context("a packet without a destination")?, message.bytes)))
 }
 
-pub(crate) fn unless_empty<T>(result: std::io::Result<T>) -> Result<Option<T>> {
+pub fn unless_empty<T>(result: std::io::Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -87,7 +87,7 @@ fn mac(text: &str) -> [u8; 6] {
 
 /// Waits until interfaces of the calling thread's namespace have a carrier; the kernel notices that a moment after both
 /// ends of a cable are up, and until then throws packets away.
-pub(crate) fn wait_until_running(names: &[&str]) -> Result<()> {
+pub fn wait_until_running(names: &[&str]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let running = |entry: &InterfaceAddress| entry.flags.contains(InterfaceFlags::IFF_RUNNING);

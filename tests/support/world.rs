@@ -33,18 +33,18 @@ const OUT_PODS_MAC: &str = "02:70:77:00:02:02";
 
 /// What the node looks like.
 #[derive(Debug)]
-pub(crate) struct Layout {
+pub struct Layout {
     /// Every address of the node.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// The ranges of the pods on this node.
-    pub(crate) pod_ranges: Vec<IpNet>,
+    pub pod_ranges: Vec<IpNet>,
     /// How pods are attached.
-    pub(crate) pod_interface: PodInterface,
+    pub pod_interface: PodInterface,
 }
 
 /// The interface of the node on which its pods' packets arrive.
 #[derive(Debug)]
-pub(crate) enum PodInterface {
+pub enum PodInterface {
     /// A bridge with this name, the pods behind one of its ports.
     Bridge(String),
     /// A plain interface with this name.
@@ -52,7 +52,7 @@ pub(crate) enum PodInterface {
 }
 
 impl PodInterface {
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Bridge(name) | Self::Plain(name) => name,
         }
@@ -61,7 +61,7 @@ impl PodInterface {
 
 /// Where somebody stands, or where a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub enum Place {
     /// On the node itself.
     Node,
     /// In a pod on this node.
@@ -72,7 +72,7 @@ pub(crate) enum Place {
 
 /// The node, its surroundings and the sockets that observe them. The thread that made it stands in the node's namespace.
 #[derive(Debug)]
-pub(crate) struct World {
+pub struct World {
     uplink: Wire,
     pods: Wire,
     local_v4: Vec<Socket>,
@@ -85,7 +85,7 @@ pub(crate) struct World {
 
 impl World {
     /// Builds the two namespaces and moves the calling thread into the node's.
-    pub(crate) fn build(layout: &Layout) -> Result<Self> {
+    pub fn build(layout: &Layout) -> Result<Self> {
         let outside = Namespace::create()?;
         set_sysctls(&[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")])?;
         let node = Namespace::create()?;
@@ -120,7 +120,7 @@ impl World {
     }
 
     /// Sends a probe from where its source stands. A refusal by the node's own hooks is not an error of the runner.
-    pub(crate) fn send(&self, from: Place, probe: &Probe) -> Result<()> {
+    pub fn send(&self, from: Place, probe: &Probe) -> Result<()> {
         let packet = probe.to_bytes();
         let socket = match (from, probe.target) {
             (Place::Uplink, _) => return self.uplink.send(&packet),
@@ -136,7 +136,7 @@ impl World {
     }
 
     /// Hands over everything seen since the last call, without waiting.
-    pub(crate) fn look(&self, mut seen: impl FnMut(Place, Sight)) -> Result<()> {
+    pub fn look(&self, mut seen: impl FnMut(Place, Sight)) -> Result<()> {
         let mut buffer = [0; 2048];
         for (socket, place) in [(&self.uplink, Place::Uplink), (&self.pods, Place::Pods)] {
             while let Some(packet) = socket.receive(&mut buffer)? {
@@ -158,12 +158,7 @@ impl World {
     }
 
     /// Looks again and again until `enough` says so or the time is over.
-    pub(crate) fn watch(
-        &self,
-        limit: Duration,
-        mut seen: impl FnMut(Place, Sight),
-        enough: impl Fn() -> bool,
-    ) -> Result<()> {
+    pub fn watch(&self, limit: Duration, mut seen: impl FnMut(Place, Sight), enough: impl Fn() -> bool) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             self.look(&mut seen)?;
@@ -253,23 +248,23 @@ fn address_command(verb: &str, address: IpAddr, interface: &str) -> String {
 
 /// An address that the node has for a while.
 #[derive(Debug)]
-pub(crate) struct BorrowedAddress(IpAddr);
+pub struct BorrowedAddress(IpAddr);
 
 impl BorrowedAddress {
     /// Gives the node of the calling thread's namespace an address.
-    pub(crate) fn take(address: IpAddr) -> Result<Self> {
+    pub fn take(address: IpAddr) -> Result<Self> {
         ip_batch(&(address_command("add", address, "uplink0") + "\n"))?;
         Ok(Self(address))
     }
 
     /// Takes the address away again.
-    pub(crate) fn give_back(self) -> Result<()> {
+    pub fn give_back(self) -> Result<()> {
         ip_batch(&(address_command("del", self.0, "uplink0").replace(" nodad", "") + "\n"))
     }
 }
 
 /// The range in which the neighbours of a pod live.
-pub(crate) fn pod_range(address: IpAddr) -> IpNet {
+pub fn pod_range(address: IpAddr) -> IpNet {
     match address {
         IpAddr::V4(address) => Ipv4Net::new(address, 24).expect("24 bits").trunc().into(),
         IpAddr::V6(address) => Ipv6Net::new(address, 64).expect("64 bits").trunc().into(),
@@ -277,7 +272,7 @@ pub(crate) fn pod_range(address: IpAddr) -> IpNet {
 }
 
 /// An address that no scenario has anything to say about.
-pub(crate) fn bystander(family_of: IpAddr) -> SocketAddr {
+pub fn bystander(family_of: IpAddr) -> SocketAddr {
     match family_of {
         IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::new(203, 0, 113, 251).into(), 9),
         IpAddr::V6(_) => "[2001:db8:ffff:ffff::251]:9".parse().expect("an address"),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Converted, Converter, Notes, Origin, each_once, list, names, special, unservable};
+use super::{Converted, Converter, Notes, Origin, each_once, list, names, options, special, unservable};
 use crate::model::{Event, Family, Service, ServicePort, ServiceType, parse_cidr};
 use crate::source::api::{self, LoadBalancerIngress, ServiceSpec};
 
@@ -68,6 +68,7 @@ impl Converter {
                 None
             },
             ports: self.service_ports(spec, &mut notes),
+            annotated: options::of_service(metadata.annotations.as_ref(), &mut notes),
             key: key.clone(),
         };
         Converted { problems: notes.finish(), event: Some(Event::Service(service.into())) }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{Converted, Converter, Notes, Origin, list, names, special};
+use super::{Converted, Converter, Notes, Origin, list, names, options, special};
 use crate::model::{Endpoint, EndpointSlice, Event, Family, ObjectKey, SlicePort};
 use crate::source::api::{self, Hint};
 
@@ -61,6 +61,7 @@ impl Converter {
             family,
             ports: self.slice_ports(object, notes),
             endpoints: self.endpoints(object, family, notes),
+            weights: options::of_slice(object.metadata.annotations.as_ref(), notes),
             changed_at: object.metadata.annotations.as_ref().and_then(changed_at),
         })
     }
