@@ -13,8 +13,10 @@ use crate::ruleset::{ChainId, Element, Op, SetId, Table, Transaction};
 /// hooks. Or those that fill maps no rule uses yet. No packet sees it before it is complete, so others can have their turn
 /// with nf_tables in between.
 ///
-/// A table that was in force and is gone is missed at once: there the hooks come before the endpoints, which are most of the
-/// elements. Until a frontend has its endpoints, packets to it are dropped ([`crate::plan`], chains that pick one).
+/// A table that was in force and is gone is missed at once: there the hooks come as soon as there are all verdicts, which are
+/// few of the elements. Until a frontend has its endpoints, packets to it are dropped ([`crate::plan`], chains that pick one),
+/// so what is for connections with an endpoint only has to be there before the endpoints: [`FamilyMirror::elements`] has that
+/// order.
 pub struct Load<'a> {
     mirror: &'a FamilyMirror,
     begin: Transaction,
@@ -46,8 +48,8 @@ impl Mirror {
     pub fn reload(&self, family: Family, kernel: Option<&Table>) -> Option<Load<'_>> {
         let mut load = self.load(family, kernel)?;
         let mirror = load.mirror;
-        load.elements = Box::new(mirror.elements().filter(|(set, _)| !set.grows_with_endpoints()));
-        load.later = Box::new(mirror.elements().filter(|(set, _)| set.grows_with_endpoints()));
+        load.elements = Box::new(mirror.elements().filter(|(set, _)| set.decides_first()));
+        load.later = Box::new(mirror.elements().filter(|(set, _)| !set.decides_first()));
         Some(load)
     }
 

@@ -93,7 +93,7 @@ impl FamilyMirror {
         }
     }
 
-    /// All elements, Service by Service.
+    /// All elements: what Services share, then Service by Service, endpoints behind all else of their frontend.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
         let globals = self.globals.iter().cloned();
         let members = globals.chain(self.shared.keys().map(SharedElement::member));
