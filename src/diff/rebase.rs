@@ -95,15 +95,22 @@ impl FamilyMirror {
 
     /// All elements: what Services share, then Service by Service, endpoints behind all else of their frontend.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
+        self.elements_of(|_| true)
+    }
+
+    /// The same of some sets. Endpoints, which are most, are not even made where they are not wanted.
+    pub(super) fn elements_of(&self, wanted: impl Fn(SetId) -> bool + Copy) -> impl Iterator<Item = (SetId, Element)> {
         let globals = self.globals.iter().cloned();
         let members = globals.chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
-        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(|frontend| {
+        let all = members.map(|member| (member.set, member.element)).chain(frontends.flat_map(move |frontend| {
             let key = frontend.key.bytes();
             let members = frontend.members().into_iter().map(|member| (member.set, member.element));
-            members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
+            let lists = frontend.endpoint_lists().into_iter().filter(move |(map, ..)| wanted(map.set()));
+            members.chain(lists.flat_map(move |(map, _, targets)| {
                 targets.iter().enumerate().map(move |(slot, t)| (map.set(), endpoint_element(&key, slot, t)))
             }))
-        }))
+        }));
+        all.filter(move |(set, _)| wanted(*set))
     }
 }
