@@ -32,9 +32,9 @@ class Table:
         return self.columns.get(column, {}).get(row) == "ok"
 
     def is_of(self, column, release, date):
-        """Whether a column says what became of this kernel on this day."""
-        cells = self.columns.get(column, {})
-        return (cells.get(RELEASE), cells.get(DATE)) == (release, date)
+        """Whether a column says what became of this kernel on this day, or nothing yet."""
+        cells = self.columns.get(column)
+        return not cells or (cells.get(RELEASE), cells.get(DATE)) == (release, date)
 
     def put(self, column, release, date, cells):
         """Takes over what a run found; what it did not try stays."""
