@@ -39,6 +39,7 @@ use tokio::sync::watch;
 
 use crate::config::Options;
 use crate::controller::{SnapshotError, Snapshots};
+use crate::direct::DirectStatusHandle;
 use crate::health::Health;
 use crate::host::sysctl::Maker;
 use crate::logging::Recent;
@@ -66,6 +67,8 @@ pub struct Admin {
     pub options: Options,
     /// The kernel settings, and which of them could not be made.
     pub settings: Arc<Maker>,
+    /// Direct return, where it is on.
+    pub direct: Option<DirectStatusHandle>,
     /// What the process was started with.
     pub configuration: ConfigurationInForce,
 }

@@ -184,6 +184,9 @@ fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
     } else {
         Vec::new()
     };
+    if crate::nftables::remove_direct_table()? {
+        println!("deleted table netdev {}", crate::ruleset::TABLE_NAME);
+    }
     report_removed(&kernel.cleanup()?);
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("\nportway: "));
     Ok(())

@@ -88,6 +88,8 @@ pub struct Options {
     pub external_ips: bool,
     /// Serve the Services with this label `service.kubernetes.io/service-proxy-name` only; `None`: those without it.
     pub service_proxy_name: Option<Arc<str>>,
+    /// Interfaces on which packets are handed on to the node of their endpoint; none: no direct return.
+    pub direct_return_devices: Vec<Arc<str>>,
     /// At least this long between two syncs; zero syncs as fast as changes come.
     pub min_sync_period: Duration,
     /// How long the first sync waits for the Node object (specification 2.3).
@@ -117,6 +119,7 @@ impl Options {
             reset_for: Duration::ZERO,
             external_ips: true,
             service_proxy_name: None,
+            direct_return_devices: Vec::new(),
             min_sync_period: Duration::ZERO,
             node_wait: Duration::ZERO,
             needs_addresses: false,
@@ -136,6 +139,7 @@ impl Options {
             node_labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
             masquerade_all: self.masquerade_all,
             external_ips: self.external_ips,
+            direct_return: !self.direct_return_devices.is_empty(),
             // A proxy that serves some Services only must not refuse the addresses of others.
             service_cidrs: if self.service_proxy_name.is_none() { model.service_cidrs() } else { Vec::new() },
             sizing: self.sizing,

@@ -10,6 +10,7 @@ mod change;
 mod claims;
 mod conflicts;
 mod departures;
+mod direct;
 mod existing;
 mod filling;
 mod gone;
@@ -31,6 +32,7 @@ mod update;
 
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::{Conflict, Objection};
+pub use direct::{DirectChange, direct_change};
 pub use existing::ExistingLayout;
 pub use load::Load;
 pub use mirror::Mirror;

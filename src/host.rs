@@ -1,6 +1,7 @@
 //! This host: its name, IP families and interface addresses. [`sysctl`] has kernel settings, [`listening`] the ports on
 //! which somebody listens, [`memory`] the heap of this process.
 
+pub mod links;
 pub mod listening;
 pub mod memory;
 pub mod sysctl;

@@ -10,6 +10,7 @@ pub mod conntrack;
 pub mod controller;
 pub mod demo;
 pub mod diff;
+pub mod direct;
 pub mod events;
 mod ffi;
 #[cfg(fuzzing)]

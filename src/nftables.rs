@@ -11,6 +11,7 @@ mod commit;
 mod connection;
 mod counters;
 mod describe;
+mod direct;
 mod elements;
 mod encode;
 #[cfg(fuzzing)]
@@ -32,6 +33,7 @@ pub(crate) use commit::CommitMode;
 pub(crate) use connection::{Connection, KernelAnswer, RequestError, retry_interrupted};
 pub use counters::{ElementCount, FrontendCount};
 pub(crate) use describe::reason;
+pub use direct::{DirectKernel, remove_direct_table};
 use lock::Lock;
 
 /// A table to try things in; never committed.

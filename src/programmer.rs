@@ -69,9 +69,9 @@ pub struct Programmer<K> {
     /// The families whose table is what the mirror says, or rightly not there.
     known: BTreeSet<Family>,
     slices: Slices,
+    successor_slices: Slices,
     /// How long connections to endpoints that are gone are reset; zero for not at all.
     reset_for: Duration,
-    successor_slices: Slices,
     /// What Services do not get, collected for [`Programmer::take_objections`].
     objections: Vec<(Family, Vec<Objection>)>,
 }
@@ -79,9 +79,9 @@ pub struct Programmer<K> {
 impl<K: Kernel> Programmer<K> {
     /// One that knows nothing of the tables yet, and has connections to endpoints that are gone reset for so long.
     pub fn new(kernel: K, reset_for: Duration) -> Self {
-        let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
         let (known, objections) = (BTreeSet::new(), Vec::new());
-        Self { kernel, mirror: None, known, slices, reset_for, successor_slices, objections }
+        let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
+        Self { kernel, mirror: None, known, slices, successor_slices, reset_for, objections }
     }
 
     /// The kernel.

@@ -1,10 +1,14 @@
 //! Prints a table as `nft list table` would, stateless (`nft -s`), with one element a line.
 
+mod direct;
+
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
     BaseHook, Bytes, ChainId, Element, Field, FieldType, HASH_SEED, Listing, Op, Rule, SetId, SetName, SetSpec,
     TABLE_NAME, Term, Transaction, Value, ValueType, Verdict,
 };
+
+pub use direct::{direct_table, ingress_name};
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.
 pub fn table(listing: &Listing) -> String {
@@ -120,7 +124,7 @@ fn type_text(family: Family, spec: &SetSpec) -> String {
     match spec.value {
         ValueType::None => format!("{keyword} {}", join(spec.key)),
         ValueType::Verdict => format!("{keyword} {} : verdict", join(spec.key)),
-        ValueType::Endpoint | ValueType::ClassId => {
+        ValueType::Endpoint | ValueType::ClassId | ValueType::Node => {
             format!("{keyword} {} : {}", join(spec.key), join(spec.value_fields()))
         }
     }

@@ -8,6 +8,7 @@ mod chain;
 mod changed_parts;
 mod code;
 mod decode;
+mod direct;
 mod element;
 mod elements;
 #[cfg(any(test, feature = "testing"))]
@@ -26,6 +27,10 @@ pub use chain::{BaseHook, ChainId, EndpointMap, Masquerades, Pick, PickBy, Remem
 pub use changed_parts::{ChangedParts, Keys, Part};
 pub use code::{Expr, Register, encode_rule};
 pub use decode::decode_rule;
+pub use direct::{
+    DIRECT_FAMILY, DirectElement, DirectElements, DirectFrontend, DirectMap, DirectTable, DirectValue, ForwardChain,
+    Hop, SlotHash,
+};
 pub use element::{COMMENT_MAX, Element, Value};
 pub use elements::Elements;
 #[cfg(any(test, feature = "testing"))]

@@ -399,3 +399,35 @@ async fn a_wrong_configuration_says_what_to_correct() {
     assert!(connect(None, Some("ftp://x")).await.contains("is not a URL"));
     assert!(connect(None, None).await.contains("no kubeconfig and no master given"));
 }
+
+/// All Nodes are read only where direct return needs their addresses.
+#[tokio::test]
+async fn addresses_of_all_nodes_where_they_are_wanted() {
+    let double = filled().await;
+    let mut running = Follower::start(&double).await;
+    running.listed().await;
+    let fields = |double: &ApiDouble| -> Vec<bool> {
+        double.requests("nodes").iter().map(|seen| seen.param("fieldSelector").is_empty()).collect()
+    };
+    assert!(fields(&double).iter().all(|all| !all), "only our own");
+    assert!(running.model.addresses_of("node-2").is_empty());
+    drop(running);
+
+    let options = KubeOptions { kubeconfig: None, master: Some(double.url()), timing: support::follower::fast() };
+    let source = KubeSource::connect(&options, "node-1", None).await.expect("a client").with_all_nodes(true);
+    let mut running = Follower::run(source);
+    running.listed().await;
+    running.until("all Nodes listed", |model| model.has_listed(Kind::NodeAddresses)).await;
+    let of = |model: &Model, name: &str| model.addresses_of(name).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(of(&running.model, "node-2"), ["192.0.2.1"]);
+    assert_eq!(running.model.node().map(|node| node.name.to_string()), Some("node-1".into()));
+    let mut moved = support::follower::node("node-2");
+    moved["status"]["addresses"] = json!([{"type": "Hostname", "address": "h"}, {"type": "InternalIP", "address": "fd00::2"},
+        {"type": "InternalIP", "address": "192.0.2.2"}, {"type": "ExternalIP", "address": "198.51.100.2"}]);
+    double.put(moved);
+    running.until("another address", |model| of(model, "node-2") == ["fd00::2", "192.0.2.2"]).await;
+    double.delete("nodes", "", "node-2");
+    running.until("gone", |model| of(model, "node-2").is_empty()).await;
+    assert!(running.model.node().is_some_and(|node| &*node.name == "node-1"), "our own stays");
+    assert!(running.stats.present().is_empty());
+}

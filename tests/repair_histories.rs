@@ -131,7 +131,7 @@ fn new_element(family: Family, set: SetId, bytes: &[u8; 40]) -> Element {
         ValueType::None => Value::None,
         ValueType::Verdict => Value::Verdict(Verdict::Drop),
         ValueType::Endpoint => Value::Data(Bytes::from_slice(&[1; 20][..family.address_len() + 4]).expect("short")),
-        ValueType::ClassId => Value::Data(Bytes::new().u32_host(77)),
+        ValueType::ClassId | ValueType::Node => Value::Data(Bytes::new().u32_host(77)),
     };
     Element { key, end: spec.interval.then_some(key), value, comment: None }
 }

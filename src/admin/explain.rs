@@ -55,6 +55,7 @@ pub fn rows(
     let faults = faults::of_service(model, mirror, problems, owner);
     let mut notes: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
     notes.extend(chosen_by(mirror, family, owner, key));
+    notes.extend(handed_on(mirror, family, owner, key));
     if let Some(FrontendOwner::HealthCheck(service)) = mirror.other_owner(family, key, owner) {
         notes.insert(0, format!("the health check of Service {service} answers there, no endpoint"));
     }
@@ -72,6 +73,16 @@ fn chosen_by(mirror: &Mirror, family: Family, service: &ObjectKey, key: Frontend
     };
     let weights = if spread.weights.is_empty() { "" } else { "; weights count" };
     Some(format!("endpoints are chosen {how}{weights}"))
+}
+
+/// Whether nodes hand connections on to that of the endpoint.
+fn handed_on(mirror: &Mirror, family: Family, service: &ObjectKey, key: FrontendKey) -> Option<String> {
+    let is_direct = mirror.frontends_of(family, service).iter().any(|frontend| frontend.key == key && frontend.direct);
+    is_direct.then(|| {
+        "direct return: packets that come in here for an endpoint on another node are handed on to that node, which answers \
+         the client itself; `portway status` says what keeps some from it"
+            .to_owned()
+    })
 }
 
 fn answers_node_ports(model: &Model, mirror: &Mirror, family: Family, at: Target) -> bool {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, FaultRow, State, StatusRow, faults};
 use crate::controller::Snapshot;
+use crate::direct::DirectStatusHandle;
 use crate::model::Model;
 
 /// A line for the objects, and one for the settings.
@@ -34,7 +35,24 @@ pub(super) fn status(admin: &Admin, snapshot: &Snapshot) -> [StatusRow; 2] {
 
 /// What of this node's settings is not as it was meant.
 pub(super) fn of_node(admin: &Admin, model: &Model) -> Vec<FaultRow> {
-    let row = |reason: &str, field: String, message: String| FaultRow {
+    let row = |reason: &str, field: String, message: String| row(admin, reason, field, message);
+    let lacks = admin.options.shortfalls(model).into_iter();
+    let missing = admin.settings.missing().into_iter();
+    lacks
+        .map(|lack| row(lack.reason, lack.family.to_string(), lack.text))
+        .chain(missing.map(|text| row("SettingNotMade", String::new(), text)))
+        .collect()
+}
+
+/// What goes the ordinary way although direct return is on. `portway status` has a line of its own for it.
+pub(super) fn of_direct_return(admin: &Admin) -> Vec<FaultRow> {
+    let status = admin.direct.as_ref().and_then(DirectStatusHandle::get).unwrap_or_default();
+    let rows = status.troubles.into_iter().map(|trouble| row(admin, "DirectReturn", String::new(), trouble));
+    rows.collect()
+}
+
+fn row(admin: &Admin, reason: &str, field: String, message: String) -> FaultRow {
+    FaultRow {
         kind: "Node".to_owned(),
         namespace: String::new(),
         name: admin.options.node_name.to_string(),
@@ -42,11 +60,5 @@ pub(super) fn of_node(admin: &Admin, model: &Model) -> Vec<FaultRow> {
         field,
         message,
         place: None,
-    };
-    let lacks = admin.options.shortfalls(model).into_iter();
-    let missing = admin.settings.missing().into_iter();
-    lacks
-        .map(|lack| row(lack.reason, lack.family.to_string(), lack.text))
-        .chain(missing.map(|text| row("SettingNotMade", String::new(), text)))
-        .collect()
+    }
 }

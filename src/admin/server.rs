@@ -141,6 +141,7 @@ impl AdminRoutes {
             "/faults" => {
                 let (snapshot, mirror) = self.snapshot()?;
                 let mut found = present::of_node(&self.admin, &snapshot.model);
+                found.extend(present::of_direct_return(&self.admin));
                 found.extend(faults::present(&snapshot.model, &mirror, &self.admin.metrics.present_problems()));
                 rows(&found)
             }

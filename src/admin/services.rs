@@ -53,6 +53,7 @@ fn row(service: &Service, family: Family, frontend: &Frontend, counters: &Connec
         Class::ClusterIp => service.internal_policy_local,
         _ => service.external_local(),
     };
+    let direct = frontend.direct.then(|| "direct-return".to_owned());
     ServiceRow {
         class: class(frontend.class).into(),
         policy: if is_local { "Local" } else { "Cluster" }.into(),
@@ -63,6 +64,7 @@ fn row(service: &Service, family: Family, frontend: &Frontend, counters: &Connec
         sources: frontend.sources.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect()),
         connections: counters.get(&(family, frontend.key.bytes())).copied(),
         port: port_of(&frontend.label).to_owned(),
+        options: service.options().texts().into_iter().chain(direct).collect(),
         ..empty(service, family, frontend.key)
     }
 }

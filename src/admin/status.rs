@@ -6,6 +6,7 @@ use super::words::{ago, count, in_words, timestamp};
 use super::{Admin, AdminError, State, StatusReport, StatusRow, comparison, present, sources};
 use crate::conntrack;
 use crate::controller::Snapshot;
+use crate::direct::{DirectStatus, DirectStatusHandle};
 use crate::health::HealthAnswer;
 use crate::host::Flows;
 use crate::host::sysctl::Roots;
@@ -21,6 +22,7 @@ pub(super) fn report(admin: &Admin, kernel: &mut NftKernel) -> StatusReport {
         }
         Err(cause) => rows.push(StatusRow::new("sync", State::Fail, cause.to_string())),
     }
+    rows.extend(admin.direct.as_ref().map(direct));
     let has_node = snapshot.is_ok_and(|snapshot| snapshot.model.node().is_some());
     rows.extend([tables(admin, kernel), conntrack(), health(admin, has_node)]);
     StatusReport::new(rows)
@@ -109,6 +111,21 @@ fn tables(admin: &Admin, kernel: &mut NftKernel) -> StatusRow {
     let error = compared.as_ref().err().map(ToString::to_string);
     let fields = json!({"differences": compared.as_ref().ok().map(Vec::len), "error": error});
     StatusRow::new("kernel", state, detail).with(fields)
+}
+
+/// What goes the ordinary way is still served, so this never fails.
+fn direct(handle: &DirectStatusHandle) -> StatusRow {
+    let row = |state, detail: String| StatusRow::new("direct-return", state, detail);
+    let Some(DirectStatus { frontends, nodes, configured, devices, troubles }) = handle.get() else {
+        return row(State::Warn, "begins with the first sync".to_owned());
+    };
+    let on = if devices.is_empty() { "no interface".to_owned() } else { devices.join(", ") };
+    let does = format!("{} to {} on {on}", count(frontends as u64, "frontend"), count(nodes as u64, "node"));
+    let line = match troubles.as_slice() {
+        [] => row(State::Ok, does),
+        troubles => row(State::Warn, format!("{does}; {}", troubles.join("; "))),
+    };
+    line.with(json!({"frontends": frontends, "nodes": nodes, "configured": configured, "devices": devices, "troubles": troubles}))
 }
 
 fn conntrack() -> StatusRow {

@@ -1,5 +1,6 @@
 //! `portway check`: whether this node is ready for Portway, and what to do where it is not. Needs no daemon.
 
+mod direct;
 mod host;
 mod kernel;
 mod routes;

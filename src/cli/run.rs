@@ -1,5 +1,6 @@
 //! `portway run`: wires a source to the sync loop.
 
+mod direct;
 mod memory;
 mod objects;
 mod reload;
@@ -19,6 +20,7 @@ use crate::admin::{self, Activity, Admin};
 use crate::config::{Configuration, Options};
 use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, EndError, Report, SyncThread};
+use crate::direct::DirectStatusHandle;
 use crate::events::{self, EventSink, FaultObserver};
 use crate::health::{self, CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::Maker;
@@ -71,6 +73,8 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     controller.observe(events.clone());
     controller.observe(FaultObserver::new(events.clone(), metrics.faults()));
     relay_localhost(&options, &mut controller, &metrics, &events);
+    let direct = direct::start(configuration, &options, &mut controller, &metrics);
+    runtimes.vital.spawn(direct::remove_leftover(options.clone(), reports.clone()));
     let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, runtimes.vital.handle());
     let (maker, faults) = (settings::maker(configuration), metrics.faults());
@@ -83,7 +87,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         events: events.clone(),
     };
     let refused = Refused::default();
-    let shown = ForCommands { recent: log.recent, settings: maker, refused: refused.subscribe() };
+    let shown = ForCommands { recent: log.recent, settings: maker, direct, refused: refused.subscribe() };
     let serving = start_servers(configuration, &options, &mut controller, sources, shown, &runtimes);
     let sync_loop = SyncThread::start(controller, receiver)?;
     let objects = source.run(sender.clone(), events.clone());
@@ -271,6 +275,7 @@ fn relay_localhost<K: Kernel>(
 struct ForCommands {
     recent: Recent,
     settings: Arc<Maker>,
+    direct: Option<DirectStatusHandle>,
     refused: watch::Receiver<Option<String>>,
 }
 
@@ -287,14 +292,14 @@ fn serve_commands<K: Kernel>(
     controller.observe(activity.clone());
     let snapshots = controller.snapshots();
     let (health, metrics) = (sources.health.clone(), sources.metrics.clone());
-    let ForCommands { recent, settings, refused } = shown;
+    let ForCommands { recent, settings, direct, refused } = shown;
     let configuration = admin::ConfigurationInForce {
         values: configuration.configz(),
         file: configuration.file.as_ref().map(|file| file.path.clone()),
         refused,
     };
     let options = options.clone();
-    let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, configuration };
+    let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, direct, configuration };
     if let Err(cause) = admin::start(path, admin) {
         warn!(%cause, "cannot answer `portway status` and the like");
     }

@@ -33,6 +33,8 @@ pub struct PortwayConfiguration {
     pub service_proxy_name: String,
     /// Show connections of each frontend as long as there are no more frontends than this; absent or 0: never.
     pub frontend_metrics_max: u32,
+    /// Interfaces for direct return; absent or empty: none.
+    pub direct_return_devices: Vec<String>,
     /// Have Service addresses answer echo requests; absent: false.
     pub answer_pings: bool,
     /// How long connections to endpoints that are gone are reset; absent or 0: they are not.

@@ -1,5 +1,6 @@
 //! The configuration in effect: file or flags, defaults, checks; in the shape the rest of the program wants.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,6 +129,8 @@ pub struct Configuration {
     pub sysctl_net: Option<PathBuf>,
     /// Show connections of each frontend as long as there are no more frontends than this; 0: never.
     pub frontend_metrics_max: u32,
+    /// Interfaces for direct return, each once; none: no direct return.
+    pub direct_return_devices: Vec<Arc<str>>,
     /// Have Service addresses answer echo requests.
     pub answer_pings: bool,
     /// How long connections to endpoints that are gone are reset; zero: they are not.
@@ -196,6 +199,8 @@ impl Configuration {
         if service_proxy_name.is_some() && takeover == Some(true) {
             return Err(ConfigError::ForeignTakeover);
         }
+        let direct_devices =
+            flags.list("direct-return-devices").unwrap_or_else(|| portway.direct_return_devices.clone());
         let default_floor = section.min_sync_period == defaults::MIN_SYNC_PERIOD;
         Ok(Self {
             action: action(&flags),
@@ -234,6 +239,7 @@ impl Configuration {
             admin_socket: path(flags.value("admin-socket")),
             sysctl_net: path(flags.value("sysctl-net")),
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
+            direct_return_devices: devices(direct_devices)?,
             answer_pings: flags.given("answer-pings").and_then(parse_bool).unwrap_or(portway.answer_pings),
             reset_for: reset_for(flags.parsed("reset-connections-for")?.unwrap_or(portway.reset_connections_for))?,
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
@@ -259,6 +265,7 @@ impl Configuration {
         options.reset_for = self.reset_for.get();
         options.external_ips = gates::is_on(&self.kube_proxy.feature_gates, gates::EXTERNAL_IPS);
         options.min_sync_period = self.min_sync_period;
+        options.direct_return_devices.clone_from(&self.direct_return_devices);
         let servers = [("health server", self.health_address), ("metrics server", self.metrics_address)];
         options.listeners = servers
             .into_iter()
@@ -301,6 +308,7 @@ impl Configuration {
         let is_default = self.table_ownership
             && manifests.is_empty()
             && service_proxy_name.is_empty()
+            && self.direct_return_devices.is_empty()
             && self.frontend_metrics_max == 0
             && !self.answer_pings
             && self.reset_for.is_zero();
@@ -312,6 +320,7 @@ impl Configuration {
                 manifests,
                 service_proxy_name: service_proxy_name.to_owned(),
                 frontend_metrics_max: self.frontend_metrics_max,
+                direct_return_devices: self.direct_return_devices.iter().map(ToString::to_string).collect(),
                 answer_pings: self.answer_pings,
                 reset_connections_for: self.reset_for,
             };
@@ -382,6 +391,18 @@ fn proxy_name(text: &str) -> Result<Option<Arc<str>>, ConfigError> {
         return Err(ConfigError::ProxyName(text.to_owned()));
     }
     Ok(Some(text.into()).filter(|_| !text.is_empty()))
+}
+
+/// Names that chains and maps can have in them, each once, sorted.
+fn devices(names: Vec<String>) -> Result<Vec<Arc<str>>, ConfigError> {
+    let is_plain = |name: &str| {
+        let fits = !name.is_empty() && name.len() <= 15 && !matches!(name, "." | "..");
+        fits && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    match names.iter().find(|name| !is_plain(name)) {
+        Some(bad) => Err(ConfigError::DirectDevice(bad.clone())),
+        None => Ok(names.into_iter().map(Arc::from).collect::<BTreeSet<_>>().into_iter().collect()),
+    }
 }
 
 fn detect_local(config: &KubeProxyConfiguration) -> DetectLocal {

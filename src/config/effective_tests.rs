@@ -229,7 +229,12 @@ fn what_is_written_reads_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.yaml");
     let mode = "--detect-local-mode=bridgeinterface";
-    let own = ["--no-table-ownership", "--service-proxy-name=ours", "--frontend-metrics-max=7"];
+    let own = [
+        "--no-table-ownership",
+        "--service-proxy-name=ours",
+        "--frontend-metrics-max=7",
+        "--direct-return-devices=eth1,eth0,eth1",
+    ];
     let first = by_flags(&[&own[..], &["--conntrack-min=0", mode, "--pod-bridge-interface=cbr0"]].concat());
     first.write(&path).expect("written");
     let again = by_file(&fs::read_to_string(&path).expect("readable"), &[]);
@@ -237,6 +242,9 @@ fn what_is_written_reads_the_same() {
     assert!(!again.table_ownership);
     assert_eq!(again.service_proxy_name.as_deref(), Some("ours"));
     assert_eq!(again.frontend_metrics_max, 7);
+    assert_eq!(again.direct_return_devices, [Arc::from("eth0"), Arc::from("eth1")]);
+    assert_eq!(again.options().direct_return_devices, again.direct_return_devices);
+    assert!(load(&["--direct-return-devices=eth0,a/b"]).expect_err("no name").contains("\"a/b\""));
     assert_eq!(notes(&again), Vec::<&str>::new());
     assert_eq!(again.options().detect_local, DetectLocal::BridgeInterface("cbr0".into()));
 }

@@ -98,6 +98,12 @@ pub enum ConfigError {
          --service-proxy-name (or serviceProxyName) is set"
     )]
     ForeignTakeover,
+    /// Not the name of an interface.
+    #[error(
+        "{0:?} cannot be an interface for direct return (at most 15 letters, digits, '-', '_' or '.'): correct \
+         --direct-return-devices or directReturnDevices"
+    )]
+    DirectDevice(String),
     /// No name for the Node.
     #[error("this host has no name: set --hostname-override (or hostnameOverride) to the Node's name")]
     NoName,

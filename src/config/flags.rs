@@ -235,6 +235,7 @@ stands_for!(
         "nodeport-addresses",
         "feature-gates",
         "service-proxy-name",
+        "direct-return-devices",
         "answer-pings",
     ]
 );

@@ -121,6 +121,7 @@ mod tests {
             action: Action::Balance(EndpointSet::Cluster, vec![target]),
             affinity: Some(Affinity { seconds: 60, number: 0 }),
             spread: None,
+            direct: false,
             sources: None,
         }
     }

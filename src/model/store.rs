@@ -21,6 +21,8 @@ pub enum Kind {
     Node,
     /// networking.k8s.io/v1 ServiceCIDR.
     ServiceCidr,
+    /// core/v1 Node, of all nodes; only their addresses, and only where direct return needs them.
+    NodeAddresses,
 }
 
 /// One message of a source.
@@ -52,6 +54,10 @@ pub enum Event {
     ServiceCidr(ServiceCidr),
     /// The ServiceCIDR of this name is gone.
     ServiceCidrDeleted(Arc<str>),
+    /// InternalIPs of some node of the cluster, by its name.
+    NodeAddresses(Arc<str>, Vec<IpAddr>),
+    /// The Node of this name is gone.
+    NodeAddressesDeleted(Arc<str>),
     /// All addresses configured on this host's interfaces, whenever they change.
     LocalAddresses(BTreeSet<IpAddr>),
 }
@@ -65,6 +71,8 @@ pub struct Changes {
     pub node: bool,
     /// The ServiceCIDR ranges changed.
     pub service_cidrs: bool,
+    /// Addresses of nodes of the cluster changed.
+    pub node_addresses: bool,
     /// TCP endpoints that have left a slice, with its Service; perhaps another slice has them ([`Model::departed`]).
     pub departed: BTreeMap<(IpAddr, u16), ObjectKey>,
     /// When what led to the changes of slices happened, by Service (specification 10.3). Says nothing about rules.
@@ -74,7 +82,7 @@ pub struct Changes {
 impl Changes {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && !self.node && !self.service_cidrs
+        self.services.is_empty() && !self.node && !self.service_cidrs && !self.node_addresses
     }
 }
 
@@ -89,10 +97,12 @@ pub struct Model {
     is_node_gone: bool,
     local_addresses: Option<BTreeSet<IpAddr>>,
     service_cidrs: HashMap<Arc<str>, Vec<IpNet>>,
+    node_addresses: HashMap<Arc<str>, Vec<IpAddr>>,
     listed: HashSet<Kind>,
     unseen_services: Option<HashSet<ObjectKey>>,
     unseen_slices: Option<HashSet<ObjectKey>>,
     unseen_cidrs: Option<HashSet<Arc<str>>>,
+    unseen_nodes: Option<HashSet<Arc<str>>>,
     is_node_unseen: bool,
     /// With the reason, by family: a Service that the kernel refuses in one is served in the other.
     set_aside: BTreeMap<ObjectKey, BTreeMap<Family, Arc<str>>>,
@@ -139,6 +149,18 @@ impl Model {
             }
             Event::ServiceCidrDeleted(name) => {
                 self.changes.service_cidrs |= self.service_cidrs.remove(&name).is_some();
+            }
+            Event::NodeAddresses(name, addresses) => {
+                if let Some(unseen) = &mut self.unseen_nodes {
+                    unseen.remove(&name);
+                }
+                if self.node_addresses.get(&name) != Some(&addresses) {
+                    self.node_addresses.insert(name, addresses);
+                    self.changes.node_addresses = true;
+                }
+            }
+            Event::NodeAddressesDeleted(name) => {
+                self.changes.node_addresses |= self.node_addresses.remove(&name).is_some();
             }
             Event::LocalAddresses(addresses) => {
                 if self.local_addresses.as_ref() != Some(&addresses) {
@@ -261,6 +283,11 @@ impl Model {
         self.local_addresses.as_ref()
     }
 
+    /// InternalIPs of a node of the cluster; none where they are not known.
+    pub fn addresses_of(&self, node: &str) -> &[IpAddr] {
+        self.node_addresses.get(node).map_or(&[], Vec::as_slice)
+    }
+
     /// All ServiceCIDR ranges, sorted, without duplicates.
     pub fn service_cidrs(&self) -> Vec<IpNet> {
         let ranges: BTreeSet<IpNet> = self.service_cidrs.values().flatten().copied().collect();
@@ -275,6 +302,7 @@ impl Model {
             }
             Kind::ServiceCidr => self.unseen_cidrs = Some(self.service_cidrs.keys().cloned().collect()),
             Kind::Node => self.is_node_unseen = true,
+            Kind::NodeAddresses => self.unseen_nodes = Some(self.node_addresses.keys().cloned().collect()),
         }
     }
 
@@ -296,6 +324,11 @@ impl Model {
                 }
             }
             Kind::Node => self.is_node_gone |= std::mem::take(&mut self.is_node_unseen),
+            Kind::NodeAddresses => {
+                for name in self.unseen_nodes.take().unwrap_or_default() {
+                    self.changes.node_addresses |= self.node_addresses.remove(&name).is_some();
+                }
+            }
         }
         self.listed.insert(kind);
     }
@@ -306,6 +339,7 @@ impl Model {
             Kind::EndpointSlice => self.unseen_slices.as_mut().is_some_and(|unseen| unseen.remove(key)),
             Kind::ServiceCidr => self.unseen_cidrs.as_mut().is_some_and(|unseen| unseen.remove(key.name())),
             Kind::Node => std::mem::take(&mut self.is_node_unseen),
+            Kind::NodeAddresses => self.unseen_nodes.as_mut().is_some_and(|unseen| unseen.remove(key.name())),
         };
     }
 

@@ -67,6 +67,29 @@ fn a_node_that_is_gone_stays_in_use_and_is_known_to_be_gone() {
 }
 
 #[test]
+fn addresses_of_nodes_are_as_listed() {
+    let mut model = Model::default();
+    let node = |name: &str, ip: [u8; 4]| Event::NodeAddresses(name.into(), vec![ip.into()]);
+    let list = |events: &[Event]| {
+        let ends = [Event::ListStarted(Kind::NodeAddresses), Event::ListDone(Kind::NodeAddresses)];
+        [&ends[..1], events, &ends[1..]].concat()
+    };
+    let mut changed = |events: Vec<Event>| {
+        events.into_iter().for_each(|event| model.apply(event));
+        let changes = model.take_changes();
+        assert_eq!(changes.is_empty(), !changes.node_addresses);
+        (changes.node_addresses, ["a", "b"].map(|name| model.addresses_of(name).len()))
+    };
+    assert_eq!(changed(list(&[node("a", [10, 0, 0, 1]), node("b", [10, 0, 0, 2])])), (true, [1, 1]));
+    assert_eq!(changed(vec![node("a", [10, 0, 0, 1])]), (false, [1, 1]));
+    assert_eq!(changed(vec![node("a", [10, 0, 0, 3])]), (true, [1, 1]));
+    assert_eq!(changed(list(&[node("b", [10, 0, 0, 2])])), (true, [0, 1]), "gone from the list");
+    let unreadable = Event::Unreadable(Kind::NodeAddresses, ObjectKey::new("", "b"));
+    assert_eq!(changed(list(&[unreadable])), (false, [0, 1]), "what was known stays");
+    assert_eq!(changed(vec![Event::NodeAddressesDeleted("b".into())]), (true, [0, 0]));
+}
+
+#[test]
 fn only_services_that_choose_nodes_follow_the_labels_of_the_node() {
     let expose_on = Some(LabelSelector::parse("role=edge").expect("valid"));
     let options = ServiceOptions { expose_on, ..ServiceOptions::DEFAULT };

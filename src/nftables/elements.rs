@@ -117,7 +117,7 @@ pub(super) fn put_key(buf: &mut Vec<u8>, key: &Bytes) {
     attr::end_nest(buf, nest);
 }
 
-fn put_data(buf: &mut Vec<u8>, kind: u16, bytes: &Bytes) {
+pub(super) fn put_data(buf: &mut Vec<u8>, kind: u16, bytes: &Bytes) {
     let nest = attr::begin_nest(buf, kind);
     attr::put(buf, abi::DATA_VALUE, bytes.as_slice());
     attr::end_nest(buf, nest);
@@ -138,7 +138,7 @@ fn encode_verdict(verdict: Verdict) -> Vec<u8> {
 }
 
 /// User data for `nft`: the comment, and whether a range is open. Each is a tag, a length and bytes.
-fn put_userdata(buf: &mut Vec<u8>, comment: Option<&str>, open: bool) {
+pub(super) fn put_userdata(buf: &mut Vec<u8>, comment: Option<&str>, open: bool) {
     if comment.is_none() && !open {
         return;
     }

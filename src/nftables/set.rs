@@ -86,11 +86,15 @@ impl Declaration {
 /// The set as libnftnl wants it, with room for `size` elements where its declaration leaves that open (0: no limit); `id`
 /// tells apart the sets of one transaction.
 pub(super) fn object(family: Family, table: &str, name: SetName, size: u32, id: u32) -> Set {
-    let spec = name.set.spec();
-    let declared = Declaration::of(family, &spec);
+    declared(family, (table, &name.to_string()), &name.set.spec(), size, id)
+}
+
+/// The same for a set of any name.
+pub(super) fn declared(family: Family, (table, name): (&str, &str), spec: &SetSpec, size: u32, id: u32) -> Set {
+    let declared = Declaration::of(family, spec);
     let mut out = Set::new()
         .str(sys::NFTNL_SET_TABLE, table)
-        .str(sys::NFTNL_SET_NAME, &name.to_string())
+        .str(sys::NFTNL_SET_NAME, name)
         .u32(sys::NFTNL_SET_ID, id)
         .u32(sys::NFTNL_SET_FLAGS, declared.flags)
         .u32(sys::NFTNL_SET_KEY_TYPE, declared.key_type)
@@ -115,7 +119,7 @@ pub(super) fn object(family: Family, table: &str, name: SetName, size: u32, id: 
     if declared.counter {
         out = out.add(Expression::new(c"counter"));
     }
-    out.userdata(&userdata(family, &spec))
+    out.userdata(&userdata(family, spec))
 }
 
 /// Tags in `nft`'s user data of a set.
@@ -155,13 +159,20 @@ fn userdata(family: Family, spec: &SetSpec) -> Vec<u8> {
     let is_map = spec.value != ValueType::None;
     put_u32(&mut out, tag::KEY_BYTE_ORDER, order::MIXED);
     if is_map {
-        // Newer versions abort on a verdict with any other.
-        let order = if spec.value == ValueType::ClassId { order::HOST } else { order::MIXED };
+        let order = match spec.value {
+            ValueType::ClassId => order::HOST,
+            ValueType::Node => order::BIG_ENDIAN,
+            // Newer versions abort on a verdict with any other.
+            _ => order::MIXED,
+        };
         put_u32(&mut out, tag::DATA_BYTE_ORDER, order);
     }
     // Only a key with a numgen slot has no name in nft's language and must be spelled out.
     let spelled_out = spec.key.contains(&FieldType::Slot);
     put(&mut out, tag::KEY_TYPEOF, &concat(family, if spelled_out { spec.key } else { &[] }));
+    if spec.value == ValueType::Node {
+        put(&mut out, tag::DATA_TYPEOF, &typeof_field(family, FieldType::Address));
+    }
     if spec.value == ValueType::Endpoint {
         put(&mut out, tag::DATA_TYPEOF, &concat(family, if spelled_out { spec.value_fields() } else { &[] }));
     }

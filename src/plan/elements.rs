@@ -179,6 +179,7 @@ impl Frontend {
         let masquerade = match (&self.action, self.class) {
             (Action::Refuse | Action::Drop | Action::Relay(_), _) => return None,
             (_, Class::ClusterIp) => None,
+            (Action::Balance(EndpointSet::Cluster, _), _) if self.direct => Some(Masquerades::Remote),
             (Action::Balance(EndpointSet::Cluster, _), _) => Some(Masquerades::Everybody),
             (Action::Balance(EndpointSet::Local, _) | Action::ExternalLocal { .. }, _) => Some(Masquerades::Own),
         };

@@ -192,6 +192,9 @@ pub struct Frontend {
     pub affinity: Option<Affinity>,
     /// Where endpoints do not have a slot each, taken at random.
     pub spread: Option<Box<Spread>>,
+    /// Other nodes may hand its connections on to this one, and this one to others: those to endpoints on this node keep the
+    /// client's address.
+    pub direct: bool,
     /// Who may connect, as disjoint ranges: loadBalancerSourceRanges without what is denied; `None` for no restriction.
     pub sources: Option<Vec<SourceRange>>,
 }

@@ -177,6 +177,7 @@ struct ServiceFrontends<'a> {
     /// This node answers on external addresses and NodePorts.
     exposed: bool,
     localhost: Option<IpAddr>,
+    direct_return: bool,
     balance: Balance,
 }
 
@@ -194,6 +195,7 @@ impl<'a> ServiceFrontends<'a> {
             sources: AllowedSources::of(service, &load_balancer_ips, family, node_ip),
             exposed,
             load_balancer_ips,
+            direct_return: settings.direct_return,
             localhost: settings.family(family).and_then(|f| f.localhost),
             balance: match service.options().balance {
                 _ if !settings.hashing => Balance::Random,
@@ -294,7 +296,8 @@ impl<'a> ServiceFrontends<'a> {
         let mut push = |key, class, action, sources| {
             let (port, label, affinity) = (port.name.clone(), label.clone(), self.affinity());
             let spread = spread.cloned().map(Box::new);
-            out.push(Frontend { key, class, port, label, action, affinity, spread, sources });
+            let direct = self.is_direct(class, &action, selection, spread.as_deref());
+            out.push(Frontend { key, class, port, label, action, affinity, spread, direct, sources });
         };
         let at = |ip| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
         push(at(cluster_ip), Class::ClusterIp, self.internal_action(selection), None);
@@ -314,6 +317,19 @@ impl<'a> ServiceFrontends<'a> {
             }
         }
         out
+    }
+
+    /// Whether another node may hand connections on to this one: only where all nodes choose the same endpoint, and the
+    /// endpoint's node answers at the address.
+    fn is_direct(&self, class: Class, action: &Action, selection: &Selection, spread: Option<&Spread>) -> bool {
+        let options = self.service.options();
+        let Action::Balance(EndpointSet::Cluster, targets) = action else { return false };
+        self.direct_return
+            && matches!(class, Class::LoadBalancer | Class::ExternalIp)
+            && selection.topology == Topology::None
+            && spread.is_some_and(|spread| spread.is_alike_everywhere(targets))
+            && !options.external_prefer_local
+            && options.expose_on.is_none()
     }
 
     fn internal_action(&self, selection: &Selection) -> Action {

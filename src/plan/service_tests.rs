@@ -24,6 +24,7 @@ fn settings() -> Settings {
         node_labels: Arc::default(),
         masquerade_all: false,
         external_ips: true,
+        direct_return: false,
         service_cidrs: Vec::new(),
         sizing: Sizing::default(),
         hashing: true,
@@ -245,45 +246,52 @@ fn a_source_range_that_cannot_be_read_never_opens() {
     assert_eq!(sources(&["0.0.0.0/0"], true), None, "everybody is asked for");
 }
 
+/// Only where all nodes choose the same endpoint, and that node answers at the address.
 #[test]
-fn who_prefers_this_node_falls_back_to_the_cluster() {
-    let options = ServiceOptions { external_prefer_local: true, ..ServiceOptions::DEFAULT };
-    let near = Service { annotated: Some(options.into()), ..service() };
-    let targets = |plan: &ServicePlan| {
-        let external = plan.frontends.iter().filter(|frontend| frontend.class != Class::ClusterIp);
-        let lists: BTreeSet<_> = external.map(|frontend| format!("{:?}", frontend.action)).collect();
-        lists.into_iter().collect::<Vec<_>>()
+fn direct_return_where_all_nodes_choose_alike() {
+    let hashed = |options: ServiceOptions| Service { annotated: Some(Box::new(options)), ..service() };
+    let by = |balance| hashed(ServiceOptions { balance, ..ServiceOptions::DEFAULT });
+    let direct = |service: &Service, slices: &[Arc<EndpointSlice>], direct_return| -> Vec<Class> {
+        let settings = Settings { direct_return, ..settings() };
+        let plan = compile(service, || slices.iter(), Family::Ipv4, &settings);
+        plan.frontends.iter().filter(|frontend| frontend.direct).map(|frontend| frontend.class).collect()
     };
-    let ip = |n: u8| Target { ip: [10, 1, 0, n].into(), port: 8080 };
-    let action = |set, targets| format!("{:?}", Action::Balance(set, targets));
-    assert_eq!(targets(&plan(&near, &["n1", "n2"])), [action(EndpointSet::Local, vec![ip(1)])]);
-    assert_eq!(targets(&plan(&near, &["n2", "n3"])), [action(EndpointSet::Cluster, vec![ip(1), ip(2)])]);
-    let internal = |service: &Service, nodes: &[&str]| match &plan(service, nodes).frontends[0].action {
-        Action::Balance(_, targets) => targets.len(),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(internal(&near, &["n1", "n2"]), 2, "internal traffic was not asked for");
-    let options = ServiceOptions { internal_prefer_local: true, ..ServiceOptions::DEFAULT };
-    let inside = Service { annotated: Some(options.into()), ..service() };
-    assert_eq!([internal(&inside, &["n1", "n2"]), internal(&inside, &["n2", "n3"])], [1, 2]);
+    let slices = [slice(&["n1", "n2"])];
+    let external = [Class::LoadBalancer, Class::ExternalIp];
+    for balance in [Balance::SourceIp, Balance::SourceIpPort] {
+        assert_eq!(direct(&by(balance), &slices, true), external, "not at ClusterIPs and NodePorts");
+        assert_eq!(direct(&by(balance), &slices, false), [], "off");
+    }
+    assert_eq!(direct(&by(Balance::Random), &slices, true), []);
+    assert_eq!(direct(&service(), &slices, true), []);
+    let sticky = Service { affinity_seconds: Some(60), ..by(Balance::SourceIpPort) };
+    assert_eq!(direct(&sticky, &slices, true), external, "a hash needs no records");
+    let local = Service { external_policy_local: true, ..by(Balance::SourceIp) };
+    assert_eq!(direct(&local, &slices, true), [], "each node its own endpoints");
+    let options = ServiceOptions { balance: Balance::SourceIp, ..ServiceOptions::DEFAULT };
+    let near = ServiceOptions { external_prefer_local: true, ..options.clone() };
+    assert_eq!(direct(&hashed(near), &slices, true), []);
+    let somewhere = ServiceOptions { expose_on: LabelSelector::parse("edge=yes").ok(), ..options };
+    assert_eq!(direct(&hashed(somewhere), &slices, true), [], "the endpoint's node may not answer there");
+    assert_eq!(direct(&by(Balance::SourceIp), &[slice(&["n2"])], true), external, "one is all there is to choose");
+    assert_eq!(direct(&by(Balance::SourceIp), &[], true), [], "nothing to hand on");
+    let mut hinted = EndpointSlice::clone(&slices[0]);
+    for endpoint in &mut hinted.endpoints {
+        Arc::make_mut(&mut endpoint.placement).node_hints = vec!["n1".into()];
+    }
+    assert_eq!(direct(&by(Balance::SourceIp), &[hinted.into()], true), [], "other nodes have other endpoints");
 }
 
 #[test]
-fn where_it_is_not_exposed_a_service_has_its_cluster_ip_alone() {
-    let selector = LabelSelector::parse("role=edge").expect("valid");
-    let options = ServiceOptions { expose_on: Some(selector), ..ServiceOptions::DEFAULT };
-    let here = Service { annotated: Some(options.into()), health_check_node_port: Some(30_100), ..service() };
-    let with = |labels: &[(&str, &str)]| {
-        let labels: BTreeMap<Arc<str>, Arc<str>> =
-            labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        let (settings, slices) = (Settings { node_labels: labels.into(), ..settings() }, [slice(&["n1"])]);
-        let plan = compile(&here, || slices.iter(), Family::Ipv4, &settings);
-        (plan.frontends.iter().map(|frontend| frontend.class).collect::<Vec<_>>(), plan.checks.len())
-    };
-    let all = vec![Class::ClusterIp, Class::LoadBalancer, Class::ExternalIp, Class::NodePort];
-    assert_eq!(with(&[("role", "edge")]), (all, 2));
-    assert_eq!(with(&[("role", "core")]), (vec![Class::ClusterIp], 0));
-    assert_eq!(with(&[]), (vec![Class::ClusterIp], 0));
+fn connections_that_may_be_handed_on_are_masqueraded_only_to_other_nodes() {
+    let options = ServiceOptions { balance: Balance::SourceIp, ..ServiceOptions::DEFAULT };
+    let service = Service { annotated: Some(Box::new(options)), ..service() };
+    let slices = [slice(&["n1", "n2"])];
+    let settings = Settings { direct_return: true, ..settings() };
+    let plan = compile(&service, || slices.iter(), Family::Ipv4, &settings);
+    let due = |class| plan.frontends.iter().find(|frontend| frontend.class == class).and_then(Frontend::after_dnat);
+    assert_eq!(due(Class::LoadBalancer), Some(Verdict::Goto(ChainId::MasqueradeRemote)));
+    assert_eq!(due(Class::NodePort), Some(Verdict::Goto(ChainId::MasqueradeIt)));
 }
 
 #[test]
@@ -326,4 +334,45 @@ fn the_relay_hashes_its_one_client_too() {
         slots.len()
     };
     assert_eq!([Balance::Random, Balance::SourceIp, Balance::SourceIpPort].map(relayed), [2, 1, 2]);
+}
+
+#[test]
+fn who_prefers_this_node_falls_back_to_the_cluster() {
+    let options = ServiceOptions { external_prefer_local: true, ..ServiceOptions::DEFAULT };
+    let near = Service { annotated: Some(options.into()), ..service() };
+    let targets = |plan: &ServicePlan| {
+        let external = plan.frontends.iter().filter(|frontend| frontend.class != Class::ClusterIp);
+        let lists: BTreeSet<_> = external.map(|frontend| format!("{:?}", frontend.action)).collect();
+        lists.into_iter().collect::<Vec<_>>()
+    };
+    let ip = |n: u8| Target { ip: [10, 1, 0, n].into(), port: 8080 };
+    let action = |set, targets| format!("{:?}", Action::Balance(set, targets));
+    assert_eq!(targets(&plan(&near, &["n1", "n2"])), [action(EndpointSet::Local, vec![ip(1)])]);
+    assert_eq!(targets(&plan(&near, &["n2", "n3"])), [action(EndpointSet::Cluster, vec![ip(1), ip(2)])]);
+    let internal = |service: &Service, nodes: &[&str]| match &plan(service, nodes).frontends[0].action {
+        Action::Balance(_, targets) => targets.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(internal(&near, &["n1", "n2"]), 2, "internal traffic was not asked for");
+    let options = ServiceOptions { internal_prefer_local: true, ..ServiceOptions::DEFAULT };
+    let inside = Service { annotated: Some(options.into()), ..service() };
+    assert_eq!([internal(&inside, &["n1", "n2"]), internal(&inside, &["n2", "n3"])], [1, 2]);
+}
+
+#[test]
+fn where_it_is_not_exposed_a_service_has_its_cluster_ip_alone() {
+    let selector = LabelSelector::parse("role=edge").expect("valid");
+    let options = ServiceOptions { expose_on: Some(selector), ..ServiceOptions::DEFAULT };
+    let here = Service { annotated: Some(options.into()), health_check_node_port: Some(30_100), ..service() };
+    let with = |labels: &[(&str, &str)]| {
+        let labels: BTreeMap<Arc<str>, Arc<str>> =
+            labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let (settings, slices) = (Settings { node_labels: labels.into(), ..settings() }, [slice(&["n1"])]);
+        let plan = compile(&here, || slices.iter(), Family::Ipv4, &settings);
+        (plan.frontends.iter().map(|frontend| frontend.class).collect::<Vec<_>>(), plan.checks.len())
+    };
+    let all = vec![Class::ClusterIp, Class::LoadBalancer, Class::ExternalIp, Class::NodePort];
+    assert_eq!(with(&[("role", "edge")]), (all, 2));
+    assert_eq!(with(&[("role", "core")]), (vec![Class::ClusterIp], 0));
+    assert_eq!(with(&[]), (vec![Class::ClusterIp], 0));
 }

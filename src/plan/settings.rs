@@ -101,6 +101,8 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// Program externalIPs (feature gate AllowServiceExternalIPs).
     pub external_ips: bool,
+    /// Other nodes may hand connections on to this one, and this one to others.
+    pub direct_return: bool,
     /// ServiceCIDR ranges of both families.
     pub service_cidrs: Vec<IpNet>,
     /// Room of the maps.

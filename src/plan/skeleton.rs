@@ -46,6 +46,11 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
             own.extend([local(Field::SourceAddress), Term::Masquerade]);
             vec![own, hairpin()]
         }
+        ChainId::MasqueradeRemote => {
+            let mut own = hairpin_of(Field::DestinationAddress);
+            own.push(Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn)));
+            vec![own, vec![Term::Masquerade]]
+        }
         ChainId::Pick(pick) => pick_one(pick),
         ChainId::Remember(chain) => remember(settings, chain),
         ChainId::ResetArriving => vec![reset(&[Field::DestinationAddress, Field::DestinationPort])],
@@ -192,6 +197,7 @@ fn remember(settings: &FamilySettings, chain: Remember) -> Vec<Rule> {
         Masquerades::Nobody => {}
         Masquerades::Everybody => rules.push(vec![Term::Masquerade]),
         Masquerades::Own => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeOwn))]),
+        Masquerades::Remote => rules.push(vec![Term::Verdict(Verdict::Goto(ChainId::MasqueradeRemote))]),
     }
     rules
 }
@@ -234,8 +240,15 @@ fn original_is_nodeport(settings: &FamilySettings) -> Term {
 }
 
 fn hairpin() -> Rule {
-    let key = vec![Field::SourceAddress, Field::DestinationAddress];
-    vec![Term::Member { key, negate: false, set: SetId::Hairpin.into() }, Term::Masquerade]
+    let mut rule = hairpin_of(Field::SourceAddress);
+    rule.push(Term::Masquerade);
+    rule
+}
+
+/// The endpoint is on this node and has this address. With its own one that means: it is on this node.
+fn hairpin_of(address: Field) -> Rule {
+    let key = vec![address, Field::DestinationAddress];
+    vec![Term::Member { key, negate: false, set: SetId::Hairpin.into() }]
 }
 
 fn pod(settings: &FamilySettings, negate: bool) -> Option<Term> {

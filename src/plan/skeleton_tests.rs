@@ -14,7 +14,7 @@ fn every_rule_of_ours_comes_back() {
     ];
     let mut chains = ChainId::FIXED.to_vec();
     chains.extend(ChainId::RESETS);
-    chains.push(ChainId::NodeportSourceRanges);
+    chains.extend([ChainId::NodeportSourceRanges, ChainId::MasqueradeRemote]);
     for (nodeport, external_local) in (0..4).map(|n| (n & 1 > 0, n & 2 > 0)) {
         for masquerades in Masquerades::ALL {
             chains.push(ChainId::Remember(Remember { nodeport, external_local, masquerades, seconds: 5 }));

@@ -50,6 +50,11 @@ impl Spread {
         if self.table_size(targets).is_some() { self.balance } else { Balance::Random }
     }
 
+    /// Whether the same client gets the same endpoint on all nodes that have these endpoints.
+    pub fn is_alike_everywhere(&self, targets: &[Target]) -> bool {
+        self.balance != Balance::Random && (targets.len() == 1 || self.balance_of(targets) != Balance::Random)
+    }
+
     /// The smallest size that gives each enough slots, else the largest; `None` where one each is all there is to do.
     fn table_size(&self, targets: &[Target]) -> Option<u32> {
         let [.., most] = SLOTS;

@@ -69,31 +69,6 @@ pub struct Pick {
     pub count: u32,
 }
 
-/// Whose connections are masqueraded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Masquerades {
-    /// Nobody's.
-    Nobody,
-    /// All, as in [`ChainId::MasqueradeIt`].
-    Everybody,
-    /// Those of this node and of pods that reach themselves, as in [`ChainId::MasqueradeOwn`].
-    Own,
-}
-
-impl Masquerades {
-    /// All of them.
-    pub const ALL: [Masquerades; 3] = [Masquerades::Nobody, Masquerades::Everybody, Masquerades::Own];
-
-    /// The chain that does it.
-    pub fn chain(self) -> Option<ChainId> {
-        match self {
-            Masquerades::Nobody => None,
-            Masquerades::Everybody => Some(ChainId::MasqueradeIt),
-            Masquerades::Own => Some(ChainId::MasqueradeOwn),
-        }
-    }
-}
-
 /// How a `pick` chain chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PickBy {
@@ -117,6 +92,35 @@ impl PickBy {
             PickBy::Sticky => "sticky",
             PickBy::SourceIp => "hash",
             PickBy::SourceIpPort => "hash-ports",
+        }
+    }
+}
+
+/// Whose connections are masqueraded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Masquerades {
+    /// Nobody's.
+    Nobody,
+    /// All, as in [`ChainId::MasqueradeIt`].
+    Everybody,
+    /// Those of this node and of pods that reach themselves, as in [`ChainId::MasqueradeOwn`].
+    Own,
+    /// Those to endpoints on other nodes, as in [`ChainId::MasqueradeRemote`].
+    Remote,
+}
+
+impl Masquerades {
+    /// All of them.
+    pub const ALL: [Masquerades; 4] =
+        [Masquerades::Nobody, Masquerades::Everybody, Masquerades::Own, Masquerades::Remote];
+
+    /// The chain that does it.
+    pub fn chain(self) -> Option<ChainId> {
+        match self {
+            Masquerades::Nobody => None,
+            Masquerades::Everybody => Some(ChainId::MasqueradeIt),
+            Masquerades::Own => Some(ChainId::MasqueradeOwn),
+            Masquerades::Remote => Some(ChainId::MasqueradeRemote),
         }
     }
 }
@@ -163,6 +167,8 @@ pub enum ChainId {
     MasqueradeIt,
     /// Masquerades connections of this node that are not from pods (external policy Local).
     MasqueradeOwn,
+    /// Masquerades connections to endpoints on other nodes; those on this node answer the client itself (direct return).
+    MasqueradeRemote,
     /// Picks an endpoint.
     Pick(Pick),
     /// Writes an affinity record.
@@ -247,6 +253,7 @@ impl fmt::Display for ChainId {
             ChainId::AfterDnat => "after-dnat",
             ChainId::MasqueradeIt => "masquerade-it",
             ChainId::MasqueradeOwn => "masquerade-own",
+            ChainId::MasqueradeRemote => "masquerade-remote",
             ChainId::ResetArriving => "reset-arriving",
             ChainId::ResetOwn => "reset-own",
             ChainId::Pick(Pick { map, by, count }) => {
@@ -280,7 +287,7 @@ impl FromStr for ChainId {
     type Err = UnknownChain;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let others = [Self::NodeportSourceRanges].into_iter().chain(Self::RESETS);
+        let others = [Self::NodeportSourceRanges, Self::MasqueradeRemote].into_iter().chain(Self::RESETS);
         let fixed = Self::FIXED.into_iter().chain(others).find(|chain| chain.to_string() == name);
         fixed
             .or_else(|| parse_pick(name))
@@ -328,6 +335,7 @@ mod tests {
             ChainId::Dispatch,
             ChainId::NodeportSourceRanges,
             ChainId::MasqueradeOwn,
+            ChainId::MasqueradeRemote,
             ChainId::ResetArriving,
             ChainId::ResetOwn,
         ];

@@ -117,6 +117,8 @@ pub enum ValueType {
     Endpoint,
     /// ID of a Service port and endpoint set.
     ClassId,
+    /// Address of a node ([`super::DirectMap`]).
+    Node,
 }
 
 /// Declaration of a set or map.
@@ -315,6 +317,7 @@ impl SetSpec {
         match self.value {
             ValueType::Endpoint => &[FieldType::Address, FieldType::Port],
             ValueType::ClassId => &[FieldType::ClassId],
+            ValueType::Node => &[FieldType::Address],
             ValueType::None | ValueType::Verdict => &[],
         }
     }

@@ -40,6 +40,7 @@ macro_rules! api_object {
 api_object!(Service, k8s_openapi::api::core::v1::Service);
 api_object!(EndpointSlice, k8s_openapi::api::discovery::v1::EndpointSlice);
 api_object!(Node, k8s_openapi::api::core::v1::Node);
+api_object!(NodeAddresses, k8s_openapi::api::core::v1::Node);
 api_object!(ServiceCidr, k8s_openapi::api::networking::v1::ServiceCIDR);
 
 impl AsRef<Metadata> for Metadata {
@@ -284,6 +285,16 @@ pub struct Node {
     pub metadata: NodeMetadata,
     /// `spec`.
     pub spec: Option<NodeSpec>,
+    /// `status`.
+    pub status: Option<NodeStatus>,
+}
+
+/// The same Node, cut down further: what is read of all nodes of a cluster.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAddresses {
+    /// `metadata`.
+    pub metadata: Metadata,
     /// `status`.
     pub status: Option<NodeStatus>,
 }

@@ -91,6 +91,16 @@ impl Convert for api::Node {
     }
 }
 
+impl Convert for api::NodeAddresses {
+    fn convert(&self, converter: &mut Converter) -> Converted {
+        converter.node_addresses(&self.metadata, self.status.as_ref())
+    }
+
+    fn deleted(key: ObjectKey) -> Event {
+        Event::NodeAddressesDeleted(key.name().into())
+    }
+}
+
 impl Convert for api::ServiceCidr {
     fn convert(&self, converter: &mut Converter) -> Converted {
         converter.service_cidr(self)
@@ -107,13 +117,14 @@ pub struct Converter {
     origin: Origin,
     node_name: Arc<str>,
     proxy_name: Option<Arc<str>>,
+    all_nodes: bool,
     interner: Interner,
 }
 
 impl Converter {
     /// A converter for objects of this origin, on the node of this name.
     pub fn new(origin: Origin, node_name: impl Into<Arc<str>>) -> Self {
-        Self { origin, node_name: node_name.into(), proxy_name: None, interner: Interner::default() }
+        Self { origin, node_name: node_name.into(), proxy_name: None, all_nodes: false, interner: Interner::default() }
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.
@@ -121,6 +132,18 @@ impl Converter {
     pub fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
         self.proxy_name = proxy_name;
         self
+    }
+
+    /// Takes addresses of all nodes, too.
+    #[must_use]
+    pub fn with_all_nodes(mut self, all_nodes: bool) -> Self {
+        self.all_nodes = all_nodes;
+        self
+    }
+
+    /// Whether addresses of all nodes are wanted.
+    pub(super) fn wants_all_nodes(&self) -> bool {
+        self.all_nodes
     }
 
     /// The name of the Node that counts.
@@ -157,6 +180,18 @@ impl Converter {
                 || taints.iter().any(|taint| taint.key.as_deref() == Some(AUTOSCALER_TAINT)),
         };
         Converted { event: Some(Event::Node(Box::new(node))), problems: notes.finish() }
+    }
+
+    /// The addresses of any Node. What is wrong with them its own proxy reports.
+    pub fn node_addresses(&mut self, metadata: &Metadata, status: Option<&api::NodeStatus>) -> Converted {
+        let name = match name("Node", "metadata.name", metadata.name.as_deref()) {
+            Ok(name) => self.interner.string(name),
+            Err(left_out) => return left_out,
+        };
+        let entries = status.map(|status| list(&status.addresses)).unwrap_or_default().iter();
+        let internal = entries.filter(|entry| entry.address_type.as_deref() == Some("InternalIP"));
+        let ips = internal.filter_map(|entry| parse_ip(entry.address.as_deref()?).ok()).collect();
+        Converted { event: Some(Event::NodeAddresses(name, ips)), problems: Vec::new() }
     }
 
     /// A ServiceCIDR.

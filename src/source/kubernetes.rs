@@ -49,6 +49,7 @@ pub struct KubeSource {
     access: Access,
     node_name: Arc<str>,
     proxy_name: Option<Arc<str>>,
+    all_nodes: bool,
     stats: Arc<SourceStats>,
 }
 
@@ -61,13 +62,20 @@ impl KubeSource {
     ) -> Result<Self, SourceError> {
         let access = Access::new(options, measure).await?;
         let stats = Arc::new(SourceStats::of(access.server()));
-        Ok(Self { access, node_name: node_name.into(), proxy_name: None, stats })
+        Ok(Self { access, node_name: node_name.into(), proxy_name: None, all_nodes: false, stats })
     }
 
     /// Takes the Services with this label `service.kubernetes.io/service-proxy-name`; `None`: those without it.
     #[must_use]
     pub fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
         self.proxy_name = proxy_name;
+        self
+    }
+
+    /// Follows the addresses of all nodes, too, where direct return needs them.
+    #[must_use]
+    pub fn with_all_nodes(mut self, all_nodes: bool) -> Self {
+        self.all_nodes = all_nodes;
         self
     }
 
@@ -102,6 +110,9 @@ impl KubeSource {
         // Dropping the set ends them all.
         let mut tasks = JoinSet::new();
         tasks.spawn(Follow::<api::Node>::new(&shared, Selector::default().fields(&node)).run());
+        if self.all_nodes {
+            tasks.spawn(Follow::<api::NodeAddresses>::new(&shared, Selector::default()).called("all nodes").run());
+        }
         tasks.spawn(Follow::<api::ServiceCidr>::new(&shared, Selector::default()).optional().run());
         tasks.spawn(Follow::<api::Service>::new(&shared, services).run());
         tasks.spawn(Follow::<api::EndpointSlice>::new(&shared, slices).run());

@@ -72,6 +72,13 @@ impl ManifestSource {
         self
     }
 
+    /// Takes addresses of all nodes, too, where direct return needs them.
+    #[must_use]
+    pub fn with_all_nodes(mut self, all_nodes: bool) -> Self {
+        self.folder = self.folder.with_all_nodes(all_nodes);
+        self
+    }
+
     /// The counters, which outlive [`ManifestSource::run`].
     pub fn stats(&self) -> Arc<SourceStats> {
         self.stats.clone()

@@ -76,6 +76,8 @@ pub(crate) mod table {
     /// Whatever an object is, its first attribute is the name of its table.
     pub(crate) const NAME: u16 = 1;
     pub(crate) const FLAGS: u16 = 2;
+    pub(crate) const USE: u16 = 3;
+    pub(crate) const HANDLE: u16 = 4;
     pub(crate) const OWNER: u16 = 7;
     /// `NFT_TABLE_F_OWNER`: only the socket that created the table can change it.
     pub(crate) const F_OWNER: u32 = 2;
@@ -184,6 +186,10 @@ pub(crate) mod expr {
     pub(crate) const NETWORK_HEADER: u32 = 1;
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
     pub(crate) const TRANSPORT_HEADER: u32 = 2;
+    /// `NFT_META_PROTOCOL`.
+    pub(crate) const META_PROTOCOL: u32 = 1;
+    /// `NFT_META_PKTTYPE`.
+    pub(crate) const META_PKTTYPE: u32 = 19;
     /// `NFT_META_PRIORITY`.
     pub(crate) const META_PRIORITY: u32 = 2;
     /// `NFT_META_IIF`.

@@ -146,7 +146,7 @@ fn payload(base: u32, offset: u32, len: u32, to: Register) -> Expression {
 }
 
 /// The kernel's number of a 32-bit register.
-fn register(register: Register) -> u32 {
+pub(crate) fn register(register: Register) -> u32 {
     REG32_00 + register
 }
 

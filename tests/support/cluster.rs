@@ -115,7 +115,7 @@ fn any_weights(family: Family) -> impl Strategy<Value = Option<Box<EndpointWeigh
     })
 }
 
-/// Annotations about who reaches what.
+/// Annotations.
 fn any_choices() -> impl Strategy<Value = ServiceOptions> {
     let selector = prop_oneof![Just("role=edge"), Just("role!=edge"), Just("!role")];
     let selector = selector.prop_map(|text| LabelSelector::parse(text).expect("valid"));
@@ -233,13 +233,15 @@ pub fn any_options() -> impl Strategy<Value = Options> {
     ];
     // Small enough that maps get a size, and grow.
     let sizing = (1_u32..8).prop_map(|floor| Sizing { floor, ..Sizing::default() });
-    (detect, node_ports, any::<bool>(), any::<bool>(), sizing).prop_map(
-        |(detect_local, node_ports, masquerade_all, answer_pings, sizing)| Options {
+    let direct = prop_oneof![Just(Vec::new()), Just(vec!["eth0".into()])];
+    (detect, node_ports, any::<bool>(), any::<bool>(), sizing, direct).prop_map(
+        |(detect_local, node_ports, masquerade_all, answer_pings, sizing, direct_return_devices)| Options {
             detect_local,
             node_ports,
             masquerade_all,
             answer_pings,
             sizing,
+            direct_return_devices,
             ..Options::new(NODE)
         },
     )

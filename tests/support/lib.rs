@@ -6,6 +6,7 @@ pub mod attempt;
 pub mod canonical;
 pub mod cluster;
 pub mod corpus;
+pub mod ecmp;
 pub mod follower;
 pub mod health;
 pub mod kube_proxy;

@@ -50,29 +50,33 @@ impl Nft {
     /// The whole ruleset, without what depends on who owns the table, and elements sorted as text: how many stand on a
     /// line and what comes first differs between versions.
     pub fn list(&self) -> String {
-        let text = self.run(&["list", "ruleset"], "").expect("listable");
-        let mut out = String::new();
-        let mut lines = text.lines();
-        while let Some(line) = lines.next() {
-            let line = line.split(" # progname").next().unwrap_or_default();
-            if line.starts_with("\tflags owner") {
-                // And the empty line behind it.
-                lines.next();
-            } else if line.starts_with("\t\telements = {") {
-                let mut block = line.to_owned();
-                while !block.ends_with('}') {
-                    block += lines.next().expect("closed").trim();
-                }
-                out += &sorted(&block);
-            } else {
-                // 1.0.6 has names for the priorities at two of the hooks only.
-                let line = line.replace("hook output priority -100", "hook output priority dstnat");
-                out += &line.replace("hook input priority 100", "hook input priority srcnat");
-                out.push('\n');
-            }
-        }
-        out
+        canonical(&self.run(&["list", "ruleset"], "").expect("listable"))
     }
+}
+
+/// A listing as [`Nft::list`] gives it.
+pub fn canonical(text: &str) -> String {
+    let mut out = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let line = line.split(" # progname").next().unwrap_or_default();
+        if line.starts_with("\tflags owner") {
+            // And the empty line behind it.
+            lines.next();
+        } else if line.starts_with("\t\telements = {") {
+            let mut block = line.to_owned();
+            while !block.ends_with('}') {
+                block += lines.next().expect("closed").trim();
+            }
+            out += &sorted(&block);
+        } else {
+            // 1.0.6 has names for the priorities at two of the hooks only.
+            let line = line.replace("hook output priority -100", "hook output priority dstnat");
+            out += &line.replace("hook input priority 100", "hook input priority srcnat");
+            out.push('\n');
+        }
+    }
+    out
 }
 
 fn sorted(block: &str) -> String {

@@ -38,6 +38,7 @@ pub fn element(family: Family, set: SetId, n: u32) -> Element {
     let value = match spec.value {
         ValueType::None => Value::None,
         ValueType::Endpoint => Value::Data(Bytes::new().ip(ip(family, 1000 + n)).u16(8080)),
+        ValueType::Node => Value::Data(Bytes::new().ip(ip(family, 2000 + n))),
         ValueType::ClassId => {
             Value::Data(Bytes::new().u32_host([0x1_0000, 0x1_0001, 0x1_abcd, 0xfe80_0001][n as usize % 4]))
         }

@@ -74,6 +74,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if include "portway.takeover" . }}
 - --takeover
 {{- end }}
+{{- with .Values.directReturnDevices }}
+- --direct-return-devices={{ join "," . }}
 {{- if .Values.answerPings }}
 - --answer-pings
 {{- end }}

@@ -1,6 +1,6 @@
 //! Settings that lack data: those of a configuration, or what the daemon says of its own.
 
-use super::{CheckArgs, CheckRow};
+use super::{CheckArgs, CheckRow, direct};
 use crate::admin::{ClientError, FaultRow};
 use crate::config::{Configuration, Flags};
 use crate::model::Family;
@@ -35,6 +35,7 @@ fn of_configuration(flags: Flags) -> anyhow::Result<Vec<CheckRow>> {
     if rows.is_empty() {
         rows.push(CheckRow::ok(WHAT, "valid, and none lacks data"));
     }
+    rows.extend(direct::of_configuration(&configuration.direct_return_devices));
     Ok(rows)
 }
 
@@ -49,9 +50,10 @@ fn of_daemon(args: &CheckArgs) -> anyhow::Result<Vec<CheckRow>> {
         }
         Err(cause) => return Ok(vec![CheckRow::warn(WHAT, cause.to_string(), "see `portway status`")]),
     };
-    let (of_node, of_others): (Vec<FaultRow>, Vec<FaultRow>) = faults
-        .into_iter()
-        .partition(|fault| matches!(fault.reason.as_str(), "NoPodRange" | "NoNodeAddress" | "SettingNotMade"));
+    // Direct return has rows of its own.
+    let others = faults.into_iter().filter(|fault| fault.reason != "DirectReturn");
+    let (of_node, of_others): (Vec<FaultRow>, Vec<FaultRow>) =
+        others.partition(|fault| matches!(fault.reason.as_str(), "NoPodRange" | "NoNodeAddress" | "SettingNotMade"));
     let mut rows: Vec<CheckRow> =
         of_node.into_iter().map(|fault| CheckRow::warn(WHAT, fault.message, REMEDY)).collect();
     if rows.is_empty() {
@@ -61,5 +63,8 @@ fn of_daemon(args: &CheckArgs) -> anyhow::Result<Vec<CheckRow>> {
         0 => CheckRow::ok("objects", "no faults"),
         count => CheckRow::warn("objects", format!("faults: {count}"), "`portway faults` shows them"),
     });
+    if let Ok(report) = args.daemon.client().get("/status") {
+        rows.extend(direct::of_daemon(&report));
+    }
     Ok(rows)
 }

@@ -24,8 +24,10 @@ impl Source {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, SourceError> {
         let proxy_name = options.service_proxy_name.clone();
+        let all_nodes = !options.direct_return_devices.is_empty();
         if let Some(folder) = &configuration.manifests {
-            let source = ManifestSource::open(folder, &options.node_name)?.serving(proxy_name);
+            let source =
+                ManifestSource::open(folder, &options.node_name)?.serving(proxy_name).with_all_nodes(all_nodes);
             metrics.watch_source("manifests", source.stats());
             return Ok(Self::Manifests(Box::new(source)));
         }
@@ -36,7 +38,7 @@ impl Source {
             ..KubeOptions::default()
         };
         let source = KubeSource::connect(&access, &options.node_name, Some(metrics.rest_client_layer())).await?;
-        let source = source.serving(proxy_name);
+        let source = source.serving(proxy_name).with_all_nodes(all_nodes);
         metrics.watch_source("kubernetes", source.stats());
         Ok(Self::Kubernetes(Box::new(source)))
     }

@@ -62,6 +62,7 @@ fn value(set: SetId, n: u32) -> Value {
             _ => Verdict::Goto(ChainId::Pick(Pick { map: EndpointMap::Address, by: PickBy::Sticky, count: n })),
         }),
         ValueType::Endpoint => Value::Data(Bytes::new().ip([10, 0, 0, n as u8].into()).u16(n as u16)),
+        ValueType::Node => Value::Data(Bytes::new().ip([10, 1, 0, n as u8].into())),
         ValueType::ClassId => Value::Data(Bytes::new().u32_host(n)),
     }
 }

@@ -100,6 +100,12 @@ impl<T: Convert> Follow<T> {
         }
     }
 
+    /// Another name for messages, where two follow the same kind.
+    pub(super) fn called(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.plural);
+        self
+    }
+
     /// Old servers may lack the kind; it then counts as an empty list.
     pub(super) fn optional(mut self) -> Self {
         self.optional = true;

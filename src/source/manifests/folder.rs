@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use super::document::{Object, Unread, parse};
 use crate::model::{Event, Kind, ObjectKey};
 use crate::source::SourceError;
-use crate::source::convert::{Converter, Origin};
+use crate::source::convert::{Converted, Converter, Origin};
 use crate::source::problem::{Problem, Subject};
 
 /// Larger files are not manifests.
@@ -27,6 +27,7 @@ enum Id {
     Service(ObjectKey),
     Slice(ObjectKey),
     Node,
+    NodeAddresses(Arc<str>),
     Cidr(Arc<str>),
 }
 
@@ -39,6 +40,7 @@ impl Id {
             Event::Slice(slice) => (Id::Slice(slice.key.clone()), true),
             Event::SliceDeleted(key) => (Id::Slice(key.clone()), false),
             Event::Node(_) => (Id::Node, true),
+            Event::NodeAddresses(name, _) => (Id::NodeAddresses(name.clone()), true),
             Event::ServiceCidr(cidr) => (Id::Cidr(cidr.name.clone()), true),
             _ => return None,
         })
@@ -49,6 +51,7 @@ impl Id {
             Id::Service(_) => Kind::Service,
             Id::Slice(_) => Kind::EndpointSlice,
             Id::Node => Kind::Node,
+            Id::NodeAddresses(_) => Kind::NodeAddresses,
             Id::Cidr(_) => Kind::ServiceCidr,
         }
     }
@@ -60,6 +63,7 @@ impl fmt::Display for Id {
             Id::Service(key) => write!(f, "Service {key}"),
             Id::Slice(key) => write!(f, "EndpointSlice {key}"),
             Id::Node => f.write_str("this Node"),
+            Id::NodeAddresses(name) => write!(f, "Node {name}"),
             Id::Cidr(name) => write!(f, "ServiceCIDR {name}"),
         }
     }
@@ -117,6 +121,11 @@ impl ManifestFolder {
 
     pub(super) fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
         self.converter = self.converter.serving(proxy_name);
+        self
+    }
+
+    pub(super) fn with_all_nodes(mut self, all_nodes: bool) -> Self {
+        self.converter = self.converter.with_all_nodes(all_nodes);
         self
     }
 
@@ -251,7 +260,9 @@ impl ManifestFolder {
         conflicts.extend(self.unread(names, &winners));
         conflicts.extend(self.other_nodes(names, &winners));
         let mut events = Vec::with_capacity(winners.len() + 8);
-        for kind in [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
+        let all_nodes = self.converter.wants_all_nodes().then_some(Kind::NodeAddresses);
+        let kinds = [Kind::Node, Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice];
+        for kind in all_nodes.into_iter().chain(kinds) {
             events.push(Event::ListStarted(kind));
             let in_order = entries(true).chain(entries(false)).filter(|(_, entry)| entry.id.kind() == kind);
             let winning = in_order.filter(|(_, entry)| std::ptr::eq(winners[&entry.id].1, *entry));
@@ -327,11 +338,20 @@ fn convert(converter: &mut Converter, name: &str, line: usize, object: &Object, 
             let converted = converter.node(node);
             if converted.event.is_none() {
                 file.nodes.extend(node.metadata.common.name.clone());
+                if converter.wants_all_nodes() {
+                    let others = converter.node_addresses(&node.metadata.common, node.status.as_ref());
+                    return keep(others, name, line, file);
+                }
             }
             converted
         }
         Object::Cidr(cidr) => converter.service_cidr(cidr),
     };
+    keep(converted, name, line, file)
+}
+
+/// Keeps what became of an object; false if it cannot be named.
+fn keep(converted: Converted, name: &str, line: usize, file: &mut ManifestFile) -> bool {
     let named = converted.event.is_some() || converted.problems.is_empty();
     for problem in converted.problems {
         file.problems.push(Problem { place: Some(format!("{name}:{line}")), ..problem });

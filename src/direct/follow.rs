@@ -1,0 +1,121 @@
+//! Keeps the table: learns of interfaces and routes, and commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::slots::Wanted;
+use super::status::{DirectStatus, DirectStatusHandle};
+use super::table::{Network, table};
+use crate::diff::{DirectChange, direct_change};
+use crate::host::HostError;
+use crate::host::links::Links;
+use crate::nftables::{DirectKernel, KernelOptions};
+use crate::ruleset::{DirectTable, KernelError};
+
+/// Changes of interfaces and routes come in bursts.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How often it is looked whether the table is still there: others can delete one that is not owned.
+const LOOK: Duration = Duration::from_secs(60);
+/// Pauses after failures.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Why the table could not be kept.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the table netdev portway stays as it is: {0}")]
+    Kernel(#[from] KernelError),
+    #[error("interfaces and routes cannot be read: {0}")]
+    Host(#[from] HostError),
+}
+
+/// The thread's work.
+pub(super) struct Follower {
+    pub(super) devices: Vec<Arc<str>>,
+    pub(super) wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    pub(super) status: DirectStatusHandle,
+    pub(super) options: KernelOptions,
+}
+
+impl Follower {
+    /// Until nobody wants anything any more.
+    pub(super) fn run(mut self) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(cause) => return warn!(%cause, "direct return cannot begin; all connections go the ordinary way"),
+        };
+        runtime.block_on(async {
+            let mut pause = RETRY_MIN;
+            // Each time from the beginning: a new connection, and a table that is not known.
+            while self.wanted.wait_for(Option::is_some).await.is_ok() {
+                let Err(fault) = self.keep(&mut pause).await else { return };
+                let troubles = vec![format!("{fault}; trying again")];
+                let configured = self.devices.iter().map(ToString::to_string).collect();
+                self.status.set(DirectStatus { troubles, configured, ..self.status.get().unwrap_or_default() });
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        });
+    }
+
+    /// Keeps the table until something fails.
+    async fn keep(&mut self, pause: &mut Duration) -> Result<(), Fault> {
+        let mut links = Links::open()?;
+        let mut kernel = DirectKernel::open(self.options)?;
+        let mut known: Option<DirectTable> = None;
+        loop {
+            let Some(wanted) = self.wanted.borrow_and_update().clone() else { return Ok(()) };
+            let network = self.network(&links, &wanted).await?;
+            let (desired, troubles) = table(&wanted, &network, &self.devices);
+            let change = direct_change(known.as_ref(), &desired);
+            if change != DirectChange::Nothing {
+                kernel.apply(&desired, &change)?;
+                debug!(frontends = desired.frontends.len(), "direct return: table changed");
+            }
+            self.status.set(self.state(&desired, troubles));
+            known = Some(desired);
+            *pause = RETRY_MIN;
+            tokio::select! {
+                more = self.wanted.changed() => if more.is_err() { return Ok(()) },
+                told = links.changed() => {
+                    told?;
+                    tokio::time::sleep(SETTLE).await;
+                    links.catch_up();
+                }
+                () = tokio::time::sleep(LOOK) => if !kernel.is_intact()? {
+                    warn!("direct return: others have changed the table netdev portway; it is made anew");
+                    known = None;
+                },
+            }
+        }
+    }
+
+    /// What of the network matters.
+    async fn network(&self, links: &Links, wanted: &Wanted) -> Result<Network, Fault> {
+        let mut devices = links.devices().await?;
+        devices.retain(|_, name| self.devices.contains(name));
+        let addresses: BTreeSet<IpAddr> = wanted.nodes.values().flatten().copied().collect();
+        let mut ways = BTreeMap::new();
+        for address in addresses {
+            ways.insert(address, links.way_to(address).await?);
+        }
+        Ok(Network { devices, ways })
+    }
+
+    fn state(&self, table: &DirectTable, troubles: Vec<String>) -> DirectStatus {
+        let hops = table.frontends.values().flat_map(|frontend| frontend.slots.iter().flatten());
+        let nodes: BTreeSet<IpAddr> = hops.map(|hop| hop.address).collect();
+        DirectStatus {
+            frontends: table.frontends.len(),
+            nodes: nodes.len(),
+            configured: self.devices.iter().map(ToString::to_string).collect(),
+            devices: table.devices.values().map(ToString::to_string).collect(),
+            troubles,
+        }
+    }
+}
