@@ -206,13 +206,30 @@ impl SetId {
         !spec.interval && spec.size.is_none()
     }
 
-    /// Whether its number of elements grows with the endpoints.
-    pub fn grows_with_endpoints(self) -> bool {
+    /// Whether it says what becomes of a packet before an endpoint is chosen. The others matter once there are endpoints.
+    pub fn decides_first(self) -> bool {
         use SetId::{
-            AfterDnatEndpoints, Endpoints, Hairpin, LocalEndpoints, LocalNodeportEndpoints, NodeportEndpoints,
+            AllowedServices, AllowedSources, ExternalLocal, NodeIps, NodeportAllowedServices, NodeportAllowedSources,
+            NodeportExternalLocal, NodeportShortCircuit, Nodeports, Pingable, ServiceCidrs, Services, ShortCircuit,
+            Unpingable,
         };
-        let maps = [Endpoints, LocalEndpoints, NodeportEndpoints, LocalNodeportEndpoints];
-        maps.contains(&self) || matches!(self, AfterDnatEndpoints | Hairpin)
+        matches!(
+            self,
+            Services
+                | Nodeports
+                | ShortCircuit
+                | ExternalLocal
+                | NodeportShortCircuit
+                | NodeportExternalLocal
+                | AllowedServices
+                | AllowedSources
+                | NodeportAllowedServices
+                | NodeportAllowedSources
+                | ServiceCidrs
+                | NodeIps
+                | Pingable
+                | Unpingable
+        )
     }
 
     /// Its declaration.
