@@ -14,9 +14,7 @@ class Table:
     def __init__(self, path, rows):
         self.path = path
         self.rows = [RELEASE, DATE, *rows]
-        text = path.read_text()
-        self.before, rest = text.split(BEGIN)
-        old, self.after = rest.split(END)
+        _, old, _ = self.parts()
         lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in old.splitlines() if "|" in line]
         names = lines[0][1:] if lines else []
         self.columns = {name: {} for name in names}
@@ -24,9 +22,19 @@ class Table:
             for name, cell in zip(names, line[1:]):
                 self.columns[name][line[0]] = cell
 
+    def parts(self):
+        """What is before the table, the table, and what is behind it."""
+        before, rest = self.path.read_text().split(BEGIN)
+        return before, *rest.split(END)
+
     def was_ok(self, column, row):
         """Whether the table as it is says that a check was passed."""
         return self.columns.get(column, {}).get(row) == "ok"
+
+    def is_of(self, column, release, date):
+        """Whether a column says what became of this kernel on this day, or nothing yet."""
+        cells = self.columns.get(column)
+        return not cells or (cells.get(RELEASE), cells.get(DATE)) == (release, date)
 
     def put(self, column, release, date, cells):
         """Takes over what a run found; what it did not try stays."""
@@ -40,7 +48,9 @@ class Table:
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def write(self):
-        self.path.write_text(self.before + BEGIN + self.text() + END + self.after)
+        """Puts the table into the document as it is now: a run takes long, and somebody may have changed the rest."""
+        before, _, after = self.parts()
+        self.path.write_text(before + BEGIN + self.text() + END + after)
 
 
 def numbers(name):

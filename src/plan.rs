@@ -13,9 +13,10 @@ mod settings;
 mod skeleton;
 mod sources;
 mod spread;
+mod target;
 
 pub use elements::{Member, endpoint_element, globals};
-pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey, Target};
+pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey};
 pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, EndpointRules, EndpointUse, Selection, Topology, UnusedHints, candidates, select};
 pub use service::{Needs, ServicePlan, compile, is_exposed};
@@ -23,3 +24,4 @@ pub use settings::{FamilySettings, ListeningSocket, NodePortAddresses, PodDetect
 pub use skeleton::rules;
 pub use sources::SourceRange;
 pub use spread::Spread;
+pub use target::Target;

@@ -1,6 +1,6 @@
 //! Reading our tables while others change theirs. Needs root; tables with an owner need Linux 6.9.
 //!
-//! `PORTWAY_READS` and `PORTWAY_RESTARTS` say how often; `make reads` does it 10,000 and 300 times.
+//! `PORTWAY_READS` and `PORTWAY_RESTARTS` say how often.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -83,6 +83,15 @@ fn others_do_not_keep_anybody_from_reading_tables_that_nobody_owns() {
     });
 }
 
+/// Stops a thread.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn changes_of_the_table_that_is_read_do_count() {
     in_netns(|| {
@@ -114,6 +123,8 @@ fn changes_of_the_table_that_is_read_do_count() {
                 }
                 changes
             });
+            // Also when an assertion fails: else the scope would wait for ever.
+            let stopping = StopAtEnd(&stop);
             let mut seen = 0;
             for _ in 0..100 {
                 // One that is disturbed too often is an error, not a table that never was.
@@ -126,7 +137,7 @@ fn changes_of_the_table_that_is_read_do_count() {
                     seen += usize::from(a);
                 }
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(stopping);
             (seen, change.join().expect("changed"))
         });
         println!("{others} changes, {seen} seen");

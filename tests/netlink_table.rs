@@ -51,7 +51,7 @@ fn everything_reads_back_as_applied() {
 }
 
 /// Frontends that make a map so large that it is read by key.
-const FRONTENDS: u32 = 7_000;
+const FRONTENDS: u32 = 16_000;
 const SLOTS: u32 = 10;
 
 fn frontend(n: u32) -> Bytes {

@@ -2,7 +2,7 @@
 
 use super::EndpointRow;
 use crate::model::{Family, Model, Service, ServicePort, ServiceType};
-use crate::plan::{Candidate, EndpointRules, EndpointUse, Needs, Settings, candidates};
+use crate::plan::{Candidate, EndpointRules, EndpointUse, Needs, Settings, Topology, candidates};
 use crate::source::{Problem, Subject};
 
 /// The endpoints of all Services, and what of their slices is left out.
@@ -32,8 +32,9 @@ pub(super) fn of(
     let found = candidates(model.slices(&service.key), family, port, &settings.node_name);
     let rules = EndpointRules::new(&found, &settings.node_name, &settings.zone);
     let needs = Needs::of(service, port, family, settings);
+    let first = traffic_that_stays(&found, &rules, needs);
     let mut rows: Vec<EndpointRow> =
-        found.iter().map(|candidate| row(service, port, candidate, &rules, needs)).collect();
+        found.iter().map(|candidate| row(service, port, candidate, &rules, needs, &first)).collect();
     for slice in model.slices(&service.key).filter(|slice| slice.family == family) {
         let Some(reason) = slice.refuses(port) else { continue };
         rows.extend(slice.endpoints.iter().map(|endpoint| EndpointRow {
@@ -44,6 +45,16 @@ pub(super) fn of(
         }));
     }
     rows
+}
+
+/// Which traffic ready endpoints of this node take from all others.
+fn traffic_that_stays(found: &[Candidate], rules: &EndpointRules<'_>, needs: Needs) -> String {
+    if !found.iter().any(|candidate| candidate.local && candidate.ready) {
+        return String::new();
+    }
+    let internal = needs.internal_first && rules.topology == Topology::None;
+    let kinds = [("internal", internal), ("external", needs.external_first)];
+    kinds.iter().filter(|(_, stays)| *stays).map(|(kind, _)| *kind).collect::<Vec<_>>().join(" and ")
 }
 
 /// What the slices of a Service have in vain, and Endpoints that nobody reads.
@@ -88,6 +99,7 @@ fn row(
     candidate: &Candidate,
     rules: &EndpointRules<'_>,
     needs: Needs,
+    first: &str,
 ) -> EndpointRow {
     let sets = [
         ("cluster", needs.cluster.then(|| rules.cluster(candidate))),
@@ -103,6 +115,12 @@ fn row(
         rules.unused_hints().filter(|_| needs.cluster && rules.cluster(candidate) == EndpointUse::Ready)
     {
         reason += &format!("; {unused}");
+    }
+    let is_first = candidate.local && candidate.ready;
+    if !first.is_empty() {
+        reason += if is_first { "; first for " } else { "; one on this node is first for " };
+        reason += first;
+        reason += " traffic";
     }
     let Candidate { target, ready, serving, terminating, .. } = *candidate;
     let conditions = [("ready", ready), ("serving", serving), ("terminating", terminating)];

@@ -324,6 +324,8 @@ async fn feed(
     refused: Refused,
 ) -> anyhow::Result<()> {
     let addresses = tokio::spawn(host::watch_addresses(sender));
+    // The kernel may serve one of them only.
+    let on_host = host::families();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
@@ -331,7 +333,7 @@ async fn feed(
         path = reload::config_changed(configuration, &options.families, node.clone(), refused) => {
             Err(anyhow::anyhow!("{path} was updated; ending, so that a new process reads it"))
         }
-        fatal = node::supervise(node, configuration, &options.families) => Err(fatal),
+        fatal = node::supervise(node, configuration, &on_host) => Err(fatal),
         cause = kernel_fails(options.families.clone(), reports.clone()) => Err(cause),
         cause = take_over(configuration.takeover == Some(true), reports) => Err(cause),
         _ = terminate.recv() => Ok(()),

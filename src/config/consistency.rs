@@ -15,7 +15,8 @@ pub struct Finding {
 }
 
 impl Configuration {
-    /// Looks for settings of families that the node does not have.
+    /// Looks for settings of families that the node does not have. `families` are those of the host, also where its kernel
+    /// cannot serve one of them: that stops this one only.
     pub fn findings(&self, node: Option<&Node>, families: &[Family]) -> Vec<Finding> {
         let options = self.options();
         let primary = options.primary_family(node);

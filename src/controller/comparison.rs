@@ -26,8 +26,8 @@ impl<K: Kernel> Controller<K> {
 
     fn compare(&mut self, doubt: Doubt) {
         let start = Instant::now();
-        let (mut repair, mut repaired, mut whole) =
-            (Repair { by: doubt.by, ..Repair::default() }, false, BTreeSet::new());
+        let (mut repair, mut repaired, mut loaded, mut whole) =
+            (Repair { by: doubt.by, ..Repair::default() }, false, false, BTreeSet::new());
         for family in self.programmer.known() {
             let part = match &doubt.touched {
                 ChangedParts::Everything => None,
@@ -41,6 +41,7 @@ impl<K: Kernel> Controller<K> {
                 Ok((sent, read_all)) => {
                     whole.extend(read_all.then_some(family));
                     repaired |= !sent.is_nothing();
+                    loaded |= sent.loaded;
                     repair.added += sent.added;
                     repair.deleted += sent.deleted;
                 }
@@ -59,7 +60,7 @@ impl<K: Kernel> Controller<K> {
             debug!(took = ?start.elapsed(), ?whole, "the tables are as they should be");
         }
         let end = Instant::now();
-        self.limiter.ran(start, end);
+        self.limiter.ran(start, end, loaded);
         if matches!(doubt.touched, ChangedParts::Everything) || !whole.is_empty() {
             self.verified = end;
             self.release();

@@ -96,7 +96,10 @@ impl FamilyMirror {
             }
             Owner::Service(service) => {
                 let frontends = self.services.get(service).into_iter().flat_map(|state| &state.frontends);
-                Box::new(frontends.flat_map(Self::elements_of_frontend))
+                Box::new(
+                    frontends
+                        .flat_map(|frontend| Self::elements_of_frontend(frontend, |set| self.successors.replace(set))),
+                )
             }
         }
     }

@@ -99,6 +99,13 @@ impl Sizes {
         }
     }
 
+    /// Chooses the size of a set that is about to be made.
+    pub(super) fn choose_for(&mut self, set: SetId) {
+        let wanted = if set.is_sizable() { self.sizing.wanted(self.count_of(set)) } else { 0 };
+        self.sizes.remove(&set);
+        self.sizes.extend((wanted > 0).then_some((set, wanted)));
+    }
+
     /// The maps that are nearly full, with the sizes of their successors.
     pub(super) fn tight(&self) -> BTreeMap<SetId, u32> {
         let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
@@ -114,13 +121,6 @@ impl Sizes {
     /// Whether maps of these sizes have no room for the elements.
     pub(super) fn exceed(&self, sizes: &BTreeMap<SetId, u32>) -> bool {
         sizes.iter().any(|(set, size)| *size > 0 && self.count_of(*set) > *size as usize)
-    }
-
-    /// Chooses the size of a set that is about to be made.
-    pub(super) fn choose_for(&mut self, set: SetId) {
-        let wanted = if set.is_sizable() { self.sizing.wanted(self.count_of(set)) } else { 0 };
-        self.sizes.remove(&set);
-        self.sizes.extend((wanted > 0).then_some((set, wanted)));
     }
 
     /// Enlarges maps that are nearly full, under their other name, and says which they are.

@@ -13,8 +13,10 @@ use crate::ruleset::{ChainId, Element, Op, SetId, Table, Transaction};
 /// hooks. Or those that fill maps no rule uses yet. No packet sees it before it is complete, so others can have their turn
 /// with nf_tables in between.
 ///
-/// A table that was in force and is gone is missed at once: there the hooks come before the endpoints, which are most of the
-/// elements. Until a frontend has its endpoints, packets to it are dropped ([`crate::plan`], chains that pick one).
+/// A table that was in force and is gone is missed at once: there the hooks come as soon as there are all verdicts, which are
+/// few of the elements. Until a frontend has its endpoints, packets to it are dropped ([`crate::plan`], chains that pick one),
+/// so what is for connections with an endpoint only has to be there before the endpoints: [`FamilyMirror::elements`] has that
+/// order.
 pub struct Load<'a> {
     mirror: &'a FamilyMirror,
     begin: Transaction,
@@ -23,6 +25,8 @@ pub struct Load<'a> {
     hooks: Transaction,
     /// After the hooks.
     later: Box<dyn Iterator<Item = (SetId, Element)> + 'a>,
+    /// Parts up to the hooks share a transaction where there is room: each transaction takes the kernel some time of its own.
+    at_once: bool,
 }
 
 impl fmt::Debug for Load<'_> {
@@ -46,8 +50,9 @@ impl Mirror {
     pub fn reload(&self, family: Family, kernel: Option<&Table>) -> Option<Load<'_>> {
         let mut load = self.load(family, kernel)?;
         let mirror = load.mirror;
-        load.elements = Box::new(mirror.elements().filter(|(set, _)| !set.grows_with_endpoints()));
-        load.later = Box::new(mirror.elements().filter(|(set, _)| set.grows_with_endpoints()));
+        load.elements = Box::new(mirror.elements_in(SetId::decides_first));
+        load.later = Box::new(mirror.elements_in(|set| !set.decides_first()));
+        load.at_once = true;
         Some(load)
     }
 
@@ -55,9 +60,16 @@ impl Mirror {
     pub fn fill<'a>(&'a self, steps: &'a Steps) -> impl Iterator<Item = Load<'a>> {
         self.families.iter().filter_map(move |mirror| {
             let resized = move |set| steps.resized.contains(&(mirror.family, set));
-            let elements = Box::new(mirror.elements().filter(move |(set, _)| resized(*set)));
+            let elements = Box::new(mirror.elements_in(resized));
             let (begin, hooks, later) = (Transaction::default(), Transaction::default(), Box::new(std::iter::empty()));
-            SetId::ALL.into_iter().any(resized).then_some(Load { mirror, begin, elements, hooks, later })
+            SetId::ALL.into_iter().any(resized).then_some(Load {
+                mirror,
+                begin,
+                elements,
+                hooks,
+                later,
+                at_once: false,
+            })
         })
     }
 }
@@ -76,20 +88,20 @@ impl<'a> Load<'a> {
         add_chains(mirror, settings, |chain| !chain.is_base(), &mut begin);
         add_chains(mirror, settings, ChainId::is_base, &mut hooks);
         let later = Box::new(std::iter::empty());
-        Self { mirror, begin, elements: Box::new(mirror.elements()), hooks, later }
+        Self { mirror, begin, elements: Box::new(mirror.elements()), hooks, later, at_once: false }
     }
 
     /// The next transaction, with at most this many elements; `None` when all is done.
     pub fn next(&mut self, max: usize) -> Option<Transaction> {
-        let mut part = std::mem::take(&mut self.begin);
-        if part.is_empty() {
-            part = elements(self.mirror, &mut self.elements, max);
+        let (mut part, mut room) = (std::mem::take(&mut self.begin), max.max(1));
+        if part.is_empty() || self.at_once {
+            part.extend(elements(self.mirror, &mut self.elements, &mut room));
+        }
+        if part.is_empty() || (self.at_once && room > 0) {
+            part.extend(std::mem::take(&mut self.hooks));
         }
         if part.is_empty() {
-            part = std::mem::take(&mut self.hooks);
-        }
-        if part.is_empty() {
-            part = elements(self.mirror, &mut self.later, max);
+            part = elements(self.mirror, &mut self.later, &mut room);
         }
         (!part.is_empty()).then_some(part)
     }
@@ -102,9 +114,17 @@ impl<'a> Load<'a> {
     }
 }
 
-fn elements(mirror: &FamilyMirror, elements: &mut dyn Iterator<Item = (SetId, Element)>, max: usize) -> Transaction {
+/// The next elements, as many as there is room for.
+fn elements(
+    mirror: &FamilyMirror,
+    elements: &mut dyn Iterator<Item = (SetId, Element)>,
+    room: &mut usize,
+) -> Transaction {
     let (mut part, mut recorder) = (Transaction::default(), OpRecorder::default());
-    elements.take(max.max(1)).for_each(|(set, element)| recorder.add(set, element));
+    for (set, element) in elements.take(*room) {
+        *room -= 1;
+        recorder.add(set, element);
+    }
     recorder.finish(mirror.family, mirror.sizes.names(), &mut part);
     part
 }

@@ -105,20 +105,31 @@ impl FamilyMirror {
         }
     }
 
-    /// All elements, Service by Service.
+    /// All elements: what Services share, then Service by Service, endpoints behind all else of their frontend.
     pub(super) fn elements(&self) -> impl Iterator<Item = (SetId, Element)> {
+        self.elements_in(|_| true)
+    }
+
+    /// The same of some sets. Endpoints, which are most, are not even made where they are not wanted.
+    pub(super) fn elements_in(&self, wanted: impl Fn(SetId) -> bool + Copy) -> impl Iterator<Item = (SetId, Element)> {
         let globals = self.globals.iter().cloned();
         let gone = self.gone.iter().copied().map(Member::gone);
         let members = globals.chain(gone).chain(self.shared.keys().map(SharedElement::member));
         let frontends = self.services.values().flat_map(|state| &state.frontends);
-        members.map(|member| (member.set, member.element)).chain(frontends.flat_map(Self::elements_of_frontend))
+        let all = members.map(|member| (member.set, member.element));
+        let all = all.chain(frontends.flat_map(move |frontend| Self::elements_of_frontend(frontend, wanted)));
+        all.filter(move |(set, _)| wanted(*set))
     }
 
-    /// The elements of one frontend.
-    pub(super) fn elements_of_frontend(frontend: &Frontend) -> impl Iterator<Item = (SetId, Element)> {
+    /// The elements of one frontend, with its endpoints in the maps that are wanted.
+    pub(super) fn elements_of_frontend(
+        frontend: &Frontend,
+        wanted: impl Fn(SetId) -> bool + Copy,
+    ) -> impl Iterator<Item = (SetId, Element)> {
         let key = frontend.key.bytes();
         let members = frontend.members().into_iter().map(|member| (member.set, member.element));
-        members.chain(frontend.endpoint_lists().into_iter().flat_map(move |(map, _, targets)| {
+        let lists = frontend.endpoint_lists().into_iter().filter(move |(map, ..)| wanted(map.set()));
+        members.chain(lists.flat_map(move |(map, _, targets)| {
             let slots = frontend.slots(targets);
             (0..slots.len()).map(move |slot| (map.set(), endpoint_element(&key, slot, &slots[slot])))
         }))

@@ -122,6 +122,10 @@ impl FamilyMirror {
             (came_sets, went_sets) = self.update_optional(new);
         }
         let mut steps = Steps::default();
+        if self.successors.sets().any(|set| went_sets.contains(&set)) {
+            self.abandon_successors(&mut steps.first);
+            recorder.forget_successors();
+        }
         let resized = self.make_room(&mut recorder, &mut steps);
         let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();

@@ -25,7 +25,10 @@ fn wanted(vip: &str, slots: &[&str], nodes: &[(&str, &[&str])]) -> Wanted {
     }
 }
 
-fn network(devices: &[(u32, &str)], ways: &[(&str, Option<(u32, Option<&str>)>)]) -> Network {
+/// Index of an interface, and gateway.
+type Found<'a> = Option<(u32, Option<&'a str>)>;
+
+fn network(devices: &[(u32, &str)], ways: &[(&str, Found<'_>)]) -> Network {
     let way = |(device, gateway): (u32, Option<&str>)| Way { device, gateway: gateway.map(ip) };
     Network {
         devices: devices.iter().map(|(index, name)| (*index, Arc::from(*name))).collect(),

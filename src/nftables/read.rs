@@ -26,6 +26,10 @@ pub(crate) fn table(
     name: &str,
     want_flags: u32,
 ) -> Result<Option<Table>, KernelError> {
+    // That there is none is one answer, which no commit cuts in two; so nobody's commit is waited for.
+    if table_info(connection, family, name)?.is_none() {
+        return Ok(None);
+    }
     undisturbed(
         connection,
         READING,

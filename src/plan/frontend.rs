@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{SourceRange, Spread};
+use super::{SourceRange, Spread, Target};
 use crate::model::{Balance, ObjectKey, Protocol};
 use crate::ruleset::{Bytes, hashed_slot};
 
@@ -111,21 +111,6 @@ impl fmt::Display for FrontendOwner {
             FrontendOwner::HealthCheck(service) => write!(f, "the healthCheckNodePort of Service {service}"),
             FrontendOwner::Server(name) => write!(f, "Portway's {name}"),
         }
-    }
-}
-
-/// Where a connection may be sent: an endpoint's address and port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Target {
-    /// The endpoint's address.
-    pub ip: IpAddr,
-    /// The endpoint's port.
-    pub port: u16,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        std::net::SocketAddr::new(self.ip, self.port).fmt(f)
     }
 }
 

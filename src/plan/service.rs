@@ -92,7 +92,7 @@ where
     let (mut elements, mut keys) = (0_usize, HashSet::new());
     for port in &service.ports {
         let found = candidates(slices(), family, port, &settings.node_name);
-        let Needs { cluster, local } = frontends.needs(port);
+        let Needs { cluster, local, .. } = frontends.needs(port);
         let mut selection = select(&found, &settings.node_name, &settings.zone, cluster, local);
         if frontends.prefers_local() {
             selection.find_ready_here(&found);
@@ -153,6 +153,10 @@ pub struct Needs {
     pub cluster: bool,
     /// Endpoints on this node.
     pub local: bool,
+    /// At the ClusterIP, ready endpoints of this node before all others, unless hints narrow them.
+    pub internal_first: bool,
+    /// At external addresses and NodePorts, the same.
+    pub external_first: bool,
 }
 
 impl Needs {
@@ -219,9 +223,12 @@ impl<'a> ServiceFrontends<'a> {
     fn needs(&self, port: &ServicePort) -> Needs {
         let external = self.externally_accessible(port);
         let Service { internal_policy_local, .. } = *self.service;
+        let options = self.service.options();
         Needs {
             cluster: !internal_policy_local || external,
             local: internal_policy_local || (self.service.external_local() && external),
+            internal_first: options.internal_prefer_local && !internal_policy_local,
+            external_first: options.external_prefer_local && external && !self.service.external_local(),
         }
     }
 

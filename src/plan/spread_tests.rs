@@ -114,8 +114,8 @@ fn moved(count: u32, seed: u32) -> (f64, f64) {
 
 #[test]
 fn an_endpoint_that_goes_moves_few_clients_of_others() {
-    for count in [2, 3, 5, 8, 10, 20, 30, 41, 42, 43, 44, 50, 64, 85, 100, 127, 150, 170, 171, 256, 300] {
-        for seed in 0..3 {
+    for count in [2, 3, 5, 10, 20, 41, 42, 43, 44, 64, 100, 127, 170, 171] {
+        for seed in 0..2 {
             let (average, most) = moved(count, seed);
             println!("{count} endpoints: {:.1} % on average, {:.1} % at most", average * 100.0, most * 100.0);
             assert!(most <= 1.0 / f64::from(count) + 0.02, "{count} endpoints: {most}");
@@ -124,9 +124,12 @@ fn an_endpoint_that_goes_moves_few_clients_of_others() {
 }
 
 proptest! {
+    // Tables are slow to make without optimisation.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
     #[test]
     fn each_endpoint_gets_its_due_whatever_the_others_are(
-        weights in proptest::collection::btree_map(0_u32..60_000, 1_u8..=100, 1..300),
+        weights in proptest::collection::btree_map(0_u32..60_000, 1_u8..=100, 1..200),
     ) {
         let all = targets(weights.keys().copied());
         let spread = by_address(all.iter().copied().zip(weights.into_values()).collect());

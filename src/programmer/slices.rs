@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::model::Family;
 use crate::ruleset::{Op, Transaction};
 
 /// How long one transaction of a load, a slice, should take: other users of nf_tables wait that long.
@@ -61,23 +60,25 @@ fn next_size(size: usize, elements: usize, took: Duration, wanted: Duration) -> 
     (fitting as usize).clamp(size / 2, size * 2).clamp(FEWEST, MOST)
 }
 
-/// Two halves of a transaction that only adds elements; `None` where there is nothing to halve.
+/// Two halves of a transaction, by its elements and in its order; `None` where there is nothing to halve. Only for parts of a
+/// load, which may be applied one by one.
 pub(super) fn halves(part: &Transaction) -> Option<[Transaction; 2]> {
-    let (elements, _) = part.element_counts();
-    if elements < 2 || !part.ops.iter().all(|(_, op)| matches!(op, Op::AddElements(..))) {
+    let (elements, deleted) = part.element_counts();
+    if elements < 2 || deleted > 0 {
         return None;
     }
     let mut halves = [Transaction::default(), Transaction::default()];
     let mut room = elements / 2;
     for (family, op) in &part.ops {
-        let Op::AddElements(set, list) = op else { continue };
+        let Op::AddElements(set, list) = op else {
+            halves[usize::from(room == 0)].push(*family, op.clone());
+            continue;
+        };
         let (first, second) = list.split_at(room.min(list.len()));
         room -= first.len();
-        let mut push = |half: usize, family: Family, list: &[_]| {
-            halves[half].push(family, Op::AddElements(*set, list.to_vec()));
-        };
-        push(0, *family, first);
-        push(1, *family, second);
+        for (half, list) in halves.iter_mut().zip([first, second]) {
+            half.push(*family, Op::AddElements(*set, list.to_vec()));
+        }
     }
     Some(halves)
 }
@@ -85,7 +86,8 @@ pub(super) fn halves(part: &Transaction) -> Option<[Transaction; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ruleset::{Bytes, Element, SetId, Value};
+    use crate::model::Family;
+    use crate::ruleset::{Bytes, ChainId, Element, SetId, Value};
 
     #[test]
     fn slices_follow_the_speed_of_the_kernel() {
@@ -125,7 +127,14 @@ mod tests {
             _ => Vec::new(),
         });
         assert_eq!(all.collect::<Vec<_>>(), (0..8).map(element).collect::<Vec<_>>());
-        part.push(Family::Ipv4, Op::AddTable);
+        // A table that is made at once: what is before its elements, and what is behind them.
+        let chain = |chain| (Family::Ipv4, Op::AddChain(chain));
+        part.ops.insert(0, (Family::Ipv4, Op::AddTable));
+        part.ops.push(chain(ChainId::Prerouting));
+        let [first, second] = halves(&part).expect("two");
+        assert_eq!((&first.ops[0], second.ops.last()), (&part.ops[0], Some(&chain(ChainId::Prerouting))));
+        assert!(!first.ops.contains(&chain(ChainId::Prerouting)) && second.element_counts().0 == 4);
+        part.ops.retain(|(_, op)| !matches!(op, Op::AddElements(..)));
         assert!(halves(&part).is_none(), "only elements are taken apart");
     }
 }

@@ -19,8 +19,8 @@ struct Strict {
     most: Option<usize>,
     reads: usize,
     largest: usize,
-    /// Of each transaction: whether it makes hooks, how many endpoints it adds, and how many other elements.
-    seen: Vec<(bool, usize, usize)>,
+    /// Of each transaction: whether it makes hooks, and to which sets it adds elements.
+    seen: Vec<(bool, Vec<SetId>)>,
 }
 
 fn refused(errno: i32) -> KernelError {
@@ -38,12 +38,11 @@ impl Interceptor<FakeKernel> for Strict {
         }
         self.largest = self.largest.max(added);
         let hooks = transaction.ops.iter().any(|(_, op)| matches!(op, Op::AddChain(chain) if chain.is_base()));
-        let of_endpoints = transaction.ops.iter().filter_map(|(_, op)| match op {
-            Op::AddElements(set, elements) if set.set.grows_with_endpoints() => Some(elements.len()),
+        let sets = transaction.ops.iter().filter_map(|(_, op)| match op {
+            Op::AddElements(set, _) => Some(set.set),
             _ => None,
         });
-        let endpoints = of_endpoints.sum();
-        self.seen.push((hooks, endpoints, added - endpoints));
+        self.seen.push((hooks, sets.collect()));
         kernel.apply(transaction)
     }
 
@@ -116,24 +115,45 @@ fn slices_are_as_small_as_the_kernel_wants_them() {
     assert!((50..=100).contains(&largest), "{largest}");
 }
 
-/// A table that others delete is in force again before its endpoints are there, of which there may be very many.
+#[test]
+fn a_table_that_was_deleted_is_made_in_slices_too_where_the_kernel_wants_them() {
+    let kernel = Intercepted { kernel: FakeKernel::new(), interceptor: Strict::default() };
+    let (mut controller, reports) = Controller::new(kernel, Options::new("n1"));
+    let services = (0..300).map(|n| added(service(&format!("s{n}"), &format!("10.96.{}.{}", n / 200, n % 200 + 1))));
+    controller.handle(listed("n1").into_iter().chain(services), Instant::now());
+    controller.kernel().interceptor.most = Some(100);
+    let gone = Transaction { ops: vec![(V4, Op::DeleteTable)] };
+    controller.kernel().kernel.apply(&gone).expect("deleted");
+    controller.verify();
+    assert!(in_force(&mut controller));
+    assert_eq!((reports.borrow().syncs, reports.borrow().failures), (1, 0));
+}
+
+/// A table that others delete is in force again before its endpoints are there, of which there may be very many. What is for
+/// connections that have an endpoint comes in between: none of them is without it.
 #[test]
 fn a_table_that_was_deleted_gets_its_hooks_before_its_endpoints() {
     let kernel = Intercepted { kernel: FakeKernel::new(), interceptor: Strict::default() };
     let (mut controller, _) = Controller::new(kernel, Options::new("n1"));
-    let events = listed("n1").into_iter().chain([added(service("a", "10.96.0.1")), endpoints("a", 5_000)]);
+    let services = [added(service("a", "10.96.0.1")), added(service("b", "10.96.0.2"))];
+    let events = listed("n1").into_iter().chain(services).chain([endpoints("a", 9_000), endpoints("b", 9_000)]);
     controller.handle(events, Instant::now());
-    let hooks_of = |seen: &[(bool, usize, usize)]| seen.iter().position(|(hooks, ..)| *hooks).expect("hooks");
+    let hooks_of = |seen: &[(bool, Vec<SetId>)]| seen.iter().position(|(hooks, _)| *hooks).expect("hooks");
     let first = std::mem::take(&mut controller.kernel().interceptor.seen);
-    assert!(first[hooks_of(&first)..].iter().all(|(_, endpoints, _)| *endpoints == 0), "no packet saw it before");
+    assert!(first[hooks_of(&first)..].iter().all(|(_, sets)| sets.is_empty()), "no packet saw it before");
 
     let gone = Transaction { ops: vec![(V4, Op::DeleteTable)] };
     controller.kernel().kernel.apply(&gone).expect("deleted");
     controller.verify();
     assert!(in_force(&mut controller));
     let again = std::mem::take(&mut controller.kernel().interceptor.seen);
-    let (before, after) = again.split_at(hooks_of(&again));
-    assert_eq!(before.iter().map(|(_, endpoints, _)| endpoints).sum::<usize>(), 0);
-    assert_eq!(after.iter().map(|(.., others)| others).sum::<usize>(), 0);
-    assert!(after.iter().map(|(_, endpoints, _)| endpoints).sum::<usize>() >= 5_000);
+    assert_eq!(again[0], (true, vec![SetId::Services]), "in force with the first transaction");
+    let after = &again[1..];
+    let sets_of = |seen: &[(bool, Vec<SetId>)]| seen.iter().flat_map(|(_, sets)| sets.clone()).collect::<Vec<_>>();
+    let slice_of = |set| after.iter().position(|(_, sets)| sets.contains(&set)).expect("added");
+    let endpoints = slice_of(SetId::Endpoints);
+    assert!(after.len() > endpoints + 1, "in slices");
+    let late = sets_of(&after[endpoints + 1..]);
+    assert!(late.iter().all(|set| *set == SetId::Endpoints), "{late:?}");
+    assert!(slice_of(SetId::ClusterIps) <= endpoints);
 }

@@ -149,6 +149,8 @@ const NODEPORT: &[FieldType] = &[FieldType::Protocol, FieldType::Port];
 /// 16 bytes a record in advance.
 const AFFINITY_SIZE: u32 = 131_072;
 
+/// Endpoints that are gone a table can hold: more than are ever remembered.
+const GONE_SIZE: u32 = 1 << 17;
 /// How long the kernel keeps an endpoint that is gone. Portway forgets it long before, and has no part in this; but when
 /// Portway does not run, somebody else may get the address.
 const GONE_SECONDS: u32 = 2 * 3600;
@@ -206,13 +208,30 @@ impl SetId {
         !spec.interval && spec.size.is_none()
     }
 
-    /// Whether its number of elements grows with the endpoints.
-    pub fn grows_with_endpoints(self) -> bool {
+    /// Whether it says what becomes of a packet before an endpoint is chosen. The others matter once there are endpoints.
+    pub fn decides_first(self) -> bool {
         use SetId::{
-            AfterDnatEndpoints, Endpoints, Hairpin, LocalEndpoints, LocalNodeportEndpoints, NodeportEndpoints,
+            AllowedServices, AllowedSources, ExternalLocal, NodeIps, NodeportAllowedServices, NodeportAllowedSources,
+            NodeportExternalLocal, NodeportShortCircuit, Nodeports, Pingable, ServiceCidrs, Services, ShortCircuit,
+            Unpingable,
         };
-        let maps = [Endpoints, LocalEndpoints, NodeportEndpoints, LocalNodeportEndpoints];
-        maps.contains(&self) || matches!(self, AfterDnatEndpoints | Hairpin)
+        matches!(
+            self,
+            Services
+                | Nodeports
+                | ShortCircuit
+                | ExternalLocal
+                | NodeportShortCircuit
+                | NodeportExternalLocal
+                | AllowedServices
+                | AllowedSources
+                | NodeportAllowedServices
+                | NodeportAllowedSources
+                | ServiceCidrs
+                | NodeIps
+                | Pingable
+                | Unpingable
+        )
     }
 
     /// Its declaration.
@@ -261,7 +280,11 @@ impl SetId {
             dynamic,
             timeout_seconds: (self == SetId::Gone).then_some(GONE_SECONDS),
             counter: matches!(self, SetId::Services | SetId::Nodeports),
-            size: dynamic.then_some(AFFINITY_SIZE),
+            size: match self {
+                SetId::Affinity => Some(AFFINITY_SIZE),
+                SetId::Gone => Some(GONE_SIZE),
+                _ => None,
+            },
         }
     }
 }

@@ -73,7 +73,7 @@ pub fn any_service() -> impl Strategy<Value = Service> {
         1 => Just(ServiceType::ExternalName)
     ];
     let affinity = option::of(prop_oneof![Just(60_u32), Just(10_800)]);
-    let policies = (any::<bool>(), any::<bool>(), affinity, option::weighted(0.4, any_choices()));
+    let policies = (any::<bool>(), any::<bool>(), affinity, option::of(any_choices()));
     let cluster_ips = (option::of(1_u8..6), option::of(1_u8..6)).prop_map(|(v4, v6)| {
         let v4 = v4.map(|n| ip(Family::Ipv4, 96, n));
         let v6 = v6.map(|n| ip(Family::Ipv6, 96, n));
@@ -81,33 +81,29 @@ pub fn any_service() -> impl Strategy<Value = Service> {
     });
     let external = (vec(addresses(77, 1..4), 0..3), vec(addresses(78, 1..4), 0..3), vec(any_net(), 0..3));
     (service_key(), option::of(0_i64..3), kind, cluster_ips, external, policies, vec(any_service_port(), 1..4))
-        .prop_map(
-            |(
+        .prop_map(|(key, created, service_type, cluster_ips, external, policies, ports)| {
+            let (external_local, internal_local, affinity, choices) = policies;
+            Service {
                 key,
                 created,
                 service_type,
                 cluster_ips,
-                external,
-                (external_local, internal_local, affinity, choices),
+                external_ips: external.0,
+                load_balancer_ips: external.1,
+                source_ranges: external.2,
+                external_policy_local: external_local,
+                internal_policy_local: internal_local,
+                affinity_seconds: affinity,
                 ports,
-            )| {
-                Service {
-                    key,
-                    created,
-                    service_type,
-                    cluster_ips,
-                    external_ips: external.0,
-                    load_balancer_ips: external.1,
-                    source_ranges: external.2,
-                    external_policy_local: external_local,
-                    internal_policy_local: internal_local,
-                    affinity_seconds: affinity,
-                    ports,
-                    annotated: choices.map(Box::new),
-                    ..testing::service("", "10.96.0.1")
-                }
-            },
-        )
+                annotated: choices.map(Box::new),
+                ..testing::service("", "10.96.0.1")
+            }
+        })
+}
+
+fn any_balance() -> impl Strategy<Value = Balance> {
+    // Each hashed frontend has 1,024 slots, so there are few of them.
+    prop_oneof![4 => Just(Balance::Random), 1 => Just(Balance::SourceIp), 1 => Just(Balance::SourceIpPort)]
 }
 
 /// Few endpoints have another weight than others, so that most Services are as without.
@@ -119,17 +115,14 @@ fn any_weights(family: Family) -> impl Strategy<Value = Option<Box<EndpointWeigh
     })
 }
 
-/// Hashed Services have 1,024 slots, so they are few.
-fn any_balance() -> impl Strategy<Value = Balance> {
-    prop_oneof![3 => Just(Balance::Random), 1 => Just(Balance::SourceIp), 1 => Just(Balance::SourceIpPort)]
-}
-
 /// Annotations.
 fn any_choices() -> impl Strategy<Value = ServiceOptions> {
     let selector = prop_oneof![Just("role=edge"), Just("role!=edge"), Just("!role")];
     let selector = selector.prop_map(|text| LabelSelector::parse(text).expect("valid"));
-    (any_balance(), any::<bool>(), any::<bool>(), vec(any_net(), 0..3), option::weighted(0.3, selector)).prop_map(
-        |(balance, external_prefer_local, internal_prefer_local, denied_sources, expose_on)| ServiceOptions {
+    let denied = prop_oneof![2 => Just(Vec::new()), 1 => vec(any_net(), 1..3)];
+    let prefers = (proptest::bool::weighted(0.3), proptest::bool::weighted(0.3));
+    (any_balance(), prefers, denied, option::weighted(0.15, selector)).prop_map(
+        |(balance, (external_prefer_local, internal_prefer_local), denied_sources, expose_on)| ServiceOptions {
             balance,
             external_prefer_local,
             internal_prefer_local,

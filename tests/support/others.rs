@@ -81,13 +81,15 @@ impl Socket {
     /// Sends a transaction about the table or chains of it, and waits for its end.
     fn commit(&self, changes: &[(u16, Option<u32>)]) {
         let mut batch = message(0x10, 0, 10, &[]);
-        for (kind, chain) in changes {
+        for (number, (kind, chain)) in changes.iter().enumerate() {
             let mut attrs = text(1, TABLE);
             attrs.extend(chain.iter().flat_map(|n| text(3, &format!("another-chain-with-a-long-name-{n}"))));
-            // NLM_F_CREATE does no harm to those that delete.
-            batch.extend(message(10 << 8 | kind, 0x400, 0, &attrs));
+            // NLM_F_CREATE does no harm to those that delete. Before Linux 6.10 the end of a transaction is not acknowledged, its
+            // last change is.
+            let ack = if number + 1 == changes.len() { libc::NLM_F_ACK } else { 0 };
+            batch.extend(message(10 << 8 | kind, 0x400 | ack as u16, 0, &attrs));
         }
-        batch.extend(message(0x11, libc::NLM_F_ACK as u16, 10, &[]));
+        batch.extend(message(0x11, 0, 10, &[]));
         sendto(self.0.as_raw_fd(), &batch, &NetlinkAddr::new(0, 0), MsgFlags::empty()).expect("sent");
         let mut answer = [0; 4096];
         let len = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("an answer");

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::super::node::{self, NodeState};
 use super::Source;
 use crate::config::{Configuration, FileWatch, Options};
+use crate::host;
 use crate::metrics::Metrics;
 use crate::model::Family;
 
@@ -59,7 +60,7 @@ async fn try_out(
         ensure!(families.contains(&family), "bindAddress is {ip}, but this node does not serve {family}");
     }
     let state = node.borrow().clone();
-    let misfits = node::misfits(&state, &new, families);
+    let misfits = node::misfits(&state, &new, &host::families());
     ensure!(misfits.is_empty(), "{}", misfits.join("; "));
     // Nothing is read, and no server asked. What it measures is of no interest.
     Source::open(&new, &options, &Metrics::new()).await?;

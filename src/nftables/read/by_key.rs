@@ -13,8 +13,9 @@ use crate::wire::abi::{self, elem};
 use crate::wire::attr;
 use crate::wire::expr;
 
-/// Maps with fewer elements are listed faster.
-const FEWEST: usize = 64 * 1024;
+/// Maps with fewer elements are listed faster. Measured on Linux 6.18, listed and by key: 65,536 elements take 86 and 147 ms,
+/// 150,000 take 332 and 346 ms, 300,000 take 1,228 and 708 ms.
+const FEWEST: usize = 150_000;
 /// The same where somebody changes them.
 const FEWEST_IN_USE: usize = 4 * 1024;
 /// Keys of one request: each answer is a message of its own, of less than 1 KiB, and all of them have to fit into the

@@ -10,8 +10,7 @@ use super::table::table_info;
 use crate::ffi::Scratch;
 use crate::model::Family;
 use crate::nftables::connection::{Connection, KernelAnswer, RequestError};
-use crate::nftables::{TRIAL_TABLE, encode};
-use crate::ruleset::{ChangedParts, KernelError, Op};
+use crate::ruleset::{ChangedParts, KernelError};
 use crate::wire::batch::Batch;
 
 /// Tries to read what others keep changing.
@@ -79,13 +78,14 @@ impl ChangeWatch {
     }
 }
 
-/// Waits until transactions that others have begun are over: nf_tables handles one at a time.
+/// Waits until transactions that others have begun are over: nf_tables handles one at a time. Ours has nothing in it, so there
+/// is nothing to commit, and nothing to undo for which the kernel would wait until all packets on their way have passed.
 fn wait_for_commits(connection: &mut Connection, doing: &'static str) -> Result<(), KernelError> {
     let mut batch = Batch::new(connection.next_seq(), Scratch::new());
-    encode::write(&mut batch, 0, Family::Ipv4, TRIAL_TABLE, &Op::AddTable, 0);
-    batch.finish(true);
+    batch.finish(false);
     match connection.send_batch(&batch).map_err(|source| KernelError::Io { doing, source })? {
         KernelAnswer::Failed(failure) => Err(RequestError::Errno(failure.errno).into_kernel(doing)),
+        // Kernels before 6.10 do not acknowledge the end of a transaction.
         KernelAnswer::Done | KernelAnswer::Unknown => Ok(()),
     }
 }
