@@ -20,6 +20,7 @@ mod notes;
 mod overlay;
 mod shortfalls;
 mod validate;
+mod values;
 mod watch;
 
 use std::net::IpAddr;

@@ -6,6 +6,7 @@
 
 mod elements;
 mod frontend;
+mod label;
 mod mismatch;
 mod select;
 mod service;

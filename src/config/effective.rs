@@ -1,6 +1,5 @@
 //! The configuration in effect: file or flags, defaults, checks; in the shape the rest of the program wants.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +13,11 @@ use super::flags::{Flags, parse_bool};
 use super::kube_proxy::KubeProxyConfiguration;
 use super::mode::Mode;
 use super::note::Note;
+use super::values::{devices, node_name, proxy_name, reset_for};
 use super::{DetectLocal, GoDuration, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
 use crate::plan::ListeningSocket;
-use crate::{host, yaml};
+use crate::yaml;
 
 /// What the process is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -331,15 +331,6 @@ impl Configuration {
     }
 }
 
-/// The kernel itself forgets endpoints that are gone after two hours: Portway must do so before.
-fn reset_for(wanted: GoDuration) -> Result<GoDuration, ConfigError> {
-    if wanted.is_negative() || wanted > GoDuration::from_secs(3600) {
-        let (value, cause) = (wanted.to_string(), "want a time from 0 to 1h".to_owned());
-        return Err(ConfigError::Flag { flag: "reset-connections-for", value, cause });
-    }
-    Ok(wanted)
-}
-
 /// Makes the configuration say what is in effect: nftables mode, with the settings of the mode that was asked for.
 fn settle(config: &mut KubeProxyConfiguration, requested: Mode) {
     let section = requested.section(config);
@@ -370,38 +361,6 @@ fn action(flags: &Flags) -> Task {
         None if flags.is_set("cleanup") => Task::Cleanup,
         None if flags.is_set("init-only") => Task::Init,
         None => Task::Run,
-    }
-}
-
-/// The name in the configuration or else the host's, as kube-proxy compares it (specification 2.2).
-fn node_name(configured: &str) -> Result<String, ConfigError> {
-    if configured.is_empty() {
-        return host::name().ok_or(ConfigError::NoName);
-    }
-    let name = configured.trim().to_lowercase();
-    if name.is_empty() { Err(ConfigError::BlankName) } else { Ok(name) }
-}
-
-/// What may be a label's value; empty: none.
-fn proxy_name(text: &str) -> Result<Option<Arc<str>>, ConfigError> {
-    let is_edge = |edge: Option<char>| edge.is_none_or(|c| c.is_ascii_alphanumeric());
-    let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if text.len() > 63 || !text.chars().all(is_inner) || !is_edge(text.chars().next()) || !is_edge(text.chars().last())
-    {
-        return Err(ConfigError::ProxyName(text.to_owned()));
-    }
-    Ok(Some(text.into()).filter(|_| !text.is_empty()))
-}
-
-/// Names that chains and maps can have in them, each once, sorted.
-fn devices(names: Vec<String>) -> Result<Vec<Arc<str>>, ConfigError> {
-    let is_plain = |name: &str| {
-        let fits = !name.is_empty() && name.len() <= 15 && !matches!(name, "." | "..");
-        fits && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    match names.iter().find(|name| !is_plain(name)) {
-        Some(bad) => Err(ConfigError::DirectDevice(bad.clone())),
-        None => Ok(names.into_iter().map(Arc::from).collect::<BTreeSet<_>>().into_iter().collect()),
     }
 }
 

@@ -3,6 +3,8 @@
 //! It is replaced as a whole when this process first needs it, so nothing is read back. A table that is owned (Linux 6.9)
 //! nobody else can change; of others [`DirectKernel::is_intact`] tells whether they were deleted or made anew.
 
+mod rules;
+
 use std::io;
 
 use nftnl::nftnl_sys as sys;
@@ -11,26 +13,20 @@ use super::connection::{KernelAnswer, MessageError, RequestError};
 use super::process::owner_in_words;
 use super::{KernelOptions, NftKernel, describe, set};
 use crate::diff::DirectChange;
-use crate::ffi::{Chain, Expression, Head, Rule, Scratch};
+use crate::ffi::{Chain, Head, Rule, Scratch};
 use crate::model::Family;
 use crate::render;
 use crate::ruleset::{
-    DIRECT_FAMILY, DirectElement, DirectMap, DirectTable, DirectValue, Expr, ForwardChain, HASH_SEED, KernelError,
-    Register, SlotHash, TABLE_NAME, Verdict,
+    DIRECT_FAMILY, DirectElement, DirectMap, DirectTable, DirectValue, ForwardChain, KernelError, SlotHash, TABLE_NAME,
 };
-use crate::wire::abi::{self, elem, expr as x, msg};
+use crate::wire::abi::{self, elem, msg};
 use crate::wire::attr;
 use crate::wire::batch::Batch;
-use crate::wire::expr;
 
 /// `NFPROTO_NETDEV`.
 const NETDEV: u8 = 5;
 /// `NF_NETDEV_INGRESS`, and the priority `filter`.
 const INGRESS: (u32, i32) = (0, 0);
-/// `NFTNL_CHAIN_DEV`'s value: interfaces a base chain is on.
-const PACKET_HOST: u8 = 0;
-/// More fragments, or not the first one.
-const FRAGMENT: u16 = 0x3fff;
 /// Bytes of a list of elements, and more than the longest element takes.
 const LIST_MAX: usize = u16::MAX as usize;
 const ELEMENT_MAX: usize = 512;
@@ -278,14 +274,7 @@ impl Writer {
             .u32(sys::NFTNL_CHAIN_POLICY, abi::chain::POLICY_ACCEPT);
         self.chain(&name, chain);
         for family in table.families() {
-            self.rule(&name, |rule| {
-                of_family(rule, family);
-                frontend(rule, family, 0);
-                rule.add(
-                    lookup(&table.name(DirectMap::Frontends(family)), 0)
-                        .u32(sys::NFTNL_EXPR_LOOKUP_DREG, x::REG_VERDICT),
-                );
-            });
+            self.rule(&name, |rule| rules::leave(rule, family, &table.name(DirectMap::Frontends(family))));
         }
     }
 
@@ -293,24 +282,14 @@ impl Writer {
         let (name, family) = (chain.to_string(), chain.family);
         self.chain(&name, Chain::new());
         // A bridge or a listener can have the interface take packets that are meant for others.
-        self.rule(&name, |rule| {
-            rule.add(meta(x::META_PKTTYPE, 0));
-            add(rule, family, &Expr::Compare { register: 0, negate: true, data: vec![PACKET_HOST] });
-            add(rule, family, &Expr::Immediate(Verdict::Return));
-        });
+        self.rule(&name, |rule| rules::skip_packets_to_others(rule, family));
         if family == Family::Ipv4 {
             // Only the first fragment has ports. All must go the same way: the ordinary one.
-            self.rule(&name, |rule| {
-                of_family(rule, family);
-                add(rule, family, &Expr::NetworkHeader { offset: 6, len: 2, to: 0 });
-                add(rule, family, &Expr::Mask { register: 0, mask: FRAGMENT.to_be_bytes().to_vec() });
-                add(rule, family, &Expr::Compare { register: 0, negate: true, data: vec![0, 0] });
-                add(rule, family, &Expr::Immediate(Verdict::Return));
-            });
+            self.rule(&name, |rule| rules::skip_fragments(rule, family));
         }
         for device in table.devices.keys() {
             let map = table.name(DirectMap::Nodes(family, *device));
-            self.rule(&name, |rule| hand_on(rule, chain, *device, &map));
+            self.rule(&name, |rule| rules::hand_on(rule, chain, *device, &map));
         }
     }
 
@@ -340,74 +319,6 @@ impl Writer {
             }
         }
     }
-}
-
-/// `fwd ip to ip daddr . ip protocol . th dport . jhash ip saddr ... map @nodes-eth0 device "eth0"`. The kernel lowers the TTL,
-/// so nothing goes in circles for ever.
-fn hand_on(rule: &mut Rule, ForwardChain { family, hash }: ForwardChain, device: u32, map: &str) {
-    const DEVICE: Register = 0;
-    const KEY: Register = 1;
-    of_family(rule, family);
-    let immediate = Expression::new(c"immediate").u32(sys::NFTNL_EXPR_IMM_DREG, expr::register(DEVICE));
-    rule.add(immediate.data(sys::NFTNL_EXPR_IMM_DATA, &device.to_ne_bytes()));
-    let slot = frontend(rule, family, KEY);
-    let client = slot + 1;
-    let (offset, len) = if family == Family::Ipv4 { (12, 4) } else { (8, 16) };
-    add(rule, family, &Expr::NetworkHeader { offset, len, to: client });
-    let mut hashed = len;
-    if hash.ports {
-        add(rule, family, &Expr::TransportHeader { offset: 0, len: 2, to: client + len / 4 });
-        hashed += 4;
-    }
-    rule.add(
-        Expression::new(c"hash")
-            .u32(sys::NFTNL_EXPR_HASH_SREG, expr::register(client))
-            .u32(sys::NFTNL_EXPR_HASH_DREG, expr::register(slot))
-            .u32(sys::NFTNL_EXPR_HASH_LEN, hashed)
-            .u32(sys::NFTNL_EXPR_HASH_MODULUS, hash.modulus)
-            .u32(sys::NFTNL_EXPR_HASH_SEED, HASH_SEED)
-            .u32(sys::NFTNL_EXPR_HASH_OFFSET, 0)
-            .u32(sys::NFTNL_EXPR_HASH_TYPE, 0),
-    );
-    rule.add(lookup(map, KEY).u32(sys::NFTNL_EXPR_LOOKUP_DREG, expr::register(KEY)));
-    rule.add(
-        Expression::new(c"fwd")
-            .u32(sys::NFTNL_EXPR_FWD_SREG_DEV, expr::register(DEVICE))
-            .u32(sys::NFTNL_EXPR_FWD_SREG_ADDR, expr::register(KEY))
-            .u32(sys::NFTNL_EXPR_FWD_NFPROTO, u32::from(expr::nfproto(family))),
-    );
-}
-
-/// Only packets of a family. In this table there are others too.
-fn of_family(rule: &mut Rule, family: Family) {
-    let protocol: u16 = if family == Family::Ipv4 { 0x0800 } else { 0x86dd };
-    rule.add(meta(x::META_PROTOCOL, 0));
-    add(rule, family, &Expr::Compare { register: 0, negate: false, data: protocol.to_be_bytes().to_vec() });
-}
-
-/// Loads the frontend a packet is for, and says which register is next. Only a protocol that follows the IPv6 header at once
-/// counts: fragments, and whatever else has more headers, go the ordinary way.
-fn frontend(rule: &mut Rule, family: Family, at: Register) -> Register {
-    let (address, len, protocol) = if family == Family::Ipv4 { (16, 4, 9) } else { (24, 16, 6) };
-    let behind = at + len / 4;
-    add(rule, family, &Expr::NetworkHeader { offset: address, len, to: at });
-    add(rule, family, &Expr::NetworkHeader { offset: protocol, len: 1, to: behind });
-    add(rule, family, &Expr::TransportHeader { offset: 2, len: 2, to: behind + 1 });
-    behind + 2
-}
-
-fn meta(key: u32, to: Register) -> Expression {
-    Expression::new(c"meta").u32(sys::NFTNL_EXPR_META_KEY, key).u32(sys::NFTNL_EXPR_META_DREG, expr::register(to))
-}
-
-fn lookup(map: &str, key: Register) -> Expression {
-    Expression::new(c"lookup")
-        .u32(sys::NFTNL_EXPR_LOOKUP_SREG, expr::register(key))
-        .str(sys::NFTNL_EXPR_LOOKUP_SET, map)
-}
-
-fn add(rule: &mut Rule, family: Family, code: &Expr) {
-    expr::add(rule, family, code);
 }
 
 fn head(kind: u16, flags: i32) -> Head {

@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::label::label;
 use super::sources::AllowedSources;
 use super::{
     Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings,
     SourceRange, Spread, Target, Topology, candidates, select,
 };
 use crate::model::{Balance, EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
-use crate::ruleset::COMMENT_MAX;
 
 /// Elements one Service can have in a family. Kubernetes sets no bound to the product of ports, addresses, source ranges
 /// and endpoints: without one, a single tenant could use up the memory of all nodes.
@@ -370,30 +370,6 @@ impl<'a> ServiceFrontends<'a> {
             Action::Balance(EndpointSet::Cluster, selection.cluster.clone())
         }
     }
-}
-
-/// `namespace/service:port`, safe to stand between quotes in nft text. The end of a long one is a hash of all of it: a
-/// restart knows by labels whose affinity numbers are whose.
-fn label(service: &Service, port: &ServicePort) -> Arc<str> {
-    let text = match &*port.name {
-        "" => service.key.to_string(),
-        name => format!("{}:{name}", service.key),
-    };
-    let plain = |c: char| {
-        if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '?' }
-    };
-    let mut label: String = text.chars().map(plain).collect();
-    if label.len() > COMMENT_MAX {
-        let hash = format!("~{:08x}", fnv1a(text.as_bytes()));
-        label.truncate(COMMENT_MAX - hash.len());
-        label += &hash;
-    }
-    label.into()
-}
-
-/// The FNV-1a hash, which stays the same in all versions of this program.
-fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{Balance, LabelSelector, ObjectKey, Protocol, ServiceOptions};
 use crate::plan::{FamilySettings, NodePortAddresses, PodDetection, Sizing};
-use crate::ruleset::{ChainId, EndpointMap, Pick, PickBy, SetId, Value, Verdict};
+use crate::ruleset::{COMMENT_MAX, ChainId, EndpointMap, Pick, PickBy, SetId, Value, Verdict};
 use crate::testing::{self, endpoint, ip, service_port, slice_port};
 
 fn settings() -> Settings {

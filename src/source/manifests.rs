@@ -2,6 +2,7 @@
 
 mod document;
 mod folder;
+mod id;
 mod locate;
 #[cfg(test)]
 mod tests;

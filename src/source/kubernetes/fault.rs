@@ -177,6 +177,19 @@ fn behind<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
     }
 }
 
+/// Why nothing more is read at present.
+pub(super) enum StopReason {
+    /// The receiver is gone.
+    Closed,
+    Fault(Fault),
+}
+
+impl From<Fault> for StopReason {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::ask::{Selector, known};
 use super::client::WATCH_MARGIN;
-use super::fault::Fault;
+use super::fault::{Fault, StopReason};
 use super::gate::{RequestOutcome, Turn};
 use super::shared::KindsContext;
 use super::throttle::Throttle;
@@ -32,19 +32,6 @@ const SHORT_WATCH: Duration = Duration::from_secs(1);
 const RETRY_UNKNOWN: Duration = Duration::from_secs(600);
 /// The annotation of the bookmark that completes a streaming list.
 const LIST_COMPLETE: &str = "k8s.io/initial-events-end";
-
-/// Why nothing more is read at present.
-enum StopReason {
-    /// The receiver is gone.
-    Closed,
-    Fault(Fault),
-}
-
-impl From<Fault> for StopReason {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
 
 /// Follows one kind.
 pub(super) struct Follow<T> {
