@@ -119,8 +119,10 @@ impl DirectKernel {
 
     /// The flags an existing table is to be taken over with, and those of a new one. An error where another process owns it.
     fn flags(&mut self) -> Result<(Option<u32>, u32), KernelError> {
+        // First, because it says who may not ask.
+        let found = self.find()?;
         let wanted = self.kernel.wanted_flags()?;
-        let Some(found) = self.find()? else { return Ok((None, wanted)) };
+        let Some(found) = found else { return Ok((None, wanted)) };
         if let Some(owner) = found.owner.filter(|owner| *owner != self.kernel.connection.port_id()) {
             return Err(refused(
                 "the table",

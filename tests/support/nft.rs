@@ -47,7 +47,7 @@ impl Nft {
         }
     }
 
-    /// The whole ruleset, without what depends on who owns the table, and elements sorted as text: how many stand on a
+    /// The whole ruleset, without what depends on who owns the table and on the time, and elements sorted as text: how many stand on a
     /// line and what comes first differs between versions.
     pub fn list(&self) -> String {
         canonical(&self.run(&["list", "ruleset"], "").expect("listable"))
@@ -72,7 +72,9 @@ pub fn canonical(text: &str) -> String {
         } else {
             // 1.0.6 has names for the priorities at two of the hooks only.
             let line = line.replace("hook output priority -100", "hook output priority dstnat");
-            out += &line.replace("hook input priority 100", "hook input priority srcnat");
+            let line = line.replace("hook input priority 100", "hook input priority srcnat");
+            // Newer ones than 1.1.3 show flags as hexadecimal numbers.
+            out += &line.replace("0x3fff != 0x0 ", "16383 != 0 ");
             out.push('\n');
         }
     }
@@ -81,9 +83,23 @@ pub fn canonical(text: &str) -> String {
 
 fn sorted(block: &str) -> String {
     let inner = block.trim().trim_start_matches("elements = {").trim_end_matches('}');
-    let mut elements: Vec<_> = inner.split(',').map(str::trim).filter(|element| !element.is_empty()).collect();
+    let elements = inner.split(',').map(str::trim).filter(|element| !element.is_empty());
+    let mut elements: Vec<String> = elements.map(without_expiry).collect();
     elements.sort_unstable();
     format!("\t\telements = {{ {} }}\n", elements.join(",\n\t\t\t     "))
+}
+
+/// How long an element has left is another time at each look.
+fn without_expiry(element: &str) -> String {
+    let mut words = element.split(' ');
+    let mut kept: Vec<&str> = Vec::new();
+    while let Some(word) = words.next() {
+        match word {
+            "expires" => drop(words.next()),
+            word => kept.push(word),
+        }
+    }
+    kept.join(" ")
 }
 
 /// Compares texts by line, so that a failure is short.
