@@ -60,6 +60,8 @@ pub fn canonical(text: &str) -> String {
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let line = line.split(" # progname").next().unwrap_or_default();
+        // Newer ones say how many elements a set of limited size has.
+        let line = line.split("\t# count").next().unwrap_or_default();
         if line.starts_with("\tflags owner") {
             // And the empty line behind it.
             lines.next();
