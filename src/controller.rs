@@ -5,6 +5,7 @@
 //! points in time it waits for, beside events, questions (snapshots) and doubts (somebody else may have changed the
 //! tables).
 
+mod claims;
 mod comparison;
 mod doubt;
 mod observer;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
+pub use claims::{FollowedClaims, Touched};
 pub use doubt::Doubts;
 pub use observer::{Observer, Repair, Report, Synced};
 pub use snapshot::{Snapshot, SnapshotError, Snapshots};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::controller::{Observer, Synced};
+use crate::controller::{FollowedClaims, Observer, Synced};
 use crate::diff::Mirror;
 use crate::model::{Balance, Family, Kind, Model, ObjectKey};
-use crate::plan::{Action, EndpointSet, Frontend, FrontendKey, Settings, Target};
+use crate::plan::{Action, EndpointSet, Frontend, FrontendKey, Target};
 use crate::ruleset::{Bytes, SlotHash};
 
 /// What is to be handed on, as far as the cluster goes.
@@ -34,9 +34,7 @@ pub(super) struct WantedFrontend {
 #[derive(Debug)]
 pub struct DirectObserver {
     frontends: BTreeMap<(Family, Bytes), WantedFrontend>,
-    /// The frontends each Service claims, with or without getting them.
-    claims: HashMap<ObjectKey, BTreeSet<(Family, FrontendKey)>>,
-    settings: Option<Settings>,
+    claims: FollowedClaims<(Family, FrontendKey)>,
     /// Something may have changed that was not told yet.
     unsent: bool,
     sender: watch::Sender<Option<Arc<Wanted>>>,
@@ -44,36 +42,15 @@ pub struct DirectObserver {
 
 impl DirectObserver {
     pub(super) fn new(sender: watch::Sender<Option<Arc<Wanted>>>) -> Self {
-        Self { frontends: BTreeMap::new(), claims: HashMap::new(), settings: None, unsent: false, sender }
+        Self { frontends: BTreeMap::new(), claims: FollowedClaims::default(), unsent: false, sender }
     }
 
     /// Takes over what a sync changed; whether that may concern a frontend.
     fn follow(&mut self, sync: &Synced<'_>) -> bool {
-        let settings = sync.mirror.settings();
-        // Another name or zone of this node concerns all Services.
-        let all = sync.full || self.settings.as_ref() != Some(settings);
-        if all {
-            self.settings = Some(settings.clone());
-        }
-        let services: BTreeSet<ObjectKey> = if all {
-            let present = sync.model.services().map(|service| &service.key);
-            present.chain(self.claims.keys()).cloned().collect()
-        } else {
-            sync.changes.services.clone()
-        };
         let families: Vec<Family> = sync.mirror.families().collect();
-        let mut touched = BTreeSet::new();
-        for service in services {
-            touched.extend(self.claims.remove(&service).into_iter().flatten());
-            let claimed = claimed_by(sync.mirror, &families, &service);
-            touched.extend(&claimed);
-            if !claimed.is_empty() {
-                self.claims.insert(service, claimed);
-            }
-        }
-        let concerns = all || !touched.is_empty();
-        // A frontend may have come from one Service to another that did not change.
-        for (family, key) in touched {
+        let touched = self.claims.follow(sync, |service| claimed_by(sync.mirror, &families, service));
+        let concerns = touched.all || !touched.frontends.is_empty();
+        for (family, key) in touched.frontends {
             let at = (family, key.bytes());
             match wanted(sync.model, sync.mirror, family, key) {
                 Some(frontend) => drop(self.frontends.insert(at, frontend)),

@@ -1,6 +1,6 @@
 //! Which ports are to be relayed, and where to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::stats::Stats;
-use crate::controller::{Observer, Synced};
+use crate::controller::{FollowedClaims, Observer, Synced};
 use crate::diff::Mirror;
 use crate::model::{Family, ObjectKey, Protocol};
-use crate::plan::{Action, FrontendKey, Settings, Target};
+use crate::plan::{Action, FrontendKey, Target};
 
 /// A NodePort on a loopback address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,9 +58,7 @@ pub(super) type PortChanges = Vec<(LocalPort, Option<LocalTarget>)>;
 pub struct LocalhostObserver {
     families: Vec<Family>,
     known: HashMap<LocalPort, LocalTarget>,
-    /// The ports each Service claims, with or without getting them.
-    claims: HashMap<ObjectKey, BTreeSet<LocalPort>>,
-    settings: Option<Settings>,
+    claims: FollowedClaims<LocalPort>,
     stats: Arc<Stats>,
     sender: UnboundedSender<PortChanges>,
     /// Where the relay runs.
@@ -71,36 +69,17 @@ impl LocalhostObserver {
     /// Sends what happens; the threads end with it.
     pub(super) fn new(stats: Arc<Stats>, sender: UnboundedSender<PortChanges>, threads: Option<Runtime>) -> Self {
         let families = stats.families().to_vec();
-        Self { families, known: HashMap::new(), claims: HashMap::new(), settings: None, stats, sender, threads }
+        Self { families, known: HashMap::new(), claims: FollowedClaims::default(), stats, sender, threads }
     }
 
     fn changes(&mut self, sync: &Synced<'_>) -> PortChanges {
-        let settings = sync.mirror.settings();
-        // Another zone makes other endpoints the near ones, of all Services.
-        let all = sync.full || self.settings.as_ref() != Some(settings);
-        if all {
-            self.settings = Some(settings.clone());
-        }
-        let services: BTreeSet<ObjectKey> = if all {
-            let present = sync.model.services().map(|service| &service.key);
-            present.chain(self.claims.keys()).cloned().collect()
-        } else {
-            sync.changes.services.clone()
-        };
-        let mut touched = BTreeSet::new();
-        for service in services {
-            touched.extend(self.claims.remove(&service).into_iter().flatten());
-            let claimed: BTreeSet<LocalPort> = claimed_by(sync.mirror, &self.families, &service).collect();
-            touched.extend(&claimed);
-            if !claimed.is_empty() {
-                self.claims.insert(service, claimed);
-            }
-        }
+        let families = &self.families;
+        let touched =
+            self.claims.follow(sync, |service| claimed_by(sync.mirror, families, service).collect()).frontends;
         if !touched.is_empty() {
-            let unrelayed = self.claims.values().flatten().filter(|port| port.protocol == Protocol::Sctp);
+            let unrelayed = self.claims.all().filter(|port| port.protocol == Protocol::Sctp);
             self.stats.set_unrelayed(unrelayed.count());
         }
-        // A port may have come from one Service to another that did not change.
         let mut changes = PortChanges::new();
         for port in touched {
             let wanted = wanted(sync.mirror, port);
