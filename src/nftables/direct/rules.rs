@@ -42,8 +42,7 @@ pub(super) fn hand_on(rule: &mut Rule, ForwardChain { family, hash }: ForwardCha
     const DEVICE: Register = 0;
     const KEY: Register = 1;
     of_family(rule, family);
-    let immediate = Expression::new(c"immediate").u32(sys::NFTNL_EXPR_IMM_DREG, expr::register(DEVICE));
-    rule.add(immediate.data(sys::NFTNL_EXPR_IMM_DATA, &device.to_ne_bytes()));
+    add(rule, family, &Expr::Value { to: DEVICE, data: device.to_ne_bytes().to_vec() });
     let slot = frontend(rule, family, KEY);
     let client = slot + 1;
     let (offset, len) = if family == Family::Ipv4 { (12, 4) } else { (8, 16) };
@@ -53,16 +52,8 @@ pub(super) fn hand_on(rule: &mut Rule, ForwardChain { family, hash }: ForwardCha
         add(rule, family, &Expr::TransportHeader { offset: 0, len: 2, to: client + len / 4 });
         hashed += 4;
     }
-    rule.add(
-        Expression::new(c"hash")
-            .u32(sys::NFTNL_EXPR_HASH_SREG, expr::register(client))
-            .u32(sys::NFTNL_EXPR_HASH_DREG, expr::register(slot))
-            .u32(sys::NFTNL_EXPR_HASH_LEN, hashed)
-            .u32(sys::NFTNL_EXPR_HASH_MODULUS, hash.modulus)
-            .u32(sys::NFTNL_EXPR_HASH_SEED, HASH_SEED)
-            .u32(sys::NFTNL_EXPR_HASH_OFFSET, 0)
-            .u32(sys::NFTNL_EXPR_HASH_TYPE, 0),
-    );
+    let modulus = hash.modulus;
+    add(rule, family, &Expr::Hash { from: client, len: hashed, modulus, seed: HASH_SEED, to: slot });
     rule.add(lookup(map, KEY).u32(sys::NFTNL_EXPR_LOOKUP_DREG, expr::register(KEY)));
     rule.add(
         Expression::new(c"fwd")
