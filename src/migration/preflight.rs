@@ -84,7 +84,8 @@ impl NftKernel {
             ]
             .map(|op| (*family, op))
         };
-        families.iter().all(|family| self.commit(TRIAL_TABLE, &ops(family), CommitMode::Trial).is_ok())
+        let ops: Vec<(Family, Op)> = families.iter().flat_map(ops).collect();
+        self.commit(TRIAL_TABLE, &ops, CommitMode::Trial).is_ok()
     }
 
     /// Tries every feature our tables use, in a table that is never committed, or deleted again. Empty when all is well.
