@@ -168,9 +168,7 @@ impl<K: Kernel> Programmer<K> {
     pub fn grow(&mut self, family: Family) -> Result<(), Failure> {
         let Some(mut mirror) = self.mirror.take() else { return Ok(()) };
         let part = mirror.fill_successors(family, self.successor_slices.size());
-        let mut slices = self.successor_slices;
-        let result = self.send_slice(&mirror, &part, &mut slices);
-        self.successor_slices = slices;
+        let result = send_slice(&mut self.kernel, &mirror, &part, &mut self.successor_slices);
         let result = result.and_then(|_| match mirror.switch_to_successors(family) {
             Some(steps) => self.commit(&mut mirror, family, steps).map(drop),
             None => Ok(()),
@@ -185,7 +183,7 @@ impl<K: Kernel> Programmer<K> {
         let Some(mut mirror) = self.mirror.take() else { return Ok((Sent::default(), false)) };
         // Others may have touched them, too, and they are in nobody's way.
         let abandoned = mirror.abandon_successors(family);
-        if let Err(failure) = self.apply(&mirror, &abandoned) {
+        if let Err(failure) = apply(&mut self.kernel, &mirror, &abandoned) {
             self.mirror = Some(mirror);
             return self.note_result(family, Err(failure));
         }
@@ -299,14 +297,14 @@ impl<K: Kernel> Programmer<K> {
     /// Sends the transactions that make the kernel equal to the mirror, in their order.
     fn commit(&mut self, mirror: &mut Mirror, family: Family, steps: Steps) -> Result<Sent, Failure> {
         let mut filled = 0;
-        self.apply(mirror, &steps.first)?;
+        apply(&mut self.kernel, mirror, &steps.first)?;
         for load in mirror.fill(&steps) {
             filled += self.load(mirror, load)?;
         }
-        self.apply(mirror, &steps.main)?;
-        self.apply(mirror, &steps.replaced)?;
+        apply(&mut self.kernel, mirror, &steps.main)?;
+        apply(&mut self.kernel, mirror, &steps.replaced)?;
         let nothing = Transaction::default();
-        let not_deleted = match self.apply(mirror, &steps.after) {
+        let not_deleted = match apply(&mut self.kernel, mirror, &steps.after) {
             Ok(()) => None,
             // The chains may be gone, or not.
             Err(failure) if failure.cause.is_uncertain() => return Err(failure),
@@ -324,43 +322,13 @@ impl<K: Kernel> Programmer<K> {
         Ok(sent)
     }
 
-    /// Sends a transaction; where the kernel refuses an element, finds the Services it belongs to.
-    fn apply(&mut self, mirror: &Mirror, transaction: &Transaction) -> Result<(), Failure> {
-        if transaction.is_empty() {
-            return Ok(());
-        }
-        let result = self.kernel.apply(transaction);
-        result.map_err(|cause| Failure { blamed: mirror.blamed(transaction, &cause), cause })
-    }
-
     /// Sends transactions one by one, each as large as the kernel takes it quickly; the number of their elements.
     fn load(&mut self, mirror: &Mirror, mut load: Load<'_>) -> Result<usize, Failure> {
         let mut loaded = 0;
         while let Some(part) = load.next(self.slices.size()) {
-            let mut slices = self.slices;
-            let result = self.send_slice(mirror, &part, &mut slices);
-            self.slices = slices;
-            loaded += result?;
+            loaded += send_slice(&mut self.kernel, mirror, &part, &mut self.slices)?;
         }
         Ok(loaded)
-    }
-
-    /// Sends a slice; in halves where it is too large for a message. The number of its elements.
-    fn send_slice(&mut self, mirror: &Mirror, part: &Transaction, slices: &mut Slices) -> Result<usize, Failure> {
-        let (start, (added, _)) = (Instant::now(), part.element_counts());
-        match self.apply(mirror, part) {
-            Ok(()) => {
-                slices.took(added, start.elapsed());
-                Ok(added)
-            }
-            Err(failure) if failure.cause.is_too_big() => {
-                let Some([first, second]) = halves(part) else { return Err(failure) };
-                slices.too_large(added);
-                debug!(elements = slices.size(), "slices were too large for a message");
-                Ok(self.send_slice(mirror, &first, slices)? + self.send_slice(mirror, &second, slices)?)
-            }
-            Err(failure) => Err(failure),
-        }
     }
 
     fn forget_orphans_of(&mut self, mirror: &Mirror, family: Family) -> Result<(), KernelError> {
@@ -383,6 +351,38 @@ impl<K: Kernel> Programmer<K> {
         }
         debug!(%family, records = elements.len(), "forgetting affinity records");
         self.kernel.forget(family, SetId::Affinity, &elements)
+    }
+}
+
+/// Sends a transaction; where the kernel refuses an element, finds the Services it belongs to.
+fn apply<K: Kernel>(kernel: &mut K, mirror: &Mirror, transaction: &Transaction) -> Result<(), Failure> {
+    if transaction.is_empty() {
+        return Ok(());
+    }
+    let result = kernel.apply(transaction);
+    result.map_err(|cause| Failure { blamed: mirror.blamed(transaction, &cause), cause })
+}
+
+/// Sends a slice; in halves where it is too large for a message. The number of its elements.
+fn send_slice<K: Kernel>(
+    kernel: &mut K,
+    mirror: &Mirror,
+    part: &Transaction,
+    slices: &mut Slices,
+) -> Result<usize, Failure> {
+    let (start, (added, _)) = (Instant::now(), part.element_counts());
+    match apply(kernel, mirror, part) {
+        Ok(()) => {
+            slices.took(added, start.elapsed());
+            Ok(added)
+        }
+        Err(failure) if failure.cause.is_too_big() => {
+            let Some([first, second]) = halves(part) else { return Err(failure) };
+            slices.too_large(added);
+            debug!(elements = slices.size(), "slices were too large for a message");
+            Ok(send_slice(kernel, mirror, &first, slices)? + send_slice(kernel, mirror, &second, slices)?)
+        }
+        Err(failure) => Err(failure),
     }
 }
 

@@ -85,6 +85,12 @@ impl FamilyMirror {
         }
     }
 
+    /// What could not be deleted, and is not wanted again, is deleted with this change.
+    pub(super) fn repeat_deletions(&self, change: &mut Change) {
+        change.went.extend(self.undeleted.iter().filter(|chain| !self.chains.contains(chain)));
+        change.went_sets.extend(self.undeleted_sets.difference(&self.optional));
+    }
+
     pub(super) fn add_rules(&self, settings: &Settings, chain: ChainId, main: &mut Transaction) {
         for rule in self.rules(settings, chain) {
             main.push(self.family, Op::AddRule(chain, rule));

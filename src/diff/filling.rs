@@ -31,9 +31,9 @@ impl Mirror {
         let mirror = mirrors.find(|mirror| mirror.successors.are_filled())?;
         let mut steps = Steps::default();
         let filled = mirror.sizes.switch(std::mem::take(&mut mirror.successors).into_sizes());
-        // Deleting those that could not be deleted is tried again.
-        let went = mirror.undeleted.iter().copied().collect();
-        mirror.write(settings, Change { filled, went, ..Change::default() }, &mut steps);
+        let mut change = Change { filled, ..Change::default() };
+        mirror.repeat_deletions(&mut change);
+        mirror.write(settings, change, &mut steps);
         Some(steps)
     }
 
@@ -117,5 +117,44 @@ impl FamilyMirror {
         let is_successor =
             |name: &SetName| self.successors.replace(name.set) && *name == self.sizes.names().of(name.set).other();
         table.leftovers.iter().copied().filter(move |name| !is_successor(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::config::Options;
+    use crate::model::Model;
+    use crate::plan::Sizing;
+    use crate::testing::{added, all_listed, service};
+
+    const V4: Family = Family::Ipv4;
+
+    #[test]
+    fn what_could_not_be_deleted_is_deleted_with_a_switch() {
+        let (mut model, options) =
+            (Model::default(), Options { sizing: Sizing { floor: 2, headroom: 2 }, ..Options::new("n") });
+        all_listed().for_each(|event| model.apply(event));
+        model.take_changes();
+        let settings = options.settings(&model);
+        let (mut mirror, _) = Mirror::build(settings.clone(), &model, &HashMap::new());
+        let left = [Op::DeleteChain("pick-9".parse().expect("ours")), Op::DeleteSet(SetId::Gone.into())];
+        let left = Transaction { ops: left.map(|op| (V4, op)).into() };
+        mirror.set_undeleted(V4, &left);
+
+        (1..4).for_each(|n| model.apply(added(service(&format!("s{n}"), &format!("10.96.0.{n}")))));
+        let changes = model.take_changes();
+        let update = mirror.update(&settings, &model, &changes).families.remove(0);
+        assert_eq!((update.family, update.steps.after), (V4, left.clone()));
+        assert!(mirror.is_growing(V4));
+        let steps = loop {
+            mirror.fill_successors(V4, 1);
+            if let Some(steps) = mirror.switch_to_successors(V4) {
+                break steps;
+            }
+        };
+        assert_eq!(steps.after, left, "the kernel has them still");
     }
 }

@@ -66,7 +66,8 @@ impl FamilyMirror {
         change.came_sets.extend(self.optional.difference(&table.optional));
         change.went_sets.extend(table.optional.difference(&self.optional));
         if !change.came_sets.is_empty() {
-            let new = self.elements().filter(|(set, _)| change.came_sets.contains(set));
+            let came = &change.came_sets;
+            let new = self.elements_in(|set| came.contains(&set));
             new.for_each(|(set, element)| change.elements.add(set, element));
         }
     }

@@ -114,7 +114,7 @@ impl FamilyMirror {
         self.sync_services(new, model, dirty, None, &mut recorder, &mut effects);
         self.record_shared(&mut recorder);
         self.update_gone(gone, &mut recorder);
-        let (mut came, mut went) = self.chains.take_changes();
+        let (mut came, went) = self.chains.take_changes();
         self.sizes.count(recorder.counts());
         let (mut came_sets, mut went_sets) = (BTreeSet::new(), BTreeSet::new());
         let concerned = came.iter().chain(&went).chain(&before).copied();
@@ -129,16 +129,15 @@ impl FamilyMirror {
         let resized = self.make_room(&mut recorder, &mut steps);
         let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
-        // What could not be deleted is still there: wanted again it gets its rules anew, else deleting is tried again.
+        // What could not be deleted is still there: wanted again it gets its rules anew.
         let (back, new_ones) = came.into_iter().partition(|chain| self.undeleted.contains(chain));
         came = new_ones;
-        went.extend(self.undeleted.iter().filter(|chain| !back.contains(chain)));
         changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
         changed.extend(back);
         came_sets.retain(|set| !self.undeleted_sets.contains(set));
-        went_sets.extend(self.undeleted_sets.difference(&self.optional));
-        let change =
+        let mut change =
             Change { came, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
+        self.repeat_deletions(&mut change);
         self.write(new, change, &mut steps);
         if self.successors.is_empty() {
             self.begin_successors(&mut steps);

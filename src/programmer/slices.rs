@@ -15,7 +15,7 @@ const FEWEST: usize = 1024;
 const MOST: usize = 64 * 1024;
 
 /// The size of slices, in elements. It follows the time they take, and never exceeds what the kernel takes in one message.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Slices {
     size: usize,
     most: usize,
