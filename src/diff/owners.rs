@@ -1,9 +1,11 @@
 //! Whose an element is, for when the kernel refuses one.
 
+use std::borrow::Cow;
+
 use super::Mirror;
 use super::mirror::ServiceState;
 use crate::model::{Family, ObjectKey};
-use crate::plan::{Frontend, Member, endpoint_element};
+use crate::plan::{Frontend, FrontendKey, Member, Target, endpoint_element};
 use crate::ruleset::{Bytes, Element, KernelError, Op, SetId, Transaction};
 
 impl Mirror {
@@ -27,7 +29,10 @@ impl Mirror {
         let has = |state: &ServiceState| {
             let is_it = |member: Member| member.set == set && member.element.key == *key;
             state.shared.iter().any(|shared| is_it(shared.member()))
-                || state.frontends.iter().any(|frontend| frontend.element(set, key).is_some())
+                || state
+                    .frontends
+                    .iter()
+                    .any(|frontend| frontend.element(set, key, &mut LastSlots::default()).is_some())
         };
         let owners = mirror.services.iter().filter(|(_, state)| has(state));
         let mut owners: Vec<ObjectKey> = owners.map(|(service, _)| service.clone()).collect();
@@ -36,14 +41,25 @@ impl Mirror {
     }
 }
 
+/// The slots that were asked for last. Those of a hash are made of all endpoints, which takes long: not for each key anew.
+#[derive(Default)]
+pub(super) struct LastSlots<'a>(Option<(FrontendKey, SetId, Cow<'a, [Target]>)>);
+
+impl<'a> LastSlots<'a> {
+    fn of(&mut self, frontend: &'a Frontend, set: SetId, targets: &'a [Target]) -> &[Target] {
+        let last = self.0.take().filter(|(key, of, _)| (*key, *of) == (frontend.key, set));
+        &self.0.insert(last.unwrap_or_else(|| (frontend.key, set, frontend.slots(targets)))).2
+    }
+}
+
 impl Frontend {
     /// The element with a key among those the frontend consists of.
-    pub(super) fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
+    pub(super) fn element<'a>(&'a self, set: SetId, key: &Bytes, last: &mut LastSlots<'a>) -> Option<Element> {
         let own = self.key.bytes();
         let rest = key.as_slice().strip_prefix(own.as_slice())?;
         if let Some((.., targets)) = self.endpoint_lists().into_iter().find(|(map, ..)| map.set() == set) {
             let slot = u32::from_ne_bytes(rest.try_into().ok()?) as usize;
-            return Some(endpoint_element(&own, slot, self.slots(targets).get(slot)?));
+            return Some(endpoint_element(&own, slot, last.of(self, set, targets).get(slot)?));
         }
         let mut members = self.members().into_iter().filter(|member| member.set == set);
         members.find(|member| member.element.key == *key).map(|member| member.element)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Steps;
 use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror};
+use super::owners::LastSlots;
 use super::shared::SharedElement;
 use super::slots;
 use crate::model::Family;
@@ -85,8 +86,10 @@ impl FamilyMirror {
             }
             let Keys::These(keys) = keys else { continue };
             let found = table.sets.remove(&set).unwrap_or_default();
+            // The keys of a frontend stand together.
+            let mut last = LastSlots::default();
             for key in keys {
-                change.elements.replace(set, found.get(key), self.element(set, key));
+                change.elements.replace(set, found.get(key), self.element(set, key, &mut last));
             }
         }
         // Those that were read whole are left.
@@ -97,7 +100,7 @@ impl FamilyMirror {
     }
 
     /// The element with a key.
-    fn element(&self, set: SetId, key: &Bytes) -> Option<Element> {
+    fn element<'a>(&'a self, set: SetId, key: &Bytes, last: &mut LastSlots<'a>) -> Option<Element> {
         if let Some(shared) = SharedElement::at(self.family, set, key) {
             return self.shared.contains(&shared).then(|| shared.member().element);
         }
@@ -112,7 +115,7 @@ impl FamilyMirror {
         let frontend = key.as_slice().get(..set.spec().frontend_len(self.family)?)?;
         let frontend = FrontendKey::from_bytes(&Bytes::from_slice(frontend)?)?;
         let service = self.services.get(&self.claims.winner(frontend)?.service)?;
-        service.frontends.iter().find(|own| own.key == frontend)?.element(set, key)
+        service.frontends.iter().find(|own| own.key == frontend)?.element(set, key, last)
     }
 }
 
