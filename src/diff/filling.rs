@@ -48,9 +48,9 @@ impl Mirror {
 }
 
 impl FamilyMirror {
-    /// Makes successors of the maps that are nearly full.
-    pub(super) fn begin_successors(&mut self, steps: &mut Steps) {
-        let sizes = self.sizes.tight();
+    /// Makes successors of those of these maps that are nearly full.
+    pub(super) fn begin_successors(&mut self, among: impl IntoIterator<Item = SetId>, steps: &mut Steps) {
+        let sizes = self.sizes.tight(among);
         if sizes.is_empty() {
             return;
         }

@@ -95,7 +95,7 @@ impl Sizes {
             optional.difference(there).for_each(|set| self.choose_for(*set));
             self.grow();
         } else {
-            self.sizes.extend(self.tight());
+            self.sizes.extend(self.tight(SetId::ALL));
         }
     }
 
@@ -106,10 +106,10 @@ impl Sizes {
         self.sizes.extend((wanted > 0).then_some((set, wanted)));
     }
 
-    /// The maps that are nearly full, with the sizes of their successors.
-    pub(super) fn tight(&self) -> BTreeMap<SetId, u32> {
+    /// Those of these maps that are nearly full, with the sizes of their successors.
+    pub(super) fn tight(&self, among: impl IntoIterator<Item = SetId>) -> BTreeMap<SetId, u32> {
         let tight = |set: &SetId| set.is_sizable() && self.sizing.is_tight(self.of(*set), self.count_of(*set));
-        let sets = SetId::ALL.into_iter().filter(tight);
+        let sets = among.into_iter().filter(tight);
         sets.map(|set| (set, self.sizing.wanted(self.count_of(set)))).collect()
     }
 
@@ -125,7 +125,7 @@ impl Sizes {
 
     /// Enlarges maps that are nearly full, under their other name, and says which they are.
     pub(super) fn grow(&mut self) -> Vec<SetId> {
-        self.switch(self.tight())
+        self.switch(self.tight(SetId::ALL))
     }
 
     /// Has successors of these sizes take the places of maps, and says which they are.

@@ -94,7 +94,7 @@ impl FamilyMirror {
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
-        recorder.in_successors(self.successors.have(&Owner::Service(key.clone())));
+        recorder.in_successors(self.successors.have(|| Owner::Service(key.clone())));
         let old = self.services.remove(&key).unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
@@ -193,17 +193,18 @@ fn missing_in<'a>(others: &'a [Member], members: &'a [Member]) -> impl Iterator<
     })
 }
 
-fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &mut OpRecorder) {
+fn replace_endpoints<'f>(old: Option<&'f Frontend>, new: Option<&'f Frontend>, recorder: &mut OpRecorder) {
     let Some(key) = new.or(old).map(|frontend| frontend.key.bytes()) else {
         return;
     };
+    let slots = |frontend: Option<&'f Frontend>| -> Vec<(EndpointMap, Cow<'f, [Target]>)> {
+        let Some(frontend) = frontend else { return Vec::new() };
+        let lists = frontend.endpoint_lists().into_iter();
+        lists.map(|(map, _, targets)| (map, frontend.slots(targets))).collect()
+    };
+    let (old, new) = (slots(old), slots(new));
     for map in EndpointMap::ALL {
-        let slots = |frontend: Option<&Frontend>| -> Vec<Target> {
-            let Some(frontend) = frontend else { return Vec::new() };
-            let list = frontend.endpoint_lists().into_iter().find(|(of, ..)| *of == map);
-            list.map(|(.., targets)| frontend.slots(targets).into_owned()).unwrap_or_default()
-        };
-        let (old, new) = (slots(old), slots(new));
+        let (old, new) = (slots_of(map, &old), slots_of(map, &new));
         for (slot, target) in old.iter().enumerate().filter(|(slot, target)| new.get(*slot) != Some(target)) {
             recorder.delete(map.set(), endpoint_element(&key, slot, target));
         }
@@ -211,6 +212,10 @@ fn replace_endpoints(old: Option<&Frontend>, new: Option<&Frontend>, recorder: &
             recorder.add(map.set(), endpoint_element(&key, slot, target));
         }
     }
+}
+
+fn slots_of<'a>(map: EndpointMap, all: &'a [(EndpointMap, Cow<'_, [Target]>)]) -> &'a [Target] {
+    all.iter().find(|(of, _)| *of == map).map_or(&[], |(_, slots)| slots)
 }
 
 fn shared(plan: &ServicePlan) -> impl Iterator<Item = SharedElement> {

@@ -72,7 +72,7 @@ impl Successors {
     }
 
     /// Whether they have what belongs to an owner.
-    pub(super) fn have(&self, owner: &Owner) -> bool {
-        !self.is_empty() && !self.waiting.contains(owner)
+    pub(super) fn have(&self, owner: impl FnOnce() -> Owner) -> bool {
+        !self.is_empty() && !self.waiting.contains(&owner())
     }
 }

@@ -116,6 +116,8 @@ impl FamilyMirror {
         self.update_gone(gone, &mut recorder);
         let (mut came, went) = self.chains.take_changes();
         self.sizes.count(recorder.counts());
+        let fuller: Vec<SetId> =
+            recorder.counts().iter().filter(|(_, change)| **change > 0).map(|(set, _)| *set).collect();
         let (mut came_sets, mut went_sets) = (BTreeSet::new(), BTreeSet::new());
         let concerned = came.iter().chain(&went).chain(&before).copied();
         if !self.optional_of(new, concerned).is_empty() || !before.is_empty() {
@@ -140,7 +142,7 @@ impl FamilyMirror {
         self.repeat_deletions(&mut change);
         self.write(new, change, &mut steps);
         if self.successors.is_empty() {
-            self.begin_successors(&mut steps);
+            self.begin_successors(fuller, &mut steps);
         }
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
     }
@@ -160,11 +162,11 @@ impl FamilyMirror {
     fn record_shared(&mut self, recorder: &mut OpRecorder) {
         let (came, went) = self.shared.take_changes();
         for shared in came {
-            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.in_successors(self.successors.have(|| Owner::Shared(shared)));
             recorder.add_member(shared.member());
         }
         for shared in went {
-            recorder.in_successors(self.successors.have(&Owner::Shared(shared)));
+            recorder.in_successors(self.successors.have(|| Owner::Shared(shared)));
             recorder.delete_member(shared.member());
         }
     }
@@ -189,7 +191,7 @@ impl FamilyMirror {
             return;
         }
         let old = std::mem::replace(&mut self.globals, wanted);
-        recorder.in_successors(self.successors.have(&Owner::Settings));
+        recorder.in_successors(self.successors.have(|| Owner::Settings));
         replace_members(&old, &self.globals, recorder);
     }
 }

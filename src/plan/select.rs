@@ -1,7 +1,5 @@
 //! Which endpoints a Service port uses (specification 4).
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -96,12 +94,12 @@ pub fn candidates<'a>(
     port: &ServicePort,
     node_name: &str,
 ) -> Vec<Candidate> {
-    let mut found: HashMap<Target, Candidate> = HashMap::new();
+    let mut found: Vec<Candidate> = Vec::new();
     for slice in slices.filter(|slice| slice.family == family) {
         for number in slice.numbers_of(&port.name, port.protocol) {
             for endpoint in &slice.endpoints {
                 let target = Target { ip: endpoint.address, port: number };
-                let candidate = Candidate {
+                found.push(Candidate {
                     target,
                     ready: endpoint.ready,
                     serving: endpoint.serving,
@@ -109,20 +107,14 @@ pub fn candidates<'a>(
                     local: endpoint.placement.node.as_deref() == Some(node_name),
                     placement: endpoint.placement.clone(),
                     weight: slice.weight(&endpoint.address),
-                };
-                match found.entry(target) {
-                    Entry::Vacant(free) => drop(free.insert(candidate)),
-                    Entry::Occupied(mut other) if other.get().usability() < candidate.usability() => {
-                        other.insert(candidate);
-                    }
-                    Entry::Occupied(_) => {}
-                }
+                });
             }
         }
     }
-    let mut all: Vec<Candidate> = found.into_values().collect();
-    all.sort_unstable_by_key(|candidate| candidate.target);
-    all
+    // Of duplicates the most usable one comes first, and stays.
+    found.sort_unstable_by(|a, b| a.target.cmp(&b.target).then_with(|| b.usability().cmp(&a.usability())));
+    found.dedup_by_key(|candidate| candidate.target);
+    found
 }
 
 /// Narrows candidates to the sets a Service port needs. `candidates` are sorted, so the sets are too.

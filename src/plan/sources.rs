@@ -85,7 +85,9 @@ pub(super) struct AllowedSources {
 impl AllowedSources {
     pub(super) fn of(service: &Service, balancers: &[IpAddr], family: Family, node_ip: Option<IpAddr>) -> Self {
         let denied = service.options().denied_sources.iter().filter(|net| Family::of_net(net) == family);
-        let denied = IpNet::aggregate(&denied.copied().collect());
+        let denied: Vec<IpNet> = denied.copied().collect();
+        // Nearly all Services deny nobody.
+        let denied = if denied.is_empty() { denied } else { IpNet::aggregate(&denied) };
         let allowed = allowed(service, balancers, family, node_ip);
         Self { balancers: without(allowed, &denied, family), others: without(None, &denied, family) }
     }
