@@ -11,11 +11,10 @@ use tracing::{debug, warn};
 use super::slots::Wanted;
 use super::status::{DirectStatus, DirectStatusHandle};
 use super::table::{Network, table};
-use crate::diff::{DirectChange, direct_change};
 use crate::host::HostError;
 use crate::host::links::Links;
 use crate::nftables::{DirectKernel, KernelOptions};
-use crate::ruleset::{DirectTable, KernelError};
+use crate::ruleset::{DirectFound, DirectTable, KernelError};
 
 /// Changes of interfaces and routes come in bursts.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -67,18 +66,22 @@ impl Follower {
     async fn keep(&mut self, pause: &mut Duration) -> Result<(), Fault> {
         let mut links = Links::open()?;
         let mut kernel = DirectKernel::open(self.options)?;
-        let mut known: Option<DirectTable> = None;
+        let mut known: Option<DirectFound> = None;
         loop {
             let Some(wanted) = self.wanted.borrow_and_update().clone() else { return Ok(()) };
             let network = self.network(&links, &wanted).await?;
             let (desired, troubles) = table(&wanted, &network, &self.devices);
-            let change = direct_change(known.as_ref(), &desired);
-            if change != DirectChange::Nothing {
-                kernel.apply(&desired, &change)?;
+            // The kernel deletes chains of interfaces that go.
+            let found = match known.take().filter(|known: &DirectFound| known.table.devices == desired.devices) {
+                Some(found) => found,
+                None => kernel.take()?,
+            };
+            if found != DirectFound::made(desired.clone()) {
+                kernel.make(&found, &desired)?;
                 debug!(frontends = desired.frontends.len(), "direct return: table changed");
             }
             self.status.set(self.state(&desired, troubles));
-            known = Some(desired);
+            known = Some(DirectFound::made(desired));
             *pause = RETRY_MIN;
             tokio::select! {
                 more = self.wanted.changed() => if more.is_err() { return Ok(()) },
