@@ -17,6 +17,7 @@ use support::nft::{Nft, assert_same_text, canonical};
 fn sample() -> DirectTable {
     let mut table = DirectTable::default();
     table.devices.extend([(10, Arc::from("eth0")), (20, Arc::from("eth1.5"))]);
+    table.strict.insert(20);
     for (vip, node, hash) in [
         ("203.0.113.1", ["10.0.0.4", "10.0.1.5"], SlotHash { modulus: 7, ports: false }),
         ("203.0.113.2", ["10.0.0.5", "10.0.1.5"], SlotHash { modulus: 7, ports: true }),
@@ -81,8 +82,9 @@ fn blocks(text: &str) -> BTreeSet<String> {
 fn becomes(kernel: &mut DirectKernel, wanted: &DirectTable) {
     let found = kernel.read().expect("readable");
     kernel.make(&found, wanted).expect("made");
-    assert!(kernel.is_intact().expect("readable"));
-    assert_eq!(kernel.read().expect("readable"), DirectFound::made(wanted.clone()));
+    let made = DirectFound::made(wanted.clone());
+    assert_eq!(kernel.read().expect("readable"), made);
+    assert!(kernel.is_intact(&made).expect("readable"));
     if wanted.is_empty() {
         assert!(listing().contains("failed"), "{}", listing());
     } else {
@@ -191,7 +193,11 @@ fn thousands_of_slots_come_in_slices() {
         // The largest grows out of its size: that is one transaction.
         let mut less = table.clone();
         let largest = less.frontends.values_mut().last().expect("there");
-        *largest = DirectFrontend { hash: SlotHash { modulus: 4096, ports: true }, slots: slots(4096, 100), ..largest.clone() };
+        *largest = DirectFrontend {
+            hash: SlotHash { modulus: 4096, ports: true },
+            slots: slots(4096, 100),
+            ..largest.clone()
+        };
         kernel.make(&found, &less).expect("made");
         let found = kernel.read().expect("readable");
         assert!(found == DirectFound::made(less), "read as written");
@@ -209,7 +215,7 @@ fn one_process_has_the_table() {
         let refusal = second.take().expect_err("owned").to_string();
         assert!(refusal.contains("owned by another process"), "{refusal}");
         assert!(second.remove().is_err());
-        assert!(first.is_intact().expect("readable"));
+        assert!(first.is_intact(&DirectFound::made(sample())).expect("readable"));
         drop(first);
         assert!(listing().contains("chain ingress-eth0"), "it stays");
         assert_eq!(second.take().expect("taken over"), DirectFound::made(sample()));
@@ -224,11 +230,19 @@ fn a_table_that_others_changed_is_noticed() {
         ip_batch("link add eth0 index 10 type veth peer name p0\nlink add eth1.5 index 20 type veth peer name p1")
             .expect("interfaces");
         let mut kernel = DirectKernel::open(KernelOptions::new(false)).expect("a socket");
-        for command in ["delete table netdev portway", "delete chain netdev portway ingress-eth0", "flush ruleset"] {
-            kernel.make(&DirectFound::default(), &sample()).expect("applied");
-            assert!(kernel.is_intact().expect("readable"));
+        let made = DirectFound::made(sample());
+        for command in [
+            "delete table netdev portway",
+            "delete chain netdev portway ingress-eth0",
+            "flush ruleset",
+            "flush map netdev portway nodes-eth0",
+            "flush chain netdev portway forward-7",
+        ] {
+            let found = kernel.take().expect("readable");
+            kernel.make(&found, &sample()).expect("made");
+            assert!(kernel.is_intact(&made).expect("readable"));
             output_of("nft", &command.split(' ').collect::<Vec<_>>());
-            assert!(!kernel.is_intact().expect("readable"), "{command}");
+            assert!(!kernel.is_intact(&made).expect("readable"), "{command}");
         }
     });
 }

@@ -4,9 +4,7 @@
 //! frontend hands all its packets on as before, or all as wanted, or none; and none only where it is new or goes.
 
 use crate::model::Family;
-use crate::ruleset::{
-    Bytes, DirectChain, DirectElement, DirectFound, DirectFrontend, DirectMap, DirectTable, Hop,
-};
+use crate::ruleset::{Bytes, DirectChain, DirectElement, DirectFound, DirectFrontend, DirectMap, DirectTable, Hop};
 
 /// Elements of a slice; others who use nf_tables wait some 20 ms for it.
 pub const DIRECT_SLICE: usize = 4096;

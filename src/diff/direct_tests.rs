@@ -47,7 +47,10 @@ fn apply(elements: &mut DirectElements, slice: &DirectSlice) {
 }
 
 /// Where packets of each slot of a frontend go; `None` where the frontend hands on nothing.
-fn seen(elements: &DirectElements, at: &(Family, Bytes)) -> Option<(ForwardChain, BTreeMap<usize, (DirectMap, DirectValue)>)> {
+fn seen(
+    elements: &DirectElements,
+    at: &(Family, Bytes),
+) -> Option<(ForwardChain, BTreeMap<usize, (DirectMap, DirectValue)>)> {
     let DirectValue::Forward(chain) = elements.get(&(DirectMap::Frontends(at.0), at.1))?.value else { return None };
     let slots = (0..chain.hash.modulus as usize).filter_map(|slot| {
         let hops = [1, 2].map(|device| DirectMap::Nodes(at.0, device));
@@ -125,11 +128,10 @@ fn the_cost_is_that_of_the_change() {
 #[test]
 fn strays_and_what_has_other_names_go() {
     let wanted = table(&[(1, frontend(true, &[Some((1, 1)), None, None, None]))]);
-    let stray = (DirectMap::Nodes(Family::Ipv4, 1), DirectElement {
-        key: Bytes::new().u32_host(3),
-        value: DirectValue::Node([10, 0, 0, 1].into()),
-        comment: None,
-    });
+    let stray = (
+        DirectMap::Nodes(Family::Ipv4, 1),
+        DirectElement { key: Bytes::new().u32_host(3), value: DirectValue::Node([10, 0, 0, 1].into()), comment: None },
+    );
     let mut found = DirectFound::made(wanted.clone());
     found.strays.push(stray.clone());
     found.other_chains.push("ingress-gone".to_owned());

@@ -12,7 +12,8 @@ use super::slots::Wanted;
 use super::status::{DirectStatus, DirectStatusHandle};
 use super::table::{Network, table};
 use crate::host::HostError;
-use crate::host::links::Links;
+use crate::host::links::{Links, rp_filter};
+use crate::host::sysctl::Roots;
 use crate::nftables::{DirectKernel, KernelOptions};
 use crate::ruleset::{DirectFound, DirectTable, KernelError};
 
@@ -90,8 +91,8 @@ impl Follower {
                     tokio::time::sleep(SETTLE).await;
                     links.catch_up();
                 }
-                () = tokio::time::sleep(LOOK) => if !kernel.is_intact()? {
-                    warn!("direct return: others have changed the table netdev portway; it is made anew");
+                () = tokio::time::sleep(LOOK) => if let Some(found) = &known && !kernel.is_intact(found)? {
+                    warn!("direct return: others have changed the table netdev portway; it is made what it was");
                     known = None;
                 },
             }
@@ -107,7 +108,9 @@ impl Follower {
         for address in addresses {
             ways.insert(address, links.way_to(address).await?);
         }
-        Ok(Network { devices, ways })
+        let is_strict = |name: &Arc<str>| rp_filter(&Roots::default().proc, name) == Some(1);
+        let strict = devices.iter().filter(|(_, name)| is_strict(name)).map(|(index, _)| *index).collect();
+        Ok(Network { devices, strict, ways })
     }
 
     fn state(&self, table: &DirectTable, troubles: Vec<String>) -> DirectStatus {
@@ -118,6 +121,8 @@ impl Follower {
             nodes: nodes.len(),
             configured: self.devices.iter().map(ToString::to_string).collect(),
             devices: table.devices.values().map(ToString::to_string).collect(),
+            strict: table.strict.iter().filter_map(|index| table.devices.get(index)).map(ToString::to_string).collect(),
+            table: Arc::new(table.clone()),
             troubles,
         }
     }

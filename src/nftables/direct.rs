@@ -132,9 +132,12 @@ impl DirectKernel {
         Ok(true)
     }
 
-    /// Whether the table is the one this process has made last, with all its chains and maps. Without one: whether there is none.
-    pub fn is_intact(&mut self) -> Result<bool, KernelError> {
-        Ok(self.find()?.map(|found| found.made) == self.made)
+    /// Whether the table is still what this process has made. One that is owned nobody else can change but by deleting what is
+    /// around it; of others all is read.
+    pub fn is_intact(&mut self, made: &DirectFound) -> Result<bool, KernelError> {
+        let found = self.find()?;
+        let is_owned = found.as_ref().is_some_and(|found| found.owner == Some(self.kernel.connection.port_id()));
+        Ok(found.map(|found| found.made) == self.made && (is_owned || self.read()? == *made))
     }
 
     /// The number of the current generation: every committed transaction makes a new one.

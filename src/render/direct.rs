@@ -1,6 +1,6 @@
 //! The table `netdev portway` as text.
 
-use super::{concat_text, type_text};
+use super::{concat_text, one_line, type_text};
 use crate::model::Family;
 use crate::ruleset::{
     Bytes, DIRECT_FAMILY, DirectChain, DirectElement, DirectElements, DirectMap, DirectRule, DirectTable, DirectValue,
@@ -19,8 +19,17 @@ pub fn direct_table(table: &DirectTable) -> String {
     format!("table {DIRECT_FAMILY} {TABLE_NAME} {{\n{}}}\n", blocks.join("\n"))
 }
 
-/// The declaration of a map, with its elements.
-pub(super) fn map_text(table: &DirectTable, map: DirectMap, elements: &DirectElements) -> String {
+/// The command that declares a map.
+pub fn make_direct_map(table: &DirectTable, map: DirectMap) -> String {
+    format!("add {}", one_line(&map_text(table, map, &DirectElements::new()), &format!("{DIRECT_FAMILY} {TABLE_NAME}")))
+}
+
+/// The command that declares a chain.
+pub fn make_direct_chain(table: &DirectTable, chain: DirectChain) -> String {
+    format!("add {}", one_line(&(chain_head(table, chain) + "\t}\n"), &format!("{DIRECT_FAMILY} {TABLE_NAME}")))
+}
+
+fn map_text(table: &DirectTable, map: DirectMap, elements: &DirectElements) -> String {
     let mut out = format!("\tmap {} {{\n\t\t{}\n", table.name(map), type_text(map.family(), &map.spec()));
     let of_map = elements.range((map, Bytes::new())..).take_while(|((other, _), _)| *other == map);
     let texts: Vec<String> = of_map.map(|(_, element)| direct_element_text(map, element)).collect();
@@ -50,7 +59,7 @@ fn chain_text(table: &DirectTable, chain: DirectChain) -> String {
 }
 
 /// The beginning of a chain, with its hook.
-pub(super) fn chain_head(table: &DirectTable, chain: DirectChain) -> String {
+fn chain_head(table: &DirectTable, chain: DirectChain) -> String {
     let mut out = format!("\tchain {} {{\n", table.chain_name(chain));
     if let DirectChain::Ingress(device) = chain {
         let device = table.devices.get(&device).map_or("", |name| name);

@@ -242,7 +242,8 @@ fn take_frontends(found: &mut DirectFound, elements: DirectElements) {
             None => found.strays.push((map, DirectElement { key, ..element })),
         }
     }
-    let finished = frontends.into_iter().map(|(at, (frontend, slots))| (at, DirectFrontend { slots: slots.into(), ..frontend }));
+    let finished =
+        frontends.into_iter().map(|(at, (frontend, slots))| (at, DirectFrontend { slots: slots.into(), ..frontend }));
     found.table.frontends = finished.collect();
 }
 
@@ -268,7 +269,8 @@ fn compare_rules(found: &mut DirectFound, rules: &Rules) {
         }
     }
     let differs = |chain: &DirectChain| {
-        let wanted: Vec<_> = found.table.rules(*chain).into_iter().map(|rule| Some(rules::code(&found.table, rule))).collect();
+        let wanted: Vec<_> =
+            found.table.rules(*chain).into_iter().map(|rule| Some(rules::code(&found.table, rule))).collect();
         rules.get(&found.table.chain_name(*chain)).map_or(&[][..], Vec::as_slice) != wanted
     };
     found.stale = found.chains.iter().copied().filter(differs).collect();

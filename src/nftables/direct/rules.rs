@@ -4,9 +4,7 @@ use nftnl::nftnl_sys as sys;
 
 use crate::ffi::{Expression, Rule};
 use crate::model::Family;
-use crate::ruleset::{
-    DirectMap, DirectRule, DirectTable, Expr, ForwardChain, HASH_SEED, Register, Verdict,
-};
+use crate::ruleset::{DirectMap, DirectRule, DirectTable, Expr, ForwardChain, HASH_SEED, Register, Verdict};
 use crate::wire::abi::{self, expr as x};
 use crate::wire::attr::{Attr, Attrs};
 use crate::wire::expr;
@@ -73,23 +71,20 @@ pub(super) fn code(table: &DirectTable, rule: DirectRule) -> Vec<Code> {
 }
 
 /// `fwd ip to ip daddr . ip protocol . th dport . jhash ip saddr ... map @nodes-eth0 device "eth0"`.
-fn hand_on(
-    table: &DirectTable,
-    ForwardChain { family, hash }: ForwardChain,
-    device: u32,
-    strict: bool,
-) -> Vec<Code> {
+fn hand_on(table: &DirectTable, ForwardChain { family, hash }: ForwardChain, device: u32, strict: bool) -> Vec<Code> {
     const DEVICE: Register = 0;
-    const KEY: Register = 1;
-    let mut code = of_family(family);
+    // As `nft` does it in IPv4. For IPv6 its way would take more registers than there are, and it gives up.
+    let (key_at, hashed_behind) = if family == Family::Ipv4 { (4, 5) } else { (1, 1) };
+    let mut code = Vec::new();
     let index = device.to_ne_bytes().to_vec();
     if strict {
         code.push(Code::WayBack { to: DEVICE });
         code.push(Code::Plain(Expr::Compare { register: DEVICE, negate: false, data: index.clone() }));
     }
+    code.extend(of_family(family));
     code.push(Code::Plain(Expr::Value { to: DEVICE, data: index }));
-    let slot = load_frontend(family, KEY, &mut code);
-    let client = slot + 1;
+    let slot = load_frontend(family, key_at, &mut code);
+    let client = slot + hashed_behind;
     let (offset, len) = if family == Family::Ipv4 { (12, 4) } else { (8, 16) };
     code.push(Code::Plain(Expr::NetworkHeader { offset, len, to: client }));
     let mut hashed = len;
@@ -99,8 +94,8 @@ fn hand_on(
     }
     let modulus = hash.modulus;
     code.push(Code::Plain(Expr::Hash { from: client, len: hashed, modulus, seed: HASH_SEED, to: slot }));
-    code.push(Code::Map { map: table.name(DirectMap::Nodes(family, device)), key: KEY, to: KEY });
-    code.push(Code::Forward { device: DEVICE, address: KEY, family });
+    code.push(Code::Map { map: table.name(DirectMap::Nodes(family, device)), key: key_at, to: key_at });
+    code.push(Code::Forward { device: DEVICE, address: key_at, family });
     code
 }
 

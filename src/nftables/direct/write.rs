@@ -6,9 +6,7 @@ use super::{NETDEV, rules};
 use crate::diff::{DirectGrowth, DirectShrinkage, DirectSlice};
 use crate::ffi::{Chain, Head, Rule, Scratch};
 use crate::nftables::{elements, set};
-use crate::ruleset::{
-    Bytes, DirectChain, DirectElement, DirectMap, DirectTable, DirectValue,
-};
+use crate::ruleset::{Bytes, DirectChain, DirectElement, DirectMap, DirectTable, DirectValue};
 use crate::wire::abi::{self, elem, msg};
 use crate::wire::attr;
 use crate::wire::batch::Batch;
@@ -69,7 +67,11 @@ impl Writer {
             self.named(format!("map {map}"), msg::DELSET, &[(abi::set::TABLE, self.name), (abi::set::NAME, map)]);
         }
         for chain in &shrinkage.chains {
-            self.named(format!("chain {chain}"), msg::DELCHAIN, &[(abi::chain::TABLE, self.name), (abi::chain::NAME, chain)]);
+            self.named(
+                format!("chain {chain}"),
+                msg::DELCHAIN,
+                &[(abi::chain::TABLE, self.name), (abi::chain::NAME, chain)],
+            );
         }
     }
 

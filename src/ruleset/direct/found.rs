@@ -36,4 +36,13 @@ impl DirectFound {
         let (maps, chains) = (table.maps().into_iter().collect(), table.all_chains().into_iter().collect());
         Self { is_there: true, table, maps, chains, ..Self::default() }
     }
+
+    /// What is not as Portway makes it, in words.
+    pub fn oddities(&self) -> Vec<String> {
+        let stale = self.stale.iter().map(|chain| format!("the rules of chain {}", self.table.chain_name(*chain)));
+        let chains = self.other_chains.iter().map(|name| format!("chain {name}"));
+        let maps = self.other_maps.iter().map(|name| format!("map {name}"));
+        let strays = (!self.strays.is_empty()).then(|| format!("{} elements of no frontend", self.strays.len()));
+        self.broken.iter().cloned().chain(stale).chain(chains).chain(maps).chain(strays).collect()
+    }
 }
