@@ -134,6 +134,8 @@ fn canonical(text: &str) -> String {
     let lines: Vec<String> = lines.map(without_remarks).collect();
     let words: Vec<&str> = lines.iter().flat_map(|line| line.split_whitespace()).collect();
     let text = words.join(" ").replace("priority dstnat", "priority -100").replace("priority srcnat", "priority 100");
+    // Newer ones than 1.1.3 show flags as hexadecimal numbers.
+    let text = text.replace("0x3fff != 0x0 ", "16383 != 0 ");
     let mut parts = text.split("elements = { ");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {

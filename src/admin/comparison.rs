@@ -81,7 +81,7 @@ fn direct_commands(found: &DirectFound, wanted: &DirectTable) -> Vec<String> {
             format!("{verb} element {table} {} {{ {text} }}", of.name(map))
         };
         out.extend(slice.gone().into_iter().map(|one| element("delete", &found.table, one)));
-        out.extend(slice.new().into_iter().map(|one| element("add", wanted, one)));
+        out.extend(slice.added().into_iter().map(|one| element("add", wanted, one)));
     }
     let shrinkage = direct_shrinkage(found, wanted);
     out.extend(shrinkage.chains.iter().map(|chain| format!("flush chain {table} {chain}")));

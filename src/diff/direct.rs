@@ -158,7 +158,7 @@ impl DirectSlice {
     }
 
     /// Elements that come then, by map.
-    pub fn new(&self) -> Vec<(DirectMap, &DirectElement)> {
+    pub fn added(&self) -> Vec<(DirectMap, &DirectElement)> {
         by_map(self.0.iter().flat_map(|atom| &atom.new))
     }
 

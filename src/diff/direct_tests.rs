@@ -41,16 +41,16 @@ fn apply(elements: &mut DirectElements, slice: &DirectSlice) {
     for (map, element) in slice.gone() {
         assert!(elements.remove(&(map, element.key)).is_some(), "nothing to delete");
     }
-    for (map, element) in slice.new() {
+    for (map, element) in slice.added() {
         assert!(elements.insert((map, element.key), element.clone()).is_none(), "it is there already");
     }
 }
 
+/// The chain of a frontend, and where its slots lead.
+type Seen = (ForwardChain, BTreeMap<usize, (DirectMap, DirectValue)>);
+
 /// Where packets of each slot of a frontend go; `None` where the frontend hands on nothing.
-fn seen(
-    elements: &DirectElements,
-    at: &(Family, Bytes),
-) -> Option<(ForwardChain, BTreeMap<usize, (DirectMap, DirectValue)>)> {
+fn seen(elements: &DirectElements, at: &(Family, Bytes)) -> Option<Seen> {
     let DirectValue::Forward(chain) = elements.get(&(DirectMap::Frontends(at.0), at.1))?.value else { return None };
     let slots = (0..chain.hash.modulus as usize).filter_map(|slot| {
         let hops = [1, 2].map(|device| DirectMap::Nodes(at.0, device));
@@ -76,7 +76,7 @@ proptest! {
                     prop_assert!(was.is_none() || will.is_none(), "it hands on before and after");
                     continue;
                 };
-                let is_of = |side: &Option<(ForwardChain, BTreeMap<_, _>)>, slot| match side {
+                let is_of = |side: &Option<Seen>, slot| match side {
                     Some((other, others)) => *other == chain && others.get(&slot) == slots.get(&slot),
                     None => false,
                 };
@@ -116,7 +116,7 @@ fn the_cost_is_that_of_the_change() {
     let count = |old: &DirectTable, new: &DirectTable| -> Vec<(usize, usize)> {
         let found = DirectFound::made(old.clone());
         let slices = direct_slices(&found, new, 600);
-        slices.map(|slice| (slice.gone().len(), slice.new().len())).collect()
+        slices.map(|slice| (slice.gone().len(), slice.added().len())).collect()
     };
     let old = table(&[(1, frontend(true, &slots)), (2, frontend(true, &slots))]);
     let new = table(&[(1, frontend(true, &slots)), (2, frontend(true, &moved))]);

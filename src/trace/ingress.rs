@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::walk::Walk;
+use super::walk::{Rest, Walk};
 use super::{End, Host, Packet, Request, StepChain, Trace, TraceStep};
 use crate::model::Family;
 use crate::render::{direct_element_text, direct_rule_text};
@@ -18,20 +18,6 @@ pub struct Ingress<'a> {
     pub table: &'a DirectTable,
     /// The index of the interface by which this host would answer the sender itself; only a strict `rp_filter` makes it matter.
     pub way_back: Option<u32>,
-}
-
-/// The slots that are left to the ordinary path.
-#[derive(Debug)]
-pub(super) struct Rest {
-    hash: SlotHash,
-    pub(super) slots: Vec<u32>,
-}
-
-impl Rest {
-    /// Whether they are found by this hash.
-    pub(super) fn is_of(&self, with_port: bool, modulus: u32) -> bool {
-        self.hash == SlotHash { modulus, ports: with_port }
-    }
 }
 
 /// Follows a packet from the interface it comes in on.

@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::ingress::Rest;
 use super::{End, Host, Packet, Request, StepChain, Trace, TraceStep};
 use crate::model::Protocol;
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict, hashed_slot,
+    Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, SlotHash, Term, Value, Verdict, hashed_slot,
 };
 
 /// A packet on its way, with what conntrack remembers of it.
@@ -34,6 +33,22 @@ enum Outcome {
     Rejected,
     Dropped,
     Masqueraded,
+}
+
+/// The slots that are left to the ordinary path.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// What finds them.
+    pub(super) hash: SlotHash,
+    /// They are equally likely.
+    pub(super) slots: Vec<u32>,
+}
+
+impl Rest {
+    /// Whether they are found by this hash.
+    fn is_of(&self, with_port: bool, modulus: u32) -> bool {
+        self.hash == SlotHash { modulus, ports: with_port }
+    }
 }
 
 pub(super) struct Walk<'a> {

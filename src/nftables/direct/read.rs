@@ -25,6 +25,8 @@ const READING: &str = "reading the table netdev portway";
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What a frontend is found by.
+type At = (Family, Bytes);
 /// A chain's name, and the instructions of its rules; `None` for a rule that is none of ours.
 type Rules = BTreeMap<String, Vec<Option<Vec<Code>>>>;
 
@@ -225,7 +227,7 @@ fn address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
 fn take_frontends(found: &mut DirectFound, elements: DirectElements) {
     let (entries, slots): (Vec<_>, Vec<_>) =
         elements.into_iter().partition(|((map, _), _)| matches!(map, DirectMap::Frontends(_)));
-    let mut frontends: BTreeMap<(Family, Bytes), (DirectFrontend, Vec<Option<Hop>>)> = BTreeMap::new();
+    let mut frontends: BTreeMap<At, (DirectFrontend, Vec<Option<Hop>>)> = BTreeMap::new();
     for ((map, key), element) in entries {
         let DirectValue::Forward(chain) = element.value else { continue };
         let label = element.comment.unwrap_or_default();
@@ -248,7 +250,7 @@ fn take_frontends(found: &mut DirectFound, elements: DirectElements) {
 }
 
 /// The frontend and slot that an element is about, and where it leads.
-fn place(map: DirectMap, element: &DirectElement) -> Option<((Family, Bytes), usize, Hop)> {
+fn place(map: DirectMap, element: &DirectElement) -> Option<(At, usize, Hop)> {
     let (DirectMap::Nodes(family, device), DirectValue::Node(address)) = (map, element.value) else { return None };
     let at = element.key.as_slice().len().checked_sub(4)?;
     let (key, slot) = (Bytes::from_slice(&element.key.as_slice()[..at])?, element.key.u32_host_at(at)?);

@@ -129,7 +129,7 @@ impl Writer {
     /// `tables` are that which has been, and that which is to be: they know the names of maps.
     pub(super) fn slice(&mut self, tables: [&DirectTable; 2], slice: &DirectSlice) {
         self.elements(tables[0], msg::DELSETELEM, &slice.gone());
-        self.elements(tables[1], msg::NEWSETELEM, &slice.new());
+        self.elements(tables[1], msg::NEWSETELEM, &slice.added());
     }
 
     fn elements(&mut self, table: &DirectTable, kind: u16, elements: &[(DirectMap, &DirectElement)]) {
