@@ -122,7 +122,8 @@ impl Ecmp {
         }
     }
 
-    /// Puts the nodes' addresses on a bridge `br0`, of which `eth0` is a port.
+    /// Puts the nodes' addresses on a bridge `br0`, of which `eth0` is a port. Netfilter is kept off it: else packets are translated
+    /// while they are bridged, and leave again by the port they came in on.
     pub fn bridge_nodes(&self) {
         for (name, number) in NODES {
             let [v4, v6] = node_addresses(number);
@@ -131,7 +132,15 @@ impl Ecmp {
                  addr add {v4}/24 dev br0\naddr add {v6}/64 dev br0 nodad\n\
                  route add default via 10.0.0.1\nroute replace default via fd00::1"
             );
-            within(self.node(name), || ip_batch(&commands).expect("a bridge"));
+            within(self.node(name), || {
+                ip_batch(&commands).expect("a bridge");
+                for sysctl in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
+                    // Where the module is not loaded there is no such setting.
+                    if std::path::Path::new("/proc/sys").join(sysctl).exists() {
+                        set_sysctls(&[(sysctl, "0")]).expect("set");
+                    }
+                }
+            });
             self.route_to_pods(name);
         }
     }
