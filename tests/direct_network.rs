@@ -46,8 +46,8 @@ fn a_strict_rp_filter_sends_clients_of_other_interfaces_the_ordinary_way() {
     ecmp.send_by_side(&DIRECT, "i1");
     eventually("i1 has both", || ecmp.ask("i1", &["status"]).contains("on eth0, side0"));
     let client = |which: usize| Some(CLIENT[which].to_owned());
-    for which in 0..2 {
-        assert_eq!(opened(&ecmp, which, false), [CLIENT[which].to_owned()].into(), "in on one, out on the other");
+    for (which, own) in CLIENT.into_iter().enumerate() {
+        assert_eq!(opened(&ecmp, which, false), [own.to_owned()].into(), "in on one, out on the other");
         assert!(seen(&ecmp, which, 30_000..30_010).iter().all(|saw| *saw == client(which)));
     }
     // Where it is strict at the endpoint's node alone, packets are dropped there, and only that node can know.

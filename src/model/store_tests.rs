@@ -116,8 +116,8 @@ fn only_services_that_choose_nodes_follow_the_labels_of_the_node() {
 #[test]
 fn an_endpoint_has_departed_when_no_slice_has_it() {
     let slice = |name: u64, service: u64, addresses: &[u8], ports: &[u16]| EndpointSlice {
-        key: ObjectKey::new("ns", &format!("slice-{name}")),
-        service: ObjectKey::new("ns", &format!("svc-{service}")),
+        key: ObjectKey::new("ns", format!("slice-{name}")),
+        service: ObjectKey::new("ns", format!("svc-{service}")),
         ports: ports.iter().map(|port| SlicePort { name: "".into(), protocol: Protocol::Tcp, port: *port }).collect(),
         endpoints: addresses.iter().map(|last| testing::endpoint([10, 1, 0, *last].into(), "n")).collect(),
         ..testing::slice("", "", &[])
@@ -130,7 +130,7 @@ fn an_endpoint_has_departed_when_no_slice_has_it() {
     let mut model = Model::default();
     for service in 0..2 {
         model.apply(testing::added(Service {
-            key: ObjectKey::new("ns", &format!("svc-{service}")),
+            key: ObjectKey::new("ns", format!("svc-{service}")),
             ..testing::service("", "10.96.0.1")
         }));
     }
@@ -147,7 +147,7 @@ fn an_endpoint_has_departed_when_no_slice_has_it() {
         for _ in 0..=next(3) {
             let name = next(4);
             match next(4) {
-                0 => model.apply(Event::SliceDeleted(ObjectKey::new("ns", &format!("slice-{name}")))),
+                0 => model.apply(Event::SliceDeleted(ObjectKey::new("ns", format!("slice-{name}")))),
                 _ => {
                     let addresses: Vec<u8> = (0..next(4)).map(|_| 1 + next(3) as u8).collect();
                     let ports: &[u16] = if next(2) == 0 { &[80] } else { &[80, 81] };
