@@ -228,7 +228,7 @@ fn the_node_that_decides_explains() {
         assert_eq!(said.code, Some(2), "{said:#?}");
         said.has(&["node n3 decides about this connection, as 10.0.0.3 is its own address, and has no pod"]);
         let said = cluster.run(&["explain", "--from", "203.0.113.9", "10.96.0.5:80"]);
-        said.has(&["any: the client is outside of the cluster"]);
+        said.has(&["any: 203.0.113.9 is no node's, nor the first address of a pod"]);
         assert_eq!(cluster.run(&["explain", "--from", "cart", "10.96.0.5:80"]).code, Some(2));
     });
 }

@@ -48,6 +48,9 @@ pub(super) struct Probe {
     pub(super) question: Question,
     /// How often, one after the other.
     pub(super) times: u32,
+    /// No more once it was refused. Refusals are ICMP, of which a kernel sends a host one a second (`icmp_ratelimit`), and which
+    /// a socket that is just sending does not hear.
+    pub(super) until_refused: bool,
 }
 
 /// What to try.

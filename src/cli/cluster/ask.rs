@@ -92,7 +92,8 @@ pub(super) async fn rows(cluster: &ClusterArgs, command: &str, args: &RowsArgs) 
 /// `explain`, by the node whose rules decide.
 pub(super) async fn explain(cluster: &ClusterArgs, args: &ClusterExplainArgs) -> anyhow::Result<ExitCode> {
     let kubectl = Kubectl::new(&cluster.connection);
-    let client = client(&kubectl, &args.from).await?;
+    let to = destination(&args.destination);
+    let client = client(&kubectl, &args.from, to).await?;
     let mut words = vec!["portway".to_owned(), "explain".to_owned(), format!("--from={}", client.ip)];
     words.extend(args.from_port.map(|port| format!("--from-port={port}")));
     words.extend(args.interface.iter().map(|name| format!("--interface={name}")));
@@ -100,7 +101,7 @@ pub(super) async fn explain(cluster: &ClusterArgs, args: &ClusterExplainArgs) ->
     let mut found = found(&kubectl, &args.place.members()).await?;
     let decides = match &args.place.node {
         Some(_) => None,
-        None => decider(&found, &client, destination(&args.destination)),
+        None => decider(&found, &client, to),
     };
     let why = match &decides {
         Some((node, why)) => {
@@ -114,8 +115,10 @@ pub(super) async fn explain(cluster: &ClusterArgs, args: &ClusterExplainArgs) ->
             why.clone()
         }
         None if args.place.node.is_some() => "asked for".to_owned(),
-        None => "any: the client is outside of the cluster, and the destination is on no node; --node asks another one"
-            .to_owned(),
+        None => format!(
+            "any: {} is no node's, nor the first address of a pod, and the destination is on no node; --node asks another one",
+            client.ip
+        ),
     };
     answer(&kubectl, &found, &args.place, &words, |node| Some(format!("node {node} ({why})"))).await
 }
@@ -187,7 +190,8 @@ struct Client {
     node: Option<String>,
 }
 
-async fn client(kubectl: &Kubectl, from: &str) -> anyhow::Result<Client> {
+/// `to`: a pod of two families comes by the address of this one's.
+async fn client(kubectl: &Kubectl, from: &str, to: Option<IpAddr>) -> anyhow::Result<Client> {
     if let Ok(ip) = from.parse::<IpAddr>() {
         let field = format!("status.podIP={ip}");
         let words = ["get", "pods", "--all-namespaces", "--field-selector", &field];
@@ -199,7 +203,8 @@ async fn client(kubectl: &Kubectl, from: &str) -> anyhow::Result<Client> {
     }
     let (namespace, name) = from.split_once('/').context("--from wants an address, or a pod as NAMESPACE/NAME")?;
     let pod: Pod = kubectl.json(&["get", "pod", name, "-n", namespace]).await?;
-    let ip = pod.ips().next().with_context(|| format!("pod {from} has no address: {}", pod.trouble()))?;
+    let of_family = pod.ips().find(|ip| to.is_none_or(|to| to.is_ipv4() == ip.is_ipv4()));
+    let ip = of_family.or(pod.ips().next()).with_context(|| format!("pod {from} has no address: {}", pod.trouble()))?;
     Ok(Client { ip, node: Some(pod.spec.node_name) })
 }
 

@@ -148,9 +148,12 @@ async fn settings(kubectl: &Kubectl, connection: &ConnectionArgs, args: &Connect
 
 /// The nodes that take part, and which do not.
 fn chosen(nodes: Vec<Node>, named: &[String], most: usize) -> (Vec<Node>, Vec<String>) {
+    let is_there = |name: &&String| nodes.iter().any(|node| node.metadata.name == **name);
+    let absent: Vec<&str> = named.iter().filter(|name| !is_there(name)).map(String::as_str).collect();
+    let absent = (!absent.is_empty()).then(|| format!("there is no node {}", absent.join(", ")));
     let wanted = nodes.into_iter().filter(|node| named.is_empty() || named.contains(&node.metadata.name));
     let (ready, others): (Vec<Node>, Vec<Node>) = wanted.filter(Node::is_linux).partition(Node::is_ready);
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = absent.into_iter().collect();
     if !others.is_empty() {
         let names: Vec<&str> = others.iter().map(|node| node.metadata.name.as_str()).collect();
         notes.push(format!("not Ready, left out: {}", names.join(", ")));
@@ -194,7 +197,8 @@ mod tests {
         let few = chosen(all(), &[], 3);
         assert_eq!(names(&few), ["n3", "n6", "n9"]);
         assert_eq!(few.1, ["3 of 10 nodes take part; --max-nodes, --node and --node-selector choose"]);
-        assert_eq!(names(&chosen(all(), &["n4".to_owned()], 3)), ["n4"]);
+        let named = chosen(all(), &["n4".to_owned(), "n99".to_owned()], 3);
+        assert_eq!((names(&named), named.1), (vec!["n4".to_owned()], vec!["there is no node n99".to_owned()]));
         let mixed = vec![node("a", "linux", "False"), node("w", "windows", "True"), node("b", "linux", "True")];
         let mixed = chosen(mixed, &[], 3);
         assert_eq!((names(&mixed), mixed.1), (vec!["b".to_owned()], vec!["not Ready, left out: a".to_owned()]));

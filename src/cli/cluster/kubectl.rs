@@ -69,6 +69,13 @@ pub(super) enum KubectlError {
     Unreadable(String, serde_json::Error),
 }
 
+impl KubectlError {
+    /// Whether it will be the same the next time.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Absent(_) | Self::Broken(..))
+    }
+}
+
 /// What a program said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Answer {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::ClusterArgs;
-use super::kubectl::Kubectl;
+use super::kubectl::{Kubectl, KubectlError};
 use super::members::{self, Member, MemberArgs};
 use super::objects::Pod;
 use crate::admin::{State, StatusReport, StatusRow};
@@ -74,21 +74,24 @@ struct NodeRow {
 pub(super) async fn run(cluster: &ClusterArgs, args: &ClusterStatusArgs) -> anyhow::Result<ExitCode> {
     let kubectl = Kubectl::new(&cluster.connection);
     let start = Instant::now();
+    let mut progress = Progress::new();
     loop {
-        let looked = look(&kubectl, cluster, args).await;
+        let looked = look(&kubectl, cluster, args, &mut progress).await;
         let left = args.wait.map(|limit| limit.saturating_sub(start.elapsed()));
         let is_over = left.is_none_or(|left| left.is_zero());
         let report = match looked {
             Ok(report) => report,
-            // An API server that restarts answers soon.
-            Err(_) if !is_over => {
+            // An API server that restarts answers soon; a program that is not there does not.
+            Err(cause) if !is_over && !cause.downcast_ref().is_some_and(KubectlError::is_final) => {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
             Err(cause) => return Err(cause),
         };
         let is_fine = report.is_fine(args.strict);
+        progress.say(&report.summary());
         if is_fine || is_over {
+            progress.clear();
             let clear = if args.view.watch.is_some() { clear() } else { String::new() };
             emit(&(clear + &text(&report, args.view.output)?))?;
             report.notes.iter().for_each(|note| eprintln!("portway: {note}"));
@@ -102,9 +105,13 @@ pub(super) async fn run(cluster: &ClusterArgs, args: &ClusterStatusArgs) -> anyh
     }
 }
 
-async fn look(kubectl: &Kubectl, cluster: &ClusterArgs, args: &ClusterStatusArgs) -> anyhow::Result<ClusterReport> {
+async fn look(
+    kubectl: &Kubectl,
+    cluster: &ClusterArgs,
+    args: &ClusterStatusArgs,
+    progress: &mut Progress,
+) -> anyhow::Result<ClusterReport> {
     let found = members::find(kubectl, &args.members).await?;
-    let mut progress = Progress::new();
     let mut rows = Vec::new();
     let total = found.members.len();
     let mut answers = std::pin::pin!(members::each(&found.members, cluster.connection.parallel, |member| async move {

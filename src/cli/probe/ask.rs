@@ -41,6 +41,9 @@ async fn try_out(probe: Probe) -> Found {
             Question::Udp(to) => outcome(timeout(PATIENCE, udp(*to)).await),
             Question::Name(name) => addresses(name).await,
         });
+        if probe.until_refused && outcomes.last() == Some(&Outcome::Refused) {
+            break;
+        }
     }
     Found { id: probe.id, outcomes }
 }
@@ -71,7 +74,11 @@ async fn udp(to: SocketAddr) -> io::Result<Vec<u8>> {
     let mut said = vec![0; 4096];
     let pause = PATIENCE / DATAGRAMS;
     loop {
-        socket.send(b"who is there?").await?;
+        match socket.send(b"who is there?").await {
+            // A rule of this host has dropped or refused it; which of both, the socket is told now or never.
+            Err(cause) if cause.kind() == ErrorKind::PermissionDenied => {}
+            result => drop(result?),
+        }
         if let Ok(received) = timeout(pause, socket.recv(&mut said)).await {
             said.truncate(received?);
             return Ok(said);
@@ -98,7 +105,7 @@ mod tests {
     use super::*;
 
     async fn asked(question: Question) -> Outcome {
-        try_out(Probe { id: 0, question, times: 1 }).await.outcomes.remove(0)
+        try_out(Probe { id: 0, question, times: 1, until_refused: false }).await.outcomes.remove(0)
     }
 
     #[tokio::test]
@@ -115,6 +122,13 @@ mod tests {
             assert_eq!(seen, wanted);
         }
         server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_what_waits_for_it() {
+        let refused = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let tried = |until_refused| try_out(Probe { id: 0, question: Question::Tcp(refused), times: 3, until_refused });
+        assert_eq!((tried(true).await.outcomes.len(), tried(false).await.outcomes.len()), (1, 3));
     }
 
     #[tokio::test]

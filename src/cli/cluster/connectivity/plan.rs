@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::objects::{self, Reached};
-use crate::cli::probe::Question;
+use crate::cli::probe::{Probe, Question};
 
 /// So often a Service with several endpoints is asked where one answer would say little. By chance alone, of two endpoints
 /// one answers all the time in one of half a million tests.
 const TIMES: u32 = 20;
+
+/// So often something is tried that is refused; see [`Probe`].
+const REFUSALS: u32 = 4;
 
 /// A node that takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,14 @@ pub(super) struct Case {
     pub(super) wanted: Wanted,
 }
 
+impl Case {
+    /// What a pod is to do; `id` stands for the case.
+    pub(super) fn probe(&self, id: usize) -> Probe {
+        let until_refused = self.wanted == Wanted::Refusal;
+        Probe { id, question: self.question.clone(), times: self.times, until_refused }
+    }
+}
+
 /// What must happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -54,7 +65,7 @@ pub(super) enum Wanted {
     One,
     /// The answers are of several pods.
     Several,
-    /// Nobody listens.
+    /// Somebody says that nobody listens, if not each time, and nobody answers.
     Refusal,
     /// No answer.
     Silence,
@@ -152,7 +163,7 @@ impl Planner<'_> {
             let kind = "internalTrafficPolicy Local, no endpoint here";
             self.cluster_ip(kind, client, from, objects::FIRST_LOCAL, "to nobody", 1, Wanted::Silence);
         }
-        self.cluster_ip("no endpoints: refused", client, from, objects::EMPTY, "to nobody", 1, Wanted::Refusal);
+        self.cluster_ip("no endpoints: refused", client, from, objects::EMPTY, "to nobody", REFUSALS, Wanted::Refusal);
     }
 
     fn several(&mut self, from: &Station) {

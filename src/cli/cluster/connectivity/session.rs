@@ -163,8 +163,7 @@ async fn round(world: &impl World, settings: &Settings, cases: &[Case], which: &
     let mut by_pod = BTreeMap::<&str, Vec<Probe>>::new();
     for at in which {
         if let Some(case) = cases.get(*at) {
-            let probe = Probe { id: *at, question: case.question.clone(), times: case.times };
-            by_pod.entry(&case.pod).or_default().push(probe);
+            by_pod.entry(&case.pod).or_default().push(case.probe(*at));
         }
     }
     let total = by_pod.len();
