@@ -828,7 +828,7 @@ fn alone_it_says_what_it_is_for() {
         assert!(said.err.lines().any(|shown| shown.trim_start().starts_with(line)), "{line}: {said:?}");
     }
     let said = portway(&["cluster"]);
-    assert!(said.code == 2 && said.out.contains("bundle") && !said.out.contains("test-pod"), "{said:?}");
+    assert!(said.code == 2 && said.err.contains("bundle") && !said.err.contains("test-pod"), "{said:?}");
     for (typo, meant) in [("statsu", "'status'"), ("explian", "'explain'"), ("--manifest", "'--manifests'")] {
         let said = portway(&[typo]);
         assert!(said.code != 0 && said.err.contains("tip: ") && said.err.contains(meant), "{said:?}");

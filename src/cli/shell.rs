@@ -19,7 +19,7 @@ pub(super) fn man_pages(args: &ManPagesArgs) -> anyhow::Result<()> {
     let folder = &args.folder;
     let pages = std::fs::create_dir_all(folder).and_then(|()| {
         for command in [Cli::command(), Plugin::command()] {
-            clap_mangen::generate_to(command.version(env!("CARGO_PKG_VERSION")), folder)?;
+            clap_mangen::generate_to(command.version(env!("CARGO_PKG_VERSION")).disable_version_flag(true), folder)?;
         }
         Ok(())
     });

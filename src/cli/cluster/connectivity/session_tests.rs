@@ -75,7 +75,9 @@ impl Fake {
             "first-local" => vec![0],
             name => name.strip_prefix("to-").map_or((0..NODES).collect(), |one| vec![one.parse().expect("a number")]),
         };
-        let usable: Vec<usize> = all.iter().copied().filter(|one| !is_local || *one == entry).collect();
+        let is_up = |one: usize| self.flaw != Flaw::OneWithoutImage || one != 2;
+        let is_usable = |one: &usize| is_up(*one) && (!is_local || *one == entry);
+        let usable: Vec<usize> = all.iter().copied().filter(is_usable).collect();
         let choice = if name == "sticky" && self.flaw != Flaw::NoAffinity { 0 } else { self.asked.get() };
         let Some(&endpoint) = usable.get(choice % usable.len().max(1)) else {
             let drops = !all.is_empty() || self.flaw == Flaw::DropNobody;
