@@ -70,8 +70,7 @@ def stamp(time):
 
 
 def image_archive(platforms, file, tag, labels, time):
-    """An OCI image layout in a tar archive, gzipped where the name says so. With one platform it also has what docker
-    reads, which knows one platform only."""
+    """An OCI image layout in a tar archive. With one platform it also has what docker reads, which knows one platform only."""
     blobs = {}
 
     def blob(content, media_type, **more):
@@ -123,8 +122,8 @@ def image_archive(platforms, file, tag, labels, time):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mtime, entry.mode = len(content), time, 0o644
             archive.addfile(entry, io.BytesIO(content))
-    # Layers are compressed already: this is for the name that people expect, and costs nothing.
-    file.write_bytes(gzip.compress(made.getvalue(), 1, mtime=0) if file.suffix == ".gz" else made.getvalue())
+    # Not compressed: layers are, and not every program would take it.
+    file.write_bytes(made.getvalue())
 
 
 def checksums(folder):
