@@ -11,6 +11,7 @@ mod claims;
 mod conflicts;
 mod departures;
 mod direct;
+mod emptying;
 mod existing;
 mod filling;
 mod gone;

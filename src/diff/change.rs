@@ -66,7 +66,7 @@ impl FamilyMirror {
             steps.resized.push((family, *set));
             change.elements.forget(*set);
         }
-        for set in &replaced {
+        for set in &change.resized {
             steps.replaced.push(family, Op::DeleteSet(names.of(*set).other()));
         }
         for chain in change.changed.iter().chain(emptied) {

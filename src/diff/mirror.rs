@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::claims::Claims;
+use super::emptying::Predecessors;
 use super::gone::Gone;
 use super::growth::Sizes;
 use super::numbers::Numbers;
@@ -41,6 +42,8 @@ pub(super) struct FamilyMirror {
     pub(super) sizes: Sizes,
     /// Of maps that are nearly full.
     pub(super) successors: Successors,
+    /// Of maps that were replaced.
+    pub(super) predecessors: Predecessors,
     /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
     pub(super) undeleted: BTreeSet<ChainId>,
     /// The same of optional sets.
@@ -155,6 +158,7 @@ impl FamilyMirror {
             optional: BTreeSet::new(),
             sizes: Sizes::new(settings.sizing),
             successors: Successors::default(),
+            predecessors: Predecessors::default(),
             undeleted: BTreeSet::new(),
             undeleted_sets: BTreeSet::new(),
         }

@@ -141,9 +141,7 @@ impl FamilyMirror {
             Change { came, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
         self.repeat_deletions(&mut change);
         self.write(new, change, &mut steps);
-        if self.successors.is_empty() {
-            self.begin_successors(fuller, &mut steps);
-        }
+        self.begin_successors(fuller, &mut steps);
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
     }
 
@@ -155,7 +153,12 @@ impl FamilyMirror {
             self.abandon_successors(&mut steps.first);
             recorder.forget_successors();
         }
-        if are_exceeded { self.sizes.grow() } else { Vec::new() }
+        if !are_exceeded {
+            return Vec::new();
+        }
+        // The larger ones may take their names.
+        self.abandon_predecessors(&mut steps.first);
+        self.sizes.grow()
     }
 
     /// Records what came into force and what went out of it among the elements Services share.

@@ -3,7 +3,7 @@ use std::time::Instant;
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::Event;
+use crate::model::{Event, Model};
 use crate::plan::Sizing;
 use crate::ruleset::{FakeKernel, Intercepted, Interceptor, Op, Transaction};
 use crate::testing::{added, added_slice, listed, service, slice};
@@ -156,4 +156,40 @@ fn a_table_that_was_deleted_gets_its_hooks_before_its_endpoints() {
     let late = sets_of(&after[endpoints + 1..]);
     assert!(late.iter().all(|set| *set == SetId::Endpoints), "{late:?}");
     assert!(slice_of(SetId::ClusterIps) <= endpoints);
+}
+
+#[test]
+fn a_table_that_only_we_can_change_is_read_while_lists_are_on_their_way_and_once() {
+    let options = Options::new("n1");
+    let events: Vec<Event> =
+        listed("n1").into_iter().chain([added(service("a", "10.96.0.1")), endpoints("a", 3)]).collect();
+    for (guarded, taken, ahead) in [(true, false, 2), (false, false, 0), (true, true, 0)] {
+        let (mut controller, _) = Controller::new(FakeKernel::new(), options.clone());
+        controller.handle(events.clone(), Instant::now());
+        let mut kernel = std::mem::take(controller.kernel());
+        (kernel.guarded, kernel.taken) = (guarded, taken);
+        let kernel = Intercepted { kernel, interceptor: Strict::default() };
+        let (mut programmer, mut model) = (Programmer::new(kernel, Duration::ZERO), Model::default());
+        programmer.read_ahead();
+        assert_eq!(programmer.kernel().interceptor.reads, ahead, "guarded {guarded}, taken {taken}");
+        events.iter().cloned().for_each(|event| model.apply(event));
+        let mut rebuild = || {
+            let sent = programmer.rebuild(V4, options.settings(&model), &model).expect("readable");
+            assert!(sent.is_nothing(), "nothing has changed");
+            programmer.kernel().interceptor.reads
+        };
+        assert_eq!([rebuild(), rebuild()], if ahead > 0 { [2, 3] } else { [1, 2] });
+    }
+}
+
+#[test]
+fn what_was_read_ahead_is_read_again_when_somebody_else_can_change_it() {
+    let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
+    controller.handle(listed("n1"), Instant::now());
+    let mut programmer = Programmer::new(std::mem::take(controller.kernel()), Duration::ZERO);
+    programmer.kernel().guarded = true;
+    programmer.read_ahead();
+    programmer.kernel().guarded = false;
+    programmer.kernel().apply(&Transaction { ops: vec![(V4, Op::DeleteTable)] }).expect("deleted");
+    assert!(programmer.table_of(V4).expect("readable").is_none());
 }

@@ -12,6 +12,8 @@ use crate::model::Family;
 #[derive(Debug, Default)]
 pub struct FakeKernel {
     tables: BTreeMap<Family, Listing>,
+    /// Sets that packets may still look up, because rules named them until a transaction before.
+    unsettled: HashSet<(Family, SetName)>,
     /// Transactions applied so far.
     pub transactions: usize,
     /// Element changes applied so far.
@@ -20,6 +22,8 @@ pub struct FakeKernel {
     pub refuse: bool,
     /// Somebody else has the tables.
     pub taken: bool,
+    /// Nobody but us can change them.
+    pub guarded: bool,
     /// Refuses to add elements with these keys, and says which one it was.
     pub refused_keys: HashSet<(SetId, Bytes)>,
 }
@@ -69,6 +73,9 @@ impl Kernel for FakeKernel {
                 Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.needs(*set)) => {
                     Err((format!("set {set}"), libc::EBUSY))
                 }
+                Op::DeleteElements(set, _) if self.unsettled.contains(&(*family, *set)) => {
+                    Err((format!("elements of {set}"), libc::EBUSY))
+                }
                 _ => self.apply_op(*family, op),
             };
             if let Err((object, errno)) = result {
@@ -77,9 +84,22 @@ impl Kernel for FakeKernel {
                 return Err(KernelError::Refused { op: index, element: None, object, reason, errno });
             }
         }
+        if transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteSet(_))) {
+            self.unsettled.clear();
+        }
+        for (family, table) in &before {
+            let is_needed = |set: &SetName| self.tables.get(family).is_some_and(|table| table.needs(*set));
+            let left = table.sets.keys().filter(|set| table.needs(**set) && !is_needed(set));
+            self.unsettled.extend(left.map(|set| (*family, *set)));
+        }
         self.transactions += 1;
         let (added, deleted) = transaction.element_counts();
         self.element_changes += added + deleted;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), KernelError> {
+        self.unsettled.clear();
         Ok(())
     }
 
@@ -111,7 +131,7 @@ impl Kernel for FakeKernel {
     }
 
     fn guards(&mut self, _family: Family) -> bool {
-        false
+        self.guarded
     }
 
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
