@@ -29,6 +29,10 @@ impl Predecessors {
         self.sets.is_empty()
     }
 
+    fn are_emptied(&self) -> bool {
+        self.services.is_empty() && self.members.is_empty()
+    }
+
     fn have(&self, set: SetId) -> bool {
         self.sets.contains(&set)
     }
@@ -48,7 +52,7 @@ impl Predecessors {
 
 impl Mirror {
     /// The next part of what is to be done to be without the maps that were replaced: it deletes elements of some owners,
-    /// until these are so many, and in the end the maps.
+    /// until these or their elements are so many, and in the end the maps.
     pub fn empty_predecessors(&mut self, family: Family, max: usize) -> Transaction {
         let mirror = self.families.iter_mut().find(|mirror| mirror.family == family);
         mirror.map(|mirror| mirror.empty_predecessors(max)).unwrap_or_default()
@@ -66,17 +70,18 @@ impl FamilyMirror {
 
     fn empty_predecessors(&mut self, max: usize) -> Transaction {
         let (mut recorder, mut part, mut count) = (OpRecorder::default(), Transaction::default(), 0);
-        while count < max
-            && let Some(elements) = self.predecessors.next()
-        {
+        for _ in 0..max {
+            if count >= max {
+                break;
+            }
+            let Some(elements) = self.predecessors.next() else { break };
             count += elements.len();
             elements.into_iter().for_each(|(set, element)| recorder.delete(set, element));
         }
-        if count > 0 {
-            let mut names = self.sizes.names().clone();
-            self.predecessors.sets.iter().for_each(|set| names.switch(*set));
-            recorder.finish(self.family, &names, &mut part);
-        } else {
+        let mut names = self.sizes.names().clone();
+        self.predecessors.sets.iter().for_each(|set| names.switch(*set));
+        recorder.finish(self.family, &names, &mut part);
+        if self.predecessors.are_emptied() {
             self.abandon_predecessors(&mut part);
         }
         part

@@ -19,7 +19,8 @@ impl Mirror {
         self.families.iter().any(|mirror| mirror.family == family && mirror.is_growing())
     }
 
-    /// The next part of what the successors of a family's maps lack: of some owners, until it is this many elements.
+    /// The next part of what the successors of a family's maps lack: of some owners, until these or their elements are so many.
+    /// May be empty before all had their turn.
     pub fn fill_successors(&mut self, family: Family, max: usize) -> Transaction {
         let mirror = self.families.iter_mut().find(|mirror| mirror.family == family);
         mirror.map(|mirror| mirror.fill_successors(max)).unwrap_or_default()
@@ -77,9 +78,11 @@ impl FamilyMirror {
 
     fn fill_successors(&mut self, max: usize) -> Transaction {
         let (mut recorder, mut part, mut count) = (OpRecorder::default(), Transaction::default(), 0);
-        while count < max
-            && let Some(owner) = self.successors.next()
-        {
+        for _ in 0..max {
+            if count >= max {
+                break;
+            }
+            let Some(owner) = self.successors.next() else { break };
             for (set, element) in self.elements_of(&owner) {
                 if self.successors.replace(set) {
                     recorder.add(set, element);

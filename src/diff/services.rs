@@ -94,8 +94,9 @@ impl FamilyMirror {
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
-        recorder.in_successors(self.successors.have(|| Owner::Service(key.clone())));
-        let old = self.services.remove(&key).unwrap_or_default();
+        let old = self.services.remove(&key);
+        recorder.in_successors(self.successors.have(old.is_none(), || Owner::Service(key.clone())));
+        let old = old.unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
         let shared = shared(&plan).collect();

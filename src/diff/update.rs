@@ -165,11 +165,11 @@ impl FamilyMirror {
     fn record_shared(&mut self, recorder: &mut OpRecorder) {
         let (came, went) = self.shared.take_changes();
         for shared in came {
-            recorder.in_successors(self.successors.have(|| Owner::Shared(shared)));
+            recorder.in_successors(self.successors.have(true, || Owner::Shared(shared)));
             recorder.add_member(shared.member());
         }
         for shared in went {
-            recorder.in_successors(self.successors.have(|| Owner::Shared(shared)));
+            recorder.in_successors(self.successors.have(false, || Owner::Shared(shared)));
             recorder.delete_member(shared.member());
         }
     }
@@ -194,7 +194,7 @@ impl FamilyMirror {
             return;
         }
         let old = std::mem::replace(&mut self.globals, wanted);
-        recorder.in_successors(self.successors.have(|| Owner::Settings));
+        recorder.in_successors(self.successors.have(false, || Owner::Settings));
         replace_members(&old, &self.globals, recorder);
     }
 }
