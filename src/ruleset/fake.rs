@@ -73,7 +73,10 @@ impl Kernel for FakeKernel {
                 Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.needs(*set)) => {
                     Err((format!("set {set}"), libc::EBUSY))
                 }
-                Op::DeleteElements(set, _) if self.unsettled.contains(&(*family, *set)) => {
+                Op::DeleteElements(set, _)
+                    if self.unsettled.contains(&(*family, *set))
+                        && before.get(family).is_some_and(|table| table.is_left(*set)) =>
+                {
                     Err((format!("elements of {set}"), libc::EBUSY))
                 }
                 _ => self.apply_op(*family, op),
@@ -88,8 +91,8 @@ impl Kernel for FakeKernel {
             self.unsettled.clear();
         }
         for (family, table) in &before {
-            let is_needed = |set: &SetName| self.tables.get(family).is_some_and(|table| table.needs(*set));
-            let left = table.sets.keys().filter(|set| table.needs(**set) && !is_needed(set));
+            let is_left = |set: &SetName| self.tables.get(family).is_some_and(|table| table.is_left(*set));
+            let left = table.sets.keys().filter(|set| table.needs(**set) && is_left(set));
             self.unsettled.extend(left.map(|set| (*family, *set)));
         }
         self.transactions += 1;
@@ -228,6 +231,11 @@ impl Listing {
     /// Whether a rule names a set that has elements.
     fn needs(&self, set: SetName) -> bool {
         self.names(set) && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
+    }
+
+    /// Whether a set has elements and no rule names it.
+    fn is_left(&self, set: SetName) -> bool {
+        !self.names(set) && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
     }
 
     fn delete_set(&mut self, set: SetName) -> Result<(), FakeRefusal> {
