@@ -33,7 +33,9 @@ mod update;
 
 pub use affinity::{StaleAffinity, stale_records};
 pub use claims::{Conflict, Objection};
-pub use direct::{DirectChange, direct_change};
+pub use direct::{
+    DIRECT_SLICE, DirectGrowth, DirectShrinkage, DirectSlice, direct_growth, direct_shrinkage, direct_slices,
+};
 pub use existing::ExistingLayout;
 pub use load::Load;
 pub use mirror::Mirror;

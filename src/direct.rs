@@ -6,6 +6,7 @@
 //! there the same slot leads to the same endpoint. Whatever fails here is a fault of `portway status`, and nothing else.
 
 mod follow;
+mod manifests;
 mod slots;
 mod status;
 mod table;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use self::manifests::of_manifests;
 pub use self::slots::DirectObserver;
 pub use self::status::{DirectStatus, DirectStatusHandle};
 

@@ -8,7 +8,7 @@ use crate::ruleset::{
     TABLE_NAME, Term, Transaction, Value, ValueType, Verdict,
 };
 
-pub use direct::{direct_table, ingress_name};
+pub use direct::{direct_element_text, direct_rule_text, direct_table, make_direct_chain, make_direct_map};
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.
 pub fn table(listing: &Listing) -> String {

@@ -28,8 +28,8 @@ pub use changed_parts::{ChangedParts, Keys, Part};
 pub use code::{Expr, Register, encode_rule};
 pub use decode::decode_rule;
 pub use direct::{
-    DIRECT_FAMILY, DirectElement, DirectElements, DirectFrontend, DirectMap, DirectTable, DirectValue, ForwardChain,
-    Hop, SlotHash,
+    DIRECT_FAMILY, DirectChain, DirectElement, DirectElements, DirectFound, DirectFrontend, DirectMap, DirectRule,
+    DirectTable, DirectValue, ForwardChain, Hop, SlotHash,
 };
 pub use element::{COMMENT_MAX, Element, Value};
 pub use elements::Elements;

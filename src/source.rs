@@ -20,7 +20,7 @@ use std::path::PathBuf;
 pub use convert::{Converted, Converter, Origin};
 pub use guard::{Guarded, Unreadable};
 pub use kubernetes::{KubeOptions, KubeSource, RequestGate, RequestOutcome, RetryPolicy, Timing, Turn};
-pub use manifests::{ManifestSource, load_dir};
+pub use manifests::{ManifestSource, load_dir, load_dir_with_nodes};
 pub use outage::Outage;
 pub use problem::{Problem, SourceStats, Subject};
 

@@ -3,7 +3,10 @@
 //! It evaluates the same rules and elements that the kernel gets. `tests/tracer.rs` compares its answers with real
 //! packets.
 
+mod ingress;
 mod walk;
+
+pub use ingress::{Ingress, trace_at_ingress};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +14,7 @@ use std::net::IpAddr;
 
 use crate::model::{Family, Protocol};
 use crate::plan::Target;
-use crate::ruleset::{ChainId, Listing};
+use crate::ruleset::{ChainId, DIRECT_FAMILY, Listing};
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +96,11 @@ pub enum End {
     Rejected,
     /// Discarded.
     Dropped,
+    /// Handed on, as it is, to the node of its endpoint.
+    HandedOn {
+        /// The node's address.
+        node: IpAddr,
+    },
     /// Left alone.
     Untouched,
 }
@@ -106,7 +114,28 @@ impl fmt::Display for End {
             End::Reset => f.write_str("reset: the endpoint is gone"),
             End::Rejected => f.write_str("rejected (ICMP port unreachable)"),
             End::Dropped => f.write_str("dropped"),
+            End::HandedOn { node } => {
+                write!(f, "handed on to node {node}, which sends it to an endpoint there, source kept")
+            }
             End::Untouched => f.write_str("left alone"),
+        }
+    }
+}
+
+/// A chain of one of the tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepChain {
+    /// Of `ip` or `ip6`.
+    Table(ChainId),
+    /// Of `netdev`.
+    Direct(String),
+}
+
+impl fmt::Display for StepChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StepChain::Table(chain) => chain.fmt(f),
+            StepChain::Direct(name) => write!(f, "{DIRECT_FAMILY} {name}"),
         }
     }
 }
@@ -115,7 +144,7 @@ impl fmt::Display for End {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceStep {
     /// The chain of the rule.
-    pub chain: ChainId,
+    pub chain: StepChain,
     /// The rule, as `nft` writes it.
     pub rule: String,
     /// The element that matched, if the rule looks into a set or map.
@@ -143,5 +172,5 @@ pub struct Trace {
 
 /// Follows a packet. The hook is output when the source is an address of the host, else prerouting.
 pub fn trace(listing: &Listing, host: &Host, packet: &Packet) -> Trace {
-    walk::Walk::new(listing, host, packet).run()
+    walk::Walk::new(listing, host, packet, None).run()
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use portway::model::{Family, Protocol};
 use portway::ruleset::{ChainId, PickBy};
-use portway::trace::{End, Host, Packet, Request, Trace, trace};
+use portway::trace::{End, Host, Packet, Request, StepChain, Trace, trace};
 use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary, target};
 use support::live::{Live, forget_clients};
 use support::netns::output_of;
@@ -134,7 +134,7 @@ fn ask_tracer(live: &mut Live, errand: &Errand, source_port: Option<u16>) -> Res
 }
 
 fn is_picked(trace: &Trace, by: PickBy) -> bool {
-    trace.steps.iter().any(|step| matches!(step.chain, ChainId::Pick(pick) if pick.by == by))
+    trace.steps.iter().any(|step| matches!(step.chain, StepChain::Table(ChainId::Pick(pick)) if pick.by == by))
 }
 
 /// Where the client's port counts the tracer knows each packet's endpoint.
@@ -179,7 +179,7 @@ fn count(trace: &Trace, tally: &mut Tally) {
         Some(End::Answered) => tally.answered += 1,
         Some(End::Rejected) => tally.rejected += 1,
         Some(End::Dropped) => tally.dropped += 1,
-        Some(End::Reset) => {}
+        Some(End::Reset | End::HandedOn { .. }) => {}
         Some(End::Untouched) | None => tally.untouched += 1,
     }
 }

@@ -98,6 +98,7 @@ impl Case {
                 End::Reset => return "reset".into(),
                 End::Rejected => return "reject".into(),
                 End::Dropped => return "drop".into(),
+                End::HandedOn { .. } => return "handed on".into(),
                 End::Untouched => return "untouched".into(),
             }
         }

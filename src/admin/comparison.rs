@@ -1,16 +1,24 @@
 //! Desired against kernel.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::AdminError;
 use crate::controller::Snapshots;
+use crate::diff::{DIRECT_SLICE, direct_growth, direct_shrinkage, direct_slices};
+use crate::direct::DirectStatusHandle;
 use crate::model::Family;
-use crate::nftables::NftKernel;
+use crate::nftables::{DirectKernel, KernelOptions, NftKernel};
 use crate::render;
-use crate::ruleset::{Kernel, Transaction};
+use crate::ruleset::{
+    DIRECT_FAMILY, DirectElement, DirectFound, DirectMap, DirectTable, Kernel, TABLE_NAME, Transaction,
+};
 
 /// How long the sync loop may keep us waiting.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// What seems to differ of direct return is looked at again so often.
+const DIRECT_TRIES: u32 = 4;
+const DIRECT_PAUSE: Duration = Duration::from_millis(250);
 
 /// The nft commands that would make the kernel equal to what is desired; empty when it is.
 ///
@@ -22,6 +30,64 @@ pub(super) fn differences(kernel: &mut NftKernel, snapshots: &Snapshots) -> Resu
         return Ok(Vec::new());
     }
     Ok(render::commands(&snapshots.confirm(suspected, PATIENCE)??))
+}
+
+/// The same for the table of direct return; without a status there should be none.
+pub(super) fn direct_differences(direct: Option<&DirectStatusHandle>) -> Result<Vec<String>, AdminError> {
+    let mut kernel = DirectKernel::open(KernelOptions::new(false))?;
+    let mut differ = Vec::new();
+    for attempt in 0..DIRECT_TRIES {
+        if attempt > 0 {
+            // Its thread may be about to change it.
+            std::thread::sleep(DIRECT_PAUSE);
+        }
+        let wanted = match direct.map(DirectStatusHandle::get) {
+            Some(None) => return Ok(Vec::new()),
+            Some(Some(status)) => status.table,
+            None => Arc::default(),
+        };
+        differ = direct_commands(&kernel.read()?, &wanted);
+        if differ.is_empty() {
+            break;
+        }
+    }
+    Ok(differ)
+}
+
+/// What makes a table the one that is wanted, as commands of nft, one element each.
+fn direct_commands(found: &DirectFound, wanted: &DirectTable) -> Vec<String> {
+    let table = format!("{DIRECT_FAMILY} {TABLE_NAME}");
+    let mut out = Vec::new();
+    if found.is_there && (wanted.is_empty() || found.broken.is_some()) {
+        out.push(format!("delete table {table}"));
+        out.extend(direct_commands(&DirectFound::default(), wanted));
+        return out;
+    }
+    if wanted.is_empty() {
+        return out;
+    }
+    let growth = direct_growth(found, wanted);
+    out.extend(growth.is_new.then(|| format!("add table {table}")));
+    out.extend(growth.maps.iter().map(|map| render::make_direct_map(wanted, *map)));
+    out.extend(growth.chains.iter().map(|chain| render::make_direct_chain(wanted, *chain)));
+    out.extend(growth.rewritten.iter().map(|chain| format!("flush chain {table} {}", wanted.chain_name(*chain))));
+    for chain in growth.chains.iter().chain(&growth.rewritten) {
+        let rules = wanted.rules(*chain).into_iter().map(|rule| render::direct_rule_text(wanted, rule));
+        out.extend(rules.map(|rule| format!("add rule {table} {} {rule}", wanted.chain_name(*chain))));
+    }
+    for slice in direct_slices(found, wanted, DIRECT_SLICE) {
+        let element = |verb: &str, of: &DirectTable, (map, element): (DirectMap, &DirectElement)| {
+            let text = render::direct_element_text(map, element);
+            format!("{verb} element {table} {} {{ {text} }}", of.name(map))
+        };
+        out.extend(slice.gone().into_iter().map(|one| element("delete", &found.table, one)));
+        out.extend(slice.added().into_iter().map(|one| element("add", wanted, one)));
+    }
+    let shrinkage = direct_shrinkage(found, wanted);
+    out.extend(shrinkage.chains.iter().map(|chain| format!("flush chain {table} {chain}")));
+    out.extend(shrinkage.maps.iter().map(|map| format!("delete map {table} {map}")));
+    out.extend(shrinkage.chains.iter().map(|chain| format!("delete chain {table} {chain}")));
+    out
 }
 
 fn suspected(kernel: &mut NftKernel, snapshots: &Snapshots) -> Result<Transaction, AdminError> {

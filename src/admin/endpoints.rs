@@ -1,16 +1,17 @@
 //! `portway endpoints`: every endpoint, and why it was taken or left.
 
 use super::EndpointRow;
+use crate::diff::Mirror;
 use crate::model::{Family, Model, Service, ServicePort, ServiceType};
-use crate::plan::{Candidate, EndpointRules, EndpointUse, Needs, Settings, Topology, candidates};
+use crate::plan::{Candidate, EndpointRules, EndpointUse, Needs, Topology, candidates};
 use crate::source::{Problem, Subject};
 
 /// The endpoints of all Services, and what of their slices is left out.
-pub(super) fn rows(model: &Model, settings: &Settings, problems: &[Problem]) -> Vec<EndpointRow> {
+pub(super) fn rows(model: &Model, mirror: &Mirror, problems: &[Problem]) -> Vec<EndpointRow> {
     let mut rows = Vec::new();
     for service in model.services() {
-        for (family, _) in settings.families() {
-            rows.extend(service.ports.iter().flat_map(|port| of(model, service, port, family, settings)));
+        for (family, _) in mirror.settings().families() {
+            rows.extend(service.ports.iter().flat_map(|port| of(model, service, port, family, mirror)));
         }
         rows.extend(left_out(model, service, problems));
     }
@@ -24,8 +25,9 @@ pub(super) fn of(
     service: &Service,
     port: &ServicePort,
     family: Family,
-    settings: &Settings,
+    mirror: &Mirror,
 ) -> Vec<EndpointRow> {
+    let settings = mirror.settings();
     if service.service_type == ServiceType::ExternalName || service.cluster_ip(family).is_none() {
         return Vec::new();
     }
@@ -35,6 +37,17 @@ pub(super) fn of(
     let first = traffic_that_stays(&found, &rules, needs);
     let mut rows: Vec<EndpointRow> =
         found.iter().map(|candidate| row(service, port, candidate, &rules, needs, &first)).collect();
+    let of_port = (port.name.clone(), port.protocol);
+    let mut frontends = mirror.frontends_of(family, &service.key).iter();
+    if frontends.any(|frontend| frontend.direct && frontend.port_key() == of_port) {
+        for (row, candidate) in rows.iter_mut().zip(&found).filter(|(row, _)| !row.used.is_empty()) {
+            row.reason += &match &candidate.placement.node {
+                _ if candidate.local => "; direct return: other nodes hand connections on to this one".to_owned(),
+                Some(node) => format!("; direct return: connections are handed on to node {node}"),
+                None => "; no direct return: it is not known on which node it is".to_owned(),
+            };
+        }
+    }
     for slice in model.slices(&service.key).filter(|slice| slice.family == family) {
         let Some(reason) = slice.refuses(port) else { continue };
         rows.extend(slice.endpoints.iter().map(|endpoint| EndpointRow {

@@ -50,7 +50,7 @@ pub fn rows(
     };
     let candidates = ports
         .filter(|(_, port)| asked(port))
-        .flat_map(|(service, port)| endpoints::of(model, service, port, family, mirror.settings()))
+        .flat_map(|(service, port)| endpoints::of(model, service, port, family, mirror))
         .collect();
     let faults = faults::of_service(model, mirror, problems, owner);
     let mut notes: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();

@@ -136,7 +136,7 @@ impl AdminRoutes {
             "/endpoints" => {
                 let (snapshot, mirror) = self.snapshot()?;
                 let problems = self.admin.metrics.present_problems();
-                rows(&endpoints::rows(&snapshot.model, mirror.settings(), &problems))
+                rows(&endpoints::rows(&snapshot.model, &mirror, &problems))
             }
             "/faults" => {
                 let (snapshot, mirror) = self.snapshot()?;
@@ -146,7 +146,8 @@ impl AdminRoutes {
                 rows(&found)
             }
             "/diff" => {
-                let found = self.with_kernel(|kernel| comparison::differences(kernel, &self.admin.snapshots))?;
+                let mut found = self.with_kernel(|kernel| comparison::differences(kernel, &self.admin.snapshots))?;
+                found.extend(comparison::direct_differences(self.admin.direct.as_ref())?);
                 rows(&found.into_iter().map(|command| DiffRow { command }).collect::<Vec<_>>())
             }
             "/explain" => self.explain(request)?,

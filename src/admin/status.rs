@@ -116,16 +116,23 @@ fn tables(admin: &Admin, kernel: &mut NftKernel) -> StatusRow {
 /// What goes the ordinary way is still served, so this never fails.
 fn direct(handle: &DirectStatusHandle) -> StatusRow {
     let row = |state, detail: String| StatusRow::new("direct-return", state, detail);
-    let Some(DirectStatus { frontends, nodes, configured, devices, troubles }) = handle.get() else {
+    let Some(DirectStatus { frontends, nodes, configured, devices, strict, troubles, .. }) = handle.get() else {
         return row(State::Warn, "begins with the first sync".to_owned());
     };
     let on = if devices.is_empty() { "no interface".to_owned() } else { devices.join(", ") };
-    let does = format!("{} to {} on {on}", count(frontends as u64, "frontend"), count(nodes as u64, "node"));
+    let mut does = format!("{} to {} on {on}", count(frontends as u64, "frontend"), count(nodes as u64, "node"));
+    if !strict.is_empty() {
+        does += &format!(
+            "; rp_filter of {} is strict: IPv4 clients whose way back leaves by another interface go the ordinary way, and what \
+             other nodes hand on of theirs is dropped",
+            strict.join(", ")
+        );
+    }
     let line = match troubles.as_slice() {
         [] => row(State::Ok, does),
         troubles => row(State::Warn, format!("{does}; {}", troubles.join("; "))),
     };
-    line.with(json!({"frontends": frontends, "nodes": nodes, "configured": configured, "devices": devices, "troubles": troubles}))
+    line.with(json!({"frontends": frontends, "nodes": nodes, "configured": configured, "devices": devices, "strict": strict, "troubles": troubles}))
 }
 
 fn conntrack() -> StatusRow {

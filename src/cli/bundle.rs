@@ -17,7 +17,7 @@ use super::check;
 use super::view::{DaemonArgs, NOT_OK, Output, emit, print};
 use crate::admin::Client;
 use crate::model::Family;
-use crate::nftables::NftKernel;
+use crate::nftables::{DirectKernel, KernelOptions, NftKernel};
 use crate::render;
 use crate::ruleset::Kernel as _;
 
@@ -125,6 +125,11 @@ fn contents(client: &Client) -> (Vec<(String, String)>, String) {
     for family in Family::ALL {
         add(&format!("table-{}.nft", family.nft()), table(family));
     }
+    // Only where direct return is on there is one.
+    match direct_table() {
+        Ok(None) => {}
+        found => add("table-netdev.nft", found.map(Option::unwrap_or_default)),
+    }
     add("check.json", print(&check::rows(), Output::Json));
     add("sysctl.txt", Ok(sysctls()));
     if !missing.is_empty() {
@@ -146,6 +151,13 @@ fn table(family: Family) -> anyhow::Result<String> {
     let (listing, unknown) = table.listing(family);
     let unknown: String = unknown.iter().map(|object| format!("# not as Portway makes it: {object}\n")).collect();
     Ok(unknown + &render::table(&listing))
+}
+
+/// The same of direct return; `None` where there is no such table.
+fn direct_table() -> anyhow::Result<Option<String>> {
+    let found = DirectKernel::open(KernelOptions::new(false))?.read()?;
+    let odd = found.oddities().into_iter().map(|object| format!("# not as Portway makes it: {object}\n"));
+    Ok(found.is_there.then(|| odd.collect::<String>() + &render::direct_table(&found.table)))
 }
 
 fn sysctls() -> String {

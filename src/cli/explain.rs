@@ -1,5 +1,6 @@
 //! `portway explain`: what happens with a new connection, and why.
 
+mod direct;
 mod live;
 
 use std::collections::HashMap;
@@ -9,9 +10,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde_json::json;
 
+use self::direct::Direct;
 use self::live::Live;
 use super::args::ExplainArgs;
-use super::render::{Compiled, compile};
+use super::render::{Compiled, compile, direct_table};
 use super::view::{NOT_OK, Output, emit, print_whole};
 use crate::admin::{ExplainRows, explain_rows};
 use crate::diff::Mirror;
@@ -19,7 +21,7 @@ use crate::model::{Family, Protocol};
 use crate::nftables::NftKernel;
 use crate::plan::{NodePortAddresses, Target};
 use crate::ruleset::{Kernel, Listing, TABLE_NAME};
-use crate::trace::{End, Host, Packet, Request, Trace, trace};
+use crate::trace::{End, Host, Packet, Request, Trace, trace_at_ingress};
 
 /// What an echo request is called, in the place of a protocol.
 const ECHO: &str = "icmp";
@@ -29,7 +31,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if args.from.is_ipv4() != destination.is_ipv4() {
         bail!("--from {} and {destination} are not of the same family", args.from);
     }
-    let packet = Packet {
+    let mut packet = Packet {
         source: args.from,
         destination,
         request,
@@ -37,9 +39,10 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         interface: args.interface.clone(),
     };
     let family = Family::of(destination);
-    let ((listing, host), mut live) = match &args.manifests {
+    let ((listing, host), mut live, direct) = match &args.manifests {
         Some(folder) => {
-            let compiled = compile(folder, &args.plan.options()?)?;
+            let options = args.plan.options()?;
+            let compiled = compile(folder, &options)?;
             let Compiled { model, mirror, problems, .. } = &compiled;
             let rows = match request {
                 Request::Connect { protocol, port } => {
@@ -48,7 +51,8 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
                 }
                 Request::Echo => ExplainRows::default(),
             };
-            (of_manifests(mirror, family)?, Live { rows, ..Live::default() })
+            let direct = Direct { table: direct_table(model, mirror, &options), way_back: None };
+            (of_manifests(mirror, family)?, Live { rows, ..Live::default() }, direct)
         }
         None => {
             let live = match request {
@@ -57,14 +61,15 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
                 }
                 Request::Echo => Live::default(),
             };
-            (in_kernel(family)?, live)
+            (in_kernel(family)?, live, Direct::in_kernel(args.from)?)
         }
     };
     if args.manifests.is_none() {
         live.rows.notes.extend(no_route(&packet, &host)?);
     }
     live.notes.iter().for_each(|note| eprintln!("portway: {note}"));
-    let trace = trace(&listing, &host, &packet);
+    live.rows.notes.extend(direct.choose_interface(&mut packet, &host));
+    let trace = trace_at_ingress(direct.ingress(), &listing, &host, &packet);
     emit(&match args.output {
         Output::Json | Output::Yaml => print_whole(&as_json(&packet, &trace, &live), args.output)?,
         Output::Table | Output::Wide => as_text(&packet, &host, &trace) + &live.text(),
@@ -164,6 +169,7 @@ fn as_text(packet: &Packet, host: &Host, trace: &Trace) -> String {
 }
 
 fn as_json(packet: &Packet, trace: &Trace, live: &Live) -> serde_json::Value {
+    let ip = |ip: IpAddr| ip.to_string();
     let end = |(end, share): &(End, f64)| match end {
         End::Translated { target, masquerade } => {
             json!({"verdict": "DNAT", "backend": target.to_string(), "masquerade": masquerade, "probability": share})
@@ -172,13 +178,13 @@ fn as_json(packet: &Packet, trace: &Trace, live: &Live) -> serde_json::Value {
         End::Reset => json!({"verdict": "RESET", "probability": share}),
         End::Rejected => json!({"verdict": "REJECT", "probability": share}),
         End::Dropped => json!({"verdict": "DROP", "probability": share}),
+        End::HandedOn { node } => json!({"verdict": "FORWARD", "node": ip(*node), "probability": share}),
         End::Untouched => json!({"verdict": "ACCEPT", "probability": share}),
     };
     let steps = trace
         .steps
         .iter()
         .map(|step| json!({"chain": step.chain.to_string(), "rule": step.rule, "element": step.element}));
-    let ip = |ip: IpAddr| ip.to_string();
     let (protocol, port) = match packet.request {
         Request::Connect { protocol, port } => (protocol.to_string(), Some(port)),
         Request::Echo => (ECHO.to_owned(), None),

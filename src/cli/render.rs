@@ -8,19 +8,38 @@ use anyhow::Context;
 use super::args::RenderArgs;
 use crate::config::Options;
 use crate::diff::Mirror;
+use crate::direct::of_manifests;
 use crate::model::{Family, Model};
 use crate::plan::mismatches;
+use crate::ruleset::DirectTable;
 use crate::source::Problem;
 use crate::{render, source};
 
 pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
-    let Compiled { mirror, problems, objections, .. } = compile(&args.manifests, &args.plan.options()?)?;
+    let options = args.plan.options()?;
+    let Compiled { model, mirror, problems, objections } = compile(&args.manifests, &options)?;
     let faults = problems.len() + objections;
     anyhow::ensure!(!args.strict || faults == 0, "not printed because of --strict: faults: {faults}");
     let listings = Family::ALL.into_iter().filter_map(|family| mirror.listing(family));
-    let text: Vec<String> = listings.map(|listing| render::table(&listing)).collect();
+    let mut text: Vec<String> = listings.map(|listing| render::table(&listing)).collect();
+    let direct = direct_table(&model, &mirror, &options);
+    text.extend((!direct.is_empty()).then(|| render::direct_table(&direct)));
     print!("{}", text.join("\n"));
     Ok(())
+}
+
+/// The table `netdev portway`, as far as manifests tell, and what they do not tell.
+pub(super) fn direct_table(model: &Model, mirror: &Mirror, options: &Options) -> DirectTable {
+    let devices = &options.direct_return_devices;
+    let (table, troubles) = of_manifests(model, mirror, devices);
+    troubles.iter().for_each(|trouble| eprintln!("portway: direct return: {trouble}"));
+    if let (false, [first, ..]) = (table.is_empty(), devices.as_slice()) {
+        eprintln!(
+            "portway: direct return: the table netdev portway is that of a node with all InternalIPs on the layer-2 network of \
+             {first}, and no strict rp_filter"
+        );
+    }
+    table
 }
 
 /// What a folder of manifests compiles to.
@@ -34,7 +53,9 @@ pub(super) struct Compiled {
 
 /// Compiles a folder of manifests, and says what is wrong with them.
 pub(super) fn compile(folder: &Path, options: &Options) -> anyhow::Result<Compiled> {
-    let (events, problems) = source::load_dir(folder, &options.node_name, options.service_proxy_name.clone())
+    let all_nodes = !options.direct_return_devices.is_empty();
+    let proxy_name = options.service_proxy_name.clone();
+    let (events, problems) = source::load_dir_with_nodes(folder, &options.node_name, proxy_name, all_nodes)
         .with_context(|| format!("cannot read the manifests in {}", folder.display()))?;
     for problem in &problems {
         eprintln!("portway: {problem}");

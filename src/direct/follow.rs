@@ -11,11 +11,11 @@ use tracing::{debug, warn};
 use super::slots::Wanted;
 use super::status::{DirectStatus, DirectStatusHandle};
 use super::table::{Network, table};
-use crate::diff::{DirectChange, direct_change};
 use crate::host::HostError;
-use crate::host::links::Links;
+use crate::host::links::{Links, rp_filter};
+use crate::host::sysctl::Roots;
 use crate::nftables::{DirectKernel, KernelOptions};
-use crate::ruleset::{DirectTable, KernelError};
+use crate::ruleset::{DirectFound, DirectTable, KernelError};
 
 /// Changes of interfaces and routes come in bursts.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -67,18 +67,22 @@ impl Follower {
     async fn keep(&mut self, pause: &mut Duration) -> Result<(), Fault> {
         let mut links = Links::open()?;
         let mut kernel = DirectKernel::open(self.options)?;
-        let mut known: Option<DirectTable> = None;
+        let mut known: Option<DirectFound> = None;
         loop {
             let Some(wanted) = self.wanted.borrow_and_update().clone() else { return Ok(()) };
             let network = self.network(&links, &wanted).await?;
             let (desired, troubles) = table(&wanted, &network, &self.devices);
-            let change = direct_change(known.as_ref(), &desired);
-            if change != DirectChange::Nothing {
-                kernel.apply(&desired, &change)?;
+            // The kernel deletes chains of interfaces that go.
+            let found = match known.take().filter(|known: &DirectFound| known.table.devices == desired.devices) {
+                Some(found) => found,
+                None => kernel.take()?,
+            };
+            if found != DirectFound::made(desired.clone()) {
+                kernel.make(&found, &desired)?;
                 debug!(frontends = desired.frontends.len(), "direct return: table changed");
             }
             self.status.set(self.state(&desired, troubles));
-            known = Some(desired);
+            known = Some(DirectFound::made(desired));
             *pause = RETRY_MIN;
             tokio::select! {
                 more = self.wanted.changed() => if more.is_err() { return Ok(()) },
@@ -87,8 +91,8 @@ impl Follower {
                     tokio::time::sleep(SETTLE).await;
                     links.catch_up();
                 }
-                () = tokio::time::sleep(LOOK) => if !kernel.is_intact()? {
-                    warn!("direct return: others have changed the table netdev portway; it is made anew");
+                () = tokio::time::sleep(LOOK) => if let Some(found) = &known && !kernel.is_intact(found)? {
+                    warn!("direct return: others have changed the table netdev portway; it is made what it was");
                     known = None;
                 },
             }
@@ -104,7 +108,9 @@ impl Follower {
         for address in addresses {
             ways.insert(address, links.way_to(address).await?);
         }
-        Ok(Network { devices, ways })
+        let is_strict = |name: &Arc<str>| rp_filter(&Roots::default().proc, name) == Some(1);
+        let strict = devices.iter().filter(|(_, name)| is_strict(name)).map(|(index, _)| *index).collect();
+        Ok(Network { devices, strict, ways })
     }
 
     fn state(&self, table: &DirectTable, troubles: Vec<String>) -> DirectStatus {
@@ -115,6 +121,8 @@ impl Follower {
             nodes: nodes.len(),
             configured: self.devices.iter().map(ToString::to_string).collect(),
             devices: table.devices.values().map(ToString::to_string).collect(),
+            strict: table.strict.iter().filter_map(|index| table.devices.get(index)).map(ToString::to_string).collect(),
+            table: Arc::new(table.clone()),
             troubles,
         }
     }

@@ -59,13 +59,27 @@ impl DirectObserver {
         }
         concerns
     }
+}
 
-    fn wanted(&self, model: &Model) -> Wanted {
-        let names = self.frontends.values().flat_map(|frontend| frontend.slots.iter().flatten());
-        let names: BTreeSet<&Arc<str>> = names.collect();
-        let nodes = names.into_iter().map(|name| (name.clone(), model.addresses_of(name).to_vec()));
-        Wanted { frontends: self.frontends.clone(), nodes: nodes.collect() }
+/// With the addresses of the nodes that frontends lead to.
+fn with_nodes(frontends: BTreeMap<(Family, Bytes), WantedFrontend>, model: &Model) -> Wanted {
+    let names = frontends.values().flat_map(|frontend| frontend.slots.iter().flatten());
+    let names: BTreeSet<&Arc<str>> = names.collect();
+    let nodes = names.into_iter().map(|name| (name.clone(), model.addresses_of(name).to_vec())).collect();
+    Wanted { frontends, nodes }
+}
+
+/// All that is to be handed on at some moment.
+pub(super) fn all_wanted(model: &Model, mirror: &Mirror) -> Wanted {
+    let mut frontends = BTreeMap::new();
+    for family in mirror.families() {
+        for frontend in model.services().flat_map(|service| mirror.frontends_of(family, &service.key)) {
+            if let Some(found) = wanted(model, mirror, family, frontend.key) {
+                frontends.insert((family, frontend.key.bytes()), found);
+            }
+        }
     }
+    with_nodes(frontends, model)
 }
 
 impl Observer for DirectObserver {
@@ -76,7 +90,7 @@ impl Observer for DirectObserver {
             return;
         }
         self.unsent = false;
-        let wanted = self.wanted(sync.model);
+        let wanted = with_nodes(self.frontends.clone(), sync.model);
         self.sender.send_if_modified(|known| {
             let is_new = known.as_deref() != Some(&wanted);
             if is_new {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{info, warn};
 
 use crate::instruments::FaultCounts;
+use crate::ruleset::DirectTable;
 
 /// How direct return is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct DirectStatus {
     pub configured: Vec<String>,
     /// Interfaces on which that happens.
     pub devices: Vec<String>,
+    /// Those of them with a strict `rp_filter`: IPv4 clients whose way back leaves by another interface go the ordinary way.
+    pub strict: Vec<String>,
+    /// The table that does it.
+    pub table: Arc<DirectTable>,
     /// What goes the ordinary way although it should not, and why: a sentence each.
     pub troubles: Vec<String>,
 }

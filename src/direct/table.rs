@@ -17,6 +17,8 @@ const NAMED: usize = 5;
 pub(super) struct Network {
     /// The interfaces of direct return that are there and up.
     pub(super) devices: BTreeMap<u32, Arc<str>>,
+    /// Those of them with a strict `rp_filter`.
+    pub(super) strict: BTreeSet<u32>,
     /// The ways to addresses of nodes.
     pub(super) ways: BTreeMap<IpAddr, Option<Way>>,
 }
@@ -24,7 +26,8 @@ pub(super) struct Network {
 /// What the table is to hold, and what must go the ordinary way because of the network: a sentence each.
 pub(super) fn table(wanted: &Wanted, network: &Network, configured: &[Arc<str>]) -> (DirectTable, Vec<String>) {
     let mut hops: BTreeMap<(Family, &str), Result<Hop, String>> = BTreeMap::new();
-    let mut table = DirectTable { devices: network.devices.clone(), ..DirectTable::default() };
+    let (devices, strict) = (network.devices.clone(), network.strict.clone());
+    let mut table = DirectTable { devices, strict, ..DirectTable::default() };
     for ((family, key), frontend) in &wanted.frontends {
         let mut hop_of = |node: &Option<Arc<str>>| {
             let (name, addresses) = wanted.nodes.get_key_value(node.as_ref()?)?;

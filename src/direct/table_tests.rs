@@ -32,6 +32,7 @@ fn network(devices: &[(u32, &str)], ways: &[(&str, Found<'_>)]) -> Network {
     let way = |(device, gateway): (u32, Option<&str>)| Way { device, gateway: gateway.map(ip) };
     Network {
         devices: devices.iter().map(|(index, name)| (*index, Arc::from(*name))).collect(),
+        strict: BTreeSet::new(),
         ways: ways.iter().map(|(to, found)| (ip(to), found.map(way))).collect(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::channel::mpsc::UnboundedReceiver;
@@ -25,7 +26,18 @@ pub struct Way {
     pub gateway: Option<IpAddr>,
 }
 
-/// A connection that says when interfaces, addresses and routes change.
+/// The kernel's `rp_filter` of an interface, below `/proc`: 1 drops IPv4 packets from senders that are not answered by this very
+/// interface. `None` where there is none.
+pub fn rp_filter(proc: &Path, device: &str) -> Option<u8> {
+    let read = |of: &str| -> Option<u8> {
+        let text = std::fs::read_to_string(proc.join("sys/net/ipv4/conf").join(of).join("rp_filter")).ok()?;
+        text.trim().parse().ok()
+    };
+    // The larger one counts.
+    read("all").max(read(device))
+}
+
+/// A connection that says when interfaces, addresses, routes and settings of interfaces change.
 pub struct Links {
     handle: Handle,
     changes: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
@@ -35,8 +47,8 @@ pub struct Links {
 impl Links {
     /// Connects in the network namespace of the calling thread.
     pub fn open() -> Result<Self, HostError> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
-        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Netconf, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
+        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule, Ipv4Netconf];
         let (connection, handle, changes) = rtnetlink::new_multicast_connection(&groups)?;
         let task = tokio::spawn(connection).abort_handle();
         Ok(Self { handle, changes, task })

@@ -1,13 +1,18 @@
 //! The table `netdev portway`: packets to frontends with direct return are handed on to the node of their endpoint, as they
 //! are, before this node translates or tracks them. What it says nothing about goes on into the tables of `ip` and `ip6`.
 
+mod found;
+mod rule;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Bytes, FieldType, SetSpec, ValueType};
 use crate::model::Family;
+
+pub use found::DirectFound;
+pub use rule::{DirectChain, DirectRule, ForwardChain};
 
 /// What nftables calls the family of the table.
 pub const DIRECT_FAMILY: &str = "netdev";
@@ -17,6 +22,8 @@ pub const DIRECT_FAMILY: &str = "netdev";
 pub struct DirectTable {
     /// Where packets are taken and handed on: names of interfaces by their index.
     pub devices: BTreeMap<u32, Arc<str>>,
+    /// Those of them whose `rp_filter` is strict: packets from a client whose way back leaves by another one would be dropped.
+    pub strict: BTreeSet<u32>,
     /// The frontends, each with at least one slot that leads to another node.
     pub frontends: BTreeMap<(Family, Bytes), DirectFrontend>,
 }
@@ -48,22 +55,6 @@ pub struct SlotHash {
     pub modulus: u32,
     /// Of the client's address and port, not of the address alone.
     pub ports: bool,
-}
-
-/// A chain that hands packets on; shared by all frontends with the same hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ForwardChain {
-    /// The family of the packets.
-    pub family: Family,
-    /// How their slot is found.
-    pub hash: SlotHash,
-}
-
-impl fmt::Display for ForwardChain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, hash: SlotHash { modulus, ports } } = self;
-        write!(f, "forward{}-{modulus}{}", digit(*family), if *ports { "-ports" } else { "" })
-    }
 }
 
 /// A map of the table.
@@ -151,17 +142,6 @@ impl DirectTable {
         self.families().into_iter().flat_map(|f| [DirectMap::Frontends(f)].into_iter().chain(nodes(f))).collect()
     }
 
-    /// What a map is called.
-    pub fn name(&self, map: DirectMap) -> String {
-        match map {
-            DirectMap::Frontends(family) => format!("frontends{}", digit(family)),
-            DirectMap::Nodes(family, device) => {
-                let name = self.devices.get(&device).map_or("", |name| &**name);
-                format!("nodes{}-{name}", digit(family))
-            }
-        }
-    }
-
     /// The elements of all maps.
     pub fn elements(&self) -> DirectElements {
         self.frontends.iter().flat_map(|((family, key), frontend)| frontend.elements(*family, key)).collect()
@@ -171,21 +151,27 @@ impl DirectTable {
 impl DirectFrontend {
     /// Its elements.
     pub fn elements(&self, family: Family, key: &Bytes) -> Vec<((DirectMap, Bytes), DirectElement)> {
-        let (key, label) = (*key, || Some(self.label.clone()));
-        let chain = DirectValue::Forward(ForwardChain { family, hash: self.hash });
-        let entry = |map, key, value, comment| ((map, key), DirectElement { key, value, comment });
-        let slot = |(slot, hop): (usize, &Option<Hop>)| {
-            let (hop, key) = ((*hop)?, key.u32_host(slot as u32));
-            Some(entry(DirectMap::Nodes(family, hop.device), key, DirectValue::Node(hop.address), None))
-        };
-        let slots = self.slots.iter().enumerate().filter_map(slot);
-        [entry(DirectMap::Frontends(family), key, chain, label())].into_iter().chain(slots).collect()
+        let all = [self.entry(family, key)].into_iter().chain(self.slot_elements(family, key));
+        all.map(|(map, element)| ((map, element.key), element)).collect()
+    }
+
+    /// The element that has packets go to the chain of its hash.
+    pub fn entry(&self, family: Family, key: &Bytes) -> (DirectMap, DirectElement) {
+        let value = DirectValue::Forward(ForwardChain { family, hash: self.hash });
+        (DirectMap::Frontends(family), DirectElement { key: *key, value, comment: Some(self.label.clone()) })
+    }
+
+    /// The elements of its slots.
+    pub fn slot_elements(&self, family: Family, key: &Bytes) -> impl Iterator<Item = (DirectMap, DirectElement)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(move |(slot, hop)| Some((*hop)?.element(family, key, slot)))
     }
 }
 
-fn digit(family: Family) -> &'static str {
-    match family {
-        Family::Ipv4 => "",
-        Family::Ipv6 => "6",
+impl Hop {
+    /// The element of a slot that leads there.
+    pub fn element(self, family: Family, key: &Bytes, slot: usize) -> (DirectMap, DirectElement) {
+        let (key, value) = (key.u32_host(slot as u32), DirectValue::Node(self.address));
+        (DirectMap::Nodes(family, self.device), DirectElement { key, value, comment: None })
     }
 }

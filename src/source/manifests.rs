@@ -32,7 +32,17 @@ pub fn load_dir(
     node_name: &str,
     proxy_name: Option<Arc<str>>,
 ) -> Result<(Vec<Event>, Vec<Problem>), SourceError> {
-    let loaded = ManifestFolder::new(path, node_name).serving(proxy_name).reload()?;
+    load_dir_with_nodes(path, node_name, proxy_name, false)
+}
+
+/// The same, and addresses of all nodes, where direct return needs them.
+pub fn load_dir_with_nodes(
+    path: &Path,
+    node_name: &str,
+    proxy_name: Option<Arc<str>>,
+    all_nodes: bool,
+) -> Result<(Vec<Event>, Vec<Problem>), SourceError> {
+    let loaded = ManifestFolder::new(path, node_name).serving(proxy_name).with_all_nodes(all_nodes).reload()?;
     Ok((loaded.events, loaded.problems.into_iter().flat_map(|(_, problems)| problems).collect()))
 }
 

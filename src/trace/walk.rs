@@ -1,14 +1,13 @@
 //! The interpreter.
 
 use std::net::IpAddr;
-use std::ops::Range;
 
-use super::{End, Host, Packet, Request, Trace, TraceStep};
+use super::{End, Host, Packet, Request, StepChain, Trace, TraceStep};
 use crate::model::Protocol;
 use crate::plan::Target;
 use crate::render::{element_text, rule_text};
 use crate::ruleset::{
-    Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, Term, Value, Verdict, hashed_slot,
+    Bytes, ChainId, Element, Field, Listing, Rule, SetId, SetName, SlotHash, Term, Value, Verdict, hashed_slot,
 };
 
 /// A packet on its way, with what conntrack remembers of it.
@@ -36,6 +35,22 @@ enum Outcome {
     Masqueraded,
 }
 
+/// The slots that are left to the ordinary path.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// What finds them.
+    pub(super) hash: SlotHash,
+    /// They are equally likely.
+    pub(super) slots: Vec<u32>,
+}
+
+impl Rest {
+    /// Whether they are found by this hash.
+    fn is_of(&self, with_port: bool, modulus: u32) -> bool {
+        self.hash == SlotHash { modulus, ports: with_port }
+    }
+}
+
 pub(super) struct Walk<'a> {
     listing: &'a Listing,
     host: &'a Host,
@@ -43,11 +58,13 @@ pub(super) struct Walk<'a> {
     trace: Trace,
     /// The packet's priority, which rules set for each other.
     priority: u32,
+    /// The slots that have not been handed on to other nodes before.
+    rest: Option<&'a Rest>,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(listing: &'a Listing, host: &'a Host, packet: &'a Packet) -> Self {
-        Self { listing, host, packet, trace: Trace::default(), priority: 0 }
+    pub(super) fn new(listing: &'a Listing, host: &'a Host, packet: &'a Packet, rest: Option<&'a Rest>) -> Self {
+        Self { listing, host, packet, trace: Trace::default(), priority: 0, rest }
     }
 
     pub(super) fn run(mut self) -> Trace {
@@ -252,22 +269,24 @@ impl<'a> Walk<'a> {
     }
 
     /// The slots a key can have for this packet, equally likely.
-    fn slots(&self, key: &[Field], state: &PacketState) -> Range<u32> {
+    fn slots(&self, key: &[Field], state: &PacketState) -> Vec<u32> {
         let slot = key.iter().find_map(|field| match field {
-            Field::RandomSlot(modulus) => Some(0..*modulus),
+            Field::RandomSlot(modulus) => Some((0..*modulus).collect()),
             Field::HashedSlot { with_port, modulus } => {
                 let client = Bytes::new().ip(state.source);
                 let hashed = match (with_port, self.packet.source_port) {
                     (false, _) => client,
                     (true, Some(port)) => client.u16(port),
-                    (true, None) => return Some(0..*modulus),
+                    (true, None) => {
+                        let rest = self.rest.filter(|rest| rest.is_of(*with_port, *modulus));
+                        return Some(rest.map_or_else(|| (0..*modulus).collect(), |rest| rest.slots.clone()));
+                    }
                 };
-                let slot = hashed_slot(hashed.as_slice(), *modulus);
-                Some(slot..slot + 1)
+                Some(vec![hashed_slot(hashed.as_slice(), *modulus)])
             }
             _ => None,
         });
-        slot.unwrap_or(0..1)
+        slot.unwrap_or_else(|| vec![0])
     }
 
     fn find(&self, name: SetName, key: &[Field], slot: u32, state: &PacketState) -> Option<(SetId, Element)> {
@@ -289,7 +308,7 @@ impl<'a> Walk<'a> {
     fn step(&mut self, chain: ChainId, rule: &Rule, element: Option<(SetId, Element)>) {
         let family = self.listing.family;
         let element = element.map(|(set, element)| element_text(family, set, &element));
-        let step = TraceStep { chain, rule: rule_text(family, rule), element };
+        let step = TraceStep { chain: StepChain::Table(chain), rule: rule_text(family, rule), element };
         if !self.trace.steps.contains(&step) {
             self.trace.steps.push(step);
         }

@@ -94,6 +94,7 @@ pub(crate) mod chain {
     pub(crate) const TYPE: u16 = 7;
     pub(crate) const HOOK_NUM: u16 = 1;
     pub(crate) const HOOK_PRIORITY: u16 = 2;
+    pub(crate) const HOOK_DEV: u16 = 3;
     /// `NF_ACCEPT`.
     pub(crate) const POLICY_ACCEPT: u32 = 1;
 }
@@ -216,6 +217,8 @@ pub(crate) mod expr {
     pub(crate) const DIR_ORIGINAL: u8 = 0;
     /// `IP_CT_DIR_REPLY`.
     pub(crate) const DIR_REPLY: u8 = 1;
+    /// `NFT_FIB_RESULT_OIF`.
+    pub(crate) const FIB_OIF: u32 = 1;
     /// `NFT_FIB_RESULT_ADDRTYPE`.
     pub(crate) const FIB_ADDRTYPE: u32 = 3;
     /// `NFTA_FIB_F_SADDR`.

@@ -39,7 +39,8 @@ pub(crate) fn add(rule: &mut Rule, family: Family, code: &Expr) {
     rule.add(encode(family, code));
 }
 
-fn encode(family: Family, code: &Expr) -> Expression {
+/// One instruction as an expression.
+pub(crate) fn encode(family: Family, code: &Expr) -> Expression {
     let ct = |key: u32, to: Register| {
         Expression::new(c"ct").u32(sys::NFTNL_EXPR_CT_KEY, key).u32(sys::NFTNL_EXPR_CT_DREG, register(to))
     };
@@ -151,7 +152,7 @@ pub(crate) fn register(register: Register) -> u32 {
 }
 
 /// The reverse; the kernel reports a register that begins a 128-bit one as that (1 to 4). `None` for the verdict.
-fn read_register(number: u32) -> Option<Register> {
+pub(crate) fn read_register(number: u32) -> Option<Register> {
     match number {
         1..=4 => Some((number - 1) * 4),
         REG32_00..=23 => Some(number - REG32_00),
@@ -193,7 +194,8 @@ pub(crate) fn decode_all(family: Family, expressions: Attrs<'_>) -> Option<Vec<E
     expressions.map(|expression| decode(family, expression)).collect()
 }
 
-fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
+/// Reads an expression; `None` when it is nothing we would write.
+pub(crate) fn decode(family: Family, expression: Attr<'_>) -> Option<Expr> {
     let name = expression.nested().str_of(abi::EXPR_NAME)?;
     // Expressions without any attribute have no data at all.
     let data = expression.nested().nested_of(abi::EXPR_DATA).unwrap_or(Attrs::new(&[]));

@@ -501,3 +501,53 @@ impl Conversations {
         })
     }
 }
+
+/// Has the client have more addresses, as many clients would: IPv4 and IPv6, a list each.
+pub fn more_clients(ecmp: &Ecmp, number: u8) -> [Vec<IpAddr>; 2] {
+    let of = |n: u8| [format!("198.51.100.{}", 10 + n), format!("2001:db8:c::1:{n}")];
+    let commands: String = (0..number)
+        .map(|n| {
+            let [v4, v6] = of(n);
+            format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n")
+        })
+        .collect();
+    within(&ecmp.client, || ip_batch(&commands).expect("addresses"));
+    [0, 1].map(|which| (0..number).map(|n| of(n)[which].parse().expect("an address")).collect())
+}
+
+/// Sends one UDP packet to a Service from this address and port of the client; what the pod saw of the client.
+pub fn ask_once(ecmp: &Ecmp, from: SocketAddr, to: SocketAddr) -> Option<String> {
+    within(&ecmp.client, || {
+        let socket = UdpSocket::bind(from).expect("a socket");
+        socket.connect(to).expect("a route");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+        let mut answer = [0; 64];
+        for _ in 0..5 {
+            socket.send(&[b'?'; 64]).ok()?;
+            if socket.recv(&mut answer).is_ok() {
+                return Some(String::from_utf8_lossy(&answer).trim().to_owned());
+            }
+        }
+        None
+    })
+}
+
+/// Remembers which clients' packets to Services come in on this node's interface from now on.
+pub fn remember_arrivals(ecmp: &Ecmp, node: &str) {
+    let chain = |ip: &str, kind: &str| {
+        format!(
+            "set of-{ip} {{ type {kind} . inet_service; size 65535; flags dynamic; }}\n\
+             chain in-{ip} {{ type filter hook ingress device eth0 priority -310; udp dport 80 update @of-{ip} {{ {ip} saddr . udp sport }}; }}\n"
+        )
+    };
+    let rules = format!("table netdev arrivals {{\n{}{}}}\n", chain("ip", "ipv4_addr"), chain("ip6", "ipv6_addr"));
+    within(ecmp.node(node), || {
+        output_of("nft", &["delete", "table", "netdev", "arrivals"]);
+        load(&rules);
+    });
+}
+
+/// Whose packets have come in: a listing in which each is `ADDRESS . PORT`.
+pub fn arrivals(ecmp: &Ecmp, node: &str) -> String {
+    within(ecmp.node(node), || output_of("nft", &["-n", "list", "table", "netdev", "arrivals"]))
+}

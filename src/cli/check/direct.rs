@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::CheckRow;
 use crate::admin::{State, StatusReport, StatusRow};
-use crate::host::links::Links;
+use crate::host::links::{Links, rp_filter};
 use crate::host::sysctl::Roots;
 use crate::nftables::{DirectKernel, KernelOptions};
 
@@ -103,15 +103,11 @@ fn kernel(index: u32, name: &str) -> CheckRow {
 /// Packets of clients come from the node that hands them on, so the way back may leave by another interface.
 fn reverse_path(proc: &Path, name: &str) -> CheckRow {
     let what = format!("{WHAT}, rp_filter of {name}");
-    let read = |of: &str| -> Option<u8> {
-        let text = std::fs::read_to_string(proc.join("sys/net/ipv4/conf").join(of).join("rp_filter")).ok()?;
-        text.trim().parse().ok()
-    };
-    // The larger one counts.
-    match read("all").max(read(name)) {
+    match rp_filter(proc, name) {
         Some(1) => CheckRow::warn(
             &what,
-            "1: strict, packets of clients that are not reached through this interface are dropped",
+            "1: strict; clients whose way back leaves by another interface are served the ordinary way by this node, and \
+             dropped here when another node hands them on",
             &format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, and all.rp_filter not above"),
         ),
         Some(value) => CheckRow::ok(&what, format!("{value}: not strict")),

@@ -53,7 +53,7 @@ pub(super) fn read_object(kind: u16, table: &str, attrs: &Attrs<'_>) -> Option<F
 }
 
 /// Whether a set is part of a rule.
-pub(super) fn is_anonymous(attrs: &Attrs<'_>) -> bool {
+pub(crate) fn is_anonymous(attrs: &Attrs<'_>) -> bool {
     attrs.u32_of(abi::set::FLAGS).is_some_and(|flags| flags & abi::set::F_ANONYMOUS != 0)
 }
 
