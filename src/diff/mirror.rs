@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::claims::Claims;
-use super::emptying::Predecessors;
 use super::gone::Gone;
 use super::growth::Sizes;
 use super::numbers::Numbers;
+use super::predecessors::Predecessors;
 use super::references::References;
+use super::service_state::ServiceState;
 use super::shared::SharedElement;
 use super::successors::Successors;
 use crate::model::{Family, ObjectKey};
@@ -48,18 +49,6 @@ pub(super) struct FamilyMirror {
     pub(super) undeleted: BTreeSet<ChainId>,
     /// The same of optional sets.
     pub(super) undeleted_sets: BTreeSet<SetId>,
-}
-
-/// A Service as it is in force; targets are in the order of their slots, and affinity is numbered. There are many, and
-/// most have few of anything.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ServiceState {
-    pub(super) frontends: Box<[Frontend]>,
-    /// Frontends it claims that are not in force: others have them, or it is set aside or too large.
-    pub(super) lost: Box<[FrontendKey]>,
-    /// Where its health check server answers.
-    pub(super) checks: Box<[FrontendKey]>,
-    pub(super) shared: Box<[SharedElement]>,
 }
 
 impl Mirror {

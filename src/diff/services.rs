@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::affinity;
 use super::claims::{Claim, Conflict};
-use super::mirror::{FamilyMirror, ServiceState};
+use super::mirror::FamilyMirror;
 use super::recorder::OpRecorder;
+use super::service_state::ServiceState;
 use super::shared::SharedElement;
 use super::slots;
 use super::successors::Owner;
