@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use portway::config::Options;
 use portway::controller::Controller;
-use portway::model::{Event, Protocol};
-use portway::nftables::NftKernel;
+use portway::model::{EndpointSlice, Event, Family, Protocol};
+use portway::nftables::{DirectKernel, KernelOptions, NftKernel};
+use portway::ruleset::{Bytes, DirectFound, DirectFrontend, DirectTable, Hop, SlotHash};
 
 use support::lane::{Flow, Lane};
 use support::peer;
@@ -49,6 +51,12 @@ enum Table {
     Portway(usize),
     /// The same, with endpoints chosen by the client's address.
     Hashing(usize),
+    /// Ours, while an endpoint is gone whose connections are reset.
+    Resets(usize),
+    /// Ours, and direct return of another Service on the same interfaces.
+    BesideDirect(usize),
+    /// Packets to so many Services are handed on to another node.
+    Direct(usize),
     /// Of kube-proxy's shape.
     Peer(usize),
 }
@@ -60,6 +68,9 @@ impl Table {
             Self::OneRule => "one dnat rule".to_owned(),
             Self::Portway(services) => format!("Portway, {} Services", grouped(services)),
             Self::Hashing(services) => format!("Portway, {} Services by source-ip", grouped(services)),
+            Self::Resets(services) => format!("Portway, {} Services, an endpoint is gone", grouped(services)),
+            Self::BesideDirect(services) => format!("Portway, {} Services, direct return of others", grouped(services)),
+            Self::Direct(services) => format!("direct return, {} Services", grouped(services)),
             Self::Peer(services) => format!("kube-proxy's shape, {} Services", grouped(services)),
         }
     }
@@ -78,16 +89,18 @@ struct Subject {
 }
 
 fn main() {
-    use Table::{Hashing, None as Nothing, OneRule, Peer, Portway};
+    use Table::{BesideDirect, Direct, Hashing, None as Nothing, OneRule, Peer, Portway, Resets};
     let files: Vec<String> = std::env::args().filter(|name| name.ends_with(".nft")).collect();
     if !files.is_empty() {
         return compare(files);
     }
     let (tables, rounds): (&[Table], usize) = if is_quick() {
-        (&[Nothing, OneRule, Portway(1), Portway(1_000), Hashing(1_000), Portway(10_000), Peer(1), Peer(1_000)], 400)
+        let ours = [Portway(1), Portway(1_000), Hashing(1_000), Resets(1_000), BesideDirect(1_000), Direct(100)];
+        (&[&[Nothing, OneRule], &ours[..], &[Portway(10_000), Peer(1), Peer(1_000)]].concat(), 400)
     } else {
         let ours = [Portway(1), Portway(1_000), Hashing(1_000), Portway(10_000), Portway(100_000)];
-        (&[&[Nothing, OneRule], &ours[..], &[Peer(1), Peer(1_000), Peer(10_000)]].concat(), 2_000)
+        let more = [Resets(1_000), BesideDirect(1_000), Direct(100)];
+        (&[&[Nothing, OneRule], &ours[..], &more, &[Peer(1), Peer(1_000), Peer(10_000)]].concat(), 2_000)
     };
     let mut tcp: Vec<Subject> = tables.iter().map(|table| Subject::new(*table, Protocol::Tcp)).collect();
     let small = [Nothing, OneRule, Portway(1_000), Peer(1_000)];
@@ -146,8 +159,14 @@ impl Subject {
         match table {
             Table::None => {}
             Table::OneRule => drop(peer::load(&one_rule(protocol))),
-            Table::Portway(services) => portway(services, protocol, |event| event),
-            Table::Hashing(services) => portway(services, protocol, cluster::hashing),
+            Table::Portway(services) => drop(portway(services, protocol, |event| event)),
+            Table::Hashing(services) => drop(portway(services, protocol, cluster::hashing)),
+            Table::Resets(services) => with_one_gone(services, protocol),
+            Table::BesideDirect(services) => {
+                drop(portway(services, protocol, |event| event));
+                hand_on([Ipv4Addr::new(203, 0, 113, 1).into()], protocol);
+            }
+            Table::Direct(services) => hand_on((0..services).map(|n| cluster::service(n).cluster_ips[0]), protocol),
             Table::Peer(services) => drop(peer::load(&peer::table(services, ENDPOINTS, protocol))),
         }
         lane.trust_checksums();
@@ -169,9 +188,12 @@ impl Subject {
             // Not the first endpoint: all Services share that one.
             Table::None => (v4(cluster::slice(random % 10_000, ENDPOINTS, 0).endpoints[1].address), 8080),
             Table::OneRule => (v4(cluster::service(0).cluster_ips[0]), 80),
-            Table::Portway(services) | Table::Hashing(services) | Table::Peer(services) => {
-                (v4(cluster::service(random % services).cluster_ips[0]), 80)
-            }
+            Table::Portway(services)
+            | Table::Hashing(services)
+            | Table::Resets(services)
+            | Table::BesideDirect(services)
+            | Table::Direct(services)
+            | Table::Peer(services) => (v4(cluster::service(random % services).cluster_ips[0]), 80),
         }
     }
 
@@ -183,12 +205,47 @@ impl Subject {
     }
 }
 
-fn portway(services: usize, protocol: Protocol, change: fn(Event) -> Event) {
+fn portway(services: usize, protocol: Protocol, change: fn(Event) -> Event) -> Controller<NftKernel> {
     let kernel = NftKernel::open().expect("nf_tables");
-    let (mut controller, reports) = Controller::new(kernel, cluster::options());
+    let options = Options { reset_for: Duration::from_secs(3600), ..cluster::options() };
+    let (mut controller, reports) = Controller::new(kernel, options);
     let events = cluster::events(services, ENDPOINTS).into_iter().map(|event| change(cluster::over(event, protocol)));
     controller.handle(events, Instant::now());
     assert_eq!((reports.borrow().syncs, reports.borrow().failures), (1, 0));
+    controller
+}
+
+/// An endpoint has left the first Service. Nothing that is measured goes there.
+fn with_one_gone(services: usize, protocol: Protocol) {
+    let mut controller = portway(services, protocol, |event| event);
+    let slice = |pods: &[&str]| {
+        let slice = EndpointSlice { service: cluster::service(0).key, ..portway::testing::slice("gone", "", pods) };
+        EndpointSlice { ports: vec![portway::testing::slice_port("http", 8080)], ..slice }
+    };
+    for pods in [&["11.120.0.1"][..], &[]] {
+        controller.handle([portway::testing::added_slice(slice(pods))], Instant::now());
+    }
+    let table = Command::new("nft").args(["list", "table", "ip", "portway"]).output().expect("nft");
+    assert!(String::from_utf8_lossy(&table.stdout).contains("chain reset-arriving"), "the chains are there");
+}
+
+/// The table of direct return for these addresses, with the pods' end of the lane as the other node.
+fn hand_on(addresses: impl IntoIterator<Item = IpAddr>, protocol: Protocol) {
+    let index = |name: &str| nix::net::if_::if_nametoindex(name).expect("an interface");
+    let mut table = DirectTable::default();
+    table.devices.extend(["near", "far"].map(|name| (index(name), name.into())));
+    let hop = Hop { device: index("far"), address: Ipv4Addr::new(11, 254, 0, 2).into() };
+    let frontend = DirectFrontend {
+        hash: SlotHash { modulus: 1024, ports: true },
+        label: "bench/direct".into(),
+        slots: vec![Some(hop); 1024].into(),
+    };
+    for address in addresses {
+        let key = Bytes::new().ip(address).u8(protocol.number()).u16(80);
+        table.frontends.insert((Family::Ipv4, key), frontend.clone());
+    }
+    let mut kernel = DirectKernel::open(KernelOptions::default()).expect("nf_tables");
+    kernel.make(&DirectFound::default(), &table).expect("the table is made");
 }
 
 fn one_rule(protocol: Protocol) -> String {
@@ -206,7 +263,11 @@ fn forward(subjects: &mut [Subject], rounds: usize) {
         .iter()
         .map(|subject| {
             let flows: Vec<Flow> = (0..FLOWS).map(|n| subject.flow(n)).collect();
-            let frames = subject.lane.establish(&flows);
+            let frames = match subject.table {
+                // No node remembers anything, and answers do not come this way.
+                Table::Direct(_) => subject.lane.later_packets(&flows),
+                _ => subject.lane.establish(&flows),
+            };
             frames.into_iter().cycle().take(BATCH as usize).collect()
         })
         .collect();
@@ -236,14 +297,16 @@ fn forward(subjects: &mut [Subject], rounds: usize) {
 
 /// TCP connections from socket to socket, closed at once.
 fn connect(subjects: &mut [Subject], rounds: usize) {
-    for subject in subjects.iter() {
+    let mut subjects: Vec<&mut Subject> =
+        subjects.iter_mut().filter(|one| !matches!(one.table, Table::Direct(_))).collect();
+    for subject in &subjects {
         subject.lane.serve_pods(true);
         subject.lane.pods.enter().expect("a namespace");
         let listener = TcpListener::bind("0.0.0.0:8080").expect("a free port");
         std::thread::spawn(move || listener.incoming().for_each(drop));
     }
     for round in 0..rounds {
-        for subject in subjects.iter_mut() {
+        for subject in &mut subjects {
             subject.lane.forget_flows();
             subject.lane.client.enter().expect("a namespace");
             let start = Instant::now();

@@ -1,9 +1,11 @@
 //! The command line: `portway run`, what the operator asks (`status`, `services`, ...), and `kube-proxy`, which is
-//! `portway run`. docs/commands.md shows each command.
+//! `portway run`, and `kubectl-portway`, which is `portway cluster`. docs/commands.md and docs/kubectl.md show the commands.
 
+mod archive;
 mod args;
 mod bundle;
 mod check;
+mod cluster;
 mod diff;
 mod endpoints;
 mod explain;
@@ -11,10 +13,13 @@ mod faults;
 mod filter;
 mod handover;
 mod node;
+mod probe;
+mod progress;
 mod render;
 mod run;
 mod services;
 mod settings;
+mod shell;
 mod status;
 mod table;
 mod top;
@@ -35,11 +40,18 @@ use crate::logging;
 use crate::model::Family;
 
 /// Commands that answer with their exit code.
-const QUESTIONS: [&str; 9] = ["status", "services", "endpoints", "faults", "explain", "diff", "top", "check", "bundle"];
+const QUESTIONS: [&str; 11] =
+    ["status", "services", "endpoints", "faults", "explain", "diff", "top", "check", "bundle", "cluster", "test"];
 
-/// What is said to a command line without words.
+/// What is said to a command line without words: first what most people come for.
 const OVERVIEW: &str = "\
 {about}
+
+  portway run --kubeconfig FILE                 serve Services on this node, in kube-proxy's place
+  portway status                                is all well on this node?
+  portway explain --from CLIENT-IP IP:PORT      where does a connection go, and why?
+  kubectl portway status                        is all well on all nodes?
+  kubectl portway check                         is this cluster ready for Portway?
 
 {usage-heading} {usage}
 
@@ -49,41 +61,84 @@ Commands:
 `portway COMMAND --help` says more; `portway run --help` has the flags, which are kube-proxy's.
 ";
 
+/// The names the program has; each decides what its words mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Portway,
+    /// In kube-proxy's place: nothing but its flags.
+    KubeProxy,
+    /// What kubectl starts for `kubectl portway`.
+    Plugin,
+}
+
+impl Name {
+    fn of(program: &str) -> Self {
+        match program {
+            version::KUBE_PROXY => Self::KubeProxy,
+            cluster::PLUGIN => Self::Plugin,
+            _ => Self::Portway,
+        }
+    }
+
+    /// What stands before its complaints.
+    fn said(self) -> &'static str {
+        if self == Self::KubeProxy { version::KUBE_PROXY } else { "portway" }
+    }
+
+    fn parse(self, words: Vec<OsString>) -> Result<Command, clap::Error> {
+        match self {
+            Self::Portway => {
+                Cli::try_parse_from(normalise(words)).map(|cli| cli.command.unwrap_or(Command::Run(cli.run)))
+            }
+            Self::KubeProxy => Flags::parse(words).map(Command::Run),
+            Self::Plugin => cluster::Plugin::try_parse_from(words).map(|plugin| Command::Cluster(plugin.cluster)),
+        }
+    }
+
+    /// The exit code for what fails. Scripts tell "no" (1) from "cannot tell" (2); whoever starts anything else knows one
+    /// failure only.
+    fn failure(self, words: &[OsString], parse_error: Option<ErrorKind>) -> u8 {
+        let first = words.get(1).and_then(|word| word.to_str());
+        let is_question = match self {
+            Self::Portway => first.is_some_and(|word| QUESTIONS.contains(&word)),
+            Self::KubeProxy => false,
+            Self::Plugin => true,
+        };
+        // Which one was meant is not known.
+        let is_typo = self != Self::KubeProxy && parse_error == Some(ErrorKind::InvalidSubcommand);
+        if is_question || is_typo { view::CANNOT_TELL } else { 1 }
+    }
+}
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let program = words.first().and_then(|word| Path::new(word).file_name()?.to_str()).unwrap_or_default();
-    let as_kube_proxy = program == version::KUBE_PROXY;
-    // Scripts tell "no" (1) from "cannot tell" (2); whoever starts anything else knows one failure only.
-    let is_question = words.get(1).and_then(|word| word.to_str()).is_some_and(|word| QUESTIONS.contains(&word));
-    let failure = if is_question && !as_kube_proxy { view::CANNOT_TELL } else { 1 };
-    if words.len() < 2 && !as_kube_proxy {
+    let name = Name::of(program);
+    if words.len() < 2 && name == Name::Portway {
         // Nobody starts a daemon by looking what a program is.
         eprint!("{}", Cli::command().help_template(OVERVIEW).render_help());
         return view::CANNOT_TELL.into();
     }
     let tip = seconds_tip(&words);
-    let parsed = if as_kube_proxy {
-        Flags::parse(words).map(|run| Cli { command: None, run })
-    } else {
-        Cli::try_parse_from(normalise(words))
-    };
-    // Which one was meant is not known.
-    let is_typo = parsed.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidSubcommand);
-    let failure = if is_typo && !as_kube_proxy { view::CANNOT_TELL } else { failure };
+    let parsed = name.parse(words.clone());
+    let failure = name.failure(&words, parsed.as_ref().err().map(clap::Error::kind));
     let result = match parsed {
-        Ok(cli) => command(cli, as_kube_proxy),
+        Ok(todo) => command(todo, name == Name::KubeProxy),
+        // A command that wants another one behind it; its help is no complaint.
+        Err(help) if help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            help.print().map(|()| view::CANNOT_TELL.into()).map_err(Into::into)
+        }
         Err(error) if error.use_stderr() => Err(anyhow::anyhow!("{}{tip}; see --help", one_line(&error))),
         Err(help) => help.print().map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     result.unwrap_or_else(|cause| {
-        eprintln!("{}: {cause:#}", if as_kube_proxy { version::KUBE_PROXY } else { "portway" });
+        eprintln!("{}: {cause:#}", name.said());
         failure.into()
     })
 }
 
-fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
-    let command = cli.command.unwrap_or(Command::Run(cli.run));
+fn command(command: Command, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
     if !matches!(command, Command::Run(_)) {
         // What the other commands print is for people; only trouble may come in between.
         drop(logging::to_stderr("warn", false));
@@ -112,15 +167,13 @@ fn command(cli: Cli, as_kube_proxy: bool) -> anyhow::Result<ExitCode> {
         Command::Top(args) => top::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bundle(args) => bundle::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
+        Command::Test(args) => cluster::run(&args.into()),
+        Command::TestPod(args) => probe::run(&args),
         Command::Version => Ok(view::emit(&format!("{}\n", version::of_portway())).map(done)?),
-        Command::Completions(args) => completions(args.shell).map(done),
+        Command::Completion(args) => shell::completion(&args).map(done),
+        Command::ManPages(args) => shell::man_pages(&args).map(done),
     }
-}
-
-fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "portway", &mut script);
-    Ok(view::emit(&String::from_utf8(script)?)?)
 }
 
 fn done((): ()) -> ExitCode {

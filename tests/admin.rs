@@ -795,8 +795,43 @@ fn a_bundle_has_everything_and_is_for_root() {
 #[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
-        let said = portway(&["completions", shell]);
+        let said = portway(&["completion", shell]);
         assert!(said.code == 0 && said.out.contains("endpoints"), "{shell}");
+        // Its name until now.
+        assert_eq!(portway(&["completions", shell]).out, said.out, "{shell}");
+    }
+}
+
+#[test]
+fn every_command_has_a_page() {
+    let folder = TempDir::new().expect("a folder");
+    let said = portway(&["man-pages", folder.path().join("new").to_str().expect("a plain path")]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let page = |name: &str| std::fs::read_to_string(folder.path().join("new").join(name)).expect(name);
+    for name in
+        ["portway.1", "portway-run.1", "portway-explain.1", "portway-cluster-status.1", "kubectl-portway-explain.1"]
+    {
+        let (page, words) = (page(name), name.trim_end_matches(".1"));
+        assert!(page.contains(".SH SYNOPSIS") && page.contains(&words.replace('-', "\\-")), "{name}: {page}");
+    }
+    assert!(page("portway-test.1").contains("junit") && page("kubectl-portway.1").contains("explain"));
+    let hidden = folder.path().join("new/portway-test-pod.1");
+    assert!(!hidden.exists(), "what is hidden has none");
+}
+
+#[test]
+fn alone_it_says_what_it_is_for() {
+    let said = portway(&[]);
+    assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
+    for line in ["portway run", "portway status", "portway explain", "kubectl portway status", "kubectl portway check"]
+    {
+        assert!(said.err.lines().any(|shown| shown.trim_start().starts_with(line)), "{line}: {said:?}");
+    }
+    let said = portway(&["cluster"]);
+    assert!(said.code == 2 && said.err.contains("bundle") && !said.err.contains("test-pod"), "{said:?}");
+    for (typo, meant) in [("statsu", "'status'"), ("explian", "'explain'"), ("--manifest", "'--manifests'")] {
+        let said = portway(&[typo]);
+        assert!(said.code != 0 && said.err.contains("tip: ") && said.err.contains(meant), "{said:?}");
     }
 }
 

@@ -176,6 +176,11 @@ impl Lane {
             send(pods.as_raw_fd(), &answer, MsgFlags::empty()).expect("the cable takes it");
             self.send(&[flow.frame(NODE_MAC, CLIENT_MAC, ACK)]);
         }
+        self.later_packets(flows)
+    }
+
+    /// Frames of flows that are open, as far as anybody remembers them.
+    pub fn later_packets(&self, flows: &[Flow]) -> Vec<Vec<u8>> {
         flows.iter().map(|flow| flow.frame(NODE_MAC, CLIENT_MAC, ACK)).collect()
     }
 

@@ -44,10 +44,21 @@ pub enum Command {
     Check(super::check::CheckArgs),
     /// Write all that a bug report needs into one file
     Bundle(super::bundle::BundleArgs),
+    /// Ask all nodes of a cluster; `kubectl portway` is the same
+    Cluster(super::cluster::ClusterArgs),
+    /// Try what Services promise, by real connections from each node of a cluster to each node
+    Test(super::cluster::TestArgs),
+    /// What the pods of `test` do
+    #[command(hide = true)]
+    TestPod(super::probe::TestPodArgs),
     /// Print the version
     Version,
     /// Print a script that completes commands and flags in a shell
-    Completions(CompletionsArgs),
+    #[command(alias = "completions")]
+    Completion(CompletionArgs),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    ManPages(ManPagesArgs),
     /// Delete Portway's tables and nothing else
     Cleanup(CleanupArgs),
     /// Build a small world in network namespaces and send real traffic through Portway
@@ -69,11 +80,19 @@ impl PlanArgs {
     }
 }
 
-/// Flags of `completions`.
+/// Flags of `completion`.
 #[derive(Debug, Clone, Args)]
-pub struct CompletionsArgs {
+pub struct CompletionArgs {
     /// The shell
     pub shell: clap_complete::Shell,
+}
+
+/// Flags of `man-pages`.
+#[derive(Debug, Clone, Args)]
+pub struct ManPagesArgs {
+    /// The folder to write them to; it is made if it is not there
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// Flags of `cleanup`.

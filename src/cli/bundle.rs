@@ -1,20 +1,14 @@
 //! `portway bundle`: all that a bug report needs, in one file. docs/commands.md lists the contents.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::Context as _;
 use clap::Args;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use tar::{Builder, Header};
 
+use super::archive::{Archive, report_missing};
 use super::check;
-use super::view::{DaemonArgs, NOT_OK, Output, emit, print};
+use super::view::{DaemonArgs, Output, print};
 use crate::admin::Client;
 use crate::model::Family;
 use crate::nftables::{DirectKernel, KernelOptions, NftKernel};
@@ -67,38 +61,13 @@ pub struct BundleArgs {
 }
 
 pub(super) fn run(args: &BundleArgs) -> anyhow::Result<ExitCode> {
-    let now = jiff::Timestamp::now();
-    let path = match &args.file {
-        Some(path) => path.clone(),
-        None => format!("portway-bundle-{}.tar.gz", now.strftime("%Y%m%dT%H%M%SZ")).into(),
-    };
-    let to_stdout = path == Path::new("-");
-    let out: Box<dyn Write> = if to_stdout {
-        Box::new(std::io::stdout())
-    } else {
-        // Addresses and names of Services are nobody else's business.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        Box::new(file.with_context(|| format!("cannot create {}", path.display()))?)
-    };
-    let mut archive = Builder::new(GzEncoder::new(out, Compression::default()));
+    let mut archive = Archive::create(args.file.as_deref())?;
     let (files, missing) = contents(&args.daemon.client());
     for (name, text) in files {
-        let mut header = Header::new_gnu();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o600);
-        header.set_mtime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
-        archive.append_data(&mut header, format!("portway-bundle/{name}"), text.as_bytes())?;
+        archive.add(&name, text.as_bytes())?;
     }
-    archive.into_inner()?.finish()?.flush()?;
-    if !to_stdout {
-        emit(&format!("{}\n", path.display()))?;
-    }
-    if missing.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let first = missing.lines().next().unwrap_or_default();
-    eprintln!("portway: not complete, {} could not be had, as missing.txt says: {first}", missing.lines().count());
-    Ok(NOT_OK.into())
+    archive.finish()?;
+    Ok(report_missing(&missing))
 }
 
 /// Files by name, and what cannot be had, a line each, as in `missing.txt`.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::args::PlanArgs;
 use super::table::{Row, cell};
@@ -36,7 +36,7 @@ pub struct CheckArgs {
 }
 
 /// A line: one thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CheckRow {
     /// How it is. What fails keeps Portway from working.
     pub(super) state: State,
@@ -49,15 +49,15 @@ pub(super) struct CheckRow {
 }
 
 impl CheckRow {
-    fn ok(what: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn ok(what: &str, detail: impl Into<String>) -> Self {
         Self { state: State::Ok, what: what.to_owned(), detail: detail.into(), remedy: String::new() }
     }
 
-    fn warn(what: &str, detail: impl Into<String>, remedy: &str) -> Self {
+    pub(super) fn warn(what: &str, detail: impl Into<String>, remedy: &str) -> Self {
         Self { state: State::Warn, remedy: remedy.to_owned(), ..Self::ok(what, detail) }
     }
 
-    fn fail(what: &str, detail: impl Into<String>, remedy: &str) -> Self {
+    pub(super) fn fail(what: &str, detail: impl Into<String>, remedy: &str) -> Self {
         Self { state: State::Fail, remedy: remedy.to_owned(), ..Self::ok(what, detail) }
     }
 }

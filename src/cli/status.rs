@@ -27,7 +27,7 @@ pub struct StatusArgs {
     pub strict: bool,
     /// Wait until all that counts is OK, 5 minutes or as long as said (30s, 2m)
     #[arg(long, value_name = "TIMEOUT", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
-          value_parser = timeout, conflicts_with = "watch")]
+          value_parser = duration, conflicts_with = "watch")]
     pub wait: Option<Duration>,
     /// Whom to ask.
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub struct StatusArgs {
 }
 
 /// `30`, `30s`, `1m30s`.
-fn timeout(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = number_of_seconds(text) {
         return Ok(Duration::from_secs_f64(seconds));
     }
@@ -85,7 +85,7 @@ fn wait(args: &StatusArgs, limit: Duration) -> anyhow::Result<ExitCode> {
 }
 
 /// What is not OK.
-fn unmet(report: &StatusReport, strict: bool) -> Vec<&str> {
+pub(super) fn unmet(report: &StatusReport, strict: bool) -> Vec<&str> {
     let counts = |row: &&StatusRow| strict || !WRITTEN_BY_PEOPLE.contains(&row.subsystem.as_str());
     let rows = report.subsystems.iter().filter(counts).filter(|row| row.state != State::Ok);
     rows.map(|row| row.subsystem.as_str()).collect()
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn times_to_wait() {
-        let seconds = |text| timeout(text).map(|time| time.as_secs_f64()).ok();
+        let seconds = |text| duration(text).map(|time| time.as_secs_f64()).ok();
         assert_eq!([seconds("30"), seconds("1m30s"), seconds("0.5")], [Some(30.0), Some(90.0), Some(0.5)]);
         assert_eq!([seconds("-1s"), seconds("soon"), seconds("nan"), seconds("")], [None; 4]);
     }

@@ -147,17 +147,28 @@ pub struct Configuration {
 impl Configuration {
     /// Reads the file that the flags name, or the flags, and checks the result.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let path = flags.given("config").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let read = |path: PathBuf| match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(ConfigFile { path, text }),
+            Err(cause) => Err(ConfigError::Read { path, cause }),
+        };
+        let file = path.map(read).transpose()?;
+        Self::of(flags, file)
+    }
+
+    /// What a file would give if it were there, by nothing but its text.
+    pub fn of_file(file: ConfigFile) -> Result<Self, ConfigError> {
+        Self::of(Flags::default(), Some(file))
+    }
+
+    fn of(flags: Flags, file: Option<ConfigFile>) -> Result<Self, ConfigError> {
         let mut notes = Vec::new();
-        let path = flags.given("config").filter(|path| !path.is_empty());
-        let (mut config, portway, file) = match path {
-            Some(path) => {
-                let path = Path::new(path);
-                let text =
-                    std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.into(), cause })?;
-                let mut read = document::read(path, &text, &mut notes)?;
+        let (mut config, portway, file) = match file {
+            Some(file) => {
+                let mut read = document::read(&file.path, &file.text, &mut notes)?;
                 defaults::apply(&mut read.kube_proxy);
                 notes.extend(notes::ignored_beside_file(&flags));
-                (read.kube_proxy, read.portway, Some(ConfigFile { path: path.into(), text }))
+                (read.kube_proxy, read.portway, Some(file))
             }
             None => {
                 let mut config = KubeProxyConfiguration::default();

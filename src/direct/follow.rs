@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -21,6 +22,8 @@ use crate::ruleset::{DirectFound, DirectTable, KernelError};
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often it is looked whether the table is still there: others can delete one that is not owned.
 const LOOK: Duration = Duration::from_secs(60);
+/// How often it is looked whether `rp_filter` has changed.
+const GLANCE: Duration = Duration::from_secs(2);
 /// Pauses after failures.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -84,17 +87,45 @@ impl Follower {
             self.status.set(self.state(&desired, troubles));
             known = Some(DirectFound::made(desired));
             *pause = RETRY_MIN;
+            if self.wait(&mut links, &mut kernel, &mut known).await?.is_break() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until there may be something to do; a break when nobody wants anything any more. Forgets what is known of the table
+    /// when others have changed it.
+    async fn wait(
+        &mut self,
+        links: &mut Links,
+        kernel: &mut DirectKernel,
+        known: &mut Option<DirectFound>,
+    ) -> Result<ControlFlow<()>, Fault> {
+        let begun = Instant::now();
+        loop {
             tokio::select! {
-                more = self.wanted.changed() => if more.is_err() { return Ok(()) },
+                more = self.wanted.changed() => {
+                    return Ok(if more.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+                }
                 told = links.changed() => {
                     told?;
                     tokio::time::sleep(SETTLE).await;
                     links.catch_up();
+                    return Ok(ControlFlow::Continue(()));
                 }
-                () = tokio::time::sleep(LOOK) => if let Some(found) = &known && !kernel.is_intact(found)? {
-                    warn!("direct return: others have changed the table netdev portway; it is made what it was");
-                    known = None;
-                },
+                () = tokio::time::sleep(GLANCE) => {
+                    if known.as_ref().is_some_and(|found| strict(&found.table.devices) != found.table.strict) {
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                    if begun.elapsed() < LOOK {
+                        continue;
+                    }
+                    if let Some(found) = known && !kernel.is_intact(found)? {
+                        warn!("direct return: others have changed the table netdev portway; it is made what it was");
+                        *known = None;
+                    }
+                    return Ok(ControlFlow::Continue(()));
+                }
             }
         }
     }
@@ -108,9 +139,7 @@ impl Follower {
         for address in addresses {
             ways.insert(address, links.way_to(address).await?);
         }
-        let is_strict = |name: &Arc<str>| rp_filter(&Roots::default().proc, name) == Some(1);
-        let strict = devices.iter().filter(|(_, name)| is_strict(name)).map(|(index, _)| *index).collect();
-        Ok(Network { devices, strict, ways })
+        Ok(Network { strict: strict(&devices), devices, ways })
     }
 
     fn state(&self, table: &DirectTable, troubles: Vec<String>) -> DirectStatus {
@@ -126,4 +155,10 @@ impl Follower {
             troubles,
         }
     }
+}
+
+/// Those of the interfaces with a strict `rp_filter`. The kernel tells of changes in messages that rtnetlink does not read.
+fn strict(devices: &BTreeMap<u32, Arc<str>>) -> BTreeSet<u32> {
+    let is_strict = |name: &Arc<str>| rp_filter(&Roots::default().proc, name) == Some(1);
+    devices.iter().filter(|(_, name)| is_strict(name)).map(|(index, _)| *index).collect()
 }

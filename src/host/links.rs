@@ -37,7 +37,7 @@ pub fn rp_filter(proc: &Path, device: &str) -> Option<u8> {
     read("all").max(read(device))
 }
 
-/// A connection that says when interfaces, addresses, routes and settings of interfaces change.
+/// A connection that says when interfaces, addresses and routes change.
 pub struct Links {
     handle: Handle,
     changes: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
@@ -47,8 +47,8 @@ pub struct Links {
 impl Links {
     /// Connects in the network namespace of the calling thread.
     pub fn open() -> Result<Self, HostError> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Netconf, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
-        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule, Ipv4Netconf];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
+        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
         let (connection, handle, changes) = rtnetlink::new_multicast_connection(&groups)?;
         let task = tokio::spawn(connection).abort_handle();
         Ok(Self { handle, changes, task })

@@ -1,6 +1,7 @@
 //! The model itself: applies events to indexed objects and says which Services they concern.
 
 mod lists;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
+use self::targets::TargetCounts;
 use super::keyed::Keyed;
 use super::{EndpointSlice, Family, Node, ObjectKey, Service, ServiceCidr};
 
@@ -108,15 +110,17 @@ pub struct Model {
     is_node_unseen: bool,
     /// With the reason, by family: a Service that the kernel refuses in one is served in the other.
     set_aside: BTreeMap<ObjectKey, BTreeMap<Family, Arc<str>>>,
-    /// Whether [`Changes::departed`] is wanted.
-    watches_departures: bool,
+    /// Only where [`Changes::departed`] is wanted.
+    targets: Option<TargetCounts>,
     changes: Changes,
 }
 
 impl Model {
     /// Has changes say which endpoints leave slices from now on.
     pub fn watch_departures(&mut self) {
-        self.watches_departures = true;
+        let mut targets = TargetCounts::default();
+        self.all_slices().for_each(|slice| targets.add(slice));
+        self.targets = Some(targets);
     }
 
     /// Applies one event. Objects equal to the stored ones are no change.
@@ -244,20 +248,11 @@ impl Model {
         self.slices.iter().map(|slice| &slice.0)
     }
 
-    /// The TCP endpoints that have left the slices of a Service that is still there, and that no slice has any more. Costs a
-    /// look at all slices when an endpoint has left one.
+    /// The TCP endpoints that have left the slices of a Service that is still there, and that no slice has any more.
     pub fn departed(&self, changes: &Changes) -> BTreeSet<(IpAddr, u16)> {
+        let Some(targets) = &self.targets else { return BTreeSet::new() };
         let of_services = changes.departed.iter().filter(|(_, service)| self.service(service).is_some());
-        let mut departed: BTreeSet<(IpAddr, u16)> = of_services.map(|(target, _)| *target).collect();
-        for slice in self.all_slices() {
-            if departed.is_empty() {
-                break;
-            }
-            for target in slice.tcp_targets() {
-                departed.remove(&target);
-            }
-        }
-        departed
+        of_services.map(|(target, _)| *target).filter(|target| !targets.has(target)).collect()
     }
 
     /// Number of Services held.
@@ -338,7 +333,12 @@ impl Model {
             Ok(at) => slices[at] = slice.clone(),
             Err(at) => slices.insert(at, slice.clone()),
         }
-        self.slices.replace(Keyed(slice));
+        if let Some(targets) = &mut self.targets {
+            targets.add(&slice);
+        }
+        if let (Some(Keyed(old)), Some(targets)) = (self.slices.replace(Keyed(slice)), &mut self.targets) {
+            targets.remove(&old);
+        }
     }
 
     /// The Services that choose nodes by their labels count as changed.
@@ -349,7 +349,7 @@ impl Model {
     }
 
     fn note_departures(&mut self, old: Arc<EndpointSlice>, new: Option<&EndpointSlice>) {
-        if self.watches_departures {
+        if self.targets.is_some() {
             let stay: HashSet<(IpAddr, u16)> = new.into_iter().flat_map(|new| new.tcp_targets()).collect();
             let gone = old.tcp_targets().filter(|target| !stay.contains(target));
             self.changes.departed.extend(gone.map(|target| (target, old.service.clone())));
@@ -361,6 +361,9 @@ impl Model {
             return;
         };
         self.note_departures(old.clone(), None);
+        if let Some(targets) = &mut self.targets {
+            targets.remove(&old);
+        }
         if let Some(slices) = self.slices_of.get_mut(&old.service) {
             slices.retain(|other| other.key != *key);
             if slices.is_empty() {

@@ -111,3 +111,60 @@ fn only_services_that_choose_nodes_follow_the_labels_of_the_node() {
     assert_eq!(changed(Some("core"), "z"), ["a"]);
     assert_eq!(changed(None, "z"), ["a"]);
 }
+
+/// Endpoints come, move between slices and Services, and go, in any order.
+#[test]
+fn an_endpoint_has_departed_when_no_slice_has_it() {
+    let slice = |name: u64, service: u64, addresses: &[u8], ports: &[u16]| EndpointSlice {
+        key: ObjectKey::new("ns", format!("slice-{name}")),
+        service: ObjectKey::new("ns", format!("svc-{service}")),
+        ports: ports.iter().map(|port| SlicePort { name: "".into(), protocol: Protocol::Tcp, port: *port }).collect(),
+        endpoints: addresses.iter().map(|last| testing::endpoint([10, 1, 0, *last].into(), "n")).collect(),
+        ..testing::slice("", "", &[])
+    };
+    let mut random = 1_u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let mut model = Model::default();
+    for service in 0..2 {
+        model.apply(testing::added(Service {
+            key: ObjectKey::new("ns", format!("svc-{service}")),
+            ..testing::service("", "10.96.0.1")
+        }));
+    }
+    // Some slices are there before anybody wants to know.
+    model.apply(Event::Slice(Arc::new(slice(0, 0, &[1, 2], &[80]))));
+    model.watch_departures();
+    model.take_changes();
+    let targets = |model: &Model| -> BTreeSet<(IpAddr, u16)> {
+        model.all_slices().flat_map(|slice| slice.tcp_targets().collect::<Vec<_>>()).collect()
+    };
+    let mut departures = 0;
+    for step in 0..600 {
+        let before = targets(&model);
+        for _ in 0..=next(3) {
+            let name = next(4);
+            match next(4) {
+                0 => model.apply(Event::SliceDeleted(ObjectKey::new("ns", format!("slice-{name}")))),
+                _ => {
+                    let addresses: Vec<u8> = (0..next(4)).map(|_| 1 + next(3) as u8).collect();
+                    let ports: &[u16] = if next(2) == 0 { &[80] } else { &[80, 81] };
+                    model.apply(Event::Slice(Arc::new(slice(name, next(2), &addresses, ports))));
+                }
+            }
+        }
+        let snapshot = model.clone();
+        let changes = model.take_changes();
+        let departed = model.departed(&changes);
+        let after = targets(&model);
+        // One that came and went between two looks may be named, one that is there never.
+        assert!(departed.is_disjoint(&after), "step {step}: {departed:?}");
+        let gone: BTreeSet<_> = before.difference(&after).copied().collect();
+        assert!(departed.is_superset(&gone), "step {step}: {gone:?}, not {departed:?}");
+        assert_eq!(snapshot.departed(&changes), departed, "a snapshot knows the same");
+        departures += gone.len();
+    }
+    assert!(departures > 50, "{departures}");
+}

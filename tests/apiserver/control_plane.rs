@@ -255,6 +255,11 @@ impl ControlPlane {
         Ok((self.authority.write_kubeconfig(&folder, URL, json!({"tokenFile": file})), file))
     }
 
+    /// A kubeconfig for whoever may do everything.
+    pub(crate) fn admin_kubeconfig(&self) -> Result<PathBuf> {
+        Ok(self.kubeconfig(ADMIN)?.0)
+    }
+
     pub(crate) fn assets(&self) -> &Assets {
         &self.assets
     }

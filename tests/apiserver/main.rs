@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod kernel_table;
+mod operator;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -103,6 +104,7 @@ impl World {
     }
 
     async fn all(&mut self) -> Result<()> {
+        operator::asks(&self.plane).await?;
         self.missing_rights().await?;
         self.start_and_change().await?;
         self.start_kube_proxy().await?;

@@ -102,20 +102,73 @@ impl Ecmp {
                 ip_batch(&commands).expect("a pod");
             });
             within(pod, || ip_batch(&host([&v4, &v6], [&gateway4, &gateway6])).expect("addresses"));
-            // All nodes know the way to all pods, as in a cluster with plain routes.
-            for (position, (_, namespace)) in nodes.iter().enumerate().filter(|(position, _)| *position != 3 + index) {
-                assert_ne!(position, 3 + index);
-                let [node4, node6] = node_addresses(NODES[3 + index].1);
-                let (net4, net6) = (format!("10.1.{index}.0/24"), format!("fd01:0:0:{index}::/64"));
-                let commands = format!("route add {net4} via {node4}\nroute add {net6} via {node6}");
-                within(namespace, || ip_batch(&commands).expect("routes"));
-            }
             serve(pod);
         }
         let folder = tempfile::tempdir().expect("a folder");
         let this = Self { client, router, nodes, _pods: pods, programs: Vec::new(), folder };
+        this.nodes.iter().for_each(|(name, _)| this.route_to_pods(name));
         this.count_packets();
         this
+    }
+
+    /// A node knows the way to the pods of others, as in a cluster with plain routes.
+    fn route_to_pods(&self, node: &str) {
+        for (index, (other, number)) in NODES[3..].iter().enumerate().filter(|(_, (other, _))| *other != node) {
+            assert_ne!(*other, node);
+            let [node4, node6] = node_addresses(*number);
+            let (net4, net6) = (format!("10.1.{index}.0/24"), format!("fd01:0:0:{index}::/64"));
+            let commands = format!("route replace {net4} via {node4}\nroute replace {net6} via {node6}");
+            within(self.node(node), || ip_batch(&commands).expect("routes"));
+        }
+    }
+
+    /// Puts the nodes' addresses on a bridge `br0`, of which `eth0` is a port. Netfilter is kept off it: else packets are translated
+    /// while they are bridged, and leave again by the port they came in on.
+    pub fn bridge_nodes(&self) {
+        for (name, number) in NODES {
+            let [v4, v6] = node_addresses(number);
+            let commands = format!(
+                "link add br0 type bridge\nlink set br0 up\naddr flush dev eth0 scope global\nlink set eth0 master br0\n\
+                 addr add {v4}/24 dev br0\naddr add {v6}/64 dev br0 nodad\n\
+                 route add default via 10.0.0.1\nroute replace default via fd00::1"
+            );
+            within(self.node(name), || {
+                ip_batch(&commands).expect("a bridge");
+                for sysctl in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
+                    // Where the module is not loaded there is no such setting.
+                    if std::path::Path::new("/proc/sys").join(sysctl).exists() {
+                        set_sysctls(&[(sysctl, "0")]).expect("set");
+                    }
+                }
+            });
+            self.route_to_pods(name);
+        }
+    }
+
+    /// Gives a node a second interface `side0`, on a network of its own with the router, and sends what is for clients that way.
+    pub fn add_side(&self, node: &str) {
+        let number = NODES.iter().find(|(name, _)| *name == node).expect("a node").1;
+        let path = self.node(node).path();
+        let commands = format!(
+            "link add side-{node} type veth peer name side0 netns {path}\nlink set side-{node} up\n\
+             addr add 10.9.{number}.1/24 dev side-{node}\naddr add fd09:0:0:{number}::1/64 dev side-{node} nodad"
+        );
+        within(&self.router, || ip_batch(&commands).expect("a link"));
+        let commands = format!(
+            "link set side0 up\naddr add 10.9.{number}.2/24 dev side0\naddr add fd09:0:0:{number}::2/64 dev side0 nodad\n\
+             route add 198.51.100.0/24 via 10.9.{number}.1\nroute add 2001:db8:c::/64 via fd09:0:0:{number}::1"
+        );
+        within(self.node(node), || ip_batch(&commands).expect("an interface"));
+    }
+
+    /// Has the router send packets to Services to the second interface of a node.
+    pub fn send_by_side(&self, vips: &[&str], node: &str) {
+        let number = NODES.iter().find(|(name, _)| *name == node).expect("a node").1;
+        let via = |vip: &&str| {
+            if vip.contains(':') { format!("fd09:0:0:{number}::2") } else { format!("10.9.{number}.2") }
+        };
+        let commands: String = vips.iter().map(|vip| format!("route replace {vip} via {}\n", via(vip))).collect();
+        within(&self.router, || ip_batch(&commands).expect("routes"));
     }
 
     /// Has the router spread over these ingress nodes, by a hash of addresses and ports.
@@ -515,14 +568,15 @@ pub fn more_clients(ecmp: &Ecmp, number: u8) -> [Vec<IpAddr>; 2] {
     [0, 1].map(|which| (0..number).map(|n| of(n)[which].parse().expect("an address")).collect())
 }
 
-/// Sends one UDP packet to a Service from this address and port of the client; what the pod saw of the client.
+/// Sends a UDP packet to a Service from this address and port of the client, a few times if need be; what the pod saw of the
+/// client.
 pub fn ask_once(ecmp: &Ecmp, from: SocketAddr, to: SocketAddr) -> Option<String> {
     within(&ecmp.client, || {
         let socket = UdpSocket::bind(from).expect("a socket");
         socket.connect(to).expect("a route");
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+        socket.set_read_timeout(Some(Duration::from_millis(600))).expect("set");
         let mut answer = [0; 64];
-        for _ in 0..5 {
+        for _ in 0..8 {
             socket.send(&[b'?'; 64]).ok()?;
             if socket.recv(&mut answer).is_ok() {
                 return Some(String::from_utf8_lossy(&answer).trim().to_owned());

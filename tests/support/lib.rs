@@ -10,6 +10,7 @@ pub mod ecmp;
 pub mod follower;
 pub mod health;
 pub mod kube_proxy;
+pub mod kubectl;
 pub mod live;
 pub mod manifests;
 pub mod netns;
