@@ -2,6 +2,7 @@
 //!
 //! The kernel deletes a map with all its elements in one transaction, and frees them after it: of a million that takes it a
 //! third of a second, and changes would wait. So the elements go in parts, as they came into the successor, and the map last.
+//! Not those of verdict maps, which are smaller: as long as they lead to a chain it cannot be deleted.
 
 use std::collections::BTreeSet;
 
@@ -24,6 +25,9 @@ impl Mirror {
 impl FamilyMirror {
     /// Notes that these maps were replaced, and have what is in force now.
     pub(super) fn leave_predecessors(&mut self, sets: BTreeSet<SetId>) {
+        if sets.is_empty() {
+            return;
+        }
         let shared = self.shared.keys().map(SharedElement::member);
         let members = shared.chain(self.globals.iter().cloned()).filter(|member| sets.contains(&member.set)).collect();
         let services = self.services.values().cloned().collect();

@@ -6,7 +6,7 @@
 //! ([`super::emptying`]).
 
 use super::Steps;
-use super::change::Change;
+use super::change::{Change, leads_to_chains};
 use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
 use super::successors::{Owner, Successors};
@@ -33,7 +33,7 @@ impl Mirror {
         let mirror = mirrors.find(|mirror| mirror.successors.are_filled())?;
         let mut steps = Steps::default();
         let filled = mirror.sizes.switch(std::mem::take(&mut mirror.successors).into_sizes());
-        mirror.leave_predecessors(filled.iter().copied().collect());
+        mirror.leave_predecessors(filled.iter().copied().filter(|set| !leads_to_chains(*set)).collect());
         let mut change = Change { filled, ..Change::default() };
         mirror.repeat_deletions(&mut change);
         mirror.write(settings, change, &mut steps);
