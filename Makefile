@@ -144,6 +144,11 @@ image: ## build the image portway:VERSION with docker; docs/install.md says how 
 image-debug: ## build the image portway-debug:VERSION, with a shell, nft and conntrack
 	docker build --build-arg REVISION=$(REVISION) --target debug -t portway-debug:$(VERSION) .
 
+.PHONY: release
+release: ## make all that a release consists of, for amd64 and arm64, below dist/ (no docker, no root once all is installed)
+	scripts/setup --release
+	nice scripts/release
+
 .PHONY: setup
 setup: ## install what the build needs and is missing
 	scripts/setup

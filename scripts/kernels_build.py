@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels_packages import PackageError
+from debian import PackageError
 
 # The library's own tests are one program.
 UNIT_TESTS = "unit_tests"
@@ -22,11 +22,6 @@ class Build:
     tests: dict
     strip: str
     cases: int = CASES
-
-
-def native_architecture():
-    """Debian's name of this machine's architecture."""
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
 
 def build(source, profile, tests, cross=None):

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from kernels_packages import PackageError, unpack
+from debian import PackageError, unpack
 
 # What the checks and the tests run. Python listens and connects in some checks.
 GUEST_PACKAGES = [

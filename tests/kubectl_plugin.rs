@@ -292,6 +292,14 @@ fn a_cluster_is_checked_before_there_is_a_pod() {
     said.has(&["v1.36.2", "5.4.0-100-generic: b", "mode iptables", "kube-system/kube-proxy runs on 2 nodes"]);
     said.has(&["may not create clusterroles.rbac.authorization.k8s.io, create clusterrolebindings"]);
     said.has(&["10.0.0.1:6443: for k8sServiceHost", "only a node itself can tell"]);
+    // Whoever may do less is told what is known without, and what is not.
+    for file in [PODS, "get nodes"] {
+        let name: String = file.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        std::fs::remove_file(kubectl.path().join(name)).expect("it was there");
+    }
+    let said = Said::of(kubectl.plugin(&["check"]));
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    said.has(&["v1.36.2", "may not create", "ask as somebody who may list pods", "ask as somebody who may list nodes"]);
 }
 
 #[test]

@@ -108,7 +108,11 @@ fn play(scene: &Scene, failures: &mut Vec<String>) -> Result<Tally> {
         let outcomes = send(&live, &errand, &trace)?;
         let verdict = judge(&trace, &outcomes).and(judge_each(&mut live, &errand, &trace, &outcomes)?);
         if let Err(why) = verdict {
-            failures.push(disagreement(scene, &errand, &trace, &format!("{why}: {}", summary(&outcomes))));
+            let mut seen = format!("{why}: {}", summary(&outcomes));
+            if outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Vanished) {
+                seen += &whereabouts(&live, &errand)?;
+            }
+            failures.push(disagreement(scene, &errand, &trace, &seen));
         }
         count(&trace, &mut tally);
     }
@@ -282,6 +286,19 @@ fn judge_translations(wanted: &BTreeMap<SocketAddr, bool>, outcomes: &Outcomes) 
         return Err("the kernel does not masquerade");
     }
     if reached.len() < wanted.len() { Err("the kernel never chooses one of the endpoints") } else { Ok(()) }
+}
+
+/// What may tell where a packet got lost: whether others of the kind arrive, and what the node counts.
+fn whereabouts(live: &Live, errand: &Errand) -> Result<String> {
+    let more = (0..BATCH).map(|_| live.numbers.between(errand.protocol, errand.from, errand.to)).collect();
+    let again = live.attempt(errand.place).send_and_watch(more, Until::AllSeen)?;
+    let shown = [
+        output_of("conntrack", &["-S"]),
+        output_of("ip", &["-s", "link"]),
+        output_of("ip", &["neigh"]),
+        output_of("sh", &["-c", "grep -h . /proc/net/snmp /proc/net/snmp6 /proc/net/softnet_stat"]),
+    ];
+    Ok(format!("\n{BATCH} more: {}\n{}", summary(&again), shown.join("\n")))
 }
 
 fn disagreement(scene: &Scene, errand: &Errand, trace: &Trace, observed: &str) -> String {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
 use super::corpus::Scenario;
@@ -15,6 +15,8 @@ use super::corpus::Scenario;
 /// How long a program may take from a change of its manifests to having it in the kernel. Only failures wait this long; an
 /// emulated machine that is busy besides needs more than 10 s.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
+/// How long no other sync follows the last one.
+const SETTLED: Duration = Duration::from_millis(100);
 /// How many lines of the log are worth printing.
 const LOG_TAIL: usize = 150;
 
@@ -124,21 +126,25 @@ impl Program {
         self.log.lock().all.iter().filter(|line| line.contains(words)).count()
     }
 
+    /// Waits until there was a sync, and for a moment no other one: a slow machine may take a file's objects in several.
     fn wait_for_sync(&self, already: usize) -> Result<()> {
         let deadline = Instant::now() + SYNC_LIMIT;
         let mut lines = self.log.lock();
         loop {
-            if lines.synced > already {
+            let synced = lines.synced;
+            if lines.ended {
+                ensure!(synced > already, "the program has ended");
                 return Ok(());
             }
-            if lines.ended {
-                bail!("the program has ended");
-            }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("the program did not report `synced` within {} s", SYNC_LIMIT.as_secs());
+            ensure!(!left.is_zero(), "the program did not report `synced` within {} s", SYNC_LIMIT.as_secs());
+            let patience = if synced > already { SETTLED.min(left) } else { left };
+            let (after, waited) =
+                self.log.changed.wait_timeout(lines, patience).unwrap_or_else(PoisonError::into_inner);
+            if synced > already && waited.timed_out() && after.synced == synced {
+                return Ok(());
             }
-            (lines, _) = self.log.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner);
+            lines = after;
         }
     }
 }

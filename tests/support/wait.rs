@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Waits until something is so; panics when that takes longer than anything does on the slowest machine.
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
-    within(Duration::from_secs(10), what, holds);
+    within(Duration::from_secs(60), what, holds);
 }
 
 /// The same with a limit of its own.

@@ -24,7 +24,7 @@ const NAMESPACE: &str = "kube-system";
 /// What no API knows.
 const ON_NODES: &str = "only a node itself can tell: whether its kernel has every nf_tables feature, others' rules that are in the way, \
                         forwarding, connection tracking. Once Portway's pods run, this command asks them; before, run \
-                        `portway check` on a node of each kind";
+                        `portway check` on a node of each kind: docs/migration.md, Before you start";
 
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
@@ -64,7 +64,7 @@ pub(super) async fn run(cluster: &ClusterArgs, args: &ClusterCheckArgs) -> anyho
     rows.push(place);
     rows.extend(proxies);
     rows.push(server);
-    let asked = on_nodes(&kubectl, cluster, args, &mut rows).await?;
+    let asked = on_nodes(&kubectl, cluster, args, &mut rows).await;
     emit(&print(&rows, args.output)?)?;
     if !asked {
         eprintln!("portway: {ON_NODES}");
@@ -74,13 +74,15 @@ pub(super) async fn run(cluster: &ClusterArgs, args: &ClusterCheckArgs) -> anyho
 }
 
 /// What the nodes say of themselves; false: there is nobody to ask.
-async fn on_nodes(
-    kubectl: &Kubectl,
-    cluster: &ClusterArgs,
-    args: &ClusterCheckArgs,
-    rows: &mut Vec<CheckRow>,
-) -> anyhow::Result<bool> {
-    let mut found = members::find(kubectl, &args.members).await?;
+async fn on_nodes(kubectl: &Kubectl, cluster: &ClusterArgs, args: &ClusterCheckArgs, rows: &mut Vec<CheckRow>) -> bool {
+    let mut found = match members::find(kubectl, &args.members).await {
+        Ok(found) => found,
+        // The rest is worth knowing without.
+        Err(cause) => {
+            rows.push(CheckRow::warn("Portway's pods", cause.to_string(), "ask as somebody who may list pods"));
+            return false;
+        }
+    };
     // Before the install, and on nodes that are not to have one, none is no fault; `status` shows that.
     found.members.retain(|member| member.pod.is_some());
     let total = found.members.len();
@@ -99,5 +101,5 @@ async fn on_nodes(
     }
     drop(progress);
     rows.extend(nodes::answers(answers));
-    Ok(total > 0)
+    total > 0
 }
