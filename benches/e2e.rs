@@ -23,8 +23,11 @@ const ENDPOINTS: usize = 10;
 const LIMIT: Duration = Duration::from_secs(600);
 /// How long what follows a first sync may take: what is freed late shall be free.
 const REST: Duration = Duration::from_secs(3);
-/// Where churn is measured.
+/// Where churn is measured. With the most Services a part of the changes is of the number of endpoints.
 const CHURN_SERVICES: usize = 10_000;
+const COUNT_CHURN_SERVICES: usize = 100_000;
+/// So many changes for one that changes the number.
+const PER_COUNT_CHANGE: usize = 10;
 /// Changes a second.
 const CHURN_RATE: u32 = 500;
 
@@ -75,8 +78,9 @@ fn main() {
     }
     report.table(&["churn", "slices written", "CPU of one core", "write to commit p50 / p99 / max", "transactions"]);
     for (row, churn) in rows.iter().filter_map(|row| Some((row, row.churn.as_ref()?))) {
+        let counts = if churn.changes_counts { ", a tenth with another number of endpoints" } else { "" };
         report.row(&[
-            format!("{} at {CHURN_RATE}/s", row.name()),
+            format!("{} at {CHURN_RATE}/s{counts}", row.name()),
             format!("{} in {:.1} s", grouped(churn.lags.len()), churn.time.as_secs_f64()),
             format!("{:.1} %", churn.cpu.as_secs_f64() / churn.time.as_secs_f64() * 100.0),
             format!(
@@ -124,6 +128,7 @@ impl Row {
 }
 
 struct Churn {
+    changes_counts: bool,
     lags: Vec<Duration>,
     time: Duration,
     cpu: Duration,
@@ -160,7 +165,8 @@ fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> 
 
     let commits = listen();
     let (times, change_bytes) = one_by_one(&mut server, &commits, services, changes);
-    let churn = (services == CHURN_SERVICES)
+    let churn = [CHURN_SERVICES, COUNT_CHURN_SERVICES]
+        .contains(&services)
         .then(|| churn(&program, &mut server, &commits, services, changes, CHURN_RATE * churn_seconds));
     settle(&commits, Duration::from_millis(200));
     let memory_after = program.memory();
@@ -230,13 +236,20 @@ fn churn(
     count: u32,
 ) -> Churn {
     settle(commits, Duration::from_millis(200));
+    let changes_counts = services == COUNT_CHURN_SERVICES;
+    // One more, one less, as in roll-outs.
+    let endpoints = |i: usize| match (changes_counts && i.is_multiple_of(PER_COUNT_CHANGE), i / PER_COUNT_CHANGE % 2) {
+        (false, _) => ENDPOINTS,
+        (true, 0) => ENDPOINTS + 1,
+        (true, _) => ENDPOINTS - 1,
+    };
     let (start, cpu) = (Instant::now(), program.cpu());
     let sent: Vec<Instant> = (0..count)
         .map(|i| {
             let due = start + Duration::from_secs(1) * i / CHURN_RATE;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let generation = first + 1 + i as usize;
-            server.change(service(services, generation), ENDPOINTS, generation).0
+            server.change(service(services, generation), endpoints(i as usize), generation).0
         })
         .collect();
     let mut lags = vec![None; sent.len()];
@@ -251,7 +264,7 @@ fn churn(
         }
     }
     let lags = lags.into_iter().flatten().collect();
-    Churn { lags, time: start.elapsed(), cpu: program.cpu() - cpu, commits: transactions }
+    Churn { changes_counts, lags, time: start.elapsed(), cpu: program.cpu() - cpu, commits: transactions }
 }
 
 /// Which Service a change is about: all in turn, in no order a cache would like.

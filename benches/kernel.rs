@@ -1,8 +1,8 @@
 //! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
 //! what it and `nft` take for a table of kube-proxy's shape; repairs of tables that nobody owns; and a map that is replaced.
 //!
-//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized]`, the last for maps without a size. Everything
-//! happens in network namespaces of its own.
+//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized] [growth] [reading]`: `unsized` for maps without a size, `growth` and
+//! `reading` for nothing else than that, on the screen. Everything happens in network namespaces of its own.
 
 #![allow(missing_docs)]
 
@@ -30,6 +30,7 @@ const ROUNDS: usize = 400;
 /// Rounds of what takes kube-proxy's shape seconds.
 const PEER_ROUNDS: usize = 5;
 const REPAIRS: usize = 9;
+const READS: usize = 3;
 
 fn main() {
     let (ours, peers): (&[usize], &[usize]) = if is_quick() {
@@ -37,6 +38,14 @@ fn main() {
     } else {
         (&[100, 1_000, 10_000, 100_000], &[100, 1_000, 3_000, 10_000])
     };
+    if std::env::args().any(|arg| arg == "growth") {
+        ours.iter().for_each(|services| println!("{}", in_netns(|| replacement(*services)).cells().join(" | ")));
+        return;
+    }
+    if std::env::args().any(|arg| arg == "reading") {
+        ours.iter().for_each(|services| println!("{}", in_netns(|| reading(*services)).join(" | ")));
+        return;
+    }
     let mut report = Report::new("kernel");
     let ours: Vec<Ours> = ours.iter().map(|services| in_netns(|| measure(*services))).collect();
     let peers: Vec<Peer> = peers.iter().map(|services| in_netns(|| measure_peer(*services))).collect();
@@ -86,21 +95,23 @@ fn main() {
     }
     report.table(&[
         "The largest map replaced, services x endpoints",
-        "changes meanwhile p50",
-        "the longest",
         "a Service added at other times p50",
-        "until it was in force",
+        "changes meanwhile p50",
+        "p99",
+        "the longest",
+        "until the old one was gone",
     ]);
     for row in &ours {
         let replacement = in_netns(|| replacement(row.services));
-        let (changes, longest) = (&replacement.changes, replacement.changes.iter().max().copied());
-        report.row(&[
-            name(row.services),
-            short(median(changes)),
-            short(longest.unwrap_or_default()),
-            short(median(&row.added)),
-            short(replacement.whole),
-        ]);
+        report.row(&[vec![name(row.services), short(median(&row.added))], replacement.cells()].concat());
+    }
+    report.table(&[
+        "A map read back, services x endpoints",
+        "elements counted by the kernel",
+        "not counted (before 6.16)",
+    ]);
+    for row in &ours {
+        report.row(&[vec![name(row.services)], in_netns(|| reading(row.services)).into()].concat());
     }
     draw(
         "first-load",
@@ -196,6 +207,28 @@ fn controller() -> Loaded {
 struct Replacement {
     changes: Vec<Duration>,
     whole: Duration,
+}
+
+impl Replacement {
+    fn cells(&self) -> Vec<String> {
+        let share = |per| short(per_mille(&self.changes, per));
+        vec![share(500), share(990), share(1000), short(self.whole)]
+    }
+}
+
+/// Reads the tables whole, on a kernel that counts the elements of maps and on one that does not.
+fn reading(services: usize) -> [String; 2] {
+    eprintln!("reading, {services} Services");
+    let (mut controller, _) = controller();
+    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    drop(controller);
+    [true, false].map(|modern| {
+        let options = nftables::KernelOptions { owned: false, modern };
+        let mut kernel = NftKernel::open_with(options).expect("nf_tables");
+        let times: Vec<Duration> =
+            (0..READS).map(|_| timed(|| drop(kernel.read(Family::Ipv4).expect("readable").expect("there")))).collect();
+        short(median(&times))
+    })
 }
 
 /// A Service is added that makes the map of endpoints, and it alone, too large for what it is. Then endpoints change one by

@@ -117,6 +117,7 @@ impl<K: Kernel> Controller<K> {
             Ok(runtime) => runtime,
             Err(cause) => return error!(%cause, "cannot start the sync loop"),
         };
+        self.programmer.read_ahead();
         loop {
             let due = tokio::time::Instant::from_std(self.next_due(Instant::now()));
             let wake = runtime.block_on(async {

@@ -35,6 +35,7 @@ pub use counters::{ElementCount, FrontendCount};
 pub(crate) use describe::reason;
 pub use direct::{DirectKernel, remove_direct_table};
 use lock::Lock;
+use read::ReadOptions;
 
 /// A table to try things in; never committed.
 pub(crate) const TRIAL_TABLE: &str = "portway-trial";
@@ -87,6 +88,8 @@ pub struct NftKernel {
     can_own: Option<bool>,
     /// Whether elements can be deleted without being there; found out when first needed.
     can_destroy: Option<bool>,
+    /// The kernel has refused an element because there is another one with its key: there may be more that we do not know.
+    distrusts: bool,
     /// Keeps other Portways out where tables cannot be owned.
     lock: Lock,
     scratch: Option<Scratch>,
@@ -108,6 +111,7 @@ impl NftKernel {
             read_only: false,
             can_own: None,
             can_destroy: None,
+            distrusts: false,
             lock: Lock::default(),
             scratch: None,
         })
@@ -202,13 +206,20 @@ impl Kernel for NftKernel {
         self.commit(TABLE_NAME, &transaction.ops, CommitMode::Commit)
     }
 
+    fn settle(&mut self) -> Result<(), KernelError> {
+        self.wait_for_packets()
+    }
+
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         if self.read_only {
             return read::table_in_use(&mut self.connection, family, TABLE_NAME);
         }
         // A table without the flags of an owned one cannot get them: it has to be replaced.
-        let flags = self.wanted_flags()? & abi::table::F_PERSIST;
-        read::table(&mut self.connection, family, TABLE_NAME, flags)
+        let want_flags = self.wanted_flags()? & abi::table::F_PERSIST;
+        let options = ReadOptions { want_flags, list_all: self.distrusts, no_counts: !self.options.is_modern() };
+        let table = read::table(&mut self.connection, family, TABLE_NAME, options)?;
+        self.distrusts = false;
+        Ok(table)
     }
 
     fn read_part(&mut self, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {

@@ -3,10 +3,12 @@
 //! The [`Programmer`] owns the kernel and the mirror. Each family has a table and transactions of its own, so what the kernel
 //! refuses in one family does not hold up the other. When to do what is for the [`crate::controller`] to decide.
 
+mod ahead;
+mod grow;
 mod repair;
 mod slices;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -70,6 +72,10 @@ pub struct Programmer<K> {
     known: BTreeSet<Family>,
     slices: Slices,
     successor_slices: Slices,
+    /// Tables that were read before it was known what they should be.
+    ahead: BTreeMap<Family, Table>,
+    /// Families whose rules used other maps until just now: a packet may still.
+    unsettled: BTreeSet<Family>,
     /// How long connections to endpoints that are gone are reset; zero for not at all.
     reset_for: Duration,
     /// What Services do not get, collected for [`Programmer::take_objections`].
@@ -81,7 +87,8 @@ impl<K: Kernel> Programmer<K> {
     pub fn new(kernel: K, reset_for: Duration) -> Self {
         let (known, objections) = (BTreeSet::new(), Vec::new());
         let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
-        Self { kernel, mirror: None, known, slices, successor_slices, reset_for, objections }
+        let (ahead, unsettled) = (BTreeMap::new(), BTreeSet::new());
+        Self { kernel, mirror: None, known, slices, successor_slices, ahead, unsettled, reset_for, objections }
     }
 
     /// The kernel.
@@ -120,7 +127,7 @@ impl<K: Kernel> Programmer<K> {
             }
             _ => Mirror::new(settings),
         };
-        let result = self.kernel.read(family).map_err(Failure::from).and_then(|table| {
+        let result = self.table_of(family).map_err(Failure::from).and_then(|table| {
             let existing = table.as_ref().map(ExistingLayout::of);
             if let Some(existing) = &existing {
                 mirror.adopt_gone(existing, model, self.reset_for, Instant::now());
@@ -158,31 +165,12 @@ impl<K: Kernel> Programmer<K> {
         results.into_iter().map(|(family, result)| (family, self.note_result(family, result))).collect()
     }
 
-    /// The families that have maps being replaced by larger ones: there [`Programmer::grow`] goes on.
-    pub fn growing(&self) -> impl Iterator<Item = Family> + use<K> {
-        let is_growing = |family: &Family| self.mirror.as_ref().is_some_and(|mirror| mirror.is_growing(*family));
-        self.known().filter(is_growing).collect::<Vec<_>>().into_iter()
-    }
-
-    /// Takes the next step in replacing maps of a family by larger ones: a part of their elements, then the rules.
-    pub fn grow(&mut self, family: Family) -> Result<(), Failure> {
-        let Some(mut mirror) = self.mirror.take() else { return Ok(()) };
-        let part = mirror.fill_successors(family, self.successor_slices.size());
-        let result = send_slice(&mut self.kernel, &mirror, &part, &mut self.successor_slices);
-        let result = result.and_then(|_| match mirror.switch_to_successors(family) {
-            Some(steps) => self.commit(&mut mirror, family, steps).map(drop),
-            None => Ok(()),
-        });
-        self.mirror = Some(mirror);
-        self.note_result(family, result)
-    }
-
     /// Reads the table of a family back, or the part that others are reported to have touched, and repairs what differs
     /// from the mirror; whether the whole table was read.
     pub fn compare(&mut self, family: Family, touched: Option<&Part>) -> Result<(Sent, bool), Failure> {
         let Some(mut mirror) = self.mirror.take() else { return Ok((Sent::default(), false)) };
         // Others may have touched them, too, and they are in nobody's way.
-        let abandoned = mirror.abandon_successors(family);
+        let abandoned = mirror.abandon_unused(family);
         if let Err(failure) = apply(&mut self.kernel, &mirror, &abandoned) {
             self.mirror = Some(mirror);
             return self.note_result(family, Err(failure));

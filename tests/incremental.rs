@@ -50,11 +50,16 @@ fn commit(kernel: &mut FakeKernel, mirror: &Mirror, steps: &Steps) {
     [&steps.main, &steps.replaced, &steps.after].into_iter().for_each(apply);
 }
 
-/// One owner's elements, and the rules when that was the last.
+/// One owner's elements, or the rules when that was the last; or an owner's elements of maps that were replaced.
 fn grow(kernel: &mut FakeKernel, mirror: &mut Mirror, family: Family) {
-    kernel.apply(&mirror.fill_successors(family, 1)).expect("the kernel takes it");
-    if let Some(steps) = mirror.switch_to_successors(family) {
+    let part = mirror.fill_successors(family, 1);
+    if !part.is_empty() {
+        kernel.apply(&part).expect("the kernel takes it");
+    } else if let Some(steps) = mirror.switch_to_successors(family) {
         commit(kernel, mirror, &steps);
+        kernel.settle().expect("nothing to wait for");
+    } else {
+        kernel.apply(&mirror.empty_predecessors(family, 1)).expect("the kernel takes it");
     }
 }
 

@@ -6,7 +6,7 @@ use super::Steps;
 use super::mirror::FamilyMirror;
 use super::recorder::OpRecorder;
 use crate::plan::Settings;
-use crate::ruleset::{ChainId, Op, SetId, Transaction};
+use crate::ruleset::{ChainId, Op, SetId, Transaction, ValueType};
 
 /// What is to be done to a table that is in force.
 #[derive(Debug, Default)]
@@ -27,6 +27,11 @@ pub(super) struct Change {
     pub(super) filled: Vec<SetId>,
     /// Elements, besides those of the replaced maps.
     pub(super) elements: OpRecorder,
+}
+
+/// Whether elements of a map lead to chains.
+pub(super) fn leads_to_chains(set: SetId) -> bool {
+    set.spec().value == ValueType::Verdict
 }
 
 impl FamilyMirror {
@@ -66,7 +71,8 @@ impl FamilyMirror {
             steps.resized.push((family, *set));
             change.elements.forget(*set);
         }
-        for set in &replaced {
+        // Others are emptied first. But chains are in use as long as verdicts lead to them.
+        for set in change.resized.iter().chain(change.filled.iter().filter(|set| leads_to_chains(**set))) {
             steps.replaced.push(family, Op::DeleteSet(names.of(*set).other()));
         }
         for chain in change.changed.iter().chain(emptied) {

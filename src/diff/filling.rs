@@ -2,10 +2,11 @@
 //!
 //! Filling a large map takes seconds, and no change shall wait that long. So successors get their elements in parts, owner by
 //! owner, between updates. An update changes both maps where the owner's turn has been, and the old one alone where it is
-//! yet to come. When all have had theirs, one transaction has the rules use the successors.
+//! yet to come. When all have had theirs, one transaction has the rules use the successors, and the old maps are emptied
+//! ([`super::emptying`]).
 
 use super::Steps;
-use super::change::Change;
+use super::change::{Change, leads_to_chains};
 use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
 use super::successors::{Owner, Successors};
@@ -15,10 +16,11 @@ use crate::ruleset::{Element, Names, Op, SetId, SetName, Table, Transaction};
 impl Mirror {
     /// Whether maps of a family are being replaced.
     pub fn is_growing(&self, family: Family) -> bool {
-        self.families.iter().any(|mirror| mirror.family == family && !mirror.successors.is_empty())
+        self.families.iter().any(|mirror| mirror.family == family && mirror.is_growing())
     }
 
-    /// The next part of what the successors of a family's maps lack: of some owners, until it is this many elements.
+    /// The next part of what the successors of a family's maps lack: of some owners, until these or their elements are so many.
+    /// May be empty before all had their turn.
     pub fn fill_successors(&mut self, family: Family, max: usize) -> Transaction {
         let mirror = self.families.iter_mut().find(|mirror| mirror.family == family);
         mirror.map(|mirror| mirror.fill_successors(max)).unwrap_or_default()
@@ -31,25 +33,35 @@ impl Mirror {
         let mirror = mirrors.find(|mirror| mirror.successors.are_filled())?;
         let mut steps = Steps::default();
         let filled = mirror.sizes.switch(std::mem::take(&mut mirror.successors).into_sizes());
+        mirror.leave_predecessors(filled.iter().copied().filter(|set| !leads_to_chains(*set)).collect());
         let mut change = Change { filled, ..Change::default() };
         mirror.repeat_deletions(&mut change);
         mirror.write(settings, change, &mut steps);
         Some(steps)
     }
 
-    /// How to be without the successors of a family's maps. A later update makes new ones.
-    pub fn abandon_successors(&mut self, family: Family) -> Transaction {
+    /// How to be without the maps of a family that no rule uses: successors, of which a later update makes new ones, and
+    /// those that were replaced.
+    pub fn abandon_unused(&mut self, family: Family) -> Transaction {
         let mut deletes = Transaction::default();
         for mirror in self.families.iter_mut().filter(|mirror| mirror.family == family) {
             mirror.abandon_successors(&mut deletes);
+            mirror.abandon_predecessors(&mut deletes);
         }
         deletes
     }
 }
 
 impl FamilyMirror {
+    fn is_growing(&self) -> bool {
+        !self.successors.is_empty() || !self.predecessors.is_empty()
+    }
+
     /// Makes successors of those of these maps that are nearly full.
     pub(super) fn begin_successors(&mut self, among: impl IntoIterator<Item = SetId>, steps: &mut Steps) {
+        if self.is_growing() {
+            return;
+        }
         let sizes = self.sizes.tight(among);
         if sizes.is_empty() {
             return;
@@ -66,9 +78,11 @@ impl FamilyMirror {
 
     fn fill_successors(&mut self, max: usize) -> Transaction {
         let (mut recorder, mut part, mut count) = (OpRecorder::default(), Transaction::default(), 0);
-        while count < max
-            && let Some(owner) = self.successors.next()
-        {
+        for _ in 0..max {
+            if count >= max {
+                break;
+            }
+            let Some(owner) = self.successors.next() else { break };
             for (set, element) in self.elements_of(&owner) {
                 if self.successors.replace(set) {
                     recorder.add(set, element);
@@ -112,11 +126,11 @@ impl FamilyMirror {
         }
     }
 
-    /// Maps in the kernel's table that no rule uses and that nobody is filling.
+    /// Maps in the kernel's table that no rule uses and that nobody is filling or emptying.
     pub(super) fn leftovers<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = SetName> + 'a {
         let is_successor =
             |name: &SetName| self.successors.replace(name.set) && *name == self.sizes.names().of(name.set).other();
-        table.leftovers.iter().copied().filter(move |name| !is_successor(name))
+        table.leftovers.iter().copied().filter(move |name| !is_successor(name) && !self.is_predecessor(*name))
     }
 }
 

@@ -7,7 +7,9 @@ use super::claims::Claims;
 use super::gone::Gone;
 use super::growth::Sizes;
 use super::numbers::Numbers;
+use super::predecessors::Predecessors;
 use super::references::References;
+use super::service_state::ServiceState;
 use super::shared::SharedElement;
 use super::successors::Successors;
 use crate::model::{Family, ObjectKey};
@@ -41,22 +43,12 @@ pub(super) struct FamilyMirror {
     pub(super) sizes: Sizes,
     /// Of maps that are nearly full.
     pub(super) successors: Successors,
+    /// Of maps that were replaced.
+    pub(super) predecessors: Predecessors,
     /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
     pub(super) undeleted: BTreeSet<ChainId>,
     /// The same of optional sets.
     pub(super) undeleted_sets: BTreeSet<SetId>,
-}
-
-/// A Service as it is in force; targets are in the order of their slots, and affinity is numbered. There are many, and
-/// most have few of anything.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ServiceState {
-    pub(super) frontends: Box<[Frontend]>,
-    /// Frontends it claims that are not in force: others have them, or it is set aside or too large.
-    pub(super) lost: Box<[FrontendKey]>,
-    /// Where its health check server answers.
-    pub(super) checks: Box<[FrontendKey]>,
-    pub(super) shared: Box<[SharedElement]>,
 }
 
 impl Mirror {
@@ -155,6 +147,7 @@ impl FamilyMirror {
             optional: BTreeSet::new(),
             sizes: Sizes::new(settings.sizing),
             successors: Successors::default(),
+            predecessors: Predecessors::default(),
             undeleted: BTreeSet::new(),
             undeleted_sets: BTreeSet::new(),
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Mirror;
-use super::mirror::ServiceState;
+use super::service_state::ServiceState;
 use crate::model::{Family, ObjectKey};
 use crate::plan::{Frontend, FrontendKey, Member, Target, endpoint_element};
 use crate::ruleset::{Bytes, Element, KernelError, Op, SetId, Transaction};

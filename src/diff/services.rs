@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::affinity;
 use super::claims::{Claim, Conflict};
-use super::mirror::{FamilyMirror, ServiceState};
+use super::mirror::FamilyMirror;
 use super::recorder::OpRecorder;
+use super::service_state::ServiceState;
 use super::shared::SharedElement;
 use super::slots;
 use super::successors::Owner;
@@ -94,8 +95,9 @@ impl FamilyMirror {
         recorder: &mut OpRecorder,
         effects: &mut Effects,
     ) {
-        recorder.in_successors(self.successors.have(|| Owner::Service(key.clone())));
-        let old = self.services.remove(&key).unwrap_or_default();
+        let old = self.services.remove(&key);
+        recorder.in_successors(self.successors.have(old.is_none(), || Owner::Service(key.clone())));
+        let old = old.unwrap_or_default();
         let mut old_frontends: HashMap<FrontendKey, &Frontend> =
             old.frontends.iter().map(|frontend| (frontend.key, frontend)).collect();
         let shared = shared(&plan).collect();

@@ -22,23 +22,26 @@ pub(super) enum Owner {
 pub(super) struct Successors {
     /// How many elements they have room for.
     sizes: BTreeMap<SetId, u32>,
-    /// Those whose elements are missing, the next one last.
+    /// Those who were there when they were made, and whose turn has not been; the next one last.
     order: Vec<Owner>,
-    /// The same.
-    waiting: HashSet<Owner>,
+    /// Those whose elements they have. Some may be in `order` too, because they left and came again.
+    done: HashSet<Owner>,
 }
 
 impl Successors {
     /// Ones of these sizes, that lack all these elements.
     pub(super) fn new(sizes: BTreeMap<SetId, u32>, owners: Vec<Owner>) -> Self {
-        Self { sizes, waiting: owners.iter().cloned().collect(), order: owners }
+        Self { sizes, order: owners, done: HashSet::new() }
     }
 
     /// Whose turn it is; from now on they have its elements.
     pub(super) fn next(&mut self) -> Option<Owner> {
-        let owner = self.order.pop()?;
-        self.waiting.remove(&owner);
-        Some(owner)
+        while let Some(owner) = self.order.pop() {
+            if self.done.insert(owner.clone()) {
+                return Some(owner);
+            }
+        }
+        None
     }
 
     /// Whether there are some, and all elements are in them.
@@ -71,8 +74,15 @@ impl Successors {
         self.sizes.keys().copied()
     }
 
-    /// Whether they have what belongs to an owner.
-    pub(super) fn have(&self, owner: impl FnOnce() -> Owner) -> bool {
-        !self.is_empty() && !self.waiting.contains(&owner())
+    /// Whether they have what belongs to an owner. One who had nothing in force until now has nothing to wait for.
+    pub(super) fn have(&mut self, is_new: bool, owner: impl FnOnce() -> Owner) -> bool {
+        match (self.is_empty(), is_new) {
+            (true, _) => false,
+            (false, true) => {
+                self.done.insert(owner());
+                true
+            }
+            (false, false) => self.done.contains(&owner()),
+        }
     }
 }

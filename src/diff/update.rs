@@ -141,9 +141,7 @@ impl FamilyMirror {
             Change { came, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
         self.repeat_deletions(&mut change);
         self.write(new, change, &mut steps);
-        if self.successors.is_empty() {
-            self.begin_successors(fuller, &mut steps);
-        }
+        self.begin_successors(fuller, &mut steps);
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
     }
 
@@ -155,18 +153,23 @@ impl FamilyMirror {
             self.abandon_successors(&mut steps.first);
             recorder.forget_successors();
         }
-        if are_exceeded { self.sizes.grow() } else { Vec::new() }
+        if !are_exceeded {
+            return Vec::new();
+        }
+        // The larger ones may take their names.
+        self.abandon_predecessors(&mut steps.first);
+        self.sizes.grow()
     }
 
     /// Records what came into force and what went out of it among the elements Services share.
     fn record_shared(&mut self, recorder: &mut OpRecorder) {
         let (came, went) = self.shared.take_changes();
         for shared in came {
-            recorder.in_successors(self.successors.have(|| Owner::Shared(shared)));
+            recorder.in_successors(self.successors.have(true, || Owner::Shared(shared)));
             recorder.add_member(shared.member());
         }
         for shared in went {
-            recorder.in_successors(self.successors.have(|| Owner::Shared(shared)));
+            recorder.in_successors(self.successors.have(false, || Owner::Shared(shared)));
             recorder.delete_member(shared.member());
         }
     }
@@ -191,7 +194,7 @@ impl FamilyMirror {
             return;
         }
         let old = std::mem::replace(&mut self.globals, wanted);
-        recorder.in_successors(self.successors.have(|| Owner::Settings));
+        recorder.in_successors(self.successors.have(false, || Owner::Settings));
         replace_members(&old, &self.globals, recorder);
     }
 }

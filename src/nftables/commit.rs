@@ -101,6 +101,7 @@ impl NftKernel {
         let MessageError { seq, errno, offset, words } = failure;
         let origin = batch.origin(*seq);
         let change = origin.and_then(|origin| ops.get(origin.op));
+        self.distrusts |= matches!((*errno, change), (libc::EEXIST | libc::EBUSY, Some((_, Op::AddElements(..)))));
         if let (libc::EPERM, Some((family, _))) = (*errno, change) {
             let info = read::table_info(&mut self.connection, *family, table).ok().flatten();
             let owner = info.and_then(|info| info.owner).filter(|owner| *owner != self.connection.port_id());

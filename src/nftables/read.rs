@@ -19,12 +19,23 @@ use objects::{READING, ReadRule, garbled, is_anonymous, read_chain, read_object,
 pub(crate) use table::table_info;
 use undisturbed::{READ_PAUSE, READ_TRIES, undisturbed};
 
-/// Reads a table whole. With `want_flags`, a table that lacks one of them is foreign.
+/// How a table is read whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ReadOptions {
+    /// A table that lacks one of these flags is foreign.
+    pub(crate) want_flags: u32,
+    /// All elements are listed, also where it takes long: some may be there that nothing leads to.
+    pub(crate) list_all: bool,
+    /// The kernel does not say how many elements a map has (before Linux 6.16).
+    pub(crate) no_counts: bool,
+}
+
+/// Reads a table whole.
 pub(crate) fn table(
     connection: &mut Connection,
     family: Family,
     name: &str,
-    want_flags: u32,
+    options: ReadOptions,
 ) -> Result<Option<Table>, KernelError> {
     // That there is none is one answer, which no commit cuts in two; so nobody's commit is waited for.
     if table_info(connection, family, name)?.is_none() {
@@ -37,7 +48,8 @@ pub(crate) fn table(
         |touched| !touched.is_empty(),
         |connection| {
             let Some(info) = table_info(connection, family, name)? else { return Ok(Some(None)) };
-            let mut reader = TableReader { connection, family, name, in_use: false, table: Table::default() };
+            let mut reader = TableReader { connection, family, name, in_use: false, options, table: Table::default() };
+            let want_flags = options.want_flags;
             if info.flags & want_flags != want_flags || info.flags & !(abi::table::F_OWNER | abi::table::F_PERSIST) != 0
             {
                 reader.table.foreign.push(Foreign::Other(format!("flags {:#x} of the table", info.flags)));
@@ -63,7 +75,8 @@ pub(crate) fn table_in_use(
             return Ok(None);
         }
         connection.listen().map_err(|source| KernelError::Io { doing: READING, source })?;
-        let mut reader = TableReader { connection, family, name, in_use: true, table: Table::default() };
+        let (options, table) = (ReadOptions::default(), Table::default());
+        let mut reader = TableReader { connection, family, name, in_use: true, options, table };
         let result = reader.read();
         let table = reader.table;
         connection.end_listening();
@@ -84,7 +97,8 @@ pub(crate) fn part(
     name: &str,
     part: &Part,
 ) -> Result<Option<Table>, KernelError> {
-    let mut reader = TableReader { connection, family, name, in_use: false, table: Table::default() };
+    let (options, table) = (ReadOptions::default(), Table::default());
+    let mut reader = TableReader { connection, family, name, in_use: false, options, table };
     match reader.part(part) {
         // What changes between two requests is announced, and read again.
         Ok(complete) => Ok(complete.then_some(reader.table)),
@@ -123,6 +137,7 @@ struct TableReader<'a> {
     name: &'a str,
     /// Its owner may change it, and we do not wait for a moment without changes.
     in_use: bool,
+    options: ReadOptions,
     table: Table,
 }
 
@@ -302,11 +317,13 @@ impl TableReader<'_> {
     fn elements(&mut self, name: SetName, count: Option<u32>) -> Result<(), RequestError> {
         let (set, spec) = (name.set, name.set.spec());
         // Elements of dynamic maps come and go; a range is two elements to the kernel.
-        let count = count.filter(|_| !spec.interval && !spec.dynamic);
+        let count = count.filter(|_| !spec.interval && !spec.dynamic && !self.options.no_counts);
         if !self.in_use
-            && let Some(reader) = by_key::endpoints(self.connection, (self.family, self.name), &self.table, name, count)
+            && !self.options.list_all
+            && let Some(elements) =
+                by_key::endpoints(self.connection, (self.family, self.name), &self.table, name, count)
         {
-            self.table.sets.insert(set, reader.finish());
+            self.table.sets.insert(set, elements);
             return Ok(());
         }
         let whose = (self.family, self.name);

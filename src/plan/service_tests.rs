@@ -270,7 +270,8 @@ fn direct_return_where_all_nodes_choose_alike() {
     assert_eq!(direct(&local, &slices, true), [], "each node its own endpoints");
     let options = ServiceOptions { balance: Balance::SourceIp, ..ServiceOptions::DEFAULT };
     let near = ServiceOptions { external_prefer_local: true, ..options.clone() };
-    assert_eq!(direct(&hashed(near), &slices, true), []);
+    assert_eq!(direct(&hashed(near.clone()), &slices, true), []);
+    assert_eq!(direct(&hashed(near), &[slice(&["n2", "n3"])], true), [], "other nodes take their own");
     let somewhere = ServiceOptions { expose_on: LabelSelector::parse("edge=yes").ok(), ..options };
     assert_eq!(direct(&hashed(somewhere), &slices, true), [], "the endpoint's node may not answer there");
     assert_eq!(direct(&by(Balance::SourceIp), &[slice(&["n2"])], true), external, "one is all there is to choose");

@@ -6,8 +6,8 @@ use crate::ruleset::{Op, Transaction};
 
 /// How long one transaction of a load, a slice, should take: other users of nf_tables wait that long.
 const LOAD: Duration = Duration::from_millis(50);
-/// The same where a map's successor is filled: changes wait that long.
-const SUCCESSOR: Duration = Duration::from_millis(20);
+/// The same where a map's successor is filled, or the map emptied: changes wait that long.
+const SUCCESSOR: Duration = Duration::from_millis(4);
 /// Elements of the first slice: a slow machine takes 5 microseconds for each.
 const FIRST: usize = 8 * 1024;
 /// The fewest and the most elements of a slice. Memory for a slice is about 300 bytes for each.
@@ -30,7 +30,7 @@ impl Slices {
 
     /// Of what fills successors.
     pub(super) fn of_successors() -> Self {
-        Self { duration: SUCCESSOR, ..Self::of_loads() }
+        Self { size: FEWEST, duration: SUCCESSOR, ..Self::of_loads() }
     }
 
     /// The size of the next one.

@@ -3,7 +3,7 @@ use std::time::Instant;
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::Event;
+use crate::model::{Event, Model};
 use crate::plan::Sizing;
 use crate::ruleset::{FakeKernel, Intercepted, Interceptor, Op, Transaction};
 use crate::testing::{added, added_slice, listed, service, slice};
@@ -19,6 +19,8 @@ struct Strict {
     most: Option<usize>,
     reads: usize,
     largest: usize,
+    /// Maps deleted, and how many of them still had elements.
+    deleted_sets: [usize; 2],
     /// Of each transaction: whether it makes hooks, and to which sets it adds elements.
     seen: Vec<(bool, Vec<SetId>)>,
 }
@@ -37,6 +39,16 @@ impl Interceptor<FakeKernel> for Strict {
             return Err(refused(libc::EMSGSIZE));
         }
         self.largest = self.largest.max(added);
+        for (family, op) in &transaction.ops {
+            let Op::DeleteSet(name) = op else { continue };
+            let there = kernel.listing(*family).and_then(|table| table.sets.get(name)).map_or(0, |set| set.len());
+            let going = transaction.ops.iter().map(|(of, op)| match op {
+                Op::DeleteElements(set, list) if (of, set) == (family, name) => list.len(),
+                _ => 0,
+            });
+            self.deleted_sets[0] += 1;
+            self.deleted_sets[1] += usize::from(there > going.sum());
+        }
         let hooks = transaction.ops.iter().any(|(_, op)| matches!(op, Op::AddChain(chain) if chain.is_base()));
         let sets = transaction.ops.iter().filter_map(|(_, op)| match op {
             Op::AddElements(set, _) => Some(set.set),
@@ -156,4 +168,59 @@ fn a_table_that_was_deleted_gets_its_hooks_before_its_endpoints() {
     let late = sets_of(&after[endpoints + 1..]);
     assert!(late.iter().all(|set| *set == SetId::Endpoints), "{late:?}");
     assert!(slice_of(SetId::ClusterIps) <= endpoints);
+}
+
+#[test]
+fn a_table_that_only_we_can_change_is_read_while_lists_are_on_their_way_and_once() {
+    let options = Options::new("n1");
+    let events: Vec<Event> =
+        listed("n1").into_iter().chain([added(service("a", "10.96.0.1")), endpoints("a", 3)]).collect();
+    for (guarded, taken, ahead) in [(true, false, 2), (false, false, 0), (true, true, 0)] {
+        let (mut controller, _) = Controller::new(FakeKernel::new(), options.clone());
+        controller.handle(events.clone(), Instant::now());
+        let mut kernel = std::mem::take(controller.kernel());
+        (kernel.guarded, kernel.taken) = (guarded, taken);
+        let kernel = Intercepted { kernel, interceptor: Strict::default() };
+        let (mut programmer, mut model) = (Programmer::new(kernel, Duration::ZERO), Model::default());
+        programmer.read_ahead();
+        assert_eq!(programmer.kernel().interceptor.reads, ahead, "guarded {guarded}, taken {taken}");
+        events.iter().cloned().for_each(|event| model.apply(event));
+        let mut rebuild = || {
+            let sent = programmer.rebuild(V4, options.settings(&model), &model).expect("readable");
+            assert!(sent.is_nothing(), "nothing has changed");
+            programmer.kernel().interceptor.reads
+        };
+        assert_eq!([rebuild(), rebuild()], if ahead > 0 { [2, 3] } else { [1, 2] });
+    }
+}
+
+#[test]
+fn what_was_read_ahead_is_read_again_when_somebody_else_can_change_it() {
+    let (mut controller, _) = Controller::new(FakeKernel::new(), Options::new("n1"));
+    controller.handle(listed("n1"), Instant::now());
+    let mut programmer = Programmer::new(std::mem::take(controller.kernel()), Duration::ZERO);
+    programmer.kernel().guarded = true;
+    programmer.read_ahead();
+    programmer.kernel().guarded = false;
+    programmer.kernel().apply(&Transaction { ops: vec![(V4, Op::DeleteTable)] }).expect("deleted");
+    assert!(programmer.table_of(V4).expect("readable").is_none());
+}
+
+/// The kernel frees the elements of a map that is deleted all at once, and changes wait. But they may only go when no packet
+/// looks them up any more: the kernel in memory refuses to delete them before.
+#[test]
+fn maps_that_were_replaced_are_emptied_before_they_are_deleted() {
+    let options = Options { sizing: Sizing { floor: 8, headroom: 2 }, ..Options::new("n1") };
+    let kernel = Intercepted { kernel: FakeKernel::new(), interceptor: Strict::default() };
+    let (mut controller, reports) = Controller::new(kernel, options);
+    let services = (0..9).map(|n| added(service(&format!("s{n}"), &format!("10.96.0.{n}"))));
+    controller.handle(listed("n1").into_iter().chain(services), Instant::now());
+    for n in 0..9 {
+        controller.handle([endpoints(&format!("s{n}"), 30)], Instant::now());
+    }
+    assert!(in_force(&mut controller));
+    assert_eq!(reports.borrow().failures, 0);
+    let [deleted, full] = controller.kernel().interceptor.deleted_sets;
+    assert!(deleted >= 3, "the map of endpoints has grown several times, but {deleted} maps were deleted");
+    assert_eq!(full, 0, "maps that still had elements");
 }

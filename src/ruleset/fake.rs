@@ -12,6 +12,8 @@ use crate::model::Family;
 #[derive(Debug, Default)]
 pub struct FakeKernel {
     tables: BTreeMap<Family, Listing>,
+    /// Sets that packets may still look up, because rules named them until a transaction before.
+    unsettled: HashSet<(Family, SetName)>,
     /// Transactions applied so far.
     pub transactions: usize,
     /// Element changes applied so far.
@@ -20,6 +22,8 @@ pub struct FakeKernel {
     pub refuse: bool,
     /// Somebody else has the tables.
     pub taken: bool,
+    /// Nobody but us can change them.
+    pub guarded: bool,
     /// Refuses to add elements with these keys, and says which one it was.
     pub refused_keys: HashSet<(SetId, Bytes)>,
 }
@@ -69,6 +73,12 @@ impl Kernel for FakeKernel {
                 Op::DeleteSet(set) if before.get(family).is_some_and(|table| table.needs(*set)) => {
                     Err((format!("set {set}"), libc::EBUSY))
                 }
+                Op::DeleteElements(set, _)
+                    if self.unsettled.contains(&(*family, *set))
+                        && before.get(family).is_some_and(|table| table.is_left(*set)) =>
+                {
+                    Err((format!("elements of {set}"), libc::EBUSY))
+                }
                 _ => self.apply_op(*family, op),
             };
             if let Err((object, errno)) = result {
@@ -77,9 +87,22 @@ impl Kernel for FakeKernel {
                 return Err(KernelError::Refused { op: index, element: None, object, reason, errno });
             }
         }
+        if transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteSet(_))) {
+            self.unsettled.clear();
+        }
+        for (family, table) in &before {
+            let is_left = |set: &SetName| self.tables.get(family).is_some_and(|table| table.is_left(*set));
+            let left = table.sets.keys().filter(|set| table.needs(**set) && is_left(set));
+            self.unsettled.extend(left.map(|set| (*family, *set)));
+        }
         self.transactions += 1;
         let (added, deleted) = transaction.element_counts();
         self.element_changes += added + deleted;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), KernelError> {
+        self.unsettled.clear();
         Ok(())
     }
 
@@ -111,7 +134,7 @@ impl Kernel for FakeKernel {
     }
 
     fn guards(&mut self, _family: Family) -> bool {
-        false
+        self.guarded
     }
 
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
@@ -208,6 +231,11 @@ impl Listing {
     /// Whether a rule names a set that has elements.
     fn needs(&self, set: SetName) -> bool {
         self.names(set) && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
+    }
+
+    /// Whether a set has elements and no rule names it.
+    fn is_left(&self, set: SetName) -> bool {
+        !self.names(set) && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
     }
 
     fn delete_set(&mut self, set: SetName) -> Result<(), FakeRefusal> {

@@ -39,6 +39,10 @@ impl<K: Kernel, G: Interceptor<K>> Kernel for Intercepted<K, G> {
         self.interceptor.apply(&mut self.kernel, transaction)
     }
 
+    fn settle(&mut self) -> Result<(), KernelError> {
+        self.kernel.settle()
+    }
+
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         self.interceptor.read(&mut self.kernel, family)
     }

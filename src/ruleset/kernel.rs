@@ -15,6 +15,9 @@ pub trait Kernel: Send {
     /// [`KernelError::is_uncertain`] says that this is not known.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError>;
 
+    /// Waits until no packet is being processed by rules of earlier transactions.
+    fn settle(&mut self) -> Result<(), KernelError>;
+
     /// Reads our table of a family; `None` when there is none.
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError>;
 

@@ -137,6 +137,10 @@ impl Kernel for FaultyKernel {
         self.change(|kernel| kernel.apply(transaction))
     }
 
+    fn settle(&mut self) -> Result<(), KernelError> {
+        self.look(|kernel| kernel.settle())
+    }
+
     fn read(&mut self, family: Family) -> Result<Option<Table>, KernelError> {
         self.look(|kernel| kernel.read(family))
     }

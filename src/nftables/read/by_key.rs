@@ -22,39 +22,27 @@ const FEWEST_IN_USE: usize = 4 * 1024;
 /// receive buffer a process without privileges gets.
 const KEYS: usize = 256;
 
-/// Reads a map of endpoints of which the kernel says how many elements it has (Linux 6.16). `None` when it has to be listed:
-/// because it is another map, a small one, or not what the verdicts of the table, as far as it was read, say.
+/// Reads a large map of endpoints. `None` when it has to be listed: because it is another map, a small one, or has elements
+/// that the verdicts of the table, as far as it was read, do not lead to.
+///
+/// Where the kernel does not say how many elements there are (before Linux 6.16), such elements are not found. No packet can
+/// meet them either; and when one is in the way of an element of ours, the kernel refuses that, and the map is listed
+/// ([`crate::nftables::NftKernel`], `distrusts`).
 pub(super) fn endpoints(
     connection: &mut Connection,
-    (family, name): (Family, &str),
+    whose: (Family, &str),
     table: &Table,
     set: SetName,
     count: Option<u32>,
-) -> Option<ElementReader> {
-    let map = endpoint_map(set)?;
-    let count = count? as usize;
-    if count < FEWEST {
+) -> Option<Elements> {
+    let wanted = endpoint_keys(table, set).count();
+    // Those that are missing are asked for one by one, and a map that lacks many is listed sooner.
+    let is_likely = |count: u32| (wanted - wanted / 16..=wanted).contains(&(count as usize));
+    if wanted < FEWEST || !count.is_none_or(is_likely) {
         return None;
     }
-    // One more than there should be tells that something is wrong.
-    let keys: Vec<Bytes> = keys(table, map).take(count + 1).collect();
-    if keys.len() != count {
-        return None;
-    }
-    let mut reader = ElementReader::new(family, set.set);
-    for keys in keys.chunks(KEYS) {
-        let mut foreign = false;
-        let asked = connection.get_many(
-            abi::msg::GETSETELEM,
-            expr::nfproto(family),
-            |buf| put_keys(buf, name, set, keys),
-            |message| foreign |= reader.message(&message.attrs).is_err(),
-        );
-        if foreign || asked.is_err() {
-            return None;
-        }
-    }
-    (reader.count() == count && !reader.has_duplicates()).then_some(reader)
+    let found = by_keys(connection, whose, set, endpoint_keys(table, set)).ok()?;
+    count.is_none_or(|count| count as usize == found.len()).then_some(found)
 }
 
 /// Reads the elements with these keys, as far as they are there. One with a value none of ours can have comes without.
@@ -94,41 +82,50 @@ fn put_keys(buf: &mut Vec<u8>, table: &str, set: SetName, keys: &[Bytes]) {
     attr::end_nest(buf, list);
 }
 
-/// Reads a large map of endpoints by the keys that the verdicts of the table say, as far as they are there. `None` when it is
-/// small or another map.
+/// The same of a map that somebody changes: as far as its elements are there. `None` when it is small or another map.
 pub(super) fn known_endpoints(
     connection: &mut Connection,
     (family, name): (Family, &str),
     table: &Table,
     set: SetName,
 ) -> Result<Option<Elements>, RequestError> {
-    let keys: Vec<Bytes> = endpoint_keys(table, set).collect();
-    if keys.len() < FEWEST_IN_USE {
+    if endpoint_keys(table, set).count() < FEWEST_IN_USE {
         return Ok(None);
     }
-    let mut all = Elements::default();
-    for keys in keys.chunks(KEYS) {
-        let mut reader = ElementReader::new(family, set.set);
-        let mut foreign = None;
+    by_keys(connection, (family, name), set, endpoint_keys(table, set)).map(Some)
+}
+
+/// Reads the elements with these keys, as far as they are there, in as few requests as that takes.
+fn by_keys(
+    connection: &mut Connection,
+    (family, name): (Family, &str),
+    set: SetName,
+    keys: impl Iterator<Item = Bytes>,
+) -> Result<Elements, RequestError> {
+    let (mut reader, mut missed) = (ElementReader::new(family, set.set), BTreeSet::new());
+    let mut keys = keys.peekable();
+    while keys.peek().is_some() {
+        let some: Vec<Bytes> = keys.by_ref().take(KEYS).collect();
+        let mut foreign = false;
         let asked = connection.get_many(
             abi::msg::GETSETELEM,
             expr::nfproto(family),
-            |buf| put_keys(buf, name, set, keys),
-            |message| foreign = foreign.take().or(reader.message(&message.attrs).err()),
+            |buf| put_keys(buf, name, set, &some),
+            |message| foreign |= reader.message(&message.attrs).is_err(),
         );
-        let found = match (asked, foreign) {
-            (Ok(()), None) => reader.finish(),
-            // One of them was deleted, or is not as Portway writes it.
-            (Ok(()), Some(_)) | (Err(RequestError::Errno(libc::ENOENT)), _) => {
-                some(connection, (family, name), set, &keys.iter().copied().collect())?
-            }
-            (Err(error), _) => return Err(error),
-        };
-        for element in found.values() {
-            all.insert(element);
+        match asked {
+            Ok(()) if !foreign => {}
+            // One of them is not there, or not as Portway writes it.
+            Ok(()) | Err(RequestError::Errno(libc::ENOENT)) => missed.extend(some),
+            Err(error) => return Err(error),
         }
     }
-    Ok(Some(all))
+    let mut all = reader.finish();
+    missed.retain(|key| !all.contains_key(key));
+    for element in self::some(connection, (family, name), set, &missed)?.values() {
+        all.insert(element);
+    }
+    Ok(all)
 }
 
 /// The keys that a map of endpoints has according to the verdicts; none for others.
