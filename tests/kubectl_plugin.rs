@@ -342,7 +342,13 @@ fn an_interrupt_ends_it() {
     in_netns(|| {
         let cluster = Cluster::start();
         cluster.kubectl.does("exec", "p2", "exec sleep 60\n");
-        let child = cluster.kubectl.command(&["status"]).stdout(Stdio::null()).spawn().expect("started");
+        let plugin = cluster.kubectl.command(&["status"]);
+        // Whatever started the tests may ignore interrupts, as shells do for what runs in the background.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(plugin.get_program()).args(plugin.get_args());
+        command.envs(plugin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(plugin.get_current_dir().expect("a folder"));
+        let child = command.stdout(Stdio::null()).spawn().expect("started");
         std::thread::sleep(Duration::from_millis(700));
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process"));
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it runs");

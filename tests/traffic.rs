@@ -192,7 +192,9 @@ fn no_process_is_ever_started() {
     assert_eq!(started.len(), 1, "only the program itself: {started:#?}");
     let (threads, processes): (Vec<&str>, Vec<&str>) = calls
         .lines()
-        .filter(|line| ["clone", "fork"].iter().any(|call| line.contains(call)) && !line.contains("resumed"))
+        .filter(|line| {
+            ["clone(", "clone3(", "fork("].iter().any(|call| line.contains(call)) && !line.contains("resumed")
+        })
         .partition(|line| line.contains("CLONE_THREAD"));
     assert!(!threads.is_empty(), "strace has seen no thread: {calls}");
     assert_eq!(processes, [""; 0], "child processes");
