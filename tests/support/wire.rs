@@ -15,6 +15,8 @@ use nix::sys::socket::{
 };
 use socket2::Socket;
 
+use super::netns::output_of;
+
 /// An end of a cable outside of the node.
 #[derive(Debug)]
 pub struct Wire {
@@ -85,15 +87,16 @@ fn mac(text: &str) -> [u8; 6] {
     bytes.try_into().expect("six bytes")
 }
 
-/// Waits until interfaces of the calling thread's namespace have a carrier; the kernel notices that a moment after both
-/// ends of a cable are up, and until then throws packets away.
+/// Waits until interfaces of the calling thread's namespace have a carrier, and a queue: the kernel notices that a moment
+/// after both ends of a cable are up, and until then throws packets away. A bridge counts as running before it has either.
 pub fn wait_until_running(names: &[&str]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let running = |entry: &InterfaceAddress| entry.flags.contains(InterfaceFlags::IFF_RUNNING);
         let up: Vec<String> =
             getifaddrs().context("cannot list interfaces")?.filter(running).map(|entry| entry.interface_name).collect();
-        if names.iter().all(|name| up.iter().any(|other| other == name)) {
+        let sends = |name: &&str| !output_of("ip", &["-o", "link", "show", "dev", name]).contains(" qdisc noop ");
+        if names.iter().all(|name| up.iter().any(|other| other == name)) && names.iter().all(sends) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "of the interfaces {names:?} only {up:?} came up");
