@@ -126,15 +126,9 @@ pub struct RenderArgs {
     pub plan: PlanArgs,
 }
 
-/// Flags of `explain`.
+/// What `explain` is asked about, besides the client.
 #[derive(Debug, Clone, Args)]
-pub struct ExplainArgs {
-    /// Explain the table these manifests give; default: the table in the kernel
-    #[arg(long, value_name = "DIR")]
-    pub manifests: Option<PathBuf>,
-    /// The client's address
-    #[arg(long, value_name = "IP")]
-    pub from: IpAddr,
+pub struct ConnectionArgs {
     /// The client's port, for Services that choose endpoints by it (`portway.io/balance: source-ip-port`)
     #[arg(long, value_name = "PORT")]
     pub from_port: Option<u16>,
@@ -144,6 +138,20 @@ pub struct ExplainArgs {
     /// Where it wants to go: `10.96.0.10:53/udp`, `[fd00::1]:80`, `10.96.0.10/icmp` for a ping; the protocol defaults to tcp
     #[arg(value_name = "DEST:PORT[/PROTO]")]
     pub destination: String,
+}
+
+/// Flags of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// Explain the table these manifests give; default: the table in the kernel
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    pub from: IpAddr,
+    /// Which connection.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// The form of the output
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: super::view::Output,

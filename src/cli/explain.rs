@@ -27,7 +27,7 @@ use crate::trace::{End, Host, Packet, Request, Trace, trace_at_ingress};
 const ECHO: &str = "icmp";
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let (destination, request) = parse_destination(&args.destination)?;
+    let (destination, request) = parse_destination(&args.connection.destination)?;
     if args.from.is_ipv4() != destination.is_ipv4() {
         bail!("--from {} and {destination} are not of the same family", args.from);
     }
@@ -35,8 +35,8 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         source: args.from,
         destination,
         request,
-        source_port: args.from_port,
-        interface: args.interface.clone(),
+        source_port: args.connection.from_port,
+        interface: args.connection.interface.clone(),
     };
     let family = Family::of(destination);
     let ((listing, host), mut live, direct) = match &args.manifests {

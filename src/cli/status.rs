@@ -19,16 +19,24 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// daemon: whoever may create Services would decide about it.
 const WRITTEN_BY_PEOPLE: [&str; 2] = ["objects", "settings"];
 
+/// The flag of what waits until all is OK.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Wait until all that counts is OK, 5 minutes or as long as said (30s, 2m)
+    #[arg(long, value_name = "TIMEOUT", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
+          value_parser = duration, conflicts_with = "watch")]
+    pub wait: Option<Duration>,
+}
+
 /// Flags of `status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
     /// Let `objects` and `settings` count for the exit code, too, and for --wait
     #[arg(long)]
     pub strict: bool,
-    /// Wait until all that counts is OK, 5 minutes or as long as said (30s, 2m)
-    #[arg(long, value_name = "TIMEOUT", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
-          value_parser = duration, conflicts_with = "watch")]
-    pub wait: Option<Duration>,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub patience: WaitArgs,
     /// Whom to ask.
     #[command(flatten)]
     pub daemon: DaemonArgs,
@@ -47,7 +55,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    if let Some(limit) = args.wait {
+    if let Some(limit) = args.patience.wait {
         return wait(args, limit);
     }
     args.view.repeat(|| {

@@ -173,8 +173,8 @@ fn read_tuple(bytes: &[u8]) -> Option<Tuple> {
     for part in Attrs::new(bytes) {
         for attr in part.nested() {
             match (part.kind, attr.kind) {
-                (CTA_TUPLE_IP, CTA_IP_V4_SRC | CTA_IP_V6_SRC) => source = address(attr.value),
-                (CTA_TUPLE_IP, CTA_IP_V4_DST | CTA_IP_V6_DST) => destination = address(attr.value),
+                (CTA_TUPLE_IP, CTA_IP_V4_SRC | CTA_IP_V6_SRC) => source = attr.ip(),
+                (CTA_TUPLE_IP, CTA_IP_V4_DST | CTA_IP_V6_DST) => destination = attr.ip(),
                 (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => protocol = attr.u8(),
                 (CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT) => source_port = port(attr.value),
                 (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => destination_port = port(attr.value),
@@ -187,14 +187,6 @@ fn read_tuple(bytes: &[u8]) -> Option<Tuple> {
         source: Target { ip: source?, port: source_port? },
         destination: Target { ip: destination?, port: destination_port? },
     })
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
-        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
-        _ => None,
-    }
 }
 
 fn port(bytes: &[u8]) -> Option<u16> {

@@ -1,6 +1,8 @@
 //! Writing and reading netlink attributes: a 16-bit length (with the 4-byte head), a 16-bit type, the value, padding to
 //! 4 bytes. Lengths and types are in host order; values of nf_tables are in network order.
 
+use std::net::IpAddr;
+
 /// Marks an attribute that holds attributes.
 const NESTED: u16 = 1 << 15;
 /// Flags in the type field (`NLA_F_NESTED`, `NLA_F_NET_BYTEORDER`).
@@ -92,6 +94,15 @@ impl<'a> Attr<'a> {
     pub(crate) fn str(&self) -> Option<&'a str> {
         let bytes = self.value.split(|byte| *byte == 0).next()?;
         std::str::from_utf8(bytes).ok()
+    }
+
+    /// An IP address, of the family that has its length.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self.value.len() {
+            4 => Some(<[u8; 4]>::try_from(self.value).ok()?.into()),
+            16 => Some(<[u8; 16]>::try_from(self.value).ok()?.into()),
+            _ => None,
+        }
     }
 
     /// The attributes inside.

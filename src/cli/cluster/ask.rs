@@ -10,6 +10,7 @@ use super::ClusterArgs;
 use super::kubectl::{Answer, Kubectl};
 use super::members::{self, Member, MemberArgs, OneNodeArgs};
 use super::objects::{List, Pod};
+use crate::cli::args::ConnectionArgs;
 use crate::cli::filter::{NamespaceFilter, RowFilter};
 use crate::cli::view::{CANNOT_TELL, Output, emit};
 
@@ -57,15 +58,9 @@ pub struct ClusterExplainArgs {
     /// The client: its address, or a pod as NAMESPACE/NAME
     #[arg(long, value_name = "IP|POD")]
     pub from: String,
-    /// The client's port, for Services that choose endpoints by it (`portway.io/balance: source-ip-port`)
-    #[arg(long, value_name = "PORT")]
-    pub from_port: Option<u16>,
-    /// The interface the packet arrives on (for the interface modes of pod detection)
-    #[arg(long, value_name = "NAME")]
-    pub interface: Option<String>,
-    /// Where it wants to go: `10.96.0.10:53/udp`, `[fd00::1]:80`, `10.96.0.10/icmp` for a ping; the protocol defaults to tcp
-    #[arg(value_name = "DEST:PORT[/PROTO]")]
-    pub destination: String,
+    /// Which connection.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// The form of the output
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
@@ -92,12 +87,12 @@ pub(super) async fn rows(cluster: &ClusterArgs, command: &str, args: &RowsArgs) 
 /// `explain`, by the node whose rules decide.
 pub(super) async fn explain(cluster: &ClusterArgs, args: &ClusterExplainArgs) -> anyhow::Result<ExitCode> {
     let kubectl = Kubectl::new(&cluster.connection);
-    let to = destination(&args.destination);
+    let to = destination(&args.connection.destination);
     let client = client(&kubectl, &args.from, to).await?;
     let mut words = vec!["portway".to_owned(), "explain".to_owned(), format!("--from={}", client.ip)];
-    words.extend(args.from_port.map(|port| format!("--from-port={port}")));
-    words.extend(args.interface.iter().map(|name| format!("--interface={name}")));
-    words.extend([output_flag(args.output), "--".to_owned(), args.destination.clone()]);
+    words.extend(args.connection.from_port.map(|port| format!("--from-port={port}")));
+    words.extend(args.connection.interface.iter().map(|name| format!("--interface={name}")));
+    words.extend([output_flag(args.output), "--".to_owned(), args.connection.destination.clone()]);
     let mut found = found(&kubectl, &args.place.members()).await?;
     let decides = match &args.place.node {
         Some(_) => None,

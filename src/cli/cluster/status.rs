@@ -15,7 +15,7 @@ use super::members::{self, Member, MemberArgs};
 use super::objects::Pod;
 use crate::admin::{State, StatusReport, StatusRow};
 use crate::cli::progress::Progress;
-use crate::cli::status::{duration, unmet};
+use crate::cli::status::{WaitArgs, unmet};
 use crate::cli::table::{Row, cell};
 use crate::cli::view::{NOT_OK, Output, ViewArgs, clear, emit, interval, print, print_whole};
 
@@ -30,10 +30,9 @@ pub struct ClusterStatusArgs {
     /// Let `objects` and `settings` of the nodes count for the state, and different versions for the exit code
     #[arg(long)]
     pub strict: bool,
-    /// Wait until all nodes are OK, 5 minutes or as long as said (30s, 2m)
-    #[arg(long, value_name = "TIMEOUT", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
-          value_parser = duration, conflicts_with = "watch")]
-    pub wait: Option<Duration>,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub patience: WaitArgs,
     /// Whom to ask.
     #[command(flatten)]
     pub members: MemberArgs,
@@ -77,7 +76,7 @@ pub(super) async fn run(cluster: &ClusterArgs, args: &ClusterStatusArgs) -> anyh
     let mut progress = Progress::new();
     loop {
         let looked = look(&kubectl, cluster, args, &mut progress).await;
-        let left = args.wait.map(|limit| limit.saturating_sub(start.elapsed()));
+        let left = args.patience.wait.map(|limit| limit.saturating_sub(start.elapsed()));
         let is_over = left.is_none_or(|left| left.is_zero());
         let report = match looked {
             Ok(report) => report,

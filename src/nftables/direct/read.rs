@@ -1,7 +1,6 @@
 //! Reading the table `netdev portway` back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,7 +203,9 @@ fn read_element(map: DirectMap, element: Attr<'_>, labels: &mut BTreeSet<Arc<str
             let chain = verdict.str_of(abi::VERDICT_CHAIN).filter(|_| is_goto)?;
             DirectValue::Forward(chain.parse().ok()?)
         }
-        DirectMap::Nodes(family, _) => DirectValue::Node(address(family, data.find_kind(abi::DATA_VALUE)?.value)?),
+        DirectMap::Nodes(family, _) => {
+            DirectValue::Node(data.find_kind(abi::DATA_VALUE)?.ip().filter(|ip| Family::of(*ip) == family)?)
+        }
     };
     let comment = attrs.find_kind(elem::USERDATA).and_then(|attr| read_comment(attr.value)).map(|text| {
         let known = labels.get(text).cloned();
@@ -214,13 +215,6 @@ fn read_element(map: DirectMap, element: Attr<'_>, labels: &mut BTreeSet<Arc<str
         })
     });
     Some(DirectElement { key, value, comment })
-}
-
-fn address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
-    match family {
-        Family::Ipv4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
-        Family::Ipv6 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
-    }
 }
 
 /// Makes frontends of elements; what is left over is stray.
