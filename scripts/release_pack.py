@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,6 @@ def compact(value):
 
 
 def stamp(time):
-    from datetime import datetime, timezone
-
     return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -64,7 +64,7 @@ def toolchain(architecture, release, source, work):
     names = ARCHITECTURES[architecture]
     gcc = shutil.which(f"{names.gnu}-gcc")
     if not gcc:
-        raise PackageError(f"not found: {names.gnu}-gcc; scripts/setup --release installs it")
+        raise PackageError(f"not found: {names.gnu}-gcc; scripts/setup --release or --kernels {architecture} installs it")
     compiler = work / "compiler"
     compiler.mkdir(parents=True, exist_ok=True)
     native = architecture == native_architecture()
