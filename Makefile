@@ -52,6 +52,7 @@ bench-full: setup ## the same up to 100,000 Services and with more rounds, in 15
 	$(BENCH) --bench e2e
 	$(BENCH) --bench memory
 	$(BENCH) --bench datapath
+	$(BENCH) --bench stopping
 
 .PHONY: bench-check
 bench-check: ## compare instruction counts with benches/baselines.json (root, valgrind)

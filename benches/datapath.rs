@@ -1,36 +1,32 @@
 //! What a packet pays: new flows, established packets and TCP connections through tables of several sizes, against no
 //! table, a table with one dnat rule, and a table of kube-proxy's shape.
 //!
-//! Run as root: `cargo bench --bench datapath [-- --quick]`, or `-- A.nft B.nft` to compare tables made by hand: each answers
-//! at 10.0.0.1:80/TCP for pods at port 8080 in 11.0.0.0/8, which is what a listing of ours for one Service does. Everything is
-//! pinned to one CPU and the variants take turns in short batches; what is told are medians over the rounds, because whatever
-//! else the machine does hits all alike.
+//! Run as root: `cargo bench --bench datapath [-- --quick]`, or `-- [services=N] A.nft B.nft` to compare tables made by hand:
+//! each answers at 10.0.0.1:80/TCP (and at the N - 1 addresses after it) for pods at port 8080 in 11.0.0.0/8 and 12.0.0.0/8, which
+//! is what a listing of ours does that `-- listing [services=N] [single]` prints. Everything is pinned to one CPU and the variants
+//! take turns in short batches; what is told are medians over the rounds, because whatever else the machine does hits all alike.
 
 #![allow(missing_docs)]
 
 mod cluster;
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use portway::config::Options;
-use portway::controller::Controller;
-use portway::model::{EndpointSlice, Event, Family, Protocol};
-use portway::nftables::{DirectKernel, KernelOptions, NftKernel};
-use portway::ruleset::{Bytes, DirectFound, DirectFrontend, DirectTable, Hop, SlotHash};
+use portway::model::Protocol;
 
 use support::lane::{Flow, Lane};
-use support::peer;
+use support::peer::{self, Version};
 use support::plot::{Chart, Series};
 use support::report::{Report, is_quick};
 use support::stats::{grouped, middle};
+use support::tables::{ENDPOINTS, Table, listing, one_rule};
 
-const ENDPOINTS: usize = 10;
 /// Packets of a batch: about a millisecond.
 const BATCH: u32 = 500;
 /// Connections of a batch.
@@ -39,42 +35,6 @@ const CONNECTIONS: usize = 100;
 const FLOWS: u32 = 200;
 /// Rounds in which tables made by hand are compared: medians of so many repeat within 10 ns.
 const COMPARISONS: usize = 900;
-
-/// What stands between client and pods.
-#[derive(Clone, Copy, PartialEq)]
-enum Table {
-    /// Nothing; pods are asked directly.
-    None,
-    /// One `dnat` rule.
-    OneRule,
-    /// Ours, for so many Services.
-    Portway(usize),
-    /// The same, with endpoints chosen by the client's address.
-    Hashing(usize),
-    /// Ours, while an endpoint is gone whose connections are reset.
-    Resets(usize),
-    /// Ours, and direct return of another Service on the same interfaces.
-    BesideDirect(usize),
-    /// Packets to so many Services are handed on to another node.
-    Direct(usize),
-    /// Of kube-proxy's shape.
-    Peer(usize),
-}
-
-impl Table {
-    fn name(self) -> String {
-        match self {
-            Self::None => "no table, straight to the pod".to_owned(),
-            Self::OneRule => "one dnat rule".to_owned(),
-            Self::Portway(services) => format!("Portway, {} Services", grouped(services)),
-            Self::Hashing(services) => format!("Portway, {} Services by source-ip", grouped(services)),
-            Self::Resets(services) => format!("Portway, {} Services, an endpoint is gone", grouped(services)),
-            Self::BesideDirect(services) => format!("Portway, {} Services, direct return of others", grouped(services)),
-            Self::Direct(services) => format!("direct return, {} Services", grouped(services)),
-            Self::Peer(services) => format!("kube-proxy's shape, {} Services", grouped(services)),
-        }
-    }
-}
 
 /// A table, its lane and what was measured there.
 struct Subject {
@@ -89,19 +49,32 @@ struct Subject {
 }
 
 fn main() {
-    use Table::{BesideDirect, Direct, Hashing, None as Nothing, OneRule, Peer, Portway, Resets};
-    let files: Vec<String> = std::env::args().filter(|name| name.ends_with(".nft")).collect();
-    if !files.is_empty() {
-        return compare(files);
+    use Table::{
+        BesideDirect, Direct, Hashing, None as Nothing, OneRule, Peer, PeerSingle, Portway, PortwaySingle, Resets,
+    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let services = arguments.iter().find_map(|word| word.strip_prefix("services="));
+    let services = services.map_or(1, |number| number.parse().expect("a number of Services"));
+    let files: Vec<String> = arguments.iter().filter(|name| name.ends_with(".nft")).cloned().collect();
+    let is_asked = |word: &str| arguments.iter().any(|argument| argument == word);
+    match (is_asked("listing"), files.is_empty(), services) {
+        (true, ..) => return list(if is_asked("single") { PortwaySingle(services) } else { Portway(services) }),
+        (false, false, 1) => return compare(files),
+        (false, false, _) => return compare_many(files, services),
+        (false, true, _) => {}
     }
-    let (tables, rounds): (&[Table], usize) = if is_quick() {
+    let singles = |services| {
+        [PortwaySingle(services)].into_iter().chain(Version::ALL.map(|version| PeerSingle(version, services)))
+    };
+    let (mut tables, rounds) = if is_quick() {
         let ours = [Portway(1), Portway(1_000), Hashing(1_000), Resets(1_000), BesideDirect(1_000), Direct(100)];
-        (&[&[Nothing, OneRule], &ours[..], &[Portway(10_000), Peer(1), Peer(1_000)]].concat(), 400)
+        ([&[Nothing, OneRule], &ours[..], &[Portway(10_000), Peer(1), Peer(1_000)]].concat(), 400)
     } else {
         let ours = [Portway(1), Portway(1_000), Hashing(1_000), Portway(10_000), Portway(100_000)];
         let more = [Resets(1_000), BesideDirect(1_000), Direct(100)];
-        (&[&[Nothing, OneRule], &ours[..], &more, &[Peer(1), Peer(1_000), Peer(10_000)]].concat(), 2_000)
+        ([&[Nothing, OneRule], &ours[..], &more, &[Peer(1), Peer(1_000), Peer(10_000)]].concat(), 2_000)
     };
+    tables.extend(singles(1).chain(singles(if is_quick() { 1_000 } else { 10_000 })));
     let mut tcp: Vec<Subject> = tables.iter().map(|table| Subject::new(*table, Protocol::Tcp)).collect();
     let small = [Nothing, OneRule, Portway(1_000), Peer(1_000)];
     let mut udp = small.map(|table| Subject::new(table, Protocol::Udp));
@@ -110,9 +83,17 @@ fn main() {
     forward(&mut tcp, rounds);
     connect(&mut tcp, rounds / 10);
     show(&mut report, &tcp, "TCP");
+    show_parts(&mut report, &tcp);
     forward(&mut udp, rounds / 2);
     show(&mut report, &udp, "UDP");
     draw(&tcp);
+}
+
+/// Prints a table of ours.
+fn list(table: Table) {
+    let _lane = Lane::build();
+    table.load(Protocol::Tcp);
+    print!("{}", listing());
 }
 
 /// New flows only, and no result file. The tables take turns in one lane and are loaded anew each time: lanes, and places in
@@ -120,10 +101,7 @@ fn main() {
 fn compare(files: Vec<String>) {
     let subject = Subject::new(Table::OneRule, Protocol::Tcp);
     let mut tables = vec![(Table::OneRule.name(), one_rule(Protocol::Tcp))];
-    tables.extend(files.into_iter().map(|file| {
-        let text = std::fs::read_to_string(&file).expect("a readable file");
-        (file, text)
-    }));
+    tables.extend(files.into_iter().map(|file| (read(&file), file)).map(|(text, file)| (file, text)));
     settle_on_one_cpu();
     let mut times = vec![Vec::new(); tables.len()];
     for round in 0..COMPARISONS {
@@ -138,6 +116,32 @@ fn compare(files: Vec<String>) {
     for ((name, _), rounds) in tables.iter().zip(&times) {
         println!("over one rule: new flow {:+.0} ns: {name}", added(rounds, &times[0]));
     }
+}
+
+/// The same for tables of many Services, which take too long to load: each has a lane of its own. Differences between lanes are
+/// small beside what memory costs here.
+fn compare_many(files: Vec<String>, services: usize) {
+    let mut subjects =
+        vec![Subject::new(Table::OneRule, Protocol::Tcp), Subject::new(Table::Peer(services), Protocol::Tcp)];
+    let mut names: Vec<String> = subjects.iter().map(|subject| subject.table.name()).collect();
+    for file in files {
+        eprintln!("loading: {file}");
+        let text = read(&file);
+        let load = || {
+            peer::load(&text);
+        };
+        subjects.push(Subject::loaded(Table::Portway(services), Protocol::Tcp, load));
+        names.push(file);
+    }
+    settle_on_one_cpu();
+    new_flows(&mut subjects, COMPARISONS as u32);
+    for (name, subject) in names.iter().zip(&subjects) {
+        println!("over one rule: new flow {:+.0} ns: {name}", added(&subject.new, &subjects[0].new));
+    }
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// Pins this thread, and those it starts, to the last CPU, and lets nothing else take its place there if that is allowed.
@@ -155,20 +159,12 @@ fn settle_on_one_cpu() {
 impl Subject {
     fn new(table: Table, protocol: Protocol) -> Self {
         eprintln!("loading: {}", table.name());
+        Self::loaded(table, protocol, || table.load(protocol))
+    }
+
+    fn loaded(table: Table, protocol: Protocol, load: impl FnOnce()) -> Self {
         let lane = Lane::build();
-        match table {
-            Table::None => {}
-            Table::OneRule => drop(peer::load(&one_rule(protocol))),
-            Table::Portway(services) => drop(portway(services, protocol, |event| event)),
-            Table::Hashing(services) => drop(portway(services, protocol, cluster::hashing)),
-            Table::Resets(services) => with_one_gone(services, protocol),
-            Table::BesideDirect(services) => {
-                drop(portway(services, protocol, |event| event));
-                hand_on([Ipv4Addr::new(203, 0, 113, 1).into()], protocol);
-            }
-            Table::Direct(services) => hand_on((0..services).map(|n| cluster::service(n).cluster_ips[0]), protocol),
-            Table::Peer(services) => drop(peer::load(&peer::table(services, ENDPOINTS, protocol))),
-        }
+        load();
         lane.trust_checksums();
         Self { table, protocol, lane, new: Vec::new(), established: Vec::new(), connections: Vec::new() }
     }
@@ -179,22 +175,7 @@ impl Subject {
     }
 
     fn target(&self, n: u32) -> (Ipv4Addr, u16) {
-        let random = n.wrapping_mul(2_654_435_761) as usize >> 8;
-        let v4 = |address: IpAddr| match address {
-            IpAddr::V4(address) => address,
-            IpAddr::V6(address) => panic!("{address} is not IPv4"),
-        };
-        match self.table {
-            // Not the first endpoint: all Services share that one.
-            Table::None => (v4(cluster::slice(random % 10_000, ENDPOINTS, 0).endpoints[1].address), 8080),
-            Table::OneRule => (v4(cluster::service(0).cluster_ips[0]), 80),
-            Table::Portway(services)
-            | Table::Hashing(services)
-            | Table::Resets(services)
-            | Table::BesideDirect(services)
-            | Table::Direct(services)
-            | Table::Peer(services) => (v4(cluster::service(random % services).cluster_ips[0]), 80),
-        }
+        self.table.target(n.wrapping_mul(2_654_435_761) as usize >> 8)
     }
 
     /// Nanoseconds a frame.
@@ -203,58 +184,6 @@ impl Subject {
         self.lane.send(frames);
         start.elapsed().as_nanos() as f64 / frames.len() as f64
     }
-}
-
-fn portway(services: usize, protocol: Protocol, change: fn(Event) -> Event) -> Controller<NftKernel> {
-    let kernel = NftKernel::open().expect("nf_tables");
-    let options = Options { reset_for: Duration::from_secs(3600), ..cluster::options() };
-    let (mut controller, reports) = Controller::new(kernel, options);
-    let events = cluster::events(services, ENDPOINTS).into_iter().map(|event| change(cluster::over(event, protocol)));
-    controller.handle(events, Instant::now());
-    assert_eq!((reports.borrow().syncs, reports.borrow().failures), (1, 0));
-    controller
-}
-
-/// An endpoint has left the first Service. Nothing that is measured goes there.
-fn with_one_gone(services: usize, protocol: Protocol) {
-    let mut controller = portway(services, protocol, |event| event);
-    let slice = |pods: &[&str]| {
-        let slice = EndpointSlice { service: cluster::service(0).key, ..portway::testing::slice("gone", "", pods) };
-        EndpointSlice { ports: vec![portway::testing::slice_port("http", 8080)], ..slice }
-    };
-    for pods in [&["11.120.0.1"][..], &[]] {
-        controller.handle([portway::testing::added_slice(slice(pods))], Instant::now());
-    }
-    let table = Command::new("nft").args(["list", "table", "ip", "portway"]).output().expect("nft");
-    assert!(String::from_utf8_lossy(&table.stdout).contains("chain reset-arriving"), "the chains are there");
-}
-
-/// The table of direct return for these addresses, with the pods' end of the lane as the other node.
-fn hand_on(addresses: impl IntoIterator<Item = IpAddr>, protocol: Protocol) {
-    let index = |name: &str| nix::net::if_::if_nametoindex(name).expect("an interface");
-    let mut table = DirectTable::default();
-    table.devices.extend(["near", "far"].map(|name| (index(name), name.into())));
-    let hop = Hop { device: index("far"), address: Ipv4Addr::new(11, 254, 0, 2).into() };
-    let frontend = DirectFrontend {
-        hash: SlotHash { modulus: 1024, ports: true },
-        label: "bench/direct".into(),
-        slots: vec![Some(hop); 1024].into(),
-    };
-    for address in addresses {
-        let key = Bytes::new().ip(address).u8(protocol.number()).u16(80);
-        table.frontends.insert((Family::Ipv4, key), frontend.clone());
-    }
-    let mut kernel = DirectKernel::open(KernelOptions::default()).expect("nf_tables");
-    kernel.make(&DirectFound::default(), &table).expect("the table is made");
-}
-
-fn one_rule(protocol: Protocol) -> String {
-    let (vip, pod) = (cluster::service(0).cluster_ips[0], cluster::slice(0, ENDPOINTS, 0).endpoints[1].address);
-    let protocol = peer::name(protocol);
-    format!(
-        "add table ip one\nadd chain ip one prerouting {{ type nat hook prerouting priority -100 ; }}\n\
-         add rule ip one prerouting ip daddr {vip} {protocol} dport 80 dnat to {pod}:8080\n"
-    )
 }
 
 /// New flows and established packets.
@@ -277,7 +206,15 @@ fn forward(subjects: &mut [Subject], rounds: usize) {
             subject.established.push(subject.time(frames));
         }
     }
-    for round in 0..rounds as u32 {
+    new_flows(subjects, rounds as u32);
+    for (subject, before) in subjects.iter().zip(before) {
+        let (sent, arrived) = (2 * rounds as u64 * u64::from(BATCH), subject.lane.arrived() - before);
+        assert!(arrived >= sent, "{}: {arrived} of {sent} packets arrived", subject.table.name());
+    }
+}
+
+fn new_flows(subjects: &mut [Subject], rounds: u32) {
+    for round in 0..rounds {
         for subject in subjects.iter_mut() {
             // Other clients in each round; those of before are forgotten now and then.
             let first = FLOWS + round % 20 * BATCH;
@@ -288,10 +225,6 @@ fn forward(subjects: &mut [Subject], rounds: usize) {
             let frames = subject.lane.first_packets(flows);
             subject.new.push(subject.time(&frames));
         }
-    }
-    for (subject, before) in subjects.iter().zip(before) {
-        let (sent, arrived) = (2 * rounds as u64 * u64::from(BATCH), subject.lane.arrived() - before);
-        assert!(arrived >= sent, "{}: {arrived} of {sent} packets arrived", subject.table.name());
     }
 }
 
@@ -323,7 +256,7 @@ fn connect(subjects: &mut [Subject], rounds: usize) {
 
 /// Medians, and medians of what a round adds to the same round with one dnat rule.
 fn show(report: &mut Report, subjects: &[Subject], protocol: &str) {
-    let base = subjects.iter().find(|subject| subject.table == Table::OneRule).expect("the one to compare with");
+    let base = find(subjects, Table::OneRule).expect("the one to compare with");
     report.table(&[
         protocol,
         "new flow",
@@ -355,22 +288,49 @@ fn added(rounds: &[f64], base: &[f64]) -> f64 {
     middle(&differences)
 }
 
+/// What Portway adds to a new flow beside what kube-proxy's shape adds, and as a part of it.
+fn show_parts(report: &mut Report, subjects: &[Subject]) {
+    let base = &find(subjects, Table::OneRule).expect("the one to compare with").new;
+    let over = |table| Some(added(&find(subjects, table)?.new, base));
+    report.table(&["A new flow over one rule, services x endpoints", "Portway", "kube-proxy's shape", "part"]);
+    for services in [1, 1_000, 10_000] {
+        let several = (Table::Portway(services), Table::Peer(services), "1.36 and 1.37", ENDPOINTS);
+        let singles = Version::ALL
+            .map(|version| (Table::PortwaySingle(services), Table::PeerSingle(version, services), version.name(), 1));
+        for (ours, peer, versions, endpoints) in [several].into_iter().chain(singles) {
+            if let (Some(ours), Some(peer)) = (over(ours), over(peer)) {
+                report.row(&[
+                    format!("{} x {endpoints}", grouped(services)),
+                    format!("{ours:+.0} ns"),
+                    format!("{peer:+.0} ns ({versions})"),
+                    format!("{:.2}", ours / peer),
+                ]);
+            }
+        }
+    }
+}
+
+fn find(subjects: &[Subject], table: Table) -> Option<&Subject> {
+    subjects.iter().find(|subject| subject.table == table)
+}
+
 fn draw(subjects: &[Subject]) {
-    let base = &subjects.iter().find(|subject| subject.table == Table::OneRule).expect("the one to compare with").new;
-    let points = |services: fn(Table) -> Option<usize>| {
-        let measured = subjects.iter().filter_map(|subject| Some((services(subject.table)?, subject)));
-        measured.map(|(services, subject)| (services as f64, added(&subject.new, base))).collect()
+    let base = &find(subjects, Table::OneRule).expect("the one to compare with").new;
+    let series = |name, color, table: fn(usize) -> Table| {
+        let measured = |services| Some((services as f64, added(&find(subjects, table(services))?.new, base)));
+        Series { name, color, points: [1, 1_000, 10_000, 100_000].into_iter().filter_map(measured).collect() }
     };
-    let ours = points(|table| if let Table::Portway(services) = table { Some(services) } else { None });
-    let peer = points(|table| if let Table::Peer(services) = table { Some(services) } else { None });
     let chart = Chart {
         title: "What a new connection pays",
-        subtitle: "First packet of a flow, over a table with one dnat rule (ns)",
+        subtitle: "First packet of a flow, over a table with one dnat rule (ns); 10 endpoints, or one",
         label: |value| format!("{value:.0}"),
         logarithmic: false,
         series: vec![
-            Series { name: "kube-proxy's shape", color: "#c2410c", points: peer },
-            Series { name: "Portway", color: "#1d4ed8", points: ours },
+            series("kube-proxy's shape", "#c2410c", Table::Peer),
+            series("1.36, one endpoint", "#f59e0b", |services| Table::PeerSingle(Version::V1_36, services)),
+            series("1.37, one endpoint", "#a16207", |services| Table::PeerSingle(Version::V1_37, services)),
+            series("Portway", "#1d4ed8", Table::Portway),
+            series("Portway, one endpoint", "#38bdf8", Table::PortwaySingle),
         ],
     };
     chart.write("new-flow");

@@ -1,5 +1,6 @@
 //! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
-//! what it and `nft` take for a table of kube-proxy's shape; repairs of tables that nobody owns; and a map that is replaced.
+//! what it and `nft` take for tables of kube-proxy's shape, of 1.36 and of 1.37; repairs of tables that nobody owns; and a map
+//! that is replaced.
 //!
 //! Run as root: `cargo bench --bench kernel [-- --quick] [unsized] [growth] [reading]`: `unsized` for maps without a size, `growth` and
 //! `reading` for nothing else than that, on the screen. Everything happens in network namespaces of its own.
@@ -9,28 +10,23 @@
 mod cluster;
 mod support;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portway::config::Options;
-use portway::controller::Controller;
-use portway::model::{Event, Family, Protocol};
-use portway::nftables::{self, NftKernel};
-use portway::ruleset::{ChainId, ChangedParts, Element, Kernel as _, Op, SetId, Term, Transaction, Verdict};
+use portway::model::{Event, Protocol};
+use portway::ruleset::Kernel as _;
 
 use support::netns::in_netns;
-use support::peer;
+use support::peer::{self, Version};
 use support::plot::{Chart, Series};
 use support::report::{Report, is_quick};
 use support::stats::{grouped, median, per_mille, short};
+use support::tables::ENDPOINTS;
+use support::upkeep::{Loop, controller, reading, repairs, replacement, timed};
 
-const ENDPOINTS: usize = 10;
 const FIRST_LOADS: usize = 3;
 const ROUNDS: usize = 400;
 /// Rounds of what takes kube-proxy's shape seconds.
 const PEER_ROUNDS: usize = 5;
-const REPAIRS: usize = 9;
-const READS: usize = 3;
 
 fn main() {
     let (ours, peers): (&[usize], &[usize]) = if is_quick() {
@@ -48,7 +44,9 @@ fn main() {
     }
     let mut report = Report::new("kernel");
     let ours: Vec<Ours> = ours.iter().map(|services| in_netns(|| measure(*services))).collect();
-    let peers: Vec<Peer> = peers.iter().map(|services| in_netns(|| measure_peer(*services))).collect();
+    // With several endpoints all versions of kube-proxy write the same.
+    let peers: Vec<Load> =
+        peers.iter().map(|services| in_netns(|| measure_peer(Version::V1_36, *services, ENDPOINTS))).collect();
 
     report.table(&[
         "Portway, services x endpoints",
@@ -77,6 +75,15 @@ fn main() {
     report.table(&["kube-proxy's shape by nft, services x endpoints", "first load", "one endpoint p50"]);
     for row in &peers {
         report.row(&[name(row.services), short(row.first), short(median(&row.endpoint))]);
+    }
+    report.table(&["Services with one endpoint", "", "first load", "one endpoint p50"]);
+    for services in if is_quick() { vec![1_000] } else { vec![1_000, 10_000] } {
+        let ours = in_netns(|| measure_singles(services));
+        let peers = Version::ALL.map(|version| in_netns(|| measure_peer(version, services, 1)));
+        let names = Version::ALL.map(|version| format!("kube-proxy {}'s shape by nft", version.name()));
+        for (who, row) in [("Portway".to_owned(), ours)].into_iter().chain(names.into_iter().zip(peers)) {
+            report.row(&[grouped(services), who, short(row.first), short(median(&row.endpoint))]);
+        }
     }
     report.table(&[
         "Repairs, services x endpoints",
@@ -131,8 +138,6 @@ fn name(services: usize) -> String {
     format!("{} x {ENDPOINTS}", grouped(services))
 }
 
-type Loaded = (Controller<NftKernel>, tokio::sync::watch::Receiver<portway::controller::Report>);
-
 struct Ours {
     services: usize,
     first: Duration,
@@ -146,7 +151,8 @@ struct Ours {
     memory: f64,
 }
 
-struct Peer {
+/// A first load, and what a change takes after it.
+struct Load {
     services: usize,
     first: Duration,
     endpoint: Vec<Duration>,
@@ -186,7 +192,7 @@ fn measure(services: usize) -> Ours {
 }
 
 /// The median of some first loads, and the controller of the last one.
-fn first_load(events: &[Event]) -> (Duration, Loaded) {
+fn first_load(events: &[Event]) -> (Duration, Loop) {
     let mut times = Vec::new();
     loop {
         let (mut controller, reports) = controller();
@@ -199,135 +205,21 @@ fn first_load(events: &[Event]) -> (Duration, Loaded) {
     }
 }
 
-fn controller() -> Loaded {
-    Controller::new(NftKernel::open().expect("nf_tables"), options())
-}
-
-/// What a change waits for while the largest map is replaced.
-struct Replacement {
-    changes: Vec<Duration>,
-    whole: Duration,
-}
-
-impl Replacement {
-    fn cells(&self) -> Vec<String> {
-        let share = |per| short(per_mille(&self.changes, per));
-        vec![share(500), share(990), share(1000), short(self.whole)]
-    }
-}
-
-/// Reads the tables whole, on a kernel that counts the elements of maps and on one that does not.
-fn reading(services: usize) -> [String; 2] {
-    eprintln!("reading, {services} Services");
-    let (mut controller, _) = controller();
-    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
-    drop(controller);
-    [true, false].map(|modern| {
-        let options = nftables::KernelOptions { owned: false, modern };
-        let mut kernel = NftKernel::open_with(options).expect("nf_tables");
-        let times: Vec<Duration> =
-            (0..READS).map(|_| timed(|| drop(kernel.read(Family::Ipv4).expect("readable").expect("there")))).collect();
-        short(median(&times))
-    })
-}
-
-/// A Service is added that makes the map of endpoints, and it alone, too large for what it is. Then endpoints change one by
-/// one, as fast as that goes, until the map's successor is in force.
-fn replacement(services: usize) -> Replacement {
-    eprintln!("a replaced map, {services} Services");
-    let mut options = cluster::options();
-    options.sizing.floor = (services * ENDPOINTS + 1) as u32;
-    let (mut controller, reports) = Controller::new(NftKernel::open().expect("nf_tables"), options);
-    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
-    let (snapshots, (sender, events)) = (controller.snapshots(), tokio::sync::mpsc::channel(1));
-    let sync_loop = std::thread::spawn(move || controller.run(events));
-    let change = |events: Vec<Event>| {
-        let before = reports.borrow().syncs;
-        timed(|| {
-            sender.blocking_send(events).expect("the loop runs");
-            while reports.borrow().syncs == before {
-                std::thread::sleep(Duration::from_micros(50));
-            }
-        })
-    };
-    let slice = |n, generation| Event::Slice(Arc::new(cluster::slice(n, ENDPOINTS, generation)));
-    let start = Instant::now();
-    let mut changes = vec![change(vec![slice(services, 0), Event::Service(Arc::new(cluster::service(services)))])];
-    let is_growing = || {
-        let snapshot = snapshots.take(Duration::from_secs(60)).expect("the loop runs");
-        snapshot.mirror.is_some_and(|mirror| mirror.is_growing(Family::Ipv4))
-    };
-    assert!(services < 1_000 || is_growing(), "it is not replaced");
-    let mut whole = Duration::ZERO;
-    while whole.is_zero() {
-        let generation = changes.len();
-        changes.extend((0..50).map(|n| change(vec![slice(services / 2, generation + n)])));
-        if !is_growing() {
-            whole = start.elapsed();
-        }
-    }
+fn measure_singles(services: usize) -> Load {
+    eprintln!("Portway, {services} Services with one endpoint");
+    let (first, (mut controller, reports)) = first_load(&cluster::events(services, 1));
+    let change = |round| Event::Slice(cluster::slice(services / 2, 1, round).into());
+    let endpoint = (1..=ROUNDS).map(|round| timed(|| controller.handle([change(round)], Instant::now()))).collect();
     assert_eq!(reports.borrow().failures, 0);
-    drop(sender);
-    sync_loop.join().expect("it ends");
-    Replacement { changes, whole }
+    Load { services, first, endpoint }
 }
 
-/// From just before somebody changes a table that nobody owns to when that is undone.
-fn repairs(services: usize) -> [Vec<Duration>; 8] {
-    eprintln!("repairs, {services} Services");
-    let open = || NftKernel::open_with(nftables::KernelOptions::new(false)).expect("nf_tables");
-    let mut stranger = open();
-    let (mut controller, reports) = Controller::new(open(), options());
-    let (sender, heard) = std::sync::mpsc::channel();
-    let listens = controller.kernel().watch(move |by, touched| sender.send((by, touched)).is_ok()).expect("a socket");
-    assert!(listens, "nobody owns the tables");
-    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
-    let table = stranger.read(Family::Ipv4).expect("readable").expect("there");
-    let endpoints: Vec<Element> = table.sets[&SetId::Endpoints].values().collect();
-    let frontends: Vec<Element> = table.sets[&SetId::Services].values().collect();
-    drop(table);
-    let mut repair = |op: Op, everything: bool| -> Vec<Duration> {
-        let change = Transaction { ops: vec![(Family::Ipv4, op)] };
-        (0..REPAIRS)
-            .map(|_| {
-                let took = timed(|| {
-                    stranger.apply(&change).expect("nobody owns it");
-                    let (by, touched) = heard.recv().expect("it listens");
-                    controller.doubts().raise(by, if everything { ChangedParts::Everything } else { touched });
-                    controller.check_doubts();
-                });
-                for family in Family::ALL {
-                    let table = stranger.read(family).expect("readable");
-                    let steps = controller.mirror().expect("synced").rebase(family, table.as_ref());
-                    assert!(steps.is_empty(), "it is undone");
-                }
-                // What was announced late, of a change with more announcements than there is room for.
-                while heard.try_recv().is_ok() {}
-                took
-            })
-            .collect()
-    };
-    let one = |elements: &[Element]| vec![elements[elements.len() / 2].clone()];
-    let delete = |set: SetId, elements| Op::DeleteElements(set.into(), elements);
-    let times = [
-        repair(delete(SetId::Endpoints, one(&endpoints)), false),
-        repair(delete(SetId::Services, one(&frontends)), false),
-        repair(Op::AddRule(ChainId::Dispatch, vec![Term::Verdict(Verdict::Drop)]), false),
-        repair(delete(SetId::Endpoints, endpoints.iter().take(1_000).cloned().collect()), false),
-        repair(delete(SetId::Services, frontends.clone()), false),
-        repair(delete(SetId::Endpoints, endpoints.clone()), false),
-        repair(delete(SetId::Endpoints, one(&endpoints)), true),
-        repair(Op::DeleteTable, false),
-    ];
-    assert_eq!(reports.borrow().failures, 0);
-    times
-}
-
-fn measure_peer(services: usize) -> Peer {
-    eprintln!("kube-proxy's shape, {services} Services");
-    let first = peer::load(&peer::table(services, ENDPOINTS, Protocol::Tcp));
-    let endpoint = (1..=PEER_ROUNDS).map(|round| peer::load(&peer::change(services / 2, ENDPOINTS, round))).collect();
-    Peer { services, first, endpoint }
+fn measure_peer(version: Version, services: usize, endpoints: usize) -> Load {
+    eprintln!("kube-proxy {}'s shape, {services} Services x {endpoints}", version.name());
+    let first = peer::load(&peer::table(version, services, endpoints, Protocol::Tcp));
+    let change = |round| peer::change(version, services / 2, endpoints, round);
+    let endpoint = (1..=PEER_ROUNDS).map(|round| peer::load(&change(round))).collect();
+    Load { services, first, endpoint }
 }
 
 /// Bytes the kernel itself uses. Whatever else happens on the machine is in it, so only large differences mean something.
@@ -339,21 +231,6 @@ fn kernel_memory() -> f64 {
     };
     // What large tables are allocated from, besides small objects.
     field("SUnreclaim:") + field("VmallocUsed:") + field("Percpu:")
-}
-
-/// No map has a size where that is asked for.
-fn options() -> Options {
-    let mut options = cluster::options();
-    if std::env::args().any(|arg| arg == "unsized") {
-        options.sizing.floor = u32::MAX;
-    }
-    options
-}
-
-fn timed(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
 }
 
 fn draw(file: &str, title: &'static str, ours: &[(usize, Duration)], peers: &[(usize, Duration)]) {

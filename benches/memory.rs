@@ -102,7 +102,7 @@ fn measure(programs: &[PathBuf], services: usize, endpoints: usize) -> Vec<(Memo
     for _ in 0..RUNS {
         for (program, (memory, times, cpu)) in programs.iter().zip(&mut runs) {
             let before = kernel_memory();
-            let program = Program::start_this(program, &server.url());
+            let program = Program::start_this(program, &server.url(), &[]);
             times.push(program.wait_for("first sync done", LIMIT) - program.started);
             cpu.push(program.cpu());
             std::thread::sleep(REST);

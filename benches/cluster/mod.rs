@@ -48,6 +48,16 @@ pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
     }
 }
 
+/// The slice as it is at first. A single endpoint is its Service's own: those that change are shared by all.
+pub fn first_slice(n: usize, endpoints: usize) -> EndpointSlice {
+    if endpoints > 1 {
+        return slice(n, endpoints, 0);
+    }
+    let mut slice = slice(n, 2, 0);
+    slice.endpoints.remove(0);
+    slice
+}
+
 /// On one of 50 nodes, shared by all who are there, as a source does it.
 fn placement(node: usize) -> Arc<Placement> {
     static NODES: LazyLock<Vec<Arc<Placement>>> =
@@ -64,7 +74,7 @@ pub fn options() -> Options {
 pub fn events(services: usize, endpoints: usize) -> Vec<Event> {
     let mut events = vec![added_node(testing::node("node-0", &["192.168.0.1"]))];
     events.extend((0..services).map(|n| added(service(n))));
-    events.extend((0..services).map(|n| added_slice(slice(n, endpoints, 0))));
+    events.extend((0..services).map(|n| added_slice(first_slice(n, endpoints))));
     events.extend(all_listed());
     events
 }

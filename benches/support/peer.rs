@@ -1,8 +1,10 @@
-//! A table of kube-proxy's shape (1.36, nftables mode), generated here: kube-proxy itself is no part of these benchmarks.
+//! A table of kube-proxy's shape (nftables mode), generated here: kube-proxy itself is no part of these benchmarks.
 //!
-//! As that version lists it: per Service port one chain with one rule and an anonymous map, `service-ips` leading to it,
-//! `ct state new` in the filter chains, masquerading by mark. The chains of `filter-*` sit where kube-proxy's do: -110 in
-//! prerouting and output, 0 in input, forward and output.
+//! As it lists it: per Service port one chain with one rule and an anonymous map, `service-ips` leading to it, `ct state new`
+//! in the filter chains, masquerading by mark. The chains of `filter-*` sit where kube-proxy's do: -110 in prerouting and
+//! output, 0 in input, forward and output. From 1.37 on a Service with one endpoint has no map (kubernetes/kubernetes#140723,
+//! and #140960 for how its rule is written); with more endpoints both versions write the same. What kube-proxy lists before it
+//! writes (by `nft` up to 1.36, by netlink from 1.37 on) is not part of the figures.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,6 +14,28 @@ use std::time::{Duration, Instant};
 use portway::model::{EndpointSlice, Protocol, Service};
 
 use crate::cluster;
+
+/// Whose shape.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Version {
+    /// kube-proxy 1.36.
+    V1_36,
+    /// kube-proxy 1.37.
+    V1_37,
+}
+
+impl Version {
+    /// Both, the older one first.
+    pub const ALL: [Self; 2] = [Self::V1_36, Self::V1_37];
+
+    /// As tables of results have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1_36 => "1.36",
+            Self::V1_37 => "1.37",
+        }
+    }
+}
 
 /// Everything that does not depend on Services.
 const BASE: &str = r#"
@@ -63,17 +87,17 @@ add element ip kube-proxy nodeport-ips { 192.168.0.1 }
 "#;
 
 /// The text for a generated cluster.
-pub fn table(services: usize, endpoints: usize, protocol: Protocol) -> String {
+pub fn table(version: Version, services: usize, endpoints: usize, protocol: Protocol) -> String {
     let mut text = BASE.to_owned();
     for n in 0..services {
-        let (service, slice) = (cluster::service(n), cluster::slice(n, endpoints, 0));
+        let (service, slice) = (cluster::service(n), cluster::first_slice(n, endpoints));
         let (chain, address) = (chain(&service, protocol), service.cluster_ips[0]);
         let (name, port) = (name(protocol), service.ports[0].port);
         writeln!(text, "add chain ip kube-proxy {chain}").expect("a string");
         writeln!(text, "add element ip kube-proxy cluster-ips {{ {address} }}").expect("a string");
         writeln!(text, "add element ip kube-proxy service-ips {{ {address} . {name} . {port} : goto {chain} }}")
             .expect("a string");
-        writeln!(text, "{}", rule(&service, &slice, protocol)).expect("a string");
+        writeln!(text, "{}", rule(version, &service, &slice, protocol)).expect("a string");
         for local in slice.endpoints.iter().filter(|endpoint| endpoint.placement.node.as_deref() == Some("node-0")) {
             let (ip, port) = (local.address, slice.ports[0].port);
             writeln!(text, "add element ip kube-proxy hairpin-connections {{ {ip} . {ip} . {name} . {port} }}")
@@ -84,10 +108,10 @@ pub fn table(services: usize, endpoints: usize, protocol: Protocol) -> String {
 }
 
 /// What changes when an endpoint does: the chain is written anew.
-pub fn change(n: usize, endpoints: usize, generation: usize) -> String {
+pub fn change(version: Version, n: usize, endpoints: usize, generation: usize) -> String {
     let (service, slice) = (cluster::service(n), cluster::slice(n, endpoints, generation));
     let protocol = Protocol::Tcp;
-    format!("flush chain ip kube-proxy {}\n{}\n", chain(&service, protocol), rule(&service, &slice, protocol))
+    format!("flush chain ip kube-proxy {}\n{}\n", chain(&service, protocol), rule(version, &service, &slice, protocol))
 }
 
 /// Runs `nft -f -` in the network namespace of the caller, as kube-proxy does; how long it took.
@@ -113,8 +137,12 @@ fn chain(service: &Service, protocol: Protocol) -> String {
     format!("service-ABCDEFGH-{}/{}/{}", service.key, name(protocol), service.ports[0].name)
 }
 
-fn rule(service: &Service, slice: &EndpointSlice, protocol: Protocol) -> String {
+fn rule(version: Version, service: &Service, slice: &EndpointSlice, protocol: Protocol) -> String {
     let port = slice.ports[0].port;
+    if let (Version::V1_37, [only]) = (version, &*slice.endpoints) {
+        let (chain, protocol) = (chain(service, protocol), name(protocol));
+        return format!("add rule ip kube-proxy {chain} meta l4proto {protocol} dnat to {}:{port}", only.address);
+    }
     let map: Vec<String> =
         slice.endpoints.iter().enumerate().map(|(i, one)| format!("{i} : {} . {port}", one.address)).collect();
     format!(

@@ -36,11 +36,11 @@ pub struct Program {
 impl Program {
     /// Starts it against an API server.
     pub fn start(master: &str) -> Self {
-        Self::start_this(&program(), master)
+        Self::start_this(&program(), master, &[])
     }
 
-    /// Starts a build of it.
-    pub fn start_this(path: &Path, master: &str) -> Self {
+    /// Starts a build of it, with more flags.
+    pub fn start_this(path: &Path, master: &str, more: &[&str]) -> Self {
         let started = Instant::now();
         // It must not outlive a benchmark that is killed.
         let mut child = Command::new("setpriv")
@@ -48,6 +48,7 @@ impl Program {
             .arg(path)
             .args(["run", "--master", master, "--hostname-override", "node-0", "--cluster-cidr", "11.0.0.0/8"])
             .args(["--conntrack-max-per-core", "0"])
+            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

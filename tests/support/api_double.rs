@@ -227,7 +227,7 @@ impl ApiDouble {
     /// Sends a bookmark to the present watchers of a kind.
     pub fn bookmark(&self, plural: &str) {
         let version = self.lock().version;
-        self.send_raw(plural, line("BOOKMARK", &bookmark(version, json!({}))).trim_end());
+        self.send_raw(plural, line("BOOKMARK", &bookmark(plural, version, json!({}))).trim_end());
     }
 
     /// Tells the present watchers of a kind that their history is lost, as a server does within a watch.
@@ -440,7 +440,7 @@ impl ApiDouble {
                 lines.extend(objects.map(|object| line("ADDED", &shown(object, slim))));
                 if !state.withhold_bookmark {
                     let annotations = json!({"k8s.io/initial-events-end": "true"});
-                    lines.push(line("BOOKMARK", &bookmark(state.version, annotations)));
+                    lines.push(line("BOOKMARK", &bookmark(plural, state.version, annotations)));
                 }
                 (state.log.len(), state.epoch)
             } else {
@@ -482,9 +482,21 @@ impl ApiDouble {
     }
 }
 
-fn bookmark(version: u64, annotations: Value) -> Value {
+fn bookmark(plural: &str, version: u64, annotations: Value) -> Value {
     let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
-    json!({"kind": "Any", "apiVersion": "v1", "metadata": metadata})
+    let (api_version, kind) = type_of(plural);
+    json!({"kind": kind, "apiVersion": api_version, "metadata": metadata})
+}
+
+/// API version and kind of objects. Portway does not look at them, kube-proxy does.
+fn type_of(plural: &str) -> (&'static str, &'static str) {
+    match plural {
+        "services" => ("v1", "Service"),
+        "nodes" => ("v1", "Node"),
+        "endpointslices" => ("discovery.k8s.io/v1", "EndpointSlice"),
+        "servicecidrs" => ("networking.k8s.io/v1", "ServiceCIDR"),
+        _ => ("v1", "Any"),
+    }
 }
 
 fn gone() -> Value {
@@ -546,7 +558,9 @@ fn list(state: &State, plural: &str, seen: &Seen) -> String {
     if end < all.len() {
         metadata["continue"] = json!(end.to_string());
     }
-    json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": &all[..end]}).to_string()
+    let (api_version, kind) = type_of(plural);
+    let kind = format!("{kind}List");
+    json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": &all[..end]}).to_string()
 }
 
 fn line(kind: &str, object: &Value) -> String {
