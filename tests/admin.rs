@@ -406,7 +406,8 @@ fn status_is_about_the_present() {
 #[test]
 fn a_folder_needs_no_node() {
     in_netns(|| {
-        ip_batch("link add up type dummy\naddr add 192.0.2.7/24 dev up\nlink set up up\nroute add default dev up").expect("ip");
+        ip_batch("link add up type dummy\naddr add 192.0.2.7/24 dev up\nlink set up up\nroute add default dev up")
+            .expect("ip");
         let asked = Asked::launch(&[], |flags| Program::start(OBJECTS, flags));
         for subsystem in ["model", "health"] {
             assert_eq!(asked.status(subsystem)["state"], "OK", "{:#}", asked.status(subsystem));

@@ -319,7 +319,8 @@ fn kubectl_completes_its_words() {
     let kubectl = FakeKubectl::new();
     let complete = |words: &[&str]| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/kubectl_complete-portway");
-        let path = kubectl.command(&[]).get_envs().find_map(|(name, value)| value.filter(|_| name == "PATH").map(Into::into));
+        let path =
+            kubectl.command(&[]).get_envs().find_map(|(name, value)| value.filter(|_| name == "PATH").map(Into::into));
         let path: std::ffi::OsString = path.expect("a PATH");
         let said = Said::of(Command::new(script).args(words).env("PATH", path).output().expect("started"));
         assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{words:?}: {said:#?}");
