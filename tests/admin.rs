@@ -406,7 +406,7 @@ fn status_is_about_the_present() {
 #[test]
 fn a_folder_needs_no_node() {
     in_netns(|| {
-        ip_batch("link add up type dummy\naddr add 192.0.2.7/24 dev up\nlink set up up\nroute add default dev up")
+        ip_batch("link add lan type veth peer name far\naddr add 192.0.2.7/24 dev lan\nlink set lan up\nlink set far up\nroute add default via 192.0.2.1")
             .expect("ip");
         let asked = Asked::launch(&[], |flags| Program::start(OBJECTS, flags));
         for subsystem in ["model", "health"] {
@@ -419,7 +419,8 @@ fn a_folder_needs_no_node() {
         // An endpoint of this host, by name.
         assert_eq!(asked.json(&["endpoints", "shop/till"])[0]["local"], true, "{:#}", asked.json(&["endpoints"]));
 
-        ip_batch("addr del 192.0.2.7/24 dev up\naddr add 192.0.2.8/24 dev up\nroute add default dev up").expect("ip");
+        ip_batch("addr del 192.0.2.7/24 dev lan\naddr add 192.0.2.8/24 dev lan\nroute replace default via 192.0.2.1")
+            .expect("ip");
         eventually("the new address", || node_ips().contains("192.0.2.8"));
         assert_eq!(asked.ask(&["status"]).code, 0);
     });

@@ -332,6 +332,7 @@ fn kubectl_completes_its_words() {
     for command in ["status", "check", "explain", "bundle", "test"] {
         assert!(all.iter().any(|word| word == command), "{command}: {all:?}");
     }
+    assert!(!all.iter().any(|word| word.starts_with('-')), "{all:?}");
     assert_eq!(complete(&["stat"]), ["status"]);
     assert_eq!(complete(&["status", "--stri"]), ["--strict"]);
     assert_eq!(complete(&["status", "--output", "js"]), ["json"]);
