@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::admin::count;
 use crate::cli::progress::Progress;
 use crate::controller::{Observer, Synced};
 use crate::model::{Event, Family, Kind};
@@ -55,7 +56,8 @@ impl FirstLoad {
 
 impl Seen {
     fn line(&self, source: &str) -> String {
-        let objects = format!("{} Services and {} EndpointSlices", self.services, self.slices);
+        let (services, slices) = (count(self.services as u64, "Service"), count(self.slices as u64, "EndpointSlice"));
+        let objects = format!("{services} and {slices}");
         if let Some(cause) = &self.waiting {
             format!("first load: waiting: {cause}")
         } else if [Kind::Service, Kind::EndpointSlice].iter().all(|kind| self.listed.contains(kind)) {
@@ -111,10 +113,10 @@ mod tests {
         let line = |load: &FirstLoad| load.0.lock().expect("no panic").line("the API server");
         assert_eq!(line(&load), "first load: waiting for the API server");
         load.received(&[Event::ListStarted(Kind::Service), added(service("a", "10.96.0.1"))]);
-        assert_eq!(line(&load), "first load: 1 Services and 0 EndpointSlices so far, from the API server");
+        assert_eq!(line(&load), "first load: 1 Service and 0 EndpointSlices so far, from the API server");
         load.received(&[Event::ListDone(Kind::Service), Event::ListDone(Kind::EndpointSlice)]);
-        assert_eq!(line(&load), "first load: writing rules for 1 Services and 0 EndpointSlices");
+        assert_eq!(line(&load), "first load: writing rules for 1 Service and 0 EndpointSlices");
         load.received(&[Event::ListStarted(Kind::Service), added(service("a", "10.96.0.1"))]);
-        assert_eq!(line(&load), "first load: writing rules for 1 Services and 0 EndpointSlices");
+        assert_eq!(line(&load), "first load: writing rules for 1 Service and 0 EndpointSlices");
     }
 }
