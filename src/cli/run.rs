@@ -1,6 +1,7 @@
 //! `portway run`: wires a source to the sync loop.
 
 mod direct;
+mod first_load;
 mod memory;
 mod objects;
 mod reload;
@@ -33,6 +34,7 @@ use crate::ruleset::{Intercepted, Kernel};
 use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
 use crate::source::{EventSender, SourceError};
 use crate::{host, localhost, nftables};
+use first_load::FirstLoad;
 use memory::MemoryObserver;
 pub(super) use objects::Source;
 use reload::Refused;
@@ -62,6 +64,10 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         metrics.watch_runtime(runtime.handle().clone());
     }
     controller.observe(MemoryObserver::start(runtimes.operator.handle()));
+    let place = if configuration.manifests.is_some() { "the folder" } else { "the API server" };
+    if let Some(observer) = FirstLoad::show(runtimes.operator.handle(), options.families.len(), place) {
+        controller.observe(observer);
+    }
     metrics.show_gates(configuration.gates());
     if configuration.frontend_metrics_max > 0 {
         // A socket of its own: the kernel lists maps without holding up transactions.
@@ -164,8 +170,10 @@ fn watch_others(controller: &mut Controller<Intercepted<NftKernel, Stopwatch>>) 
     let doubts = controller.doubts();
     match controller.kernel().kernel.watch(move |by, touched| doubts.raise(by, touched)) {
         Ok(false) => {}
-        Ok(true) => info!("the tables have no owner: what others change in them is repaired"),
-        Err(cause) => warn!(%cause, "cannot hear who else changes the tables; they are compared once an hour"),
+        Ok(true) => info!("the tables have no owner: other programs' changes of them are repaired"),
+        Err(cause) => {
+            warn!(%cause, "cannot follow other programs' changes of the tables; they are compared once an hour")
+        }
     }
 }
 
