@@ -13,7 +13,6 @@ mod support;
 use std::time::{Duration, Instant};
 
 use portway::model::{Event, Protocol};
-use portway::ruleset::Kernel as _;
 
 use support::netns::in_netns;
 use support::peer::{self, Version};
