@@ -25,6 +25,7 @@ pub const FLAGS: &[Flag] = &[
     flag("sysctl-net", ValueKind::Text, "", Always, "Where the node's /proc/sys/net can be written, as in a container that is not privileged"),
     flag("frontend-metrics-max", ValueKind::Int(0, u32::MAX as i64), "0", Always, "Show connections of each frontend as metrics, as long as there are no more frontends than this"),
     flag("direct-return-devices", ValueKind::List, "", Always, "Interfaces on which packets to load balancer and external addresses are handed on to the node of their endpoint, which answers the client itself: see docs/balancing.md"),
+    flag("fast-path-devices", ValueKind::List, "", Always, "Interfaces, or beginnings of their names as cali*, between which established connections to Services take the fast path of the kernel's flow table: see docs/fast-path.md"),
     flag("answer-pings", ValueKind::Bool, "false", Always, "Have Service addresses with a usable endpoint answer ICMP echo requests, and others refuse them"),
     flag("reset-connections-for", ValueKind::Duration, "0s", Always, "Answer TCP connections to endpoints that are gone with a reset, for this long after they went, at most 1h; 0: do not"),
     flag("kubeconfig", ValueKind::Text, "", Setting, "How to reach the Kubernetes API; default: as a pod in the cluster"),
