@@ -208,7 +208,7 @@ fn what_a_filter_drops_does_not_take_it() {
         eventually("UDP takes it", || passes_by(&network, |times| assert_eq!(talk(&early, times), times)));
     }
     assert_eq!(talk(&late, 5), 5);
-    load("table inet policy {\nchain forward {\ntype filter hook forward priority 0;\nudp dport 5353 drop\n}\n}\n");
+    load("table inet filters {\nchain forward {\ntype filter hook forward priority 0;\nudp dport 5353 drop\n}\n}\n");
     // Packets that are dropped are counted, but never get as far as the rule.
     assert_eq!(talk(&late, 25), 0);
     assert_eq!(talk(&late, 2), 0);
