@@ -16,7 +16,7 @@ const READY: &str = "ready: true";
 const TERMINATING: &str = "ready: false, serving: true, terminating: true";
 const DEVICES: &str = "--fast-path-devices=uplink0,pod*";
 /// The issue says a second; an emulated machine that is busy besides is slow.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(3);
 
 fn start(network: &FastNetwork, objects: &str, more: &[&str]) -> Program {
     let flags = network.flags(more);
@@ -71,7 +71,9 @@ fn connections_across_a_bridge_do() {
         let mut calls = calls(&network);
         for call in &mut calls {
             call.talk(100);
-            if can && call.way.starts_with("outside") {
+            // What a pod sends is translated at its port already: where that does not take part, only the other direction does.
+            let takes = can && devices.contains('*') && call.way.starts_with("outside");
+            if takes {
                 eventually(&call.way.clone(), || passes_by(&network, |times| call.talk(times)));
             }
         }

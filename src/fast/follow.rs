@@ -87,7 +87,7 @@ impl Follower {
         let mut begins = true;
         loop {
             let wanted = chosen(&self.patterns, links.devices().await?.values());
-            let found = kernel.take()?;
+            let found = if begins { kernel.take()? } else { kernel.read()? };
             if !found.is_sound && !begins {
                 warn!("fast path: others have changed the table inet portway; it is made what it was");
             }

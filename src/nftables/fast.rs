@@ -32,8 +32,8 @@ const INGRESS: (u32, i32) = (0, 0);
 const FORWARD: u32 = 2;
 /// Flow table and chain.
 const OBJECTS: u32 = 2;
-/// Interfaces that one message may name (`NFT_NETDEVICE_MAX` is 256).
-const DEVICES_MAX: usize = 255;
+/// Interfaces that one message names. The kernel takes 255, but its announcement of so many would not fit into a page.
+const DEVICES_MAX: usize = 100;
 
 /// A connection for the table `inet portway`, of its own, so that no failure here concerns the other tables.
 pub struct FastKernel {
@@ -136,18 +136,21 @@ impl FastKernel {
 
     /// The interfaces of the flow table; `None` when there is none as Portway makes it.
     fn flowtable(&mut self) -> Result<Option<FastDevices>, RequestError> {
-        let found = self.side.kernel.connection.get(
+        // Asked for by its name it has to fit into a page, and with some 200 interfaces does not: EPERM says the kernel then.
+        let listed = self.side.kernel.connection.dump_again(
             msg::GETFLOWTABLE,
             INET,
-            |buf| {
-                attr::put_str(buf, flowtable::TABLE, TABLE_NAME);
-                attr::put_str(buf, flowtable::NAME, TABLE_NAME);
+            |buf| attr::put_str(buf, flowtable::TABLE, TABLE_NAME),
+            |message| {
+                let attrs = &message.attrs;
+                let is_ours =
+                    [flowtable::TABLE, flowtable::NAME].iter().all(|kind| attrs.str_of(*kind) == Some(TABLE_NAME));
+                Ok(is_ours.then(|| read_flowtable(attrs)))
             },
-            |message| Ok(read_flowtable(&message.attrs)),
         );
-        match found {
+        match listed {
             Err(RequestError::Errno(libc::ENOENT)) => Ok(None),
-            found => found.map(Option::flatten),
+            listed => Ok(listed?.into_iter().flatten().next().flatten()),
         }
     }
 

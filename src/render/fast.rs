@@ -55,7 +55,8 @@ mod tests {
     fn changes_are_commands() {
         let devices: FastDevices = [std::sync::Arc::from("eth0")].into();
         let odd = FastFound { is_there: true, ..FastFound::default() };
-        let commands = |found: &FastFound, wanted: &FastDevices| fast_commands(found.is_there, &found.change_to(wanted));
+        let commands =
+            |found: &FastFound, wanted: &FastDevices| fast_commands(found.is_there, &found.change_to(wanted));
         assert_eq!(commands(&FastFound::default(), &devices).len(), 5);
         assert_eq!(commands(&odd, &devices)[0], "delete table inet portway");
         let only = "add flowtable inet portway portway { hook ingress priority filter ; devices = { eth0 } ; }";
