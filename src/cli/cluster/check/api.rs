@@ -95,7 +95,7 @@ pub(super) async fn namespace(kubectl: &Kubectl, name: &str) -> CheckRow {
         Err(KubectlError::Refused(_, cause)) if cause.contains("NotFound") => CheckRow::warn(
             "namespace",
             format!("there is no {name}"),
-            "create it: docs/install.md, Namespaces that are strict",
+            "create it: docs/install.md, Strict namespaces",
         ),
         Err(cause) => CheckRow::warn("namespace", cause.to_string(), "ask as somebody who may get namespaces"),
     }
@@ -107,7 +107,7 @@ fn of_namespace(name: &str, level: Option<&str>) -> CheckRow {
         Some(level @ ("baseline" | "restricted")) => CheckRow::fail(
             what,
             format!("{name} enforces the Pod Security level {level}"),
-            "choose another one, or label it: docs/install.md, Namespaces that are strict",
+            "choose another one, or label it: docs/install.md, Strict namespaces",
         ),
         Some(level) => CheckRow::ok(what, format!("{name}, Pod Security level {level}")),
         None => CheckRow::ok(what, format!("{name}, no Pod Security label")),
