@@ -134,9 +134,11 @@ build: setup ## build target/release/portway
 	cargo build --release --locked
 
 .PHONY: install
-install: ## build with link-time optimisation and install into PREFIX/sbin (DESTDIR is honoured)
+install: ## build with link-time optimisation; install into PREFIX/sbin, as kubectl's plugin into PREFIX/bin (DESTDIR is honoured)
 	cargo build --profile dist --locked
 	install -D -m 755 target/dist/portway $(DESTDIR)$(PREFIX)/sbin/portway
+	install -D -m 755 packaging/kubectl_complete-portway $(DESTDIR)$(PREFIX)/bin/kubectl_complete-portway
+	ln -sf ../sbin/portway $(DESTDIR)$(PREFIX)/bin/kubectl-portway
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null)

@@ -31,6 +31,7 @@ pub use rows::{
     DiffRow, EndpointRow, ExplainRows, FaultRow, Refusal, STATUS_VERSION, ServiceRow, State, StatusReport, StatusRow,
 };
 pub use server::start;
+pub use words::count;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -47,7 +47,7 @@ const QUESTIONS: [&str; 11] =
 const OVERVIEW: &str = "\
 {about}
 
-  portway run --kubeconfig FILE                 serve Services on this node, in kube-proxy's place
+  portway run --kubeconfig FILE                 serve Services on this node, instead of kube-proxy
   portway status                                is all well on this node?
   portway explain --from CLIENT-IP IP:PORT      where does a connection go, and why?
   kubectl portway status                        is all well on all nodes?

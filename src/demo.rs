@@ -38,7 +38,7 @@ pub struct DemoArgs {
     /// Requests to send to each address
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     pub requests: u32,
-    /// End a kept demo, or remove what a killed one has left, and do nothing else
+    /// Only end a kept demo, or remove what a killed one left
     #[arg(long, conflicts_with_all = ["keep", "requests"])]
     pub clean: bool,
 }

@@ -8,7 +8,7 @@ pub mod sysctl;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,6 +37,22 @@ pub fn families() -> Vec<Family> {
     let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
     let ipv6 = Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|text| text.trim() != "1");
     if ipv6 { Family::ALL.to_vec() } else { vec![Family::Ipv4] }
+}
+
+/// The addresses by which this host reaches others, those of its default routes: at most one of each family, IPv4 first.
+pub fn primary_ips() -> Vec<IpAddr> {
+    // Addresses for documentation: no host has them. Connecting asks for the route and sends nothing.
+    let far: [IpAddr; 2] = [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
+    far.into_iter().filter_map(source_towards).collect()
+}
+
+fn source_towards(far: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if far.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
+    socket.connect(SocketAddr::new(far, 9)).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    let is_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    (!ip.is_loopback() && !ip.is_unspecified() && !is_local).then_some(ip)
 }
 
 /// How full connection tracking is in this network namespace.

@@ -1,5 +1,6 @@
 //! The log on stderr, and its level, which can be changed while the program runs.
 
+pub mod line;
 mod recent;
 
 use std::fmt;
@@ -98,8 +99,8 @@ pub fn filter_of(verbosity: u32) -> &'static str {
 pub fn to_stderr(level: &str, is_json: bool) -> Log {
     let recent = Recent::default();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| line::Lines);
+    let builder = builder.with_ansi(line::is_possible());
     let level = if is_json {
         let builder = builder.json().with_filter_reloading();
         let level = LogLevel::new(builder.reload_handle());

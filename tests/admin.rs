@@ -402,6 +402,30 @@ fn status_is_about_the_present() {
     });
 }
 
+/// On a host without Kubernetes: its own addresses take the place of those of a Node, and are followed.
+#[test]
+fn a_folder_needs_no_node() {
+    in_netns(|| {
+        ip_batch("link add lan type veth peer name far\naddr add 192.0.2.7/24 dev lan\nlink set lan up\nlink set far up\nroute add default via 192.0.2.1")
+            .expect("ip");
+        let asked = Asked::launch(&[], |flags| Program::start(OBJECTS, flags));
+        for subsystem in ["model", "health"] {
+            assert_eq!(asked.status(subsystem)["state"], "OK", "{:#}", asked.status(subsystem));
+        }
+        assert_eq!(asked.status("health")["healthz"], 200);
+        assert_eq!(asked.ask(&["status"]).code, 0, "{:?}", asked.ask(&["status"]));
+        let node_ips = || Nft::all()[0].run(&["list", "set", "ip", "portway", "node-ips"], "").expect("a set");
+        assert!(node_ips().contains("192.0.2.7"), "{}", node_ips());
+        // An endpoint of this host, by name.
+        assert_eq!(asked.json(&["endpoints", "shop/till"])[0]["local"], true, "{:#}", asked.json(&["endpoints"]));
+
+        ip_batch("addr del 192.0.2.7/24 dev lan\naddr add 192.0.2.8/24 dev lan\nroute replace default via 192.0.2.1")
+            .expect("ip");
+        eventually("the new address", || node_ips().contains("192.0.2.8"));
+        assert_eq!(asked.ask(&["status"]).code, 0);
+    });
+}
+
 /// `/healthz` is 503 there.
 #[test]
 fn status_is_not_ok_on_a_node_that_load_balancers_must_not_use() {

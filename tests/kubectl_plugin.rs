@@ -313,6 +313,32 @@ fn a_cluster_with_portway_is_checked_on_its_nodes() {
     });
 }
 
+/// As kubectl asks the program that completes a plugin's words.
+#[test]
+fn kubectl_completes_its_words() {
+    let kubectl = FakeKubectl::new();
+    let complete = |words: &[&str]| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/kubectl_complete-portway");
+        let path =
+            kubectl.command(&[]).get_envs().find_map(|(name, value)| value.filter(|_| name == "PATH").map(Into::into));
+        let path: std::ffi::OsString = path.expect("a PATH");
+        let said = Said::of(Command::new(script).args(words).env("PATH", path).output().expect("started"));
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{words:?}: {said:#?}");
+        let lines: Vec<String> = said.out.lines().map(str::to_owned).collect();
+        assert_eq!(lines.last().map(String::as_str), Some(":4"), "{words:?}: {said:#?}");
+        lines[..lines.len() - 1].to_vec()
+    };
+    let all = complete(&[""]);
+    for command in ["status", "check", "explain", "bundle", "test"] {
+        assert!(all.iter().any(|word| word == command), "{command}: {all:?}");
+    }
+    assert!(!all.iter().any(|word| word.starts_with('-')), "{all:?}");
+    assert_eq!(complete(&["stat"]), ["status"]);
+    assert_eq!(complete(&["status", "--stri"]), ["--strict"]);
+    assert_eq!(complete(&["status", "--output", "js"]), ["json"]);
+    assert_eq!(complete(&["nosuch", "x"]), [""; 0]);
+}
+
 /// Commands in the documents are ones there are, with flags there are.
 #[test]
 fn documents_show_commands_there_are() {

@@ -86,10 +86,10 @@ pub(super) fn model(admin: &Admin, snapshot: &Snapshot) -> StatusRow {
     let model = &snapshot.model;
     let node = model.node().map_or("no Node".to_owned(), |node| format!("Node {}", node.name));
     let mut detail = format!(
-        "{} Services, {} EndpointSlices, {node}, {} ServiceCIDR ranges",
-        model.service_count(),
-        model.slice_count(),
-        model.service_cidrs().len()
+        "{}, {}, {node}, {}",
+        count(model.service_count() as u64, "Service"),
+        count(model.slice_count() as u64, "EndpointSlice"),
+        count(model.service_cidrs().len() as u64, "ServiceCIDR range"),
     );
     let mut state = State::Ok;
     let set_aside: Vec<String> = model.all_set_aside().map(|(service, cause)| format!("{service} ({cause})")).collect();

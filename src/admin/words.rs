@@ -8,7 +8,7 @@ pub(super) fn ago(at: Option<Instant>) -> String {
 }
 
 /// `1 sync`, `2 syncs`.
-pub(super) fn count(number: impl Into<u64>, what: &str) -> String {
+pub fn count(number: impl Into<u64>, what: &str) -> String {
     match number.into() {
         1 => format!("1 {what}"),
         number => format!("{number} {what}s"),

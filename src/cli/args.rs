@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ConfigError, Configuration, Flags, Options, PlanFlags, SourceFlags};
 
-/// Programs nftables for Kubernetes Services.
+/// A drop-in replacement for kube-proxy that programs nftables.
 #[derive(Debug, Parser)]
 #[command(name = "portway", args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -22,46 +22,46 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Keep the kernel's table equal to the Services (also what flags without a command do)
+    /// Serve Services on this node (flags without a command do the same)
     Run(Flags),
     /// Print the table for a folder of manifests as nft text; needs no privileges
     Render(RenderArgs),
-    /// Say how the daemon is, a line for each part
+    /// Show whether all is well on this node, one line for each part
     Status(super::status::StatusArgs),
     /// List what Services answer on, and what happens there
     Services(super::services::ServicesArgs),
-    /// List endpoints, and why each was taken or left
+    /// List endpoints, and why each is used or not
     Endpoints(super::endpoints::EndpointsArgs),
-    /// List what in objects is not as its author meant, at present
+    /// List invalid or ineffective objects, and settings of this node that could not be made
     Faults(super::faults::FaultsArgs),
-    /// Say what happens with a new connection, and why
+    /// Show what happens with a new connection, and which rules decide it
     Explain(ExplainArgs),
-    /// Show what would make the kernel's tables equal to the desired ones, as commands of nft
+    /// Show how the kernel's tables differ from the desired ones, as nft commands
     Diff(super::diff::DiffArgs),
     /// Show new connections per second, by Service
     Top(super::top::TopArgs),
-    /// Say whether this node is ready for Portway, and what to do where it is not
+    /// Check whether this node is ready for Portway, with remedies
     Check(super::check::CheckArgs),
-    /// Write all that a bug report needs into one file
+    /// Collect everything for a bug report in one file
     Bundle(super::bundle::BundleArgs),
     /// Ask all nodes of a cluster; `kubectl portway` is the same
     Cluster(super::cluster::ClusterArgs),
-    /// Try what Services promise, by real connections from each node of a cluster to each node
+    /// Test Services by real connections from each node of a cluster to each node
     Test(super::cluster::TestArgs),
     /// What the pods of `test` do
     #[command(hide = true)]
     TestPod(super::probe::TestPodArgs),
     /// Print the version
     Version,
-    /// Print a script that completes commands and flags in a shell
+    /// Print a completion script for a shell
     #[command(alias = "completions")]
     Completion(CompletionArgs),
     /// Write the manual pages into a folder
     #[command(hide = true)]
     ManPages(ManPagesArgs),
-    /// Delete Portway's tables and nothing else
+    /// Delete Portway's tables
     Cleanup(CleanupArgs),
-    /// Build a small world in network namespaces and send real traffic through Portway
+    /// Send real traffic through Portway in network namespaces of its own
     Demo(crate::demo::DemoArgs),
 }
 
@@ -98,13 +98,13 @@ pub struct ManPagesArgs {
 /// Flags of `cleanup`.
 #[derive(Debug, Clone, Args)]
 pub struct CleanupArgs {
-    /// Delete what kube-proxy left as well: nftables tables, iptables chains, and what its IPVS mode made
+    /// Also delete what kube-proxy left: nftables tables, iptables chains, and what its IPVS mode made
     #[arg(long)]
     pub kube_proxy: bool,
     /// Wait until kube-proxy serves this node: its rules answer for all Services and its ports are open. Then delete
     #[arg(long, conflicts_with = "kube_proxy")]
     pub after_kube_proxy: bool,
-    /// Stay afterwards until told to stop, doing nothing: a pod of a DaemonSet must not end
+    /// Keep running afterwards until stopped, doing nothing: a pod of a DaemonSet must not end
     #[arg(long)]
     pub stay: bool,
     /// Where Services are read; only with --after-kube-proxy.
@@ -118,7 +118,7 @@ pub struct RenderArgs {
     /// The folder with Kubernetes manifests
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
-    /// Print nothing, and exit 1, if anything in the manifests is not as its author meant
+    /// Print nothing, and exit 1, if anything in the manifests is invalid or ineffective
     #[arg(long)]
     pub strict: bool,
     /// Flags that shape the table.
@@ -129,13 +129,13 @@ pub struct RenderArgs {
 /// What `explain` is asked about, besides the client.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectionArgs {
-    /// The client's port, for Services that choose endpoints by it (`portway.io/balance: source-ip-port`)
+    /// The client's port, for Services with `portway.io/balance: source-ip-port`
     #[arg(long, value_name = "PORT")]
     pub from_port: Option<u16>,
     /// The interface the packet arrives on (for the interface modes of pod detection)
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// Where it wants to go: `10.96.0.10:53/udp`, `[fd00::1]:80`, `10.96.0.10/icmp` for a ping; the protocol defaults to tcp
+    /// The destination: `10.96.0.10:53/udp`, `[fd00::1]:80`, `10.96.0.10/icmp` for a ping; the protocol defaults to tcp
     #[arg(value_name = "DEST:PORT[/PROTO]")]
     pub destination: String,
 }
@@ -143,7 +143,7 @@ pub struct ConnectionArgs {
 /// Flags of `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
-    /// Explain the table these manifests give; default: the table in the kernel
+    /// Explain the table for this folder of manifests; default: the table in the kernel
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
     /// The client's address

@@ -25,7 +25,7 @@ pub struct CheckArgs {
     /// The form of the output
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
-    /// A configuration file to look at; without it, and without flags of `run`, the daemon is asked for its own
+    /// A configuration file to check; without it, and without flags of `run`, the daemon's own is checked
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Whom to ask.

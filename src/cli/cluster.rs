@@ -60,21 +60,21 @@ impl From<TestArgs> for ClusterArgs {
 /// The commands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ClusterCommand {
-    /// Say how Portway is on each node, the worst first
+    /// Show whether all is well on each node, the worst first
     Status(status::ClusterStatusArgs),
     /// List what Services answer on, as one node has it
     Services(ask::RowsArgs),
-    /// List endpoints, and why each was taken or left, as one node has it
+    /// List endpoints, and why each is used or not, as one node has it
     Endpoints(ask::RowsArgs),
-    /// List what in objects is not as its author meant
+    /// List invalid or ineffective objects, as one node has it
     Faults(ask::FaultRowsArgs),
-    /// Say what happens with a new connection, and why, by the node that decides
+    /// Show what happens with a new connection, on the node that decides, and which rules decide it
     Explain(ask::ClusterExplainArgs),
-    /// Say whether the cluster is ready for Portway, before it is installed and after
+    /// Check whether the cluster is ready for Portway, before it is installed and after
     Check(check::ClusterCheckArgs),
-    /// Write all that a bug report needs, from all nodes, into one file
+    /// Collect everything for a bug report, from all nodes, in one file
     Bundle(bundle::ClusterBundleArgs),
-    /// Try what Services promise, by real connections from each node to each node
+    /// Test Services by real connections from each node to each node
     Test(connectivity::ConnectivityArgs),
     /// Print the version
     Version,

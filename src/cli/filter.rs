@@ -13,7 +13,7 @@ pub struct NamespaceFilter {
     /// Only this namespace
     #[arg(short, long)]
     pub namespace: Option<String>,
-    /// All namespaces, which is the default
+    /// All namespaces (the default)
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
 }
@@ -27,7 +27,7 @@ pub struct RowFilter {
     /// Only this one: NAME or NAMESPACE/NAME
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
-    /// Only what has this address: 10.96.0.1, 10.96.0.1:443, or *:30080 for a NodePort
+    /// Only lines with this address: 10.96.0.1, 10.96.0.1:443, or *:30080 for a NodePort
     #[arg(short, long, value_name = "IP[:PORT]", value_parser = address)]
     pub address: Option<String>,
 }

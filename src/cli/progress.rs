@@ -1,7 +1,8 @@
 //! How far long work has got: one line on a terminal that is written over, and nothing elsewhere.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
+
+use crate::logging::line;
 
 /// Work that is over sooner shows nothing.
 const QUIET: Duration = Duration::from_millis(300);
@@ -18,7 +19,12 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self { is_shown: std::io::stderr().is_terminal(), begun: Instant::now(), last: None }
+        Self { is_shown: line::is_possible(), begun: Instant::now(), last: None }
+    }
+
+    /// The same where there is a terminal: for work that reports nothing elsewhere.
+    pub(super) fn on_terminal() -> Option<Self> {
+        Some(Self::new()).filter(|progress| progress.is_shown)
     }
 
     /// Shows where the work is, unless the last line is very young.
@@ -26,8 +32,7 @@ impl Progress {
         let is_due = self.last.map_or(self.begun.elapsed() >= QUIET, |last| last.elapsed() >= PAUSE);
         if self.is_shown && is_due {
             self.last = Some(Instant::now());
-            // A terminal that is gone takes nothing away from the work.
-            write!(std::io::stderr(), "{}", line(text, width())).ok();
+            line::show(&cut(text, width()));
         }
     }
 
@@ -39,7 +44,7 @@ impl Progress {
     /// Takes the line away, for something else to be printed.
     pub(super) fn clear(&mut self) {
         if self.last.take().is_some() {
-            write!(std::io::stderr(), "{}", line("", 0)).ok();
+            line::clear();
         }
     }
 }
@@ -50,9 +55,9 @@ impl Drop for Progress {
     }
 }
 
-/// What writes over the last line; it must not be broken into two.
-fn line(text: &str, width: usize) -> String {
-    format!("\r\x1b[2K{}", text.chars().take(width.saturating_sub(1)).collect::<String>())
+/// What can be written over: a line that is broken into two could not.
+fn cut(text: &str, width: usize) -> String {
+    text.chars().take(width.saturating_sub(1)).collect()
 }
 
 fn width() -> usize {
@@ -66,9 +71,9 @@ mod tests {
 
     #[test]
     fn a_line_is_never_two() {
-        assert_eq!(line("3 of 12 nodes", 80), "\r\x1b[2K3 of 12 nodes");
-        assert_eq!(line("3 of 12 nodes", 5), "\r\x1b[2K3 of");
-        assert_eq!(line("", 0), "\r\x1b[2K");
+        assert_eq!(cut("3 of 12 nodes", 80), "3 of 12 nodes");
+        assert_eq!(cut("3 of 12 nodes", 5), "3 of");
+        assert_eq!(cut("", 0), "");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod direct;
 mod fast;
+mod first_load;
 mod memory;
 mod objects;
 mod reload;
@@ -35,6 +36,7 @@ use crate::ruleset::{Intercepted, Kernel};
 use crate::serve::{self, CheckPorts, Runtimes, ServeError, ServeOptions};
 use crate::source::{EventSender, SourceError};
 use crate::{host, localhost, nftables};
+use first_load::FirstLoad;
 use memory::MemoryObserver;
 pub(super) use objects::Source;
 use reload::Refused;
@@ -65,6 +67,10 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         metrics.watch_runtime(runtime.handle().clone());
     }
     controller.observe(MemoryObserver::start(runtimes.operator.handle()));
+    let place = if configuration.manifests.is_some() { "the folder" } else { "the API server" };
+    if let Some(observer) = FirstLoad::show(runtimes.operator.handle(), options.families.len(), place) {
+        controller.observe(observer);
+    }
     metrics.show_gates(configuration.gates());
     if configuration.frontend_metrics_max > 0 {
         // A socket of its own: the kernel lists maps without holding up transactions.

@@ -22,7 +22,7 @@ const WRITTEN_BY_PEOPLE: [&str; 2] = ["objects", "settings"];
 /// The flag of what waits until all is OK.
 #[derive(Debug, Clone, Args)]
 pub struct WaitArgs {
-    /// Wait until all that counts is OK, 5 minutes or as long as said (30s, 2m)
+    /// Wait until all is OK, at most 5 minutes or the given time (30s, 2m)
     #[arg(long, value_name = "TIMEOUT", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
           value_parser = duration, conflicts_with = "watch")]
     pub wait: Option<Duration>,
@@ -31,7 +31,7 @@ pub struct WaitArgs {
 /// Flags of `status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
-    /// Let `objects` and `settings` count for the exit code, too, and for --wait
+    /// Let `objects` and `settings` count for the exit code and for --wait, too
     #[arg(long)]
     pub strict: bool,
     /// Whether to wait.

@@ -22,16 +22,16 @@ pub struct TopArgs {
     /// Seconds to count
     #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = pause)]
     pub interval: f64,
-    /// Print once and end
+    /// Print once and exit
     #[arg(long)]
     pub once: bool,
-    /// At most so many lines; 0 for all
+    /// The most lines to show; 0: all
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     pub lines: usize,
     /// Of which namespaces.
     #[command(flatten)]
     pub namespaces: NamespaceFilter,
-    /// As the other commands have it; nobody is asked there.
+    /// Accepted as by other commands; the daemon is not asked.
     #[command(flatten)]
     pub daemon: DaemonArgs,
     /// The form of the output

@@ -21,7 +21,7 @@ pub(super) const CANNOT_TELL: u8 = 2;
 /// The daemon to ask.
 #[derive(Debug, Clone, Args)]
 pub struct DaemonArgs {
-    /// The socket of the daemon, as its own flag --admin-socket says
+    /// The daemon's socket (its own --admin-socket)
     #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
 }
@@ -52,7 +52,7 @@ pub struct ViewArgs {
     /// The form of the output
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
-    /// Print again every 2 seconds, or as often as said (-w=5), until interrupted
+    /// Print again every 2 seconds, or at the given interval (-w=5), until interrupted
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
           value_parser = pause)]
     pub watch: Option<f64>,

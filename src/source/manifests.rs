@@ -9,6 +9,7 @@ mod tests;
 mod unknown;
 mod watch;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub fn load_dir_with_nodes(
 #[derive(Debug)]
 pub struct ManifestSource {
     folder: ManifestFolder,
+    host_ips: Option<fn() -> Vec<IpAddr>>,
     reporter: Reporter,
     stats: Arc<SourceStats>,
 }
@@ -71,6 +73,7 @@ impl ManifestSource {
         }
         Ok(Self {
             folder: ManifestFolder::new(path, node_name),
+            host_ips: None,
             reporter: Reporter,
             stats: Arc::new(SourceStats::of(path.display().to_string())),
         })
@@ -90,6 +93,13 @@ impl ManifestSource {
         self
     }
 
+    /// While the folder has no Node, a Node with the addresses that `ips` gives counts.
+    #[must_use]
+    pub fn on_host(mut self, ips: fn() -> Vec<IpAddr>) -> Self {
+        self.host_ips = Some(ips);
+        self
+    }
+
     /// The counters, which outlive [`ManifestSource::run`].
     pub fn stats(&self) -> Arc<SourceStats> {
         self.stats.clone()
@@ -103,6 +113,9 @@ impl ManifestSource {
             // Watch before reading, or a change in between is lost.
             watch.renew(&self.folder);
             let seen = self.folder.fingerprint();
+            if let Some(ips) = self.host_ips {
+                self.folder.set_host_ips(ips());
+            }
             let (loaded, fingerprint);
             (self, loaded) = self.reload().await?;
             match loaded {
@@ -138,7 +151,8 @@ impl ManifestSource {
                     }
                     () = tokio::time::sleep(POLL) => {
                         let now = self.folder.fingerprint();
-                        if now.is_none() || now != fingerprint {
+                        let has_moved = self.host_ips.is_some_and(|ips| !self.folder.has_loaded_ips(&ips()));
+                        if now.is_none() || now != fingerprint || has_moved {
                             break;
                         }
                     }

@@ -31,31 +31,31 @@ use crate::cli::view::{NOT_OK, Output, emit, print_whole};
 /// Flags of `test`.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectivityArgs {
-    /// The image of Portway, which every node must be able to have; default: that of Portway's pods here
+    /// The image of Portway, which every node must be able to pull; default: that of Portway's pods in this cluster
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// When the kubelet pulls it
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent")]
     pub image_pull_policy: String,
-    /// Write the results to this file, too, as JUnit's XML
+    /// Also write the results to this file, as JUnit XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
-    /// The form of the output; `wide`: all faults of a line
+    /// The form of the output; `wide`: all failures of a line
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
-    /// How long the pods may take to get ready, their image included (30s, 2m)
+    /// How long the pods may take to become ready, including the image pull (30s, 2m)
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
     pub pods_within: Duration,
-    /// How long the proxies may take until what was just made works
+    /// How long the proxies may take until new Services work
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub settled_within: Duration,
-    /// Of more nodes than this, only so many, spread over all. Tests grow with the square of the nodes
+    /// The most nodes to test, spread over all. The number of tests grows with their square
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     pub max_nodes: usize,
-    /// Leave the namespace there, to look around in
+    /// Keep the namespace, to look around in
     #[arg(long)]
     pub keep: bool,
-    /// Only delete what earlier tests have left behind, those of others that run now included
+    /// Only delete what earlier tests left behind, including tests of others that run now
     #[arg(long)]
     pub clean_up: bool,
     /// On which nodes; pods of Portway, if there are any, say which image.

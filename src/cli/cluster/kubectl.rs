@@ -30,16 +30,16 @@ pub struct ConnectionArgs {
     /// The user of the kubeconfig
     #[arg(long, global = true, value_name = "NAME")]
     pub user: Option<String>,
-    /// Whom to act as
+    /// The user to impersonate
     #[arg(long = "as", global = true, value_name = "USER")]
     pub act_as: Option<String>,
-    /// The program that speaks with the cluster
+    /// The program to run instead of kubectl
     #[arg(long, global = true, value_name = "PROGRAM", default_value = "kubectl")]
     pub kubectl: PathBuf,
-    /// How long each question to the API server or to a node may take (30s, 2m)
+    /// Timeout of each request to the API server or a node (30s, 2m)
     #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
-    /// How many nodes are asked at a time
+    /// How many nodes to ask at a time
     #[arg(long, global = true, value_name = "NUMBER", default_value_t = 16, value_parser = number_at_a_time)]
     pub parallel: usize,
 }

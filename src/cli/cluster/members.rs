@@ -32,7 +32,7 @@ pub struct MemberArgs {
     /// Which pods.
     #[command(flatten)]
     pub select: SelectArgs,
-    /// Only this node; may be given several times
+    /// Only this node; can be repeated
     #[arg(long, value_name = "NAME")]
     pub node: Vec<String>,
     /// Only nodes with these labels

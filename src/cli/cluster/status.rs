@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 /// Flags of `status`.
 #[derive(Debug, Clone, Args)]
 pub struct ClusterStatusArgs {
-    /// Let `objects` and `settings` of the nodes count for the state, and different versions for the exit code
+    /// Let `objects` and `settings` count for the state, and different versions for the exit code
     #[arg(long)]
     pub strict: bool,
     /// Whether to wait.

@@ -26,8 +26,10 @@ impl Source {
         let proxy_name = options.service_proxy_name.clone();
         let all_nodes = !options.direct_return_devices.is_empty();
         if let Some(folder) = &configuration.manifests {
-            let source =
-                ManifestSource::open(folder, &options.node_name)?.serving(proxy_name).with_all_nodes(all_nodes);
+            let source = ManifestSource::open(folder, &options.node_name)?
+                .on_host(host::primary_ips)
+                .serving(proxy_name)
+                .with_all_nodes(all_nodes);
             metrics.watch_source("manifests", source.stats());
             return Ok(Self::Manifests(Box::new(source)));
         }

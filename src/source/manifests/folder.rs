@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::SystemTime;
 
 use super::document::{Object, Unread, parse};
 use super::id::Id;
-use crate::model::{Event, Kind, ObjectKey};
+use crate::model::{Event, Kind, Node, ObjectKey};
 use crate::source::SourceError;
 use crate::source::convert::{Converted, Converter, Origin};
 use crate::source::problem::{Problem, Subject};
@@ -63,12 +64,27 @@ pub(super) struct ManifestFolder {
     converter: Converter,
     files: HashMap<String, ManifestFile>,
     loaded: bool,
+    /// The addresses of a Node that counts while the folder has none.
+    host_ips: Option<Vec<IpAddr>>,
+    /// Those of the last reload.
+    loaded_ips: Option<Vec<IpAddr>>,
 }
 
 impl ManifestFolder {
     pub(super) fn new(path: &Path, node_name: &str) -> Self {
         let converter = Converter::new(Origin::Manifest, node_name);
-        Self { path: path.to_owned(), converter, files: HashMap::new(), loaded: false }
+        let (host_ips, loaded_ips) = (None, None);
+        Self { path: path.to_owned(), converter, files: HashMap::new(), loaded: false, host_ips, loaded_ips }
+    }
+
+    /// From the next reload on a Node with these addresses counts while the folder has none.
+    pub(super) fn set_host_ips(&mut self, ips: Vec<IpAddr>) {
+        self.host_ips = Some(ips);
+    }
+
+    /// Whether these are the addresses of the last reload.
+    pub(super) fn has_loaded_ips(&self, ips: &[IpAddr]) -> bool {
+        self.loaded_ips.as_deref() == Some(ips)
     }
 
     pub(super) fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
@@ -113,12 +129,13 @@ impl ManifestFolder {
         let names = list(&self.path)?;
         let before = self.files.len();
         self.files.retain(|name, _| names.iter().any(|(listed, _)| listed == name));
-        let mut changed = !self.loaded || before != self.files.len();
+        let mut changed = !self.loaded || before != self.files.len() || self.loaded_ips != self.host_ips;
         let mut broken = 0;
         for (name, path) in &names {
             changed |= self.read_file(name, path, &mut broken);
         }
         self.loaded = true;
+        self.loaded_ips.clone_from(&self.host_ips);
         if !changed {
             return Ok(Loaded { changed, events: Vec::new(), problems: Vec::new(), broken });
         }
@@ -219,6 +236,9 @@ impl ManifestFolder {
             let in_order = entries(true).chain(entries(false)).filter(|(_, entry)| entry.id.kind() == kind);
             let winning = in_order.filter(|(_, entry)| std::ptr::eq(winners[&entry.id].1, *entry));
             events.extend(winning.filter_map(|(_, entry)| entry.event.clone()));
+            if kind == Kind::Node && !winners.contains_key(&Id::Node) {
+                events.extend(self.host_node().map(|node| Event::Node(Box::new(node))));
+            }
             events.push(Event::ListDone(kind));
         }
         (events, conflicts)
@@ -229,6 +249,15 @@ impl ManifestFolder {
 type Winners<'a> = HashMap<&'a Id, (&'a String, &'a FileObject)>;
 
 impl ManifestFolder {
+    /// The Node of a host without Kubernetes, which needs no such object. A folder with Nodes of other names is about a
+    /// cluster: there ours is missing.
+    fn host_node(&self) -> Option<Node> {
+        let ips = self.host_ips.clone()?;
+        let is_alone = self.files.values().all(|file| file.nodes.is_empty());
+        let name = self.converter.node_name().into();
+        is_alone.then(|| Node { name, ips: ips.clone(), internal_ips: ips, ..Node::default() })
+    }
+
     /// What of each file is not read: its kinds, and Endpoints that no slice stands for.
     fn unread(&self, names: &[(String, PathBuf)], winners: &Winners<'_>) -> Vec<(String, Problem)> {
         let service_of = |entry: &FileObject| match entry.event.as_ref()? {

@@ -347,3 +347,35 @@ async fn a_folder_that_vanishes_keeps_its_objects_and_may_come_back() {
     fs::write(path.join("b.yaml"), service("b", "10.0.0.2")).expect("write");
     followed.until(&["default/b"]).await;
 }
+
+#[test]
+fn a_host_is_the_node_of_a_folder_without_nodes() {
+    let node = |name: &str| format!("{{apiVersion: v1, kind: Node, metadata: {{name: {name}}}}}");
+    let dir = folder(&[("a.yaml", &service("a", "10.0.0.1"))]);
+    let mut followed = ManifestFolder::new(dir.path(), "node-1");
+    let mut model = Model::default();
+    let ips = |model: &Model| model.node().map(|node| (node.ips.clone(), node.internal_ips.clone()));
+    let address: IpAddr = "192.0.2.7".parse().expect("an address");
+
+    fold(&mut model, followed.reload().expect("a folder").events);
+    assert_eq!(ips(&model), None, "not asked for");
+    followed.set_host_ips(Vec::new());
+    fold(&mut model, followed.reload().expect("a folder").events);
+    assert_eq!(ips(&model), Some((vec![], vec![])), "before the host has an address");
+    assert!(!followed.has_loaded_ips(&[address]) && followed.has_loaded_ips(&[]));
+    assert!(!followed.reload().expect("a folder").changed);
+
+    followed.set_host_ips(vec![address]);
+    fold(&mut model, followed.reload().expect("a folder").events);
+    assert_eq!(ips(&model), Some((vec![address], vec![address])));
+    assert_eq!(model.node().map(|node| &*node.name), Some("node-1"));
+
+    // What is written wins, and a folder about other nodes lacks this one.
+    fs::write(dir.path().join("b.yaml"), node("node-1")).expect("write");
+    fold(&mut model, followed.reload().expect("a folder").events);
+    assert_eq!(ips(&model), Some((vec![], vec![])));
+    fs::write(dir.path().join("b.yaml"), node("node-2")).expect("write");
+    let loaded = followed.reload().expect("a folder");
+    assert!(!loaded.events.iter().any(|event| matches!(event, Event::Node(_))), "{loaded:?}");
+    assert!(loaded.problems.iter().any(|(_, problems)| problems.iter().any(|it| it.to_string().contains("no Node"))));
+}

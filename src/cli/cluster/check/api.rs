@@ -92,11 +92,9 @@ pub(super) async fn namespace(kubectl: &Kubectl, name: &str) -> CheckRow {
             let level = found.metadata.labels.get("pod-security.kubernetes.io/enforce");
             of_namespace(name, level.map(String::as_str))
         }
-        Err(KubectlError::Refused(_, cause)) if cause.contains("NotFound") => CheckRow::warn(
-            "namespace",
-            format!("there is no {name}"),
-            "create it: docs/install.md, Strict namespaces",
-        ),
+        Err(KubectlError::Refused(_, cause)) if cause.contains("NotFound") => {
+            CheckRow::warn("namespace", format!("there is no {name}"), "create it: docs/install.md, Strict namespaces")
+        }
         Err(cause) => CheckRow::warn("namespace", cause.to_string(), "ask as somebody who may get namespaces"),
     }
 }
