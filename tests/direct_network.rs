@@ -176,7 +176,7 @@ fn connections_stay_while_things_change() {
     ecmp.replace(&lacking);
     eventually("i1 says so", || {
         ecmp.ask("i1", &["status"])
-            .contains("IPv6 connections to endpoints on e1 go the ordinary way: the Node is not known, or has no")
+            .contains("IPv6 connections to endpoints on e1 take the ordinary path: the Node is not known, or has no")
     });
     let seen = opened(&ecmp, 1, false);
     assert!(seen.contains(CLIENT[1]) && seen.len() > 1, "some masqueraded, all answered: {seen:?}");

@@ -104,7 +104,7 @@ fn what_cannot_be_handed_on_goes_the_ordinary_way() {
     within(ecmp.node("i1"), || {
         ip_batch(&format!("route add {e1_v4} via 10.0.0.1\nroute add {e1_v6} via fd00::1")).expect("routes");
     });
-    let said = "connections to endpoints on e1 go the ordinary way";
+    let said = "connections to endpoints on e1 take the ordinary path";
     eventually("i1 says so", || ecmp.ask("i1", &["status"]).matches(said).count() == 2);
     let checked = ecmp.ask("i1", &["check", "-o", "json"]);
     assert!(checked.contains("direct return, eth0") && checked.contains("can hand packets on"), "{checked}");

@@ -127,8 +127,8 @@ fn direct(handle: &DirectStatusHandle) -> StatusRow {
     let mut does = format!("{} to {} on {on}", count(frontends as u64, "frontend"), count(nodes as u64, "node"));
     if !strict.is_empty() {
         does += &format!(
-            "; rp_filter of {} is strict: IPv4 clients whose way back leaves by another interface go the ordinary way, and what \
-             other nodes hand on of theirs is dropped",
+            "; rp_filter of {} is strict: IPv4 clients that are reached through another interface take the ordinary path, and \
+             their packets that other nodes hand on are dropped",
             strict.join(", ")
         );
     }

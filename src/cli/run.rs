@@ -174,8 +174,10 @@ fn watch_others(controller: &mut Controller<Intercepted<NftKernel, Stopwatch>>) 
     let doubts = controller.doubts();
     match controller.kernel().kernel.watch(move |by, touched| doubts.raise(by, touched)) {
         Ok(false) => {}
-        Ok(true) => info!("the tables have no owner: what others change in them is repaired"),
-        Err(cause) => warn!(%cause, "cannot hear who else changes the tables; they are compared once an hour"),
+        Ok(true) => info!("the tables have no owner: other programs' changes of them are repaired"),
+        Err(cause) => {
+            warn!(%cause, "cannot follow other programs' changes of the tables; they are compared once an hour")
+        }
     }
 }
 

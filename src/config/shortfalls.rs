@@ -54,7 +54,7 @@ impl Options {
         let (lack, remedy) = match &self.detect_local {
             DetectLocal::ClusterCidr(nets) if !nets.iter().any(of_family) => (
                 format!("detectLocalMode is ClusterCIDR, and clusterCIDR has no {family} range"),
-                "give the pods' range as --cluster-cidr (clusterCIDR), or choose another --detect-local-mode",
+                "set --cluster-cidr (clusterCIDR) to the pods' range, or choose another --detect-local-mode",
             ),
             DetectLocal::NodeCidr if !model.node().is_some_and(|node| node.pod_cidrs.iter().any(of_family)) => (
                 format!("detectLocalMode is NodeCIDR, and the Node has no {family} podCIDR"),
@@ -64,13 +64,13 @@ impl Options {
         };
         // What is masqueraded anyway needs no detection.
         let effect = match self.masquerade_all {
-            true => "policy Local treats pods as clients from outside",
+            true => "policy Local treats pods as clients outside",
             false => {
-                "connections to ClusterIPs keep their source, and endpoints that answer another way than they were \
-                 reached are not heard; policy Local treats pods as clients from outside"
+                "connections to ClusterIPs are not masqueraded, and answers that take another route back are lost; policy \
+                 Local treats pods as clients outside"
             }
         };
-        Some(format!("{lack}: nobody counts as a pod, so {effect}; {remedy}"))
+        Some(format!("{lack}: no client is recognised as a pod, so {effect}; {remedy}"))
     }
 
     /// Why no address answers NodePorts.

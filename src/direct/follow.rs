@@ -50,7 +50,7 @@ impl Follower {
     pub(super) fn run(mut self) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(cause) => return warn!(%cause, "direct return cannot begin; all connections go the ordinary way"),
+            Err(cause) => return warn!(%cause, "cannot start direct return; all connections take the ordinary path"),
         };
         runtime.block_on(async {
             let mut pause = RETRY_MIN;
@@ -121,7 +121,7 @@ impl Follower {
                         continue;
                     }
                     if let Some(found) = known && !kernel.is_intact(found)? {
-                        warn!("direct return: others have changed the table netdev portway; it is made what it was");
+                        warn!("direct return: another program changed the table netdev portway; it is repaired");
                         *known = None;
                     }
                     return Ok(ControlFlow::Continue(()));

@@ -52,7 +52,7 @@ impl DirectStatusHandle {
             warn!("direct return: {trouble}");
         }
         if old.troubles.len() > status.troubles.len() && status.troubles.is_empty() {
-            info!("direct return: nothing goes the ordinary way any more that should not");
+            info!("direct return: no connection takes the ordinary path any more that should not");
         }
         self.faults.set("DirectReturn", status.troubles.len());
     }

@@ -52,7 +52,7 @@ pub(super) fn table(wanted: &Wanted, network: &Network, configured: &[Arc<str>])
     troubles.extend(causes.into_iter().map(|((family, cause), nodes)| {
         let more = if nodes.len() > NAMED { format!(" and {} more", nodes.len() - NAMED) } else { String::new() };
         let names = nodes.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-        format!("{family} connections to endpoints on {names}{more} go the ordinary way: {cause}")
+        format!("{family} connections to endpoints on {names}{more} take the ordinary path: {cause}")
     }));
     (table, troubles)
 }

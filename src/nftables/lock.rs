@@ -75,7 +75,7 @@ fn judge(holder: Option<UnixCredentials>) -> Lock {
     let words = u32::try_from(holder.pid()).ok().filter(|pid| *pid != 0);
     let words = process_in_words(words).unwrap_or_else(|| " (in another container)".to_owned());
     if holder.uid() != 0 && holder.uid() != geteuid().as_raw() {
-        tracing::warn!(uid = holder.uid(), "a process that is no Portway has our lock{words}; going on without");
+        tracing::warn!(uid = holder.uid(), "another program holds Portway's lock{words}; continuing without it");
         return Lock::Void;
     }
     Lock::Theirs(words)

@@ -43,7 +43,7 @@ pub(super) fn start(
                 // Announcements were lost: the receive buffer was full.
                 Err(error) if socket::is_lost(&error) => tell(None, ChangedParts::Everything),
                 Err(error) => {
-                    tracing::error!(%error, "cannot hear any longer whether others change the tables");
+                    tracing::error!(%error, "cannot follow other programs' changes of the tables any longer");
                     false
                 }
             };

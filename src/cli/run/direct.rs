@@ -28,7 +28,7 @@ pub(super) fn start<K: Kernel>(
             Some(status)
         }
         Err(cause) => {
-            warn!(%cause, "direct return cannot begin; all connections go the ordinary way");
+            warn!(%cause, "cannot start direct return; all connections take the ordinary path");
             None
         }
     }

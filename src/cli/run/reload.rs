@@ -29,7 +29,7 @@ pub(super) async fn config_changed(
         let text = content.changed().await;
         if text == file.text.as_bytes() {
             if refused.send_replace(None).is_some() {
-                info!("{path} is again what this process runs with");
+                info!("{path} has the running configuration again");
             }
             continue;
         }
@@ -39,7 +39,7 @@ pub(super) async fn config_changed(
             Ok(_) => {}
             Err(cause) => {
                 warn!(
-                    "{path} was changed to something that cannot be used; going on with the old configuration: {cause:#}"
+                    "{path} was changed to something that cannot be used; the old configuration stays in force: {cause:#}"
                 );
                 refused.send_replace(Some(format!("{cause:#}")));
             }

@@ -63,7 +63,7 @@ impl Access {
         }
         if config.accept_invalid_certs {
             warn!(
-                "the API server's certificate is not verified: whoever is on the way to it can read the token and decide \
+                "the API server's certificate is not verified: anybody on the network path can read the token and decide \
                  where Services lead; give the cluster's certificate-authority instead of insecure-skip-tls-verify"
             );
         }
