@@ -91,6 +91,11 @@ kernels: ## run tests on other kernels under qemu, KERNELS="6.1 6.12 FOLDER", an
 	scripts/setup --kernels $(ARCH)
 	nice scripts/kernels $(if $(ARCH),--architecture $(ARCH)) $(KERNELS_OPTIONS) $(KERNELS)
 
+.PHONY: instructions
+instructions: ## measure what forwarding a packet takes, in instructions, on INSTRUCTIONS_KERNEL (6.12) under qemu
+	scripts/setup --kernels
+	nice scripts/kernels --instructions $(KERNELS_OPTIONS) $(or $(INSTRUCTIONS_KERNEL),6.12)
+
 .PHONY: lint
 lint: ## check formatting, and clippy without a single warning
 	cargo fmt --all --check

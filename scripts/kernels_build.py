@@ -10,6 +10,8 @@ from debian import PackageError
 
 # The library's own tests are one program.
 UNIT_TESTS = "unit_tests"
+# Programs of benches/.
+BENCHES = {"forwarding"}
 # Cases of each property test: enough for a kernel to show another behaviour, few enough for emulation.
 CASES = 60
 
@@ -29,7 +31,8 @@ def build(source, profile, tests, cross=None):
     UNIT_TESTS; `cross` is for another architecture."""
     words = ["cargo", "test", "--no-run", "--locked", "--profile", profile, "--message-format=json-render-diagnostics"]
     words += ["--target", cross.target] if cross else []
-    words += [word for test in sorted(tests) for word in (["--lib"] if test == UNIT_TESTS else ["--test", test])]
+    kind = lambda test: ["--lib"] if test == UNIT_TESTS else ["--bench" if test in BENCHES else "--test", test]
+    words += [word for test in sorted(tests) for word in kind(test)]
     environment = {**os.environ, **(cross.environment if cross else {})}
     done = subprocess.run(words, cwd=source, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode != 0:

@@ -39,6 +39,8 @@ class Boot:
     checks: list
     limit: int = 900
     words: str = ""
+    # The guest has one CPU, and its clock counts instructions: a nanosecond is one.
+    counting: bool = False
 
 
 @dataclass
@@ -79,9 +81,11 @@ class Guest:
         # On a busy machine the emulated timer may be late, and a kernel that tests it would give up.
         words = f"console={self.machine.console} panic=-1 quiet mitigations=off no_timer_check {boot.words} "
         words += f"portway.checks={','.join(boot.checks)} portway.limit={boot.limit}"
-        processor = "host" if self.accelerator == "kvm" else self.machine.processor
-        command = [self.machine.qemu, *self.machine.arguments, "-accel", self.accelerator, "-cpu", processor]
-        command += ["-smp", "2", "-m", "2560", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"]
+        processor = "host" if self.accelerator == "kvm" and not boot.counting else self.machine.processor
+        accelerator = "tcg,thread=single" if boot.counting else self.accelerator
+        command = [self.machine.qemu, *self.machine.arguments, "-accel", accelerator, "-cpu", processor]
+        command += ["-icount", "shift=0,sleep=off"] if boot.counting else []
+        command += ["-smp", "1" if boot.counting else "2", "-m", "2560", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"]
         command += ["-nic", "none", "-kernel", self.kernel.image, "-initrd", self.initramfs, "-append", words]
         for disk, access in [*((disk, "on") for disk in self.disks), (results, "off")]:
             command += ["-drive", f"file={disk},if=virtio,format=raw,readonly={access}"]

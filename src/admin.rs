@@ -41,6 +41,7 @@ use tokio::sync::watch;
 use crate::config::Options;
 use crate::controller::{SnapshotError, Snapshots};
 use crate::direct::DirectStatusHandle;
+use crate::fast::FastStatusHandle;
 use crate::health::Health;
 use crate::host::sysctl::Maker;
 use crate::logging::Recent;
@@ -70,6 +71,8 @@ pub struct Admin {
     pub settings: Arc<Maker>,
     /// Direct return, where it is on.
     pub direct: Option<DirectStatusHandle>,
+    /// The fast path, where it is on.
+    pub fast: Option<FastStatusHandle>,
     /// What the process was started with.
     pub configuration: ConfigurationInForce,
 }

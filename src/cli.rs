@@ -240,6 +240,9 @@ fn cleanup(kube_proxy_too: bool) -> anyhow::Result<()> {
     if crate::nftables::remove_direct_table()? {
         println!("deleted table netdev {}", crate::ruleset::TABLE_NAME);
     }
+    if crate::nftables::remove_fast_table()? {
+        println!("deleted table inet {}", crate::ruleset::TABLE_NAME);
+    }
     report_removed(&kernel.cleanup()?);
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("\nportway: "));
     Ok(())

@@ -91,6 +91,8 @@ pub struct Options {
     pub service_proxy_name: Option<Arc<str>>,
     /// Interfaces on which packets are handed on to the node of their endpoint; none: no direct return.
     pub direct_return_devices: Vec<Arc<str>>,
+    /// Interfaces of the flow table, or beginnings of their names with a `*`; none: no fast path.
+    pub fast_path_devices: Vec<Arc<str>>,
     /// At least this long between two syncs; zero syncs as fast as changes come.
     pub min_sync_period: Duration,
     /// How long the first sync waits for the Node object (specification 2.3).
@@ -121,6 +123,7 @@ impl Options {
             external_ips: true,
             service_proxy_name: None,
             direct_return_devices: Vec::new(),
+            fast_path_devices: Vec::new(),
             min_sync_period: Duration::ZERO,
             node_wait: Duration::ZERO,
             needs_addresses: false,
@@ -182,6 +185,7 @@ impl Options {
             pings_to: node_ip.filter(|_| self.answer_pings),
             localhost: (self.localhost_node_ports && self.node_ports.names_localhost(family))
                 .then(|| node_ports::localhost(family)),
+            cuts_flows: !self.fast_path_devices.is_empty(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Deletes conntrack entries of UDP flows to endpoints that are gone (specification 8.1).
+//! Deletes conntrack entries of flows to endpoints that are gone (specification 8.1).
 //!
 //! The kernel decides about a flow once, at its first packet, and UDP has no end of connection: a client that keeps its
 //! source port keeps its endpoint for ever, or keeps being sent nowhere. So after a sync that changed where a UDP frontend
@@ -9,11 +9,15 @@
 //! merged, so the sync loop never waits for it. The walk is streamed and filtered in the kernel as far as the kernel can,
 //! deletions go out in batches; memory does not depend on the size of the table.
 //!
+//! While a flow table forwards connections past the rules ([`crate::fast`]), entries of TCP flows to endpoints that have left
+//! all slices are deleted, too: the kernel takes a flow out of its flow table within a second after its entry is gone.
+//!
 //! Where kube-proxy differs, this does more: it also sweeps when the last endpoint or the whole Service goes, and when a
 //! frontend comes to a Service whose endpoints stay; it keeps flows to unready endpoints that are published nevertheless,
 //! and flows to the number of a NodePort on addresses that are not this node's.
 
 mod cleaner;
+mod departures;
 mod entry;
 mod frontends;
 #[cfg(fuzzing)]

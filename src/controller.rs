@@ -74,7 +74,7 @@ impl<K: Kernel> Controller<K> {
         let (asking, asked) = mpsc::channel(1);
         let (doubts, doubted) = Doubts::new();
         let (now, mut model) = (Instant::now(), Model::default());
-        if !options.reset_for.is_zero() {
+        if !options.reset_for.is_zero() || !options.fast_path_devices.is_empty() {
             model.watch_departures();
         }
         let this = Self {

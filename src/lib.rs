@@ -12,6 +12,7 @@ pub mod demo;
 pub mod diff;
 pub mod direct;
 pub mod events;
+pub mod fast;
 mod ffi;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -14,6 +14,7 @@ mod describe;
 mod direct;
 mod elements;
 mod encode;
+mod fast;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod lock;
@@ -21,6 +22,7 @@ mod ownership;
 mod process;
 pub(crate) mod read;
 mod set;
+mod side;
 mod watch;
 
 use crate::ffi::Scratch;
@@ -34,6 +36,7 @@ pub(crate) use connection::{Connection, KernelAnswer, RequestError, retry_interr
 pub use counters::{ElementCount, FrontendCount};
 pub(crate) use describe::reason;
 pub use direct::{DirectKernel, remove_direct_table};
+pub use fast::{FastKernel, remove_fast_table};
 use lock::Lock;
 use read::ReadOptions;
 

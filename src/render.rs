@@ -1,6 +1,7 @@
 //! Prints a table as `nft list table` would, stateless (`nft -s`), with one element a line.
 
 mod direct;
+mod fast;
 
 use crate::model::{Family, Protocol};
 use crate::ruleset::{
@@ -9,6 +10,7 @@ use crate::ruleset::{
 };
 
 pub use direct::{direct_element_text, direct_rule_text, direct_table, make_direct_chain, make_direct_map};
+pub use fast::{fast_commands, fast_table};
 
 /// The whole table; text that `nft -f` (1.0.7 or newer) loads.
 pub fn table(listing: &Listing) -> String {
@@ -257,6 +259,7 @@ fn term_text(family: Family, term: &Term) -> String {
         }
         Term::Translated => "ct status dnat".to_owned(),
         Term::NoReset => "tcp flags ! rst".to_owned(),
+        Term::NoSyn => "tcp flags ! syn".to_owned(),
         Term::EchoRequest if family == Family::Ipv4 => "icmp type echo-request".to_owned(),
         Term::EchoRequest => "icmpv6 type echo-request".to_owned(),
         Term::TranslateTo(ip) => format!("dnat to {ip}"),

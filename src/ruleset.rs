@@ -13,6 +13,7 @@ mod element;
 mod elements;
 #[cfg(any(test, feature = "testing"))]
 mod fake;
+mod fast;
 mod interceptor;
 mod jhash;
 mod kernel;
@@ -35,6 +36,9 @@ pub use element::{COMMENT_MAX, Element, Value};
 pub use elements::Elements;
 #[cfg(any(test, feature = "testing"))]
 pub use fake::FakeKernel;
+pub use fast::{
+    FAST_AFTER_PACKETS, FAST_CHAIN, FAST_FAMILY, FAST_PRIORITY, FastChange, FastDevices, FastFound, fast_rule,
+};
 pub use interceptor::{Intercepted, Interceptor};
 pub use jhash::{HASH_SEED, hashed_slot, jhash};
 pub use kernel::{Kernel, KernelError};

@@ -52,8 +52,18 @@ impl Node {
         let configuration = ConfigurationInForce { values: Value::Null, file: None, refused };
         let options = cluster::options();
         let settings = Arc::new(Maker::new(ConntrackSysctls::default(), Roots::default()));
-        let admin =
-            Admin { snapshots, activity, health, metrics, recent, options, settings, direct: None, configuration };
+        let admin = Admin {
+            snapshots,
+            activity,
+            health,
+            metrics,
+            recent,
+            options,
+            settings,
+            direct: None,
+            fast: None,
+            configuration,
+        };
         admin::start(&folder.path().join("admin.sock"), admin).expect("an admin socket");
         let (events, receiver) = mpsc::channel(1024);
         let sync_loop = std::thread::spawn(move || controller.run(receiver));

@@ -10,10 +10,11 @@ use portway::cli::{Cli, Command as Portway};
 use portway::config::Options;
 use portway::diff::Mirror;
 use portway::direct::of_manifests;
+use portway::fast::chosen;
 use portway::model::{Family, Model};
-use portway::nftables::{DirectKernel, KernelOptions, NftKernel};
+use portway::nftables::{DirectKernel, FastKernel, KernelOptions, NftKernel};
 use portway::render;
-use portway::ruleset::{DirectFound, DirectFrontend, DirectTable, Hop, Kernel};
+use portway::ruleset::{DirectFound, DirectFrontend, DirectTable, FastDevices, FastFound, Hop, Kernel, KernelError};
 use portway::source::load_dir_with_nodes;
 use support::netns::{in_netns, ip_batch};
 
@@ -57,6 +58,30 @@ fn direct(scenario: &Path) -> DirectTable {
     of_manifests(&model, &mirror, &options(scenario).direct_return_devices).0
 }
 
+/// The interfaces of the fast path, where it is on.
+fn fast(scenario: &Path) -> Option<FastDevices> {
+    let names = options(scenario).fast_path_devices;
+    (!names.is_empty()).then(|| chosen(&names, &names))
+}
+
+/// Programs the table of the fast path; false on a kernel without flow tables, which refuses it and goes on without it.
+fn program_fast(devices: &FastDevices) -> bool {
+    for name in devices {
+        ip_batch(&format!("link add {name} type veth peer name q-{name}")).expect("an interface");
+    }
+    let mut kernel = FastKernel::open(KernelOptions::default()).expect("a socket");
+    if let Err(cause) = kernel.trial() {
+        assert!(matches!(cause, KernelError::Refused { errno: libc::ENOENT, .. }), "{cause}");
+        assert!(kernel.make(&FastFound::default(), devices).is_err());
+        assert_eq!(kernel.read().expect("readable"), FastFound::default(), "nothing is left behind");
+        return false;
+    }
+    let refused = kernel.make(&FastFound::default(), devices).expect("the kernel takes the table");
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_eq!(kernel.read().expect("readable"), FastFound::made(devices.clone()));
+    true
+}
+
 /// With interfaces that are there, under the numbers they have.
 fn with_interfaces(table: DirectTable) -> DirectTable {
     const FIRST: u32 = 100;
@@ -92,12 +117,15 @@ fn rendered_text_is_the_golden_text() {
             let expected = fs::read_to_string(&file).unwrap_or_default();
             assert!(text == expected, "{} differs (PORTWAY_BLESS=1 writes it anew):\n{text}", file.display());
         }
-        let (text, file) = (render::direct_table(&direct(&scenario)), scenario.join("netdev.nft"));
-        if bless && !text.is_empty() {
-            fs::write(&file, &text).expect("writable");
+        let fast = fast(&scenario).as_ref().map(render::fast_table).unwrap_or_default();
+        for (text, name) in [(render::direct_table(&direct(&scenario)), "netdev.nft"), (fast, "inet.nft")] {
+            let file = scenario.join(name);
+            if bless && !text.is_empty() {
+                fs::write(&file, &text).expect("writable");
+            }
+            let expected = fs::read_to_string(&file).unwrap_or_default();
+            assert!(text == expected, "{} differs (PORTWAY_BLESS=1 writes it anew):\n{text}", file.display());
         }
-        let expected = fs::read_to_string(&file).unwrap_or_default();
-        assert!(text == expected, "{} differs (PORTWAY_BLESS=1 writes it anew):\n{text}", file.display());
     }
 }
 
@@ -174,9 +202,11 @@ fn the_kernel_lists_the_golden_text_with_every_nft() {
                     let mut direct_kernel = DirectKernel::open(KernelOptions::default()).expect("a socket");
                     direct_kernel.make(&DirectFound::default(), &direct).expect("the kernel takes the table");
                     assert_eq!(direct_kernel.read().expect("readable"), DirectFound::made(direct.clone()));
+                    let has_fast = fast(&scenario).is_some_and(|devices| program_fast(&devices));
                     nft(&program, &["-j", "list", "ruleset"]).expect("JSON listing works");
                     let mut families: Vec<&str> = Family::ALL.iter().map(|family| family.nft()).collect();
                     families.extend((!direct.is_empty()).then_some("netdev"));
+                    families.extend(has_fast.then_some("inet"));
                     let list =
                         |family| nft(&program, &["-s", "list", "table", family, "portway"]).expect("listing works");
                     families.into_iter().map(|family| (family, list(family))).collect::<Vec<_>>()

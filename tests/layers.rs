@@ -14,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("what runs beside the program", &["demo"]),
     ("answers", &["admin"]),
     ("servers", &["serve"]),
-    ("followers of the sync loop", &["conntrack", "direct", "health", "metrics"]),
+    ("followers of the sync loop", &["conntrack", "direct", "fast", "health", "metrics"]),
     ("NodePorts on localhost", &["localhost"]),
     ("Kubernetes Events", &["events"]),
     ("the sync loop: when", &["controller"]),

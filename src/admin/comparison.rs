@@ -7,18 +7,19 @@ use super::AdminError;
 use crate::controller::Snapshots;
 use crate::diff::{DIRECT_SLICE, direct_growth, direct_shrinkage, direct_slices};
 use crate::direct::DirectStatusHandle;
+use crate::fast::FastStatusHandle;
 use crate::model::Family;
-use crate::nftables::{DirectKernel, KernelOptions, NftKernel};
+use crate::nftables::{DirectKernel, FastKernel, KernelOptions, NftKernel};
 use crate::render;
 use crate::ruleset::{
-    DIRECT_FAMILY, DirectElement, DirectFound, DirectMap, DirectTable, Kernel, TABLE_NAME, Transaction,
+    DIRECT_FAMILY, DirectElement, DirectFound, DirectMap, DirectTable, FAST_FAMILY, Kernel, TABLE_NAME, Transaction,
 };
 
 /// How long the sync loop may keep us waiting.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-/// What seems to differ of direct return is looked at again so often.
-const DIRECT_TRIES: u32 = 4;
-const DIRECT_PAUSE: Duration = Duration::from_millis(250);
+/// What seems to differ of direct return, or of the fast path, is looked at again so often.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The nft commands that would make the kernel equal to what is desired; empty when it is.
 ///
@@ -35,23 +36,42 @@ pub(super) fn differences(kernel: &mut NftKernel, snapshots: &Snapshots) -> Resu
 /// The same for the table of direct return; without a status there should be none.
 pub(super) fn direct_differences(direct: Option<&DirectStatusHandle>) -> Result<Vec<String>, AdminError> {
     let mut kernel = DirectKernel::open(KernelOptions::new(false))?;
-    let mut differ = Vec::new();
-    for attempt in 0..DIRECT_TRIES {
-        if attempt > 0 {
-            // Its thread may be about to change it.
-            std::thread::sleep(DIRECT_PAUSE);
-        }
+    until_equal(|| {
         let wanted = match direct.map(DirectStatusHandle::get) {
             Some(None) => return Ok(Vec::new()),
             Some(Some(status)) => status.table,
             None => Arc::default(),
         };
-        differ = direct_commands(&kernel.read()?, &wanted);
-        if differ.is_empty() {
-            break;
+        Ok(direct_commands(&kernel.read()?, &wanted))
+    })
+}
+
+/// The same for the table of the fast path.
+pub(super) fn fast_differences(fast: Option<&FastStatusHandle>) -> Result<Vec<String>, AdminError> {
+    let mut kernel = FastKernel::open(KernelOptions::new(false))?;
+    until_equal(|| {
+        let wanted = match fast.map(FastStatusHandle::get) {
+            Some(None) => return Ok(Vec::new()),
+            Some(Some(status)) => status.devices,
+            None => None,
+        };
+        let found = kernel.read()?;
+        Ok(match wanted {
+            Some(devices) => render::fast_commands(found.is_there, &found.change_to(&devices)),
+            None => found.is_there.then(|| format!("delete table {FAST_FAMILY} {TABLE_NAME}")).into_iter().collect(),
+        })
+    })
+}
+
+/// Its thread may be about to change a table: what differs is looked at again.
+fn until_equal(mut differences: impl FnMut() -> Result<Vec<String>, AdminError>) -> Result<Vec<String>, AdminError> {
+    for _ in 1..TRIES {
+        if differences()?.is_empty() {
+            return Ok(Vec::new());
         }
+        std::thread::sleep(PAUSE);
     }
-    Ok(differ)
+    differences()
 }
 
 /// What makes a table the one that is wanted, as commands of nft, one element each.

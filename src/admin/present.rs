@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Admin, FaultRow, State, StatusRow, faults};
 use crate::controller::Snapshot;
 use crate::direct::DirectStatusHandle;
+use crate::fast::FastStatusHandle;
 use crate::model::Model;
 
 /// A line for the objects, and one for the settings.
@@ -48,6 +49,13 @@ pub(super) fn of_node(admin: &Admin, model: &Model) -> Vec<FaultRow> {
 pub(super) fn of_direct_return(admin: &Admin) -> Vec<FaultRow> {
     let status = admin.direct.as_ref().and_then(DirectStatusHandle::get).unwrap_or_default();
     let rows = status.troubles.into_iter().map(|trouble| row(admin, "DirectReturn", String::new(), trouble));
+    rows.collect()
+}
+
+/// The same of the fast path.
+pub(super) fn of_fast_path(admin: &Admin) -> Vec<FaultRow> {
+    let status = admin.fast.as_ref().and_then(FastStatusHandle::get).unwrap_or_default();
+    let rows = status.troubles.into_iter().map(|trouble| row(admin, "FastPath", String::new(), trouble));
     rows.collect()
 }
 

@@ -142,12 +142,14 @@ impl AdminRoutes {
                 let (snapshot, mirror) = self.snapshot()?;
                 let mut found = present::of_node(&self.admin, &snapshot.model);
                 found.extend(present::of_direct_return(&self.admin));
+                found.extend(present::of_fast_path(&self.admin));
                 found.extend(faults::present(&snapshot.model, &mirror, &self.admin.metrics.present_problems()));
                 rows(&found)
             }
             "/diff" => {
                 let mut found = self.with_kernel(|kernel| comparison::differences(kernel, &self.admin.snapshots))?;
                 found.extend(comparison::direct_differences(self.admin.direct.as_ref())?);
+                found.extend(comparison::fast_differences(self.admin.fast.as_ref())?);
                 rows(&found.into_iter().map(|command| DiffRow { command }).collect::<Vec<_>>())
             }
             "/explain" => self.explain(request)?,

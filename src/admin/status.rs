@@ -1,5 +1,7 @@
 //! `portway status`: a line for each subsystem, with the same in fields. docs/commands.md lists these.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::words::{ago, count, in_words, timestamp};
@@ -7,6 +9,7 @@ use super::{Admin, AdminError, State, StatusReport, StatusRow, comparison, prese
 use crate::conntrack;
 use crate::controller::Snapshot;
 use crate::direct::{DirectStatus, DirectStatusHandle};
+use crate::fast::{FastStatus, FastStatusHandle};
 use crate::health::HealthAnswer;
 use crate::host::Flows;
 use crate::host::sysctl::Roots;
@@ -23,6 +26,7 @@ pub(super) fn report(admin: &Admin, kernel: &mut NftKernel) -> StatusReport {
         Err(cause) => rows.push(StatusRow::new("sync", State::Fail, cause.to_string())),
     }
     rows.extend(admin.direct.as_ref().map(direct));
+    rows.extend(admin.fast.as_ref().map(fast));
     let has_node = snapshot.is_ok_and(|snapshot| snapshot.model.node().is_some());
     rows.extend([tables(admin, kernel), conntrack(), health(admin, has_node)]);
     StatusReport::new(rows)
@@ -133,6 +137,26 @@ fn direct(handle: &DirectStatusHandle) -> StatusRow {
         troubles => row(State::Warn, format!("{does}; {}", troubles.join("; "))),
     };
     line.with(json!({"frontends": frontends, "nodes": nodes, "configured": configured, "devices": devices, "strict": strict, "troubles": troubles}))
+}
+
+/// What goes the ordinary way is still served, so this never fails.
+fn fast(handle: &FastStatusHandle) -> StatusRow {
+    let row = |state, detail: String| StatusRow::new("fast-path", state, detail);
+    let Some(FastStatus { configured, devices, troubles }) = handle.get() else {
+        return row(State::Warn, "begins with the first sync".to_owned());
+    };
+    let texts = |names: Vec<Arc<str>>| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (configured, devices) = (texts(configured), devices.map(|devices| texts(devices.into_iter().collect())));
+    let does = match &devices {
+        None => "off".to_owned(),
+        Some(names) if (1..=4).contains(&names.len()) => format!("on {}", names.join(", ")),
+        Some(names) => format!("on {}", count(names.len() as u64, "interface")),
+    };
+    let line = match troubles.as_slice() {
+        [] => row(State::Ok, does),
+        troubles => row(State::Warn, format!("{does}; {}", troubles.join("; "))),
+    };
+    line.with(json!({"configured": configured, "devices": devices, "troubles": troubles}))
 }
 
 fn conntrack() -> StatusRow {

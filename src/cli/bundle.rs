@@ -11,7 +11,7 @@ use super::check;
 use super::view::{DaemonArgs, Output, print};
 use crate::admin::Client;
 use crate::model::Family;
-use crate::nftables::{DirectKernel, KernelOptions, NftKernel};
+use crate::nftables::{DirectKernel, FastKernel, KernelOptions, NftKernel};
 use crate::render;
 use crate::ruleset::Kernel as _;
 
@@ -99,6 +99,10 @@ fn contents(client: &Client) -> (Vec<(String, String)>, String) {
         Ok(None) => {}
         found => add("table-netdev.nft", found.map(Option::unwrap_or_default)),
     }
+    match fast_table() {
+        Ok(None) => {}
+        found => add("table-inet.nft", found.map(Option::unwrap_or_default)),
+    }
     add("check.json", print(&check::rows(), Output::Json));
     add("sysctl.txt", Ok(sysctls()));
     if !missing.is_empty() {
@@ -127,6 +131,13 @@ fn direct_table() -> anyhow::Result<Option<String>> {
     let found = DirectKernel::open(KernelOptions::new(false))?.read()?;
     let odd = found.oddities().into_iter().map(|object| format!("# not as Portway makes it: {object}\n"));
     Ok(found.is_there.then(|| odd.collect::<String>() + &render::direct_table(&found.table)))
+}
+
+/// The same of the fast path.
+fn fast_table() -> anyhow::Result<Option<String>> {
+    let found = FastKernel::open(KernelOptions::new(false))?.read()?;
+    let odd = if found.is_sound { "" } else { "# not as Portway makes it\n" };
+    Ok(found.is_there.then(|| odd.to_owned() + &render::fast_table(&found.devices)))
 }
 
 fn sysctls() -> String {

@@ -1,6 +1,7 @@
 //! `portway check`: whether this node is ready for Portway, and what to do where it is not. Needs no daemon.
 
 mod direct;
+mod fast;
 mod host;
 mod kernel;
 mod routes;

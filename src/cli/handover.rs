@@ -14,7 +14,7 @@ use crate::config::{Configuration, Options};
 use crate::handover::{Duties, Sight, Wait, after_removal, before_removal};
 use crate::metrics::Metrics;
 use crate::model::{Event, Family, Kind, Model, Service};
-use crate::nftables::{NftKernel, remove_direct_table};
+use crate::nftables::{NftKernel, remove_direct_table, remove_fast_table};
 use crate::ruleset::KernelError;
 use crate::source::SourceError;
 use crate::{events, host};
@@ -162,7 +162,7 @@ impl HandoverNode {
             if !std::mem::replace(&mut self.was_complete, true) {
                 return Ok(false);
             }
-            match remove_direct_table().and_then(|_| self.kernel.cleanup()) {
+            match remove_direct_table().and_then(|_| remove_fast_table()).and_then(|_| self.kernel.cleanup()) {
                 Ok(removed) => super::report_removed(&removed),
                 // One has started in this very moment.
                 Err(KernelError::Owned { .. }) => return Ok(false),

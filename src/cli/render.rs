@@ -13,7 +13,7 @@ use crate::model::{Family, Model};
 use crate::plan::mismatches;
 use crate::ruleset::DirectTable;
 use crate::source::Problem;
-use crate::{render, source};
+use crate::{fast, render, source};
 
 pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
     let options = args.plan.options()?;
@@ -24,8 +24,23 @@ pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
     let mut text: Vec<String> = listings.map(|listing| render::table(&listing)).collect();
     let direct = direct_table(&model, &mirror, &options);
     text.extend((!direct.is_empty()).then(|| render::direct_table(&direct)));
+    text.extend(fast_table(&options));
     print!("{}", text.join("\n"));
     Ok(())
+}
+
+/// The table `inet portway`; manifests do not tell which interfaces there are.
+fn fast_table(options: &Options) -> Option<String> {
+    let patterns = &options.fast_path_devices;
+    if patterns.is_empty() {
+        return None;
+    }
+    let (open, names): (Vec<_>, Vec<_>) = patterns.iter().cloned().partition(|pattern| pattern.ends_with('*'));
+    eprintln!("portway: fast path: the table inet portway is that of a node on which all named interfaces are up");
+    if !open.is_empty() {
+        eprintln!("portway: fast path: and no interface is called {}", open.join(" or "));
+    }
+    Some(render::fast_table(&fast::chosen(&names, &names)))
 }
 
 /// The table `netdev portway`, as far as manifests tell, and what they do not tell.

@@ -1,6 +1,7 @@
 //! `portway run`: wires a source to the sync loop.
 
 mod direct;
+mod fast;
 mod first_load;
 mod memory;
 mod objects;
@@ -23,6 +24,7 @@ use crate::conntrack::ConntrackObserver;
 use crate::controller::{Controller, EndError, Report, SyncThread};
 use crate::direct::DirectStatusHandle;
 use crate::events::{self, EventSink, FaultObserver};
+use crate::fast::FastStatusHandle;
 use crate::health::{self, CheckObserver, Health, HealthObserver};
 use crate::host::sysctl::Maker;
 use crate::logging::{Log, Recent};
@@ -54,7 +56,8 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     let kernel = Stopwatch::before(kernel, metrics.clone());
     let (mut controller, reports) = Controller::new(kernel, options.clone());
     watch_others(&mut controller);
-    if let Some(observer) = conntrack(metrics.clone()) {
+    let fast = fast::start(configuration, &options, &metrics, reports.clone());
+    if let Some(observer) = conntrack(metrics.clone(), fast.clone()) {
         controller.observe(observer);
     }
     let (observer, node) = NodeObserver::new();
@@ -81,6 +84,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     relay_localhost(&options, &mut controller, &metrics, &events);
     let direct = direct::start(configuration, &options, &mut controller, &metrics);
     runtimes.vital.spawn(direct::remove_leftover(options.clone(), reports.clone()));
+    runtimes.vital.spawn(fast::remove_leftover(options.clone(), reports.clone()));
     let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, runtimes.vital.handle());
     let (maker, faults) = (settings::maker(configuration), metrics.faults());
@@ -93,7 +97,7 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
         events: events.clone(),
     };
     let refused = Refused::default();
-    let shown = ForCommands { recent: log.recent, settings: maker, direct, refused: refused.subscribe() };
+    let shown = ForCommands { recent: log.recent, settings: maker, direct, fast, refused: refused.subscribe() };
     let serving = start_servers(configuration, &options, &mut controller, sources, shown, &runtimes);
     let sync_loop = SyncThread::start(controller, receiver)?;
     let objects = source.run(sender.clone(), events.clone());
@@ -284,6 +288,7 @@ struct ForCommands {
     recent: Recent,
     settings: Arc<Maker>,
     direct: Option<DirectStatusHandle>,
+    fast: Option<FastStatusHandle>,
     refused: watch::Receiver<Option<String>>,
 }
 
@@ -300,23 +305,24 @@ fn serve_commands<K: Kernel>(
     controller.observe(activity.clone());
     let snapshots = controller.snapshots();
     let (health, metrics) = (sources.health.clone(), sources.metrics.clone());
-    let ForCommands { recent, settings, direct, refused } = shown;
+    let ForCommands { recent, settings, direct, fast, refused } = shown;
     let configuration = admin::ConfigurationInForce {
         values: configuration.configz(),
         file: configuration.file.as_ref().map(|file| file.path.clone()),
         refused,
     };
     let options = options.clone();
-    let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, direct, configuration };
+    let admin = Admin { snapshots, activity, health, metrics, recent, options, settings, direct, fast, configuration };
     if let Err(cause) = admin::start(path, admin) {
         warn!(%cause, "cannot answer `portway status` and the like");
     }
 }
 
 /// Has stale conntrack entries deleted after syncs. Without that everything else still works.
-fn conntrack(metrics: Arc<Metrics>) -> Option<ConntrackObserver> {
+fn conntrack(metrics: Arc<Metrics>, fast: Option<FastStatusHandle>) -> Option<ConntrackObserver> {
     let failed = |cause| warn!(%cause, "cannot open the kernel's table of flows: UDP flows may keep going to endpoints that are gone");
     ConntrackObserver::start(move |run| metrics.conntrack_cleaned(run.family, run.duration, run.deleted))
+        .map(|observer| observer.cut_tcp(move || fast.as_ref().is_some_and(FastStatusHandle::may_be_on)))
         .map_err(failed)
         .ok()
 }

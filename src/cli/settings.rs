@@ -21,10 +21,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// What the node's kernel is to do besides our tables; nothing is written yet, but what the kernel is to do with this process
 /// when memory is short.
 pub(super) fn maker(configuration: &Configuration) -> Arc<Maker> {
-    let mut roots = Roots::default();
-    if let Some(net) = &configuration.sysctl_net {
-        roots.net.clone_from(net);
-    }
+    let roots = roots(configuration);
     let wanted = &configuration.conntrack;
     let settings = ConntrackSysctls {
         max_per_core: wanted.max_per_core.unwrap_or(0),
@@ -34,12 +31,22 @@ pub(super) fn maker(configuration: &Configuration) -> Arc<Maker> {
         tcp_be_liberal: wanted.tcp_be_liberal,
         udp: wanted.udp_timeout.unwrap_or_default(),
         udp_stream: wanted.udp_stream_timeout.unwrap_or_default(),
+        count_packets: !configuration.fast_path_devices.is_empty(),
     };
     let score = configuration.oom_score_adj;
     if let Err(cause) = sysctl::set_oom_score(score, &roots) {
         warn!(%cause, "cannot set the OOM score of this process to {score}");
     }
     Arc::new(Maker::new(settings, roots))
+}
+
+/// Where the kernel's settings are.
+pub(super) fn roots(configuration: &Configuration) -> Roots {
+    let mut roots = Roots::default();
+    if let Some(net) = &configuration.sysctl_net {
+        roots.net.clone_from(net);
+    }
+    roots
 }
 
 /// Makes the settings when the first sync is done: whoever starts this with a source that does not answer has changed nothing

@@ -35,6 +35,8 @@ pub struct PortwayConfiguration {
     pub frontend_metrics_max: u32,
     /// Interfaces for direct return; absent or empty: none.
     pub direct_return_devices: Vec<String>,
+    /// Interfaces for the fast path, or beginnings of their names (`cali*`); absent or empty: none.
+    pub fast_path_devices: Vec<String>,
     /// Have Service addresses answer echo requests; absent: false.
     pub answer_pings: bool,
     /// How long connections to endpoints that are gone are reset; absent or 0: they are not.

@@ -13,7 +13,7 @@ use super::flags::{Flags, parse_bool};
 use super::kube_proxy::KubeProxyConfiguration;
 use super::mode::Mode;
 use super::note::Note;
-use super::values::{devices, node_name, proxy_name, reset_for};
+use super::values::{device_patterns, devices, node_name, proxy_name, reset_for};
 use super::{DetectLocal, GoDuration, NodePortsOn, Options, defaults, gates, listen, notes, overlay, validate};
 use crate::model::{parse_cidr, parse_ip};
 use crate::plan::ListeningSocket;
@@ -131,6 +131,8 @@ pub struct Configuration {
     pub frontend_metrics_max: u32,
     /// Interfaces for direct return, each once; none: no direct return.
     pub direct_return_devices: Vec<Arc<str>>,
+    /// Interfaces for the fast path, or beginnings of their names with a `*`, each once; none: no fast path.
+    pub fast_path_devices: Vec<Arc<str>>,
     /// Have Service addresses answer echo requests.
     pub answer_pings: bool,
     /// How long connections to endpoints that are gone are reset; zero: they are not.
@@ -212,6 +214,7 @@ impl Configuration {
         }
         let direct_devices =
             flags.list("direct-return-devices").unwrap_or_else(|| portway.direct_return_devices.clone());
+        let fast_devices = flags.list("fast-path-devices").unwrap_or_else(|| portway.fast_path_devices.clone());
         let default_floor = section.min_sync_period == defaults::MIN_SYNC_PERIOD;
         Ok(Self {
             action: action(&flags),
@@ -251,6 +254,7 @@ impl Configuration {
             sysctl_net: path(flags.value("sysctl-net")),
             frontend_metrics_max: flags.parsed("frontend-metrics-max")?.unwrap_or(portway.frontend_metrics_max),
             direct_return_devices: devices(direct_devices)?,
+            fast_path_devices: device_patterns(fast_devices)?,
             answer_pings: flags.given("answer-pings").and_then(parse_bool).unwrap_or(portway.answer_pings),
             reset_for: reset_for(flags.parsed("reset-connections-for")?.unwrap_or(portway.reset_connections_for))?,
             manifests: path(flags.given("manifests").unwrap_or(&portway.manifests)),
@@ -277,6 +281,7 @@ impl Configuration {
         options.external_ips = gates::is_on(&self.kube_proxy.feature_gates, gates::EXTERNAL_IPS);
         options.min_sync_period = self.min_sync_period;
         options.direct_return_devices.clone_from(&self.direct_return_devices);
+        options.fast_path_devices.clone_from(&self.fast_path_devices);
         let servers = [("health server", self.health_address), ("metrics server", self.metrics_address)];
         options.listeners = servers
             .into_iter()
@@ -320,6 +325,7 @@ impl Configuration {
             && manifests.is_empty()
             && service_proxy_name.is_empty()
             && self.direct_return_devices.is_empty()
+            && self.fast_path_devices.is_empty()
             && self.frontend_metrics_max == 0
             && !self.answer_pings
             && self.reset_for.is_zero();
@@ -332,6 +338,7 @@ impl Configuration {
                 service_proxy_name: service_proxy_name.to_owned(),
                 frontend_metrics_max: self.frontend_metrics_max,
                 direct_return_devices: self.direct_return_devices.iter().map(ToString::to_string).collect(),
+                fast_path_devices: self.fast_path_devices.iter().map(ToString::to_string).collect(),
                 answer_pings: self.answer_pings,
                 reset_connections_for: self.reset_for,
             };

@@ -234,6 +234,7 @@ fn what_is_written_reads_the_same() {
         "--service-proxy-name=ours",
         "--frontend-metrics-max=7",
         "--direct-return-devices=eth1,eth0,eth1",
+        "--fast-path-devices=eth0,cali*,eth0",
     ];
     let first = by_flags(&[&own[..], &["--conntrack-min=0", mode, "--pod-bridge-interface=cbr0"]].concat());
     first.write(&path).expect("written");
@@ -244,6 +245,13 @@ fn what_is_written_reads_the_same() {
     assert_eq!(again.frontend_metrics_max, 7);
     assert_eq!(again.direct_return_devices, [Arc::from("eth0"), Arc::from("eth1")]);
     assert_eq!(again.options().direct_return_devices, again.direct_return_devices);
+    assert_eq!(again.fast_path_devices, [Arc::from("cali*"), Arc::from("eth0")]);
+    assert_eq!(again.options().fast_path_devices, again.fast_path_devices);
+    for bad in ["a/b", "ca*li", "**", "a-name-of-16-byte"] {
+        let cause = load(&[&format!("--fast-path-devices=eth0,{bad}")]).expect_err("no name");
+        assert!(cause.contains(&format!("{bad:?}")) && cause.contains("fastPathDevices"), "{cause}");
+    }
+    assert_eq!(by_flags(&["--fast-path-devices=*"]).fast_path_devices, [Arc::from("*")]);
     assert!(load(&["--direct-return-devices=eth0,a/b"]).expect_err("no name").contains("\"a/b\""));
     assert_eq!(notes(&again), Vec::<&str>::new());
     assert_eq!(again.options().detect_local, DetectLocal::BridgeInterface("cbr0".into()));

@@ -104,6 +104,12 @@ pub enum ConfigError {
          --direct-return-devices or directReturnDevices"
     )]
     DirectDevice(String),
+    /// Not the name of an interface, nor the beginning of one.
+    #[error(
+        "{0:?} cannot be an interface for the fast path (at most 15 letters, digits, '-', '_' or '.', and perhaps '*' for any \
+         end of the name): correct --fast-path-devices or fastPathDevices"
+    )]
+    FastDevice(String),
     /// No name for the Node.
     #[error("this host has no name: set --hostname-override (or hostnameOverride) to the Node's name")]
     NoName,

@@ -236,6 +236,7 @@ stands_for!(
         "feature-gates",
         "service-proxy-name",
         "direct-return-devices",
+        "fast-path-devices",
         "answer-pings",
     ]
 );

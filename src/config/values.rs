@@ -37,12 +37,30 @@ pub(super) fn proxy_name(text: &str) -> Result<Option<Arc<str>>, ConfigError> {
 
 /// Names that chains and maps can have in them, each once, sorted.
 pub(super) fn devices(names: Vec<String>) -> Result<Vec<Arc<str>>, ConfigError> {
-    let is_plain = |name: &str| {
-        let fits = !name.is_empty() && name.len() <= 15 && !matches!(name, "." | "..");
-        fits && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    match names.iter().find(|name| !is_plain(name)) {
+    match names.iter().find(|name| name.is_empty() || !is_plain(name)) {
         Some(bad) => Err(ConfigError::DirectDevice(bad.clone())),
-        None => Ok(names.into_iter().map(Arc::from).collect::<BTreeSet<_>>().into_iter().collect()),
+        None => Ok(sorted(names)),
     }
+}
+
+/// Names, or beginnings of names with a `*` behind them, each once, sorted.
+pub(super) fn device_patterns(patterns: Vec<String>) -> Result<Vec<Arc<str>>, ConfigError> {
+    let is_pattern = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(beginning) => is_plain(beginning),
+        None => !pattern.is_empty() && is_plain(pattern),
+    };
+    match patterns.iter().find(|pattern| !is_pattern(pattern)) {
+        Some(bad) => Err(ConfigError::FastDevice(bad.clone())),
+        None => Ok(sorted(patterns)),
+    }
+}
+
+/// What an interface's name, or its beginning, can consist of.
+fn is_plain(name: &str) -> bool {
+    let fits = name.len() <= 15 && !matches!(name, "." | "..");
+    fits && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+fn sorted(names: Vec<String>) -> Vec<Arc<str>> {
+    names.into_iter().map(Arc::from).collect::<BTreeSet<_>>().into_iter().collect()
 }

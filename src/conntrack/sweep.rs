@@ -1,6 +1,6 @@
 //! What to clean, and the decision about an entry. Pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use super::{DumpFilter, FlowEntry};
 use crate::model::{Family, Protocol};
 use crate::plan::{FrontendKey, Target};
 
-/// With more ports than this, one walk over all UDP entries is cheaper than a filtered walk for each.
+/// With more ports than this, one walk over all entries of the protocol is cheaper than a filtered walk for each.
 const FILTERS_MAX: usize = 4;
 
-/// The frontends to clean in one family. What is not mentioned is left alone.
+/// The frontends and endpoints to clean in one family. What is not mentioned is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FamilySweep {
     /// Frontends with the endpoints their flows may go to, sorted; none means that all their flows go.
@@ -19,6 +19,8 @@ pub struct FamilySweep {
     node_ports: HashMap<u16, Arc<[Target]>>,
     /// The addresses NodePorts answer on, or did until a moment ago.
     node_addresses: BTreeSet<IpAddr>,
+    /// TCP endpoints, and whether they are (again) in a slice: flows to the others go.
+    endpoints: HashMap<Target, bool>,
 }
 
 impl FamilySweep {
@@ -35,6 +37,11 @@ impl FamilySweep {
         }
     }
 
+    /// Asks for the TCP flows to an endpoint to be deleted, or takes that back because it is there.
+    pub fn ask_endpoint(&mut self, endpoint: Target, is_there: bool) {
+        self.endpoints.insert(endpoint, is_there);
+    }
+
     /// Adds addresses of this node: only there are flows to a NodePort's number its flows.
     pub fn add_node_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.node_addresses.extend(addresses);
@@ -47,26 +54,31 @@ impl FamilySweep {
 
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.node_ports.is_empty()
+        self.addresses.is_empty() && self.node_ports.is_empty() && self.endpoints.is_empty()
     }
 
-    /// Number of frontends asked for.
+    /// Number of frontends and endpoints asked for.
     pub fn len(&self) -> usize {
-        self.addresses.len() + self.node_ports.len()
+        self.addresses.len() + self.node_ports.len() + self.endpoints.len()
     }
 
-    /// Whether an entry has to go. Only UDP entries of frontends that were asked for ever do; then those whose answers
-    /// would come from elsewhere than a valid endpoint, which includes those that were never translated.
+    /// Whether an entry has to go. Of UDP only entries of frontends that were asked for ever do; then those whose answers
+    /// would come from elsewhere than a valid endpoint, which includes those that were never translated. Of TCP only those
+    /// that were translated to an endpoint that has gone.
     pub fn is_stale(&self, entry: &FlowEntry) -> bool {
         self.allows(entry) == Some(false)
     }
 
     /// Whether an entry may stay; `None` when it is none of our business.
     pub(super) fn allows(&self, entry: &FlowEntry) -> Option<bool> {
+        let destination = entry.destination;
+        if entry.protocol == Protocol::Tcp.number() {
+            let is_translated = entry.answers_from != destination;
+            return self.endpoints.get(&entry.answers_from).copied().filter(|_| is_translated);
+        }
         if entry.protocol != Protocol::Udp.number() {
             return None;
         }
-        let destination = entry.destination;
         // A frontend with an address of its own is looked up before NodePorts, as in the packet path.
         let valid = self.addresses.get(&destination).or_else(|| {
             let node_port = self.node_ports.get(&destination.port)?;
@@ -86,10 +98,17 @@ impl FamilySweep {
         self.addresses.extend(later.addresses);
         self.node_ports.extend(later.node_ports);
         self.node_addresses.extend(later.node_addresses);
+        self.endpoints.extend(later.endpoints);
     }
 
     /// What to ask the kernel for, so that it tells of few entries besides those in question. No entry comes twice.
     pub fn filters(&self, family: Family) -> Vec<DumpFilter> {
+        let mut filters = self.udp_filters(family);
+        filters.extend(self.tcp_filters(family));
+        filters
+    }
+
+    fn udp_filters(&self, family: Family) -> Vec<DumpFilter> {
         let mut by_port: HashMap<u16, BTreeSet<IpAddr>> = HashMap::new();
         for target in self.addresses.keys() {
             by_port.entry(target.port).or_default().insert(target.ip);
@@ -98,7 +117,7 @@ impl FamilySweep {
             by_port.entry(*port).or_default().extend(&self.node_addresses);
         }
         if by_port.len() > FILTERS_MAX {
-            return vec![DumpFilter { family, protocol: Protocol::Udp, port: None, ip: None }];
+            return vec![DumpFilter::all(family, Protocol::Udp)];
         }
         let mut filters: Vec<DumpFilter> = by_port
             .into_iter()
@@ -107,6 +126,21 @@ impl FamilySweep {
             .collect();
         filters.sort_unstable_by_key(|filter| filter.port);
         filters
+    }
+
+    fn tcp_filters(&self, family: Family) -> Vec<DumpFilter> {
+        let mut by_port: BTreeMap<u16, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (endpoint, _) in self.endpoints.iter().filter(|(_, is_there)| !**is_there) {
+            by_port.entry(endpoint.port).or_default().insert(endpoint.ip);
+        }
+        if by_port.len() > FILTERS_MAX {
+            return vec![DumpFilter::all(family, Protocol::Tcp)];
+        }
+        let from = |(port, ips): (u16, BTreeSet<IpAddr>)| DumpFilter {
+            answers: true,
+            ..DumpFilter::to_any(family, Protocol::Tcp, port, ips.iter())
+        };
+        by_port.into_iter().map(from).collect()
     }
 }
 

@@ -141,7 +141,7 @@ fn of_merged_sweeps_the_later_one_is_right() {
 
 #[test]
 fn the_kernel_is_asked_for_little() {
-    let filter = |port, ip| DumpFilter { family: Family::Ipv4, protocol: Protocol::Udp, port, ip };
+    let filter = |port, ip| DumpFilter { family: Family::Ipv4, protocol: Protocol::Udp, port, ip, answers: false };
     let expected = [filter(Some(53), Some(ip("10.96.0.10"))), filter(Some(30053), Some(ip("192.168.0.1")))];
     assert_eq!(dns().filters(Family::Ipv4), expected);
     let mut sweep = dns();
@@ -155,7 +155,7 @@ fn the_kernel_is_asked_for_little() {
     ipv6.ask(address("[fd00::a]:53"), valid(&[]));
     assert_eq!(
         ipv6.filters(Family::Ipv6),
-        [DumpFilter { family: Family::Ipv6, protocol: Protocol::Udp, port: Some(53), ip: None }]
+        [DumpFilter { family: Family::Ipv6, protocol: Protocol::Udp, port: Some(53), ip: None, answers: false }]
     );
     let mut nowhere = FamilySweep::default();
     nowhere.ask(node_port(30053), valid(&[]));
@@ -201,4 +201,23 @@ proptest! {
         }).count();
         prop_assert!(told <= 1 && (told == 1 || !expected), "told {} times", told);
     }
+}
+
+#[test]
+fn the_kernel_is_asked_for_tcp_by_where_answers_come_from() {
+    let mut sweep = FamilySweep::default();
+    sweep.ask_endpoint(target("10.1.0.1:80"), false);
+    let filter = |port, ip| DumpFilter { family: Family::Ipv4, protocol: Protocol::Tcp, port, ip, answers: true };
+    assert_eq!(sweep.filters(Family::Ipv4), [filter(Some(80), Some(ip("10.1.0.1")))]);
+    sweep.ask_endpoint(target("10.1.0.2:80"), false);
+    sweep.ask_endpoint(target("10.1.0.3:8080"), true);
+    assert_eq!(sweep.filters(Family::Ipv4), [filter(Some(80), None)], "one that is there needs no walk");
+    for port in 1..=4 {
+        sweep.ask_endpoint(target(&format!("10.1.0.1:{port}")), false);
+    }
+    assert_eq!(sweep.filters(Family::Ipv4), [DumpFilter::all(Family::Ipv4, Protocol::Tcp)], "many ports");
+    let mut sweep = dns();
+    sweep.ask_endpoint(target("10.1.0.1:80"), false);
+    let protocols: Vec<Protocol> = sweep.filters(Family::Ipv4).iter().map(|filter| filter.protocol).collect();
+    assert_eq!(protocols, [Protocol::Udp, Protocol::Udp, Protocol::Tcp]);
 }

@@ -25,10 +25,7 @@ const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 
-const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-const FILTER_IP_DST: u32 = 1 << 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
-const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -41,6 +38,39 @@ const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
+/// Where an entry has the address and port of a filter.
+struct Side {
+    tuple: u16,
+    ipv4: u16,
+    ipv6: u16,
+    port: u16,
+    /// `CTA_FILTER_*_FLAGS`, and what stands there for address and port.
+    flags: u16,
+    ip_flag: u32,
+    port_flag: u32,
+}
+
+/// The original destination.
+const SENT: Side = Side {
+    tuple: CTA_TUPLE_ORIG,
+    ipv4: CTA_IP_V4_DST,
+    ipv6: CTA_IP_V6_DST,
+    port: CTA_PROTO_DST_PORT,
+    flags: 1,
+    ip_flag: 1 << 1,
+    port_flag: 1 << 5,
+};
+/// The source of answers.
+const ANSWERS: Side = Side {
+    tuple: CTA_TUPLE_REPLY,
+    ipv4: CTA_IP_V4_SRC,
+    ipv6: CTA_IP_V6_SRC,
+    port: CTA_PROTO_SRC_PORT,
+    flags: 2,
+    ip_flag: 1,
+    port_flag: 1 << 4,
+};
+
 /// Entries to ask the kernel for. Kernels before 5.8 know the family only and tell of all its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DumpFilter {
@@ -52,9 +82,16 @@ pub struct DumpFilter {
     pub port: Option<u16>,
     /// The original destination's address; any when `None`.
     pub ip: Option<IpAddr>,
+    /// Port and address are those that answers come from, in the place of the original destination's.
+    pub answers: bool,
 }
 
 impl DumpFilter {
+    /// All entries of a protocol.
+    pub fn all(family: Family, protocol: Protocol) -> Self {
+        Self { family, protocol, port: None, ip: None, answers: false }
+    }
+
     /// Entries with one port and one of some addresses, and perhaps others: several addresses cannot be asked for.
     pub fn to_any<'a>(
         family: Family,
@@ -65,7 +102,7 @@ impl DumpFilter {
         // By an IPv6 address the kernel (6.18) tells of all entries but those with that address.
         let single = ips.len() == 1;
         let ip = ips.next().copied().filter(|ip| single && ip.is_ipv4());
-        Self { family, protocol, port: Some(port), ip }
+        Self { family, protocol, port: Some(port), ip, answers: false }
     }
 }
 
@@ -89,27 +126,28 @@ pub(super) fn put_dump(buf: &mut Vec<u8>, filter: &DumpFilter, plain: bool, seq:
     let start = begin(buf, GET, filter.family, libc::NLM_F_DUMP as u16, seq);
     if !plain {
         let mut flags = FILTER_PROTO_NUM;
-        let tuple = begin_nest(buf, CTA_TUPLE_ORIG);
+        let side = if filter.answers { ANSWERS } else { SENT };
+        let tuple = begin_nest(buf, side.tuple);
         if let Some(ip) = filter.ip {
-            flags |= FILTER_IP_DST;
+            flags |= side.ip_flag;
             let nest = begin_nest(buf, CTA_TUPLE_IP);
             match ip {
-                IpAddr::V4(ip) => put(buf, CTA_IP_V4_DST, &ip.octets()),
-                IpAddr::V6(ip) => put(buf, CTA_IP_V6_DST, &ip.octets()),
+                IpAddr::V4(ip) => put(buf, side.ipv4, &ip.octets()),
+                IpAddr::V6(ip) => put(buf, side.ipv6, &ip.octets()),
             }
             end_nest(buf, nest);
         }
         let nest = begin_nest(buf, CTA_TUPLE_PROTO);
         put(buf, CTA_PROTO_NUM, &[filter.protocol.number()]);
         if let Some(port) = filter.port {
-            flags |= FILTER_PROTO_DST_PORT;
-            put(buf, CTA_PROTO_DST_PORT, &port.to_be_bytes());
+            flags |= side.port_flag;
+            put(buf, side.port, &port.to_be_bytes());
         }
         end_nest(buf, nest);
         end_nest(buf, tuple);
         let nest = begin_nest(buf, CTA_FILTER);
         // In host order, unlike everything else.
-        put(buf, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
+        put(buf, side.flags, &flags.to_ne_bytes());
         end_nest(buf, nest);
     }
     message::end(buf, start);

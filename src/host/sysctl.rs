@@ -29,6 +29,8 @@ pub struct ConntrackSysctls {
     pub udp: Duration,
     /// Idle timeout of UDP flows with answers; zero leaves it as it is.
     pub udp_stream: Duration,
+    /// Count the packets of connections, as the fast path needs it. `false` does not undo it.
+    pub count_packets: bool,
 }
 
 impl Default for ConntrackSysctls {
@@ -41,6 +43,7 @@ impl Default for ConntrackSysctls {
             tcp_be_liberal: false,
             udp: Duration::ZERO,
             udp_stream: Duration::ZERO,
+            count_packets: false,
         }
     }
 }
@@ -168,6 +171,7 @@ fn list(settings: &ConntrackSysctls, roots: &Roots, cpus: usize) -> Vec<Setting>
     }
     let seconds = |duration: Duration| Some(duration.as_secs()).filter(|seconds| *seconds > 0);
     let be_liberal = settings.tcp_be_liberal.then_some(1);
+    let count_packets = settings.count_packets.then_some(1);
     for (name, wanted, opt_out) in [
         (
             "nf_conntrack_tcp_timeout_established",
@@ -178,6 +182,7 @@ fn list(settings: &ConntrackSysctls, roots: &Roots, cpus: usize) -> Vec<Setting>
         ("nf_conntrack_tcp_be_liberal", be_liberal, "conntrack.tcpBeLiberal: false"),
         ("nf_conntrack_udp_timeout", seconds(settings.udp), "conntrack.udpTimeout: 0s"),
         ("nf_conntrack_udp_timeout_stream", seconds(settings.udp_stream), "conntrack.udpStreamTimeout: 0s"),
+        ("nf_conntrack_acct", count_packets, "fastPathDevices: []"),
     ] {
         if let Some(wanted) = wanted {
             sysctl(name, wanted, false, opt_out);
@@ -211,6 +216,11 @@ impl Setting {
             (_, present) => format!("it stays {present}: set it on the node itself, or set {opt_out} to keep it"),
         }
     }
+}
+
+/// Whether the kernel counts the packets of new connections (`net.netfilter.nf_conntrack_acct`).
+pub fn counts_packets(roots: &Roots) -> bool {
+    read_number(&roots.net.join("netfilter/nf_conntrack_acct")) == Some(1)
 }
 
 fn write_if_different(path: &Path, wanted: &str) -> io::Result<()> {

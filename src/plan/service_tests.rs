@@ -16,6 +16,7 @@ fn settings() -> Settings {
             node_ip: ip.parse().ok(),
             pings_to: None,
             localhost: None,
+            cuts_flows: false,
         })
     };
     Settings {

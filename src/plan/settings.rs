@@ -45,6 +45,8 @@ pub struct FamilySettings {
     pub pings_to: Option<IpAddr>,
     /// The loopback address on which NodePorts are relayed (KEP-6032); `None` for nowhere.
     pub localhost: Option<IpAddr>,
+    /// TCP flows to endpoints that are gone are cut: where nobody else serves their frontend, clients are told so by a reset.
+    pub cuts_flows: bool,
 }
 
 /// A socket of this process that listens for TCP on addresses of this node: no frontend may take its connections away.

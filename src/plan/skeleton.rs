@@ -31,7 +31,7 @@ pub fn rules(family: Family, settings: &FamilySettings, masquerade_all: bool, ch
         ChainId::Postrouting => postrouting(settings, masquerade_all),
         ChainId::Input => input(settings),
         ChainId::AfterDnat => after_dnat(settings, masquerade_all),
-        ChainId::Refuse => vec![vec![Term::Reject]],
+        ChainId::Refuse => refuse(settings),
         ChainId::SourceRanges => source_ranges(FRONTEND, SetId::AllowedSources, SetId::AllowedServices),
         ChainId::NodeportSourceRanges => {
             source_ranges(NODEPORT, SetId::NodeportAllowedSources, SetId::NodeportAllowedServices)
@@ -82,6 +82,15 @@ fn dispatch(family: Family, settings: &FamilySettings) -> Vec<Rule> {
 fn reset(endpoint: &[Field]) -> Rule {
     let is_gone = Term::Member { key: endpoint.to_vec(), negate: false, set: SetId::Gone.into() };
     vec![Term::Translated, is_gone, Term::NoReset, Term::RejectWithReset]
+}
+
+/// A client does not give up an open connection because of an ICMP error.
+fn refuse(settings: &FamilySettings) -> Vec<Rule> {
+    let mut rules = vec![vec![Term::Reject]];
+    if settings.cuts_flows {
+        rules.insert(0, vec![Term::NoSyn, Term::RejectWithReset]);
+    }
+    rules
 }
 
 /// Service addresses answer echo requests. Those with an endpoint by way of this node's own address: `redirect` would take

@@ -32,8 +32,14 @@ fn every_rule_of_ours_comes_back() {
             for node_ports in [NodePortAddresses::AllLocal, NodePortAddresses::Listed(Vec::new())] {
                 let pings_to =
                     Some(if family == Family::Ipv4 { [10, 51, 0, 1].into() } else { Ipv6Addr::LOCALHOST.into() });
-                let settings =
-                    FamilySettings { pods: pods.clone(), node_ports, node_ip: None, pings_to, localhost: None };
+                let settings = FamilySettings {
+                    pods: pods.clone(),
+                    node_ports,
+                    node_ip: None,
+                    pings_to,
+                    localhost: None,
+                    cuts_flows: true,
+                };
                 for (chain, all) in chains.iter().flat_map(|c| [true, false].map(|all| (*c, all))) {
                     for rule in rules(family, &settings, all, chain) {
                         assert_eq!(decode_rule(family, &encode_rule(family, &rule)).as_ref(), Some(&rule));

@@ -209,8 +209,9 @@ const TYPE_LOCAL: u32 = 2;
 pub(super) const IPV4_PROTOCOL: u32 = 9;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// Where TCP's header has its flags, and that of a reset.
+/// Where TCP's header has its flags; those of a first packet and of a reset.
 const TCP_FLAGS: u32 = 13;
+pub(super) const TCP_SYN: u8 = 2;
 const TCP_RST: u8 = 4;
 /// Bytes of an interface name, with the terminating zero (IFNAMSIZ).
 const INTERFACE_NAME_LEN: usize = 16;
@@ -269,13 +270,8 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             code.push(Expr::Mask { register: 0, mask: STATUS_DST_NAT.to_ne_bytes().to_vec() });
             code.push(Expr::Compare { register: 0, negate: true, data: vec![0; 4] });
         }
-        Term::NoReset => {
-            code.push(Expr::L4Proto { to: 0 });
-            code.push(Expr::Compare { register: 0, negate: false, data: vec![TCP] });
-            code.push(Expr::TransportHeader { offset: TCP_FLAGS, len: 1, to: 0 });
-            code.push(Expr::Mask { register: 0, mask: vec![TCP_RST] });
-            code.push(Expr::Compare { register: 0, negate: false, data: vec![0] });
-        }
+        Term::NoReset => without_flag(TCP_RST, code),
+        Term::NoSyn => without_flag(TCP_SYN, code),
         Term::EchoRequest => {
             let (protocol, kind) = echo_request(family);
             code.push(Expr::L4Proto { to: 0 });
@@ -310,6 +306,15 @@ fn lower_term(family: Family, term: &Term, code: &mut Vec<Expr>) {
             code.push(Expr::Update { map: *map, key: 0, value: value_at, timeout_seconds: *timeout_seconds });
         }
     }
+}
+
+/// TCP packets without a flag.
+fn without_flag(flag: u8, code: &mut Vec<Expr>) {
+    code.push(Expr::L4Proto { to: 0 });
+    code.push(Expr::Compare { register: 0, negate: false, data: vec![TCP] });
+    code.push(Expr::TransportHeader { offset: TCP_FLAGS, len: 1, to: 0 });
+    code.push(Expr::Mask { register: 0, mask: vec![flag] });
+    code.push(Expr::Compare { register: 0, negate: false, data: vec![0] });
 }
 
 /// Loads the fields side by side from `first` on; the register behind them.

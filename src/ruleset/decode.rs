@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::code::IPV4_PROTOCOL;
+use super::code::{IPV4_PROTOCOL, TCP_SYN};
 use super::{Expr, Field, Listing, Register, Rule, Table, Term};
 use crate::model::Family;
 
@@ -49,8 +49,8 @@ fn decode_term(family: Family, code: &[Expr]) -> Option<(Term, usize)> {
         [Expr::MasqueradeFullyRandom, ..] => return Some((Term::Masquerade, 1)),
         [Expr::RejectPortUnreachable, ..] => return Some((Term::Reject, 1)),
         [Expr::RejectTcpReset, ..] => return Some((Term::RejectWithReset, 1)),
-        [Expr::L4Proto { .. }, Expr::Compare { .. }, Expr::TransportHeader { .. }, Expr::Mask { .. }, ..] => {
-            return Some((Term::NoReset, 5));
+        [Expr::L4Proto { .. }, Expr::Compare { .. }, Expr::TransportHeader { .. }, Expr::Mask { mask, .. }, ..] => {
+            return Some((if *mask == [TCP_SYN] { Term::NoSyn } else { Term::NoReset }, 5));
         }
         [Expr::CtStatus { .. }, Expr::Mask { .. }, Expr::Compare { .. }, ..] => return Some((Term::Translated, 3)),
         [Expr::InterfaceIndex { .. }, Expr::Compare { negate, .. }, ..] => {

@@ -85,6 +85,8 @@ pub enum Term {
     Translated,
     /// `tcp flags ! rst`: it is TCP, and no reset itself.
     NoReset,
+    /// Not the first packet of a TCP connection: `tcp flags ! syn`.
+    NoSyn,
     /// `icmp type echo-request` (ICMPv6 likewise).
     EchoRequest,
     /// A verdict of its own.

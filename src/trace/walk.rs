@@ -171,6 +171,8 @@ impl<'a> Walk<'a> {
                 }
                 Term::Translated => state.translated,
                 Term::NoReset => matches!(self.packet.request, Request::Connect { protocol: Protocol::Tcp, .. }),
+                // What is traced is a first packet.
+                Term::NoSyn => false,
                 Term::EchoRequest => self.packet.request == Request::Echo,
                 Term::TranslateTo(_) => {
                     self.step(chain, rule, element);

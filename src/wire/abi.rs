@@ -144,7 +144,16 @@ pub(crate) mod object {
 
 /// `NFTA_FLOWTABLE_*`.
 pub(crate) mod flowtable {
+    pub(crate) const TABLE: u16 = 1;
     pub(crate) const NAME: u16 = 2;
+    pub(crate) const HOOK: u16 = 3;
+    pub(crate) const FLAGS: u16 = 7;
+    /// `NFTA_FLOWTABLE_HOOK_*`.
+    pub(crate) const HOOK_NUM: u16 = 1;
+    pub(crate) const HOOK_PRIORITY: u16 = 2;
+    pub(crate) const HOOK_DEVICES: u16 = 3;
+    /// `NFTA_DEVICE_NAME`.
+    pub(crate) const DEVICE_NAME: u16 = 1;
 }
 
 /// `NFTA_SET_ELEM_*` and `NFTA_SET_ELEM_LIST_*`.
@@ -205,6 +214,8 @@ pub(crate) mod expr {
     pub(crate) const CT_PROTO_SRC: u32 = 11;
     /// `NFT_CT_PROTO_DST`.
     pub(crate) const CT_PROTO_DST: u32 = 12;
+    /// `NFT_CT_PKTS`.
+    pub(crate) const CT_PACKETS: u32 = 14;
     /// `NFT_CT_SRC_IP`.
     pub(crate) const CT_SRC_IP: u32 = 19;
     /// `NFT_CT_SRC_IP6`.
@@ -233,6 +244,10 @@ pub(crate) mod expr {
     pub(crate) const CMP_EQ: u32 = 0;
     /// `NFT_CMP_NEQ`.
     pub(crate) const CMP_NEQ: u32 = 1;
+    /// `NFT_CMP_GT`.
+    pub(crate) const CMP_GT: u32 = 4;
+    /// `NFT_BYTEORDER_HTON`.
+    pub(crate) const BYTEORDER_HTON: u32 = 1;
     /// `NFT_LOOKUP_F_INV`.
     pub(crate) const LOOKUP_INVERTED: u32 = 1;
     /// `NFT_REG_VERDICT`.

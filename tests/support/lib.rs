@@ -7,6 +7,7 @@ pub mod canonical;
 pub mod cluster;
 pub mod corpus;
 pub mod ecmp;
+pub mod fast;
 pub mod follower;
 pub mod health;
 pub mod kube_proxy;

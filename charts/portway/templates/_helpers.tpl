@@ -77,6 +77,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.directReturnDevices }}
 - --direct-return-devices={{ join "," . }}
 {{- end }}
+{{- with .Values.fastPathDevices }}
+- --fast-path-devices={{ join "," . }}
+{{- end }}
 {{- if .Values.answerPings }}
 - --answer-pings
 {{- end }}

@@ -1,6 +1,6 @@
 //! Settings that lack data: those of a configuration, or what the daemon says of its own.
 
-use super::{CheckArgs, CheckRow, direct};
+use super::{CheckArgs, CheckRow, direct, fast};
 use crate::admin::{ClientError, FaultRow};
 use crate::config::{Configuration, Flags};
 use crate::model::Family;
@@ -36,6 +36,7 @@ fn of_configuration(flags: Flags) -> anyhow::Result<Vec<CheckRow>> {
         rows.push(CheckRow::ok(WHAT, "valid, and none lacks data"));
     }
     rows.extend(direct::of_configuration(&configuration.direct_return_devices));
+    rows.extend(fast::of_configuration(&configuration.fast_path_devices));
     Ok(rows)
 }
 
@@ -50,8 +51,8 @@ fn of_daemon(args: &CheckArgs) -> anyhow::Result<Vec<CheckRow>> {
         }
         Err(cause) => return Ok(vec![CheckRow::warn(WHAT, cause.to_string(), "see `portway status`")]),
     };
-    // Direct return has rows of its own.
-    let others = faults.into_iter().filter(|fault| fault.reason != "DirectReturn");
+    // These have rows of their own.
+    let others = faults.into_iter().filter(|fault| !["DirectReturn", "FastPath"].contains(&fault.reason.as_str()));
     let (of_node, of_others): (Vec<FaultRow>, Vec<FaultRow>) =
         others.partition(|fault| matches!(fault.reason.as_str(), "NoPodRange" | "NoNodeAddress" | "SettingNotMade"));
     let mut rows: Vec<CheckRow> =
@@ -65,6 +66,7 @@ fn of_daemon(args: &CheckArgs) -> anyhow::Result<Vec<CheckRow>> {
     });
     if let Ok(report) = args.daemon.client().get("/status") {
         rows.extend(direct::of_daemon(&report));
+        rows.extend(fast::of_daemon(&report));
     }
     Ok(rows)
 }

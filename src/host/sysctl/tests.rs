@@ -14,6 +14,7 @@ fn roots() -> (tempfile::TempDir, Roots) {
         ("proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "0"),
         ("proc/sys/net/netfilter/nf_conntrack_udp_timeout", "30"),
         ("proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
+        ("proc/sys/net/netfilter/nf_conntrack_acct", "0"),
         ("proc/self/oom_score_adj", "0"),
         ("proc/sys/net/netfilter/nf_conntrack_buckets", "16384"),
     ] {
@@ -62,6 +63,7 @@ fn all_settings_in_the_order_of_the_specification() {
         tcp_be_liberal: true,
         udp: Duration::from_secs(10),
         udp_stream: Duration::from_secs(200),
+        count_packets: true,
         ..ConntrackSysctls::default()
     };
     let list = list(&settings, &Roots::default(), 5);
@@ -75,8 +77,19 @@ fn all_settings_in_the_order_of_the_specification() {
         ("nf_conntrack_tcp_be_liberal", 1),
         ("nf_conntrack_udp_timeout", 10),
         ("nf_conntrack_udp_timeout_stream", 200),
+        ("nf_conntrack_acct", 1),
     ];
     assert_eq!(names, expected.map(|(name, value)| (name.to_owned(), value)));
+}
+
+#[test]
+fn packets_are_counted_where_the_fast_path_needs_it() {
+    let (_folder, roots) = roots();
+    assert!(apply(&ConntrackSysctls::default(), &roots).is_empty());
+    assert!(!counts_packets(&roots));
+    let settings = ConntrackSysctls { count_packets: true, ..ConntrackSysctls::default() };
+    assert!(apply(&settings, &roots).is_empty());
+    assert!(counts_packets(&roots));
 }
 
 #[test]

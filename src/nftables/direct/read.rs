@@ -39,7 +39,7 @@ impl DirectKernel {
     }
 
     fn read_all(&mut self) -> Result<DirectFound, RequestError> {
-        if self.find().map_err(RequestError::Other)?.is_none() {
+        if self.side.find().map_err(RequestError::Other)?.is_none() {
             return Ok(DirectFound::default());
         }
         let mut found = DirectFound { is_there: true, ..DirectFound::default() };
@@ -59,7 +59,7 @@ impl DirectKernel {
     }
 
     fn chains(&mut self, found: &mut DirectFound) -> Result<(), RequestError> {
-        let listed = self.kernel.connection.dump_again(
+        let listed = self.side.kernel.connection.dump_again(
             msg::GETCHAIN,
             NETDEV,
             |_| {},
@@ -82,7 +82,7 @@ impl DirectKernel {
 
     /// The number of elements of each map, where the kernel says it.
     fn maps(&mut self, found: &mut DirectFound) -> Result<BTreeMap<DirectMap, Option<u32>>, RequestError> {
-        let listed = self.kernel.connection.dump_again(
+        let listed = self.side.kernel.connection.dump_again(
             msg::GETSET,
             NETDEV,
             |buf| attr::put_str(buf, abi::set::TABLE, TABLE_NAME),
@@ -110,7 +110,7 @@ impl DirectKernel {
     }
 
     fn rules(&mut self) -> Result<Rules, RequestError> {
-        let listed = self.kernel.connection.dump_again(
+        let listed = self.side.kernel.connection.dump_again(
             msg::GETRULE,
             NETDEV,
             |buf| attr::put_str(buf, abi::rule::TABLE, TABLE_NAME),
@@ -139,7 +139,7 @@ impl DirectKernel {
         let mut labels = BTreeSet::new();
         for attempt in 1.. {
             let (mut all, mut sound, mut listed) = (DirectElements::new(), true, 0);
-            let (_, interrupted) = self.kernel.connection.dump(
+            let (_, interrupted) = self.side.kernel.connection.dump(
                 msg::GETSETELEM,
                 NETDEV,
                 |buf| {

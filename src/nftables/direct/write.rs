@@ -4,12 +4,12 @@ use nftnl::nftnl_sys as sys;
 
 use super::{NETDEV, rules};
 use crate::diff::{DirectGrowth, DirectShrinkage, DirectSlice};
-use crate::ffi::{Chain, Head, Rule, Scratch};
+use crate::ffi::{Chain, Head, Rule};
+use crate::nftables::side::Writer;
 use crate::nftables::{elements, set};
 use crate::ruleset::{Bytes, DirectChain, DirectElement, DirectMap, DirectTable, DirectValue};
 use crate::wire::abi::{self, elem, msg};
 use crate::wire::attr;
-use crate::wire::batch::Batch;
 
 /// `NF_NETDEV_INGRESS`, and the priority `filter`.
 pub(super) const INGRESS: (u32, i32) = (0, 0);
@@ -17,39 +17,7 @@ pub(super) const INGRESS: (u32, i32) = (0, 0);
 const LIST_MAX: usize = u16::MAX as usize;
 const ELEMENT_MAX: usize = 512;
 
-/// A transaction, and what its messages are about.
-pub(super) struct Writer {
-    /// The table's name.
-    name: &'static str,
-    pub(super) batch: Batch,
-    /// By what the batch calls its operations.
-    pub(super) words: Vec<String>,
-}
-
 impl Writer {
-    /// `seq` is the number of its first message.
-    pub(super) fn new(name: &'static str, seq: u32) -> Self {
-        Self { name, batch: Batch::new(seq, Scratch::new()), words: Vec::new() }
-    }
-
-    fn about(&mut self, what: impl Into<String>) -> usize {
-        self.words.push(what.into());
-        self.words.len() - 1
-    }
-
-    pub(super) fn table(&mut self, kind: u16, flags: u32) {
-        let name = self.name;
-        let (index, create) =
-            (self.about("the table"), if kind == msg::NEWTABLE { libc::NLM_F_CREATE as u16 } else { 0 });
-        self.batch.request((index, 0), (kind, NETDEV, create), |buf| {
-            attr::put_str(buf, abi::table::NAME, name);
-            if kind == msg::NEWTABLE {
-                attr::put_u32(buf, abi::table::FLAGS, flags);
-            }
-            0
-        });
-    }
-
     /// Declarations and rules, in a table that is there.
     pub(super) fn growth(&mut self, table: &DirectTable, growth: &DirectGrowth) {
         growth.maps.iter().for_each(|map| self.map(table, *map));
@@ -81,11 +49,7 @@ impl Writer {
     }
 
     fn named(&mut self, what: String, kind: u16, names: &[(u16, &str)]) {
-        let index = self.about(what);
-        self.batch.request((index, 0), (kind, NETDEV, 0), |buf| {
-            names.iter().for_each(|(kind, name)| attr::put_str(buf, *kind, name));
-            0
-        });
+        self.request(what, kind, 0, |buf| names.iter().for_each(|(kind, name)| attr::put_str(buf, *kind, name)));
     }
 
     fn map(&mut self, table: &DirectTable, map: DirectMap) {
