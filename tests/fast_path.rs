@@ -123,7 +123,7 @@ fn established_connections_take_it() {
     }
     assert_eq!(network.ask(&["diff"]), "");
     let check = network.ask(&["check"]);
-    assert!(check.contains(if can { "has flow tables" } else { "connections go the ordinary way" }), "{check}");
+    assert!(check.contains(if can { "has flow tables" } else { "connections take the ordinary path" }), "{check}");
 }
 
 /// Speaks until the connection ends, and says how and when.
