@@ -123,7 +123,7 @@ fn established_connections_take_it() {
     }
     assert_eq!(network.ask(&["diff"]), "");
     let check = network.ask(&["check"]);
-    assert!(check.contains(if can { "has flow tables" } else { "connections go the ordinary way" }), "{check}");
+    assert!(check.contains(if can { "has flow tables" } else { "connections take the ordinary path" }), "{check}");
 }
 
 /// Speaks until the connection ends, and says how and when.
@@ -253,7 +253,7 @@ fn interfaces_come_and_go_and_so_does_the_table() {
         let program = start(&network, &objects, &[DEVICES, "--no-table-ownership"]);
         eventually("it knows the table", || network.ask(&["status"]).contains("on pod0, pod1, pod2, uplink0"));
         assert_eq!(table(), found);
-        assert!(!program.said("others have changed"));
+        assert!(!program.said("another program changed"));
         program.end();
 
         // Switched off, it goes.

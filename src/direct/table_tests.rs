@@ -63,7 +63,10 @@ fn what_cannot_be_reached_directly_goes_the_ordinary_way_and_is_said() {
     ] {
         let (slots, troubles) = hops(&wanted, &network(&[(2, "eth0")], &[("10.0.0.2", way), to_n3]));
         assert_eq!(slots, [None, Some((2, "10.0.0.3".to_owned()))]);
-        assert!(troubles.len() == 1 && troubles[0].contains(said) && troubles[0].contains("on n2 take"), "{troubles:?}");
+        assert!(
+            troubles.len() == 1 && troubles[0].contains(said) && troubles[0].contains("on n2 take"),
+            "{troubles:?}"
+        );
     }
     let of_other_family = self::wanted("203.0.113.1", &["n2"], &[("n2", &["fd00::2"])]);
     let (slots, troubles) = hops(&of_other_family, &network(&[(2, "eth0")], &[]));
