@@ -20,7 +20,7 @@ use portway::nftables::{FastKernel, KernelOptions, NftKernel};
 use portway::ruleset::{FAST_AFTER_PACKETS, FastFound};
 use portway::{config::Options, render};
 
-use support::lane::{Flow, Lane};
+use support::lane::{Flow, Lane, NODE_POD_MAC, POD_MAC, packets_of, send_all};
 use support::netns::output_of;
 use support::peer;
 use support::stats::{grouped, middle};
@@ -31,14 +31,17 @@ const FLOWS: u32 = 20;
 /// Packets of a batch.
 const BATCH: usize = 500;
 const BATCHES: usize = 60;
-/// Where a frame has the address it is sent to; another one than the node's, and the node drops it at once.
-const MAC_END: usize = 5;
+const MAC_LEN: usize = 6;
+/// The last byte of the address a frame is sent to; another one than the node's, and the node drops it at once.
+const MAC_END: usize = MAC_LEN - 1;
 
 /// What stands between client and pods.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     /// The node drops frames before it looks at them: what is left is the work of sending.
     Cable,
+    /// The node's own packet socket sends frames to the pods: what is left is sending, and the pods' end.
+    PodsEnd,
     Straight,
     OneRule,
     Portway,
@@ -50,7 +53,8 @@ enum Way {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Way::Cable => f.write_str("dropped at the node's interface: the measurement itself"),
+            Way::Cable => f.write_str("dropped at the node's interface: sending alone"),
+            Way::PodsEnd => f.write_str("sent by the node itself: sending, and the pods' end"),
             Way::Straight => f.write_str("no table, straight to the pod"),
             Way::OneRule => f.write_str("one dnat rule"),
             Way::Portway => write!(f, "Portway, {} Services", grouped(SERVICES)),
@@ -64,7 +68,7 @@ fn main() {
     let counts = std::env::args().any(|argument| argument == "--instructions");
     let unit = if counts { "instructions" } else { "ns" };
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let mut ways = vec![Way::Cable, Way::Straight, Way::OneRule, Way::Portway, Way::Counted];
+        let mut ways = vec![Way::Cable, Way::PodsEnd, Way::Straight, Way::OneRule, Way::Portway, Way::Counted];
         ways.extend(has_flow_tables().then_some(Way::FastPath));
         let measured: Vec<(Way, Vec<f64>)> = ways.into_iter().map(|way| (way, measure(way, protocol))).collect();
         show(protocol, unit, &measured);
@@ -90,11 +94,20 @@ fn measure(way: Way, protocol: Protocol) -> Vec<f64> {
     if way == Way::Cable {
         frames.iter_mut().for_each(|frame| frame[MAC_END] ^= 0x40);
     }
+    if way == Way::PodsEnd {
+        // As the node hands them on: to the pods, from itself.
+        frames.iter_mut().for_each(|frame| frame[..2 * MAC_LEN].copy_from_slice(&[POD_MAC, NODE_POD_MAC].concat()));
+    }
     let frames: Vec<Vec<u8>> = frames.into_iter().cycle().take(BATCH).collect();
+    let pods_end = packets_of("far", None);
+    let send = || match way {
+        Way::PodsEnd => send_all(&pods_end, &frames),
+        _ => lane.send(&frames),
+    };
     let before = lane.arrived();
     let times = (0..BATCHES).map(|_| {
         let start = Instant::now();
-        lane.send(&frames);
+        send();
         start.elapsed().as_nanos() as f64 / BATCH as f64
     });
     let times = times.collect();
@@ -107,7 +120,7 @@ fn measure(way: Way, protocol: Protocol) -> Vec<f64> {
 /// Makes the table; what must stay as long as it is measured.
 fn prepare(way: Way, protocol: Protocol) -> Option<Controller<NftKernel>> {
     match way {
-        Way::Cable | Way::Straight => None,
+        Way::Cable | Way::PodsEnd | Way::Straight => None,
         Way::OneRule => {
             let (vip, pod) = (target(way, 0).0, cluster::slice(0, ENDPOINTS, 0).endpoints[1].address);
             peer::load(&format!(
@@ -146,35 +159,36 @@ fn target(way: Way, n: u32) -> (Ipv4Addr, u16) {
     let service = n as usize * 37 % SERVICES;
     match way {
         // Not the first endpoint: all Services share that one.
-        Way::Cable | Way::Straight => (v4(cluster::slice(service, ENDPOINTS, 0).endpoints[1].address), 8080),
+        Way::Cable | Way::PodsEnd | Way::Straight => {
+            (v4(cluster::slice(service, ENDPOINTS, 0).endpoints[1].address), 8080)
+        }
         Way::OneRule => (v4(cluster::service(0).cluster_ips[0]), 80),
         Way::Portway | Way::Counted | Way::FastPath => (v4(cluster::service(service).cluster_ips[0]), 80),
     }
 }
 
-/// Medians, and the least and the most of the middle nine tenths of the batches.
+/// Medians, and the least and the most of the middle nine tenths of the batches. The node's own part is what is left without
+/// sending and the pods' end.
 fn show(protocol: Protocol, unit: &str, measured: &[(Way, Vec<f64>)]) {
     let of = |wanted: Way| measured.iter().find(|(way, _)| *way == wanted).map(|(_, times)| middle(times));
-    let (cable, without) = (of(Way::Cable).expect("measured"), of(Way::Portway).expect("measured"));
-    println!(
-        "\n| {protocol}, {unit} per packet | all | without the measurement | over Portway without the fast path |"
-    );
+    let [cable, pods_end, without] =
+        [Way::Cable, Way::PodsEnd, Way::Portway].map(|way| of(way).expect("it was measured"));
+    println!("\n| {protocol}, {unit} per packet | all | without sending | without sending and the pods' end |");
     println!("|---|---|---|---|");
     for (way, times) in measured {
         let median = middle(times);
         let mut sorted = times.clone();
         sorted.sort_by(f64::total_cmp);
         let edge = sorted.len() / 20;
-        let (least, most) = (sorted[edge], sorted[sorted.len() - 1 - edge]);
-        let own = median - cable;
-        println!(
-            "| {way} | {} ({} - {}) | {} | {:.2} ({:.2} with the measurement) |",
-            grouped(median as usize),
-            grouped(least as usize),
-            grouped(most as usize),
-            grouped(own.max(0.0) as usize),
-            own / (without - cable),
-            median / without
-        );
+        let (least, most) = (sorted[edge] as usize, sorted[sorted.len() - 1 - edge] as usize);
+        let part = |base: f64| match median - base {
+            own if own > 0.0 => format!("{} ({:.2})", grouped(own as usize), own / (without - base)),
+            _ => "-".to_owned(),
+        };
+        let all = format!("{} ({least} - {most}; {:.2})", grouped(median as usize), median / without);
+        println!("| {way} | {all} | {} | {} |", part(cable), part(pods_end));
     }
+    println!(
+        "\nIn brackets the middle nine tenths of {BATCHES} batches, and the part of Portway without the fast path."
+    );
 }

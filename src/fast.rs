@@ -1,7 +1,7 @@
 //! The fast path: established connections to Services are forwarded by the kernel's flow table, past all hooks but the first.
 //!
 //! A thread of its own keeps the table `inet portway`, and the interfaces of its flow table as they come and go. What it does
-//! not take over, and everything where the kernel has no flow tables, goes the ordinary way. Whatever fails here is a fault of
+//! not take over, and everything where the kernel has no flow tables, takes the ordinary path. Whatever fails here is a fault of
 //! `portway status`, and nothing else.
 
 mod devices;

@@ -2,10 +2,12 @@
 //! tables, which reports that and goes on. Needs root.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::ecmp::load;
+use portway::nftables::{FastKernel, KernelOptions};
+use support::ecmp::{Conversations, Ecmp, INGRESS, NODES, load, objects, within};
 use support::fast::{CALLER, CLUSTER_IPS, Call, FastNetwork, NODE_IPS, NODE_PORT, UdpCall, cluster};
 use support::netns::{ip_batch, output_of};
 use support::node::Program;
@@ -123,7 +125,7 @@ fn established_connections_take_it() {
     }
     assert_eq!(network.ask(&["diff"]), "");
     let check = network.ask(&["check"]);
-    assert!(check.contains(if can { "has flow tables" } else { "connections go the ordinary way" }), "{check}");
+    assert!(check.contains(if can { "has flow tables" } else { "connections take the ordinary path" }), "{check}");
 }
 
 /// Speaks until the connection ends, and says how and when.
@@ -220,6 +222,37 @@ fn what_a_filter_drops_does_not_take_it() {
     eventually("the policy holds", || early.speak().is_none());
 }
 
+/// Connections of direct return come in by whatever node, before and after they take the fast path of their endpoint's node.
+#[test]
+fn direct_return_goes_on_beside_it() {
+    let vips = ["203.0.113.1", "2001:db8:f::1"];
+    let mut ecmp = Ecmp::build();
+    let flags = ["--direct-return-devices=eth0", "--fast-path-devices=eth0,pod"];
+    ecmp.start(&objects(&[("direct", vips, "portway.io/balance: source-ip-port")]), &flags);
+    ecmp.spread(&vips, &INGRESS);
+    eventually("all nodes hand packets on", || {
+        NODES.iter().all(|(node, _)| ecmp.ask(node, &["status"]).contains("4 frontends to"))
+    });
+    for (vip, udp) in vips.into_iter().flat_map(|vip| [(vip, false), (vip, true)]) {
+        let to = SocketAddr::new(vip.parse().expect("an address"), 80);
+        let open = || Conversations::open(to, udp, 30, Duration::from_millis(1), || {});
+        let mut open = within(&ecmp.client, open);
+        let mut ask = |when: &str| {
+            for (first, now) in within(&ecmp.client, || open.ask()) {
+                assert_eq!(now, Ok(first), "{vip}, UDP {udp}, {when}");
+            }
+        };
+        // More packets than the fast path waits for.
+        (0..15).for_each(|_| ask("all nodes there"));
+        ecmp.kill("i1", &vips);
+        (0..3).for_each(|_| ask("one node dead"));
+        ecmp.revive("i1", &vips);
+    }
+    let can = FastKernel::open(KernelOptions::new(false)).and_then(|mut kernel| kernel.trial()).is_ok();
+    let flows = within(ecmp.node("e1"), || output_of("conntrack", &["-L"]));
+    assert_eq!(flows.contains("[OFFLOAD]"), can, "{flows}");
+}
+
 #[test]
 fn interfaces_come_and_go_and_so_does_the_table() {
     let network = FastNetwork::build();
@@ -253,7 +286,7 @@ fn interfaces_come_and_go_and_so_does_the_table() {
         let program = start(&network, &objects, &[DEVICES, "--no-table-ownership"]);
         eventually("it knows the table", || network.ask(&["status"]).contains("on pod0, pod1, pod2, uplink0"));
         assert_eq!(table(), found);
-        assert!(!program.said("others have changed"));
+        assert!(!program.said("another program changed"));
         program.end();
 
         // Switched off, it goes.

@@ -16,8 +16,8 @@ use super::netns::{Namespace, ip_batch, set_sysctls};
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const NODE_POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
-const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
+pub const NODE_POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+pub const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 /// Bytes in front of the IP header.
 const ETHERNET: usize = 14;
 
@@ -144,9 +144,7 @@ impl Lane {
 
     /// Sends frames and has them forwarded.
     pub fn send(&self, frames: &[Vec<u8>]) {
-        for frame in frames {
-            send(self.wire.as_raw_fd(), frame, MsgFlags::empty()).expect("the cable takes it");
-        }
+        send_all(&self.wire, frames);
     }
 
     /// Forgets all flows.
@@ -203,12 +201,19 @@ impl Lane {
     }
 }
 
+/// Sends frames by a packet socket.
+pub fn send_all(socket: &OwnedFd, frames: &[Vec<u8>]) {
+    for frame in frames {
+        send(socket.as_raw_fd(), frame, MsgFlags::empty()).expect("the cable takes it");
+    }
+}
+
 fn namespace() -> Namespace {
     Namespace::create().expect("root, for network namespaces")
 }
 
 /// A packet socket on an interface of the calling thread's namespace; without a protocol it receives nothing.
-fn packets_of(interface: &str, protocol: Option<SockProtocol>) -> OwnedFd {
+pub fn packets_of(interface: &str, protocol: Option<SockProtocol>) -> OwnedFd {
     let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).expect("root");
     let mut addresses = getifaddrs().expect("interfaces").filter(|entry| entry.interface_name == interface);
     let address = addresses.find_map(|entry| entry.address?.as_link_addr().copied()).expect("a link address");

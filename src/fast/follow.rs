@@ -32,7 +32,7 @@ const UNCOUNTED: &str =
 /// Why the table could not be kept.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
-    #[error("this kernel has no flow tables ({0}), so all connections go the ordinary way; it {UNABLE}")]
+    #[error("this kernel has no flow tables ({0}), so all connections take the ordinary path; it {UNABLE}")]
     Unable(KernelError),
     #[error("the table inet portway stays as it is: {0}")]
     Kernel(#[from] KernelError),
@@ -63,7 +63,7 @@ impl Follower {
     pub(super) fn run(mut self) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(cause) => return warn!(%cause, "the fast path cannot begin; all connections go the ordinary way"),
+            Err(cause) => return warn!(%cause, "cannot start the fast path; all connections take the ordinary path"),
         };
         runtime.block_on(async {
             let mut pause = RETRY_MIN;
@@ -89,7 +89,7 @@ impl Follower {
             let wanted = chosen(&self.patterns, links.devices().await?.values());
             let found = if begins { kernel.take()? } else { kernel.read()? };
             if !found.is_sound && !begins {
-                warn!("fast path: others have changed the table inet portway; it is made what it was");
+                warn!("fast path: another program changed the table inet portway; it is repaired");
             }
             let refused = kernel.make(&found, &wanted)?;
             if !found.change_to(&wanted).is_empty() {

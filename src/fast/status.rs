@@ -14,7 +14,7 @@ pub struct FastStatus {
     pub configured: Vec<Arc<str>>,
     /// The table in force has these interfaces; `None`: there should be no table.
     pub devices: Option<FastDevices>,
-    /// Why connections go the ordinary way that should not: a sentence each.
+    /// Why connections take the ordinary path that should not: a sentence each.
     pub troubles: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ impl FastStatusHandle {
             warn!("fast path: {trouble}");
         }
         if !old.troubles.is_empty() && status.troubles.is_empty() {
-            info!("fast path: nothing goes the ordinary way any more that should not");
+            info!("fast path: no connection takes the ordinary path any more that should not");
         }
         self.faults.set("FastPath", status.troubles.len());
     }

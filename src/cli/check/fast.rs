@@ -8,7 +8,7 @@ use crate::fast::UNABLE;
 use crate::nftables::{FastKernel, KernelOptions};
 
 const WHAT: &str = "fast path";
-const ORDINARY: &str = "connections go the ordinary way";
+const ORDINARY: &str = "connections take the ordinary path";
 
 /// With the interfaces of a configuration.
 pub(super) fn of_configuration(configured: &[Arc<str>]) -> Vec<CheckRow> {

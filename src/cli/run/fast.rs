@@ -10,7 +10,7 @@ use crate::fast::{self, FastStatusHandle};
 use crate::metrics::Metrics;
 use crate::nftables::{self, KernelOptions};
 
-/// Begins it with the first sync. Without it everything else still works, and all connections go the ordinary way.
+/// Begins it with the first sync. Without it everything else still works, and all connections take the ordinary path.
 pub(super) fn start(
     configuration: &Configuration,
     options: &Options,
@@ -28,7 +28,7 @@ pub(super) fn start(
             Some(status)
         }
         Err(cause) => {
-            warn!(%cause, "the fast path cannot begin; all connections go the ordinary way");
+            warn!(%cause, "cannot start the fast path; all connections take the ordinary path");
             None
         }
     }
