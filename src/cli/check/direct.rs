@@ -13,7 +13,7 @@ use crate::host::sysctl::Roots;
 use crate::nftables::{DirectKernel, KernelOptions};
 
 const WHAT: &str = "direct return";
-const ORDINARY: &str = "connections go the ordinary way";
+const ORDINARY: &str = "connections take the ordinary path";
 
 /// With the interfaces of a configuration.
 pub(super) fn of_configuration(configured: &[Arc<str>]) -> Vec<CheckRow> {
@@ -106,8 +106,8 @@ fn reverse_path(proc: &Path, name: &str) -> CheckRow {
     match rp_filter(proc, name) {
         Some(1) => CheckRow::warn(
             &what,
-            "1: strict; clients whose way back leaves by another interface are served the ordinary way by this node, and \
-             dropped here when another node hands them on",
+            "1: strict; clients that are reached through another interface take the ordinary path on this node, and their \
+             packets are dropped here when another node hands them on",
             &format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, and all.rp_filter not above"),
         ),
         Some(value) => CheckRow::ok(&what, format!("{value}: not strict")),
@@ -150,7 +150,7 @@ mod tests {
             of_nodes.map(|row| (row.state, row.detail)).collect::<Vec<_>>()
         };
         assert_eq!(nodes(row(State::Ok, &[])), [(State::Ok, "2 frontends to 1 node on eth0".to_owned())]);
-        let gateway = "IPv4 connections to endpoints on n2 go the ordinary way: the route has a gateway";
+        let gateway = "IPv4 connections to endpoints on n2 take the ordinary path: the route has a gateway";
         assert_eq!(nodes(row(State::Warn, &[gateway])), [(State::Warn, gateway.to_owned())]);
         assert_eq!(of_daemon(&StatusReport::new(Vec::new())), []);
         let device = row(State::Warn, &[]).into_iter().find(|row| row.what == "direct return, no-such-one");

@@ -25,7 +25,7 @@ pub const FLAGS: &[Flag] = &[
     flag("sysctl-net", ValueKind::Text, "", Always, "A writable mount of the node's /proc/sys/net, for an unprivileged container"),
     flag("frontend-metrics-max", ValueKind::Int(0, u32::MAX as i64), "0", Always, "Export connections of each frontend as metrics, for up to this number of frontends"),
     flag("direct-return-devices", ValueKind::List, "", Always, "Interfaces for direct server return, comma-separated: see docs/balancing.md"),
-    flag("fast-path-devices", ValueKind::List, "", Always, "Interfaces for the fast path, comma-separated, or beginnings of their names, as cali*: see docs/fast-path.md"),
+    flag("fast-path-devices", ValueKind::List, "", Always, "Interfaces for the fast path, comma-separated, or prefixes of their names (cali*): see docs/fast-path.md"),
     flag("answer-pings", ValueKind::Bool, "false", Always, "Service addresses with a usable endpoint answer pings; others refuse them"),
     flag("reset-connections-for", ValueKind::Duration, "0s", Always, "Reset TCP connections to removed endpoints, for this long after the removal, at most 1h; 0: do not"),
     flag("kubeconfig", ValueKind::Text, "", Setting, "How to reach the Kubernetes API; default: as a pod in the cluster"),
