@@ -1,6 +1,7 @@
 //! The whole program against an API server: start to first sync, one change, churn, memory, restart.
 //!
-//! Run as root: `cargo bench --bench e2e [-- --quick]`. `portway run` is a process of its own in a network namespace; when
+//! Run as root: `cargo bench --bench e2e [-- --quick] [starts]`: `starts` for starts and restarts at 100,000 Services alone, on the
+//! screen. `portway run` is a process of its own in a network namespace; when
 //! the kernel committed is learnt from the kernel.
 
 #![allow(missing_docs)]
@@ -19,6 +20,8 @@ use support::report::{Report, is_quick};
 use support::stats::{grouped, median, per_mille, short};
 
 const ENDPOINTS: usize = 10;
+/// How often `starts` starts and restarts.
+const STARTS: usize = 3;
 /// Longer than anything takes: a restart at 100,000 Services reads a million elements back.
 const LIMIT: Duration = Duration::from_secs(600);
 /// How long what follows a first sync may take: what is freed late shall be free.
@@ -32,6 +35,10 @@ const PER_COUNT_CHANGE: usize = 10;
 const CHURN_RATE: u32 = 500;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "starts") {
+        support::netns::in_netns(|| starts(100_000));
+        return;
+    }
     let (sizes, runs, changes, churn): (&[usize], _, _, _) =
         if is_quick() { (&[1_000, 10_000], 1, 500, 10) } else { (&[1_000, 10_000, 100_000], 3, 3_000, 60) };
     let mut report = Report::new("e2e");
@@ -183,6 +190,28 @@ fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> 
         memory,
         memory_after,
         churn,
+    }
+}
+
+/// Starts and restarts, one line each.
+fn starts(services: usize) {
+    let server = ApiServer::start(services, ENDPOINTS);
+    let generation = Generation::new();
+    for round in 0..2 * STARTS {
+        let program = Program::start(&server.url());
+        let (what, time) = if round % 2 == 0 {
+            ("start", first_sync(&program, &generation).0)
+        } else {
+            ("restart", program.wait_for("first sync done", LIMIT) - program.started)
+        };
+        let cpu = program.cpu();
+        std::thread::sleep(REST);
+        let Memory { resident, peak, .. } = program.memory();
+        println!("{what}: {}, CPU {}, memory {resident:.0} MB, at most {peak:.0} MB", short(time), short(cpu));
+        program.stop();
+        if round % 2 == 1 {
+            portway::nftables::NftKernel::open().and_then(|mut kernel| kernel.cleanup()).expect("no table is left");
+        }
     }
 }
 
