@@ -5,8 +5,6 @@
 
 mod cluster;
 mod support;
-
-use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -74,7 +72,7 @@ fn snapshot(c: &mut Criterion) {
     let mut group = c.benchmark_group("snapshot");
     for services in SIZES {
         let (options, model) = cluster::model(services, ENDPOINTS);
-        let (mirror, _) = Mirror::build(options.settings(&model), &model, &HashMap::new());
+        let (mirror, _) = Mirror::build(options.settings(&model), &model);
         group.bench_function(name(services), |b| {
             b.iter_with_large_drop(|| (model.clone(), mirror.clone()));
         });

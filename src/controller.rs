@@ -14,7 +14,7 @@ mod snapshot;
 mod sync;
 mod thread;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tracing::error;
@@ -74,6 +74,7 @@ impl<K: Kernel> Controller<K> {
         let (asking, asked) = mpsc::channel(1);
         let (doubts, doubted) = Doubts::new();
         let (now, mut model) = (Instant::now(), Model::default());
+        model.ignore_triggers_before(SystemTime::now());
         if !options.reset_for.is_zero() || !options.fast_path_devices.is_empty() {
             model.watch_departures();
         }

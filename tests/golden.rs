@@ -1,6 +1,4 @@
 //! The scenarios in rules/: manifests in, nft text out - rendered, and listed by real `nft` programs from a real kernel.
-
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +42,7 @@ fn compile(scenario: &Path) -> (Model, Mirror) {
     assert!(problems.is_empty(), "{problems:?}");
     let mut model = Model::default();
     events.into_iter().for_each(|event| model.apply(event));
-    let mirror = Mirror::build(options.settings(&model), &model, &HashMap::new()).0;
+    let mirror = Mirror::build(options.settings(&model), &model).0;
     (model, mirror)
 }
 

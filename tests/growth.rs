@@ -243,7 +243,7 @@ fn a_load_that_was_not_finished_is_made_anew() {
     in_netns(|| {
         let mut model = Model::default();
         cluster(300, 53).into_iter().for_each(|event| model.apply(event));
-        let (mirror, _) = Mirror::build(options(16).settings(&model), &model, &Default::default());
+        let (mirror, _) = Mirror::build(options(16).settings(&model), &model);
         let mut killed = kernel();
         let mut load = mirror.load(FAMILY, None).expect("there is no table");
         for _ in 0..3 {

@@ -1,6 +1,6 @@
 //! Whatever the order of changes, the incrementally kept table equals the one compiled from scratch.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use portway::config::Options;
@@ -103,7 +103,7 @@ proptest! {
         let (mut kernel, mut model, mut all) = (FakeKernel::new(), Model::default(), empty_lists());
         all.iter().cloned().for_each(|event| model.apply(event));
         model.take_changes();
-        let (mut mirror, _) = Mirror::build(options.settings(&model), &model, &HashMap::new());
+        let (mut mirror, _) = Mirror::build(options.settings(&model), &model);
         let served: Vec<Family> = mirror.families().collect();
         for family in &served {
             commit(&mut kernel, &mirror, &mirror.rebase(*family, None));

@@ -1,6 +1,6 @@
 //! The truth table of specification 6.6, answered by the tracer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use portway::config::{DetectLocal, Options};
@@ -64,7 +64,7 @@ impl Case {
         let node = added_node(testing::node("n1", &[NODE_IP]));
         let events = [added(service), added_slice(slice), node, Event::ServiceCidr(cidr)];
         events.into_iter().chain(all_listed()).for_each(|event| model.apply(event));
-        let (mirror, _) = Mirror::build(self.options.settings(&model), &model, &HashMap::new());
+        let (mirror, _) = Mirror::build(self.options.settings(&model), &model);
         mirror.listing(Family::Ipv4).expect("IPv4 is served")
     }
 

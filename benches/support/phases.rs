@@ -1,6 +1,4 @@
 //! The steps from JSON to netlink messages, as functions of their own: callgrind counts by function.
-
-use std::collections::HashMap;
 use std::hint::black_box;
 
 use kube::api::WatchEvent;
@@ -35,7 +33,7 @@ pub fn decode(lines: &[String]) -> Vec<Event> {
 /// What all Services mean, and who gets which element.
 #[inline(never)]
 pub fn plan(options: &Options, model: &Model) -> Mirror {
-    Mirror::build(options.settings(model), black_box(model), &HashMap::new()).0
+    Mirror::build(options.settings(model), black_box(model)).0
 }
 
 /// The transaction that makes it so in an empty kernel.

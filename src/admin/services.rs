@@ -34,7 +34,7 @@ pub(super) fn of(service: &Service, model: &Model, mirror: &Mirror, counters: &C
             rows.push(ServiceRow { action, owner, ..empty(service, family, *key) });
         }
     }
-    let unusable = model.annotation_faults(&service.key);
+    let unusable = model.annotation_faults(service);
     rows.iter_mut().for_each(|row| row.unusable.clone_from(&unusable));
     rows
 }

@@ -1,6 +1,4 @@
 //! `portway render`: manifests in, nft text out, without a kernel.
-
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Context;
@@ -77,7 +75,7 @@ pub(super) fn compile(folder: &Path, options: &Options) -> anyhow::Result<Compil
     }
     let mut model = Model::default();
     events.into_iter().for_each(|event| model.apply(event));
-    let (mirror, objections) = Mirror::build(options.settings(&model), &model, &HashMap::new());
+    let (mirror, objections) = Mirror::build(options.settings(&model), &model);
     let mut sentences: Vec<String> = objections.iter().map(ToString::to_string).collect();
     let families: Vec<Family> = mirror.families().collect();
     let mut services: Vec<_> = model.services().collect();

@@ -1,8 +1,10 @@
 //! A compact memory of UDP frontends and the endpoints their flows may go to, to find out what a sync changed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use super::{FamilySweep, Sweep};
 use crate::controller::Synced;

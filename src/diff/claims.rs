@@ -4,8 +4,10 @@
 //! kind of claim; then come health check servers, load balancer IPs and external IPs; then the oldest Service, then
 //! namespace and name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
+
+use foldhash::HashMap;
 
 use crate::model::{Family, ObjectKey};
 use crate::plan::{Class, FrontendKey, FrontendOwner};

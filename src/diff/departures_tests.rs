@@ -29,7 +29,7 @@ impl Loop {
         events.into_iter().chain(all_listed()).for_each(|event| model.apply(event));
         model.take_changes();
         let settings = Options::new("n").settings(&model);
-        let (mirror, _) = Mirror::build(settings.clone(), &model, &HashMap::new());
+        let (mirror, _) = Mirror::build(settings.clone(), &model);
         let mut this = Self { model, mirror, kernel: FakeKernel::new(), settings, now: Instant::now() };
         let steps = this.mirror.rebase(V4, None);
         this.send(steps.transactions());

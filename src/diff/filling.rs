@@ -136,7 +136,6 @@ impl FamilyMirror {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
 
     use super::*;
     use crate::config::Options;
@@ -153,7 +152,7 @@ mod tests {
         all_listed().for_each(|event| model.apply(event));
         model.take_changes();
         let settings = options.settings(&model);
-        let (mut mirror, _) = Mirror::build(settings.clone(), &model, &HashMap::new());
+        let (mut mirror, _) = Mirror::build(settings.clone(), &model);
         let left = [Op::DeleteChain("pick-9".parse().expect("ours")), Op::DeleteSet(SetId::Gone.into())];
         let left = Transaction { ops: left.map(|op| (V4, op)).into() };
         mirror.set_undeleted(V4, &left);

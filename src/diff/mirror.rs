@@ -1,7 +1,9 @@
 //! The desired table, kept Service by Service.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::claims::Claims;
 use super::gone::Gone;

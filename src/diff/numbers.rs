@@ -1,7 +1,8 @@
 //! Numbers of Service ports with session affinity, of which the IDs of their records are made.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use super::affinity;
 use crate::plan::{Affinity, Frontend, PortKey};
@@ -155,7 +156,7 @@ mod tests {
         let fewer = assign(&mut numbers, &first, &[sticky("a", 2)], None);
         assert_eq!(number(&fewer[0]), Some(0), "as before");
         assert!(assign(&mut numbers, &fewer, &[], None).is_empty());
-        assert_eq!(numbers.used, [1].into());
+        assert_eq!(numbers.used, HashSet::from_iter([1]));
         let third = assign(&mut numbers, &[], &[sticky("c", 4)], None);
         assert_eq!(number(&third[0]), Some(2), "not the one that just became free");
     }
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn behind_the_last_number_comes_the_first_free_one() {
-        let mut numbers = Numbers { used: [0, 1].into(), next: Affinity::NUMBERS - 1 };
+        let mut numbers = Numbers { used: HashSet::from_iter([0, 1]), next: Affinity::NUMBERS - 1 };
         assert_eq!([numbers.take(None), numbers.take(None)], [Affinity::NUMBERS - 1, 2]);
     }
 }

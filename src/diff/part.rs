@@ -121,7 +121,6 @@ impl FamilyMirror {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
 
     use super::*;
     use crate::config::Options;
@@ -131,7 +130,7 @@ mod tests {
     /// A mirror without Services, and its chains.
     fn mirror() -> (Mirror, Table) {
         let model = Model::default();
-        let (mirror, _) = Mirror::build(Options::new("node").settings(&model), &model, &HashMap::new());
+        let (mirror, _) = Mirror::build(Options::new("node").settings(&model), &model);
         let listing = mirror.listing(Family::Ipv4).expect("served");
         let code = |rules: Vec<_>| rules.iter().map(|rule| encode_rule(Family::Ipv4, rule)).collect();
         let chains = listing.chains.into_iter().map(|(chain, rules)| (chain, code(rules))).collect();

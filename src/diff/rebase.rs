@@ -1,6 +1,8 @@
 //! Compares the whole table with what the kernel holds.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+
+use foldhash::HashSet;
 
 use super::Steps;
 use super::affinity;

@@ -1,7 +1,8 @@
 //! Things several Services share: in force while at least one of them needs it.
 
-use std::collections::HashMap;
 use std::hash::Hash;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 /// Reference counts, and which keys came or went since [`References::take_changes`].
 #[derive(Debug, Clone)]

@@ -1,8 +1,10 @@
 //! Services of one family, brought up to date one by one.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
 
 use super::affinity;
 use super::claims::{Claim, Conflict};
@@ -26,13 +28,30 @@ pub(super) struct Effects {
     pub(super) objections: Vec<Objection>,
 }
 
+/// Plans of Services in parts, each of which is given back as soon as it is done with: a first load has as many as Services.
+#[derive(Default)]
+struct Plans {
+    parts: Vec<Vec<(ObjectKey, ServicePlan)>>,
+}
+
+impl Plans {
+    const PART: usize = 1024;
+
+    fn push(&mut self, key: ObjectKey, plan: ServicePlan) {
+        match self.parts.last_mut() {
+            Some(part) if part.len() < Self::PART => part.push((key, plan)),
+            _ => self.parts.push(vec![(key, plan)]),
+        }
+    }
+}
+
 impl FamilyMirror {
-    /// Brings the given Services, and those that win or lose a frontend by them, up to date.
+    /// Brings the given Services, which are in order, and those that win or lose a frontend by them, up to date.
     pub(super) fn sync_services(
         &mut self,
         settings: &Settings,
         model: &Model,
-        dirty: &BTreeSet<ObjectKey>,
+        dirty: &[&ObjectKey],
         existing: Option<&ExistingLayout<'_>>,
         recorder: &mut OpRecorder,
         effects: &mut Effects,
@@ -42,9 +61,9 @@ impl FamilyMirror {
             let plan = compile(service, || model.slices(key), family, settings);
             if model.is_set_aside(key, family) { plan.withheld() } else { plan }
         };
-        let mut plans: Vec<(ObjectKey, ServicePlan)> = Vec::with_capacity(dirty.len());
+        let mut plans = Plans::default();
         let mut affected = BTreeSet::new();
-        for key in dirty {
+        for &key in dirty {
             let plan = plan_of(key, self.family);
             if let Some(elements) = plan.oversized {
                 let (service, family) = (key.clone(), self.family);
@@ -54,13 +73,13 @@ impl FamilyMirror {
                 continue;
             }
             self.claim(key, model.service(key).and_then(|s| s.created), &plan, &mut affected);
-            plans.push((key.clone(), plan));
+            plans.push(key.clone(), plan);
         }
-        for key in affected.into_iter().filter(|key| !dirty.contains(key)) {
+        for key in affected.into_iter().filter(|key| dirty.binary_search(&key).is_err()) {
             let plan = plan_of(&key, self.family);
-            plans.push((key, plan));
+            plans.push(key, plan);
         }
-        for (key, plan) in plans {
+        for (key, plan) in plans.parts.into_iter().flatten() {
             self.sync_service(key, plan, existing, recorder, effects);
         }
     }

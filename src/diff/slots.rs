@@ -1,6 +1,6 @@
 //! Endpoints keep their slots: a removed one's slot is refilled, so a change of one endpoint changes one or two elements.
 
-use std::collections::HashSet;
+use foldhash::{HashSet, HashSetExt as _};
 
 use crate::plan::Target;
 use crate::ruleset::{Bytes, EndpointMap, Table};

@@ -1,6 +1,8 @@
 //! What successors of maps have already, and what they lack.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+
+use foldhash::{HashSet, HashSetExt as _};
 
 use super::shared::SharedElement;
 use crate::model::ObjectKey;

@@ -1,6 +1,6 @@
 //! From changes of the model to changes of the tables.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror};
@@ -34,27 +34,23 @@ pub struct FamilyUpdate {
 }
 
 impl Mirror {
-    /// The table for all Services of a model. Where a table exists, endpoints stay in its slots, affinity records stay
-    /// with their Service ports, and maps keep sizes that suffice.
-    pub fn build(
-        settings: Settings,
-        model: &Model,
-        existing: &HashMap<Family, ExistingLayout<'_>>,
-    ) -> (Self, Vec<Objection>) {
+    /// The tables for all Services of a model, where no table exists yet.
+    pub fn build(settings: Settings, model: &Model) -> (Self, Vec<Objection>) {
         let mut this = Self::new(settings);
-        let objections =
-            Family::ALL.into_iter().flat_map(|family| this.compile(family, model, existing.get(&family))).collect();
+        let objections = Family::ALL.into_iter().flat_map(|family| this.compile(family, model, None)).collect();
         (this, objections)
     }
 
-    /// Makes the table of one family anew from all Services, as [`Mirror::build`]; none of a family that is not served.
+    /// Makes the table of one family anew from all Services; none of a family that is not served. Where a table exists,
+    /// endpoints stay in its slots, affinity records stay with their Service ports, and maps keep sizes that suffice.
     pub fn compile(&mut self, family: Family, model: &Model, existing: Option<&ExistingLayout<'_>>) -> Vec<Objection> {
         self.lose(family);
         if self.settings.family(family).is_none() {
             return Vec::new();
         }
         let mut mirror = FamilyMirror::new(family, &self.settings);
-        let all: BTreeSet<ObjectKey> = model.services().map(|service| service.key.clone()).collect();
+        let mut all: Vec<&ObjectKey> = model.services().map(|service| &service.key).collect();
+        all.sort_unstable();
         let (mut recorder, mut effects) = (OpRecorder::counting(), Effects::default());
         mirror.numbers = Numbers::after(existing.map(|existing| &existing.numbers));
         replace_members(&[], &mirror.globals, &mut recorder);
@@ -81,6 +77,7 @@ impl Mirror {
         } else {
             changes.services.clone()
         };
+        let dirty: Vec<&ObjectKey> = dirty.iter().collect();
         for mirror in &mut self.families {
             let gone = self.gone.of_family(mirror.family);
             update.families.push(mirror.update(&old, settings, model, &dirty, gone));
@@ -105,7 +102,7 @@ impl FamilyMirror {
         old: &Settings,
         new: &Settings,
         model: &Model,
-        dirty: &BTreeSet<ObjectKey>,
+        dirty: &[&ObjectKey],
         gone: BTreeSet<Target>,
     ) -> FamilyUpdate {
         let (mut recorder, mut effects) = (OpRecorder::with_successors(self.successors.sets()), Effects::default());

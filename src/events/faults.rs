@@ -1,14 +1,13 @@
 //! Faults of Services that no field alone shows: told in the log, and as Events where they close or take something.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use tracing::warn;
 
 use super::{EventSink, EventWanted};
 use crate::controller::{Observer, Synced};
 use crate::diff::{Mirror, Objection};
 use crate::instruments::FaultCounts;
-use crate::model::{Family, ObjectKey};
+use crate::model::{Family, ObjectKey, Service};
 use crate::plan::{FrontendKey, Mismatch, mismatches};
 
 /// Lines a sync logs of mismatches.
@@ -55,12 +54,17 @@ impl FaultObserver {
         self.counts.set("SetAside", sync.model.all_set_aside().len());
     }
 
-    /// What is new between a Service and its slices.
-    fn compare(&mut self, key: &ObjectKey, sync: &Synced<'_>, families: &[Family]) -> Vec<Mismatch> {
-        let found = match sync.model.service(key) {
-            Some(service) => mismatches(service, || sync.model.slices(key), families),
-            None => Vec::new(),
-        };
+    /// Looks at a Service, which may be gone; what is new between it and its slices.
+    fn look_at(
+        &mut self,
+        key: &ObjectKey,
+        service: Option<&Service>,
+        sync: &Synced<'_>,
+        families: &[Family],
+    ) -> Vec<Mismatch> {
+        self.look_at_ranges(key, service);
+        self.look_at_annotations(key, service, sync);
+        let found = service.map_or_else(Vec::new, |service| mismatches(service, || sync.model.slices(key), families));
         if found.is_empty() {
             self.mismatches.remove(key);
             return found;
@@ -69,8 +73,8 @@ impl FaultObserver {
         found.into_iter().filter(|mismatch| !before.contains(mismatch)).collect()
     }
 
-    fn look_at_ranges(&mut self, key: &ObjectKey, sync: &Synced<'_>) {
-        if !sync.model.service(key).is_some_and(|service| service.bad_source_ranges) {
+    fn look_at_ranges(&mut self, key: &ObjectKey, service: Option<&Service>) {
+        if !service.is_some_and(|service| service.bad_source_ranges) {
             self.closed.remove(key);
         } else if self.closed.insert(key.clone()) {
             let note = "spec.loadBalancerSourceRanges has an entry that cannot be read; it lets nobody in: correct it";
@@ -78,8 +82,8 @@ impl FaultObserver {
         }
     }
 
-    fn look_at_annotations(&mut self, key: &ObjectKey, sync: &Synced<'_>) {
-        let faults = sync.model.annotation_faults(key);
+    fn look_at_annotations(&mut self, key: &ObjectKey, service: Option<&Service>, sync: &Synced<'_>) {
+        let faults = service.map_or_else(Vec::new, |service| sync.model.annotation_faults(service));
         if faults.is_empty() {
             self.unusable.remove(key);
             return;
@@ -132,22 +136,23 @@ impl Observer for FaultObserver {
             lost.retain(|key| families.iter().any(|family| is_lost(sync.mirror, *family, *key, service)));
             !lost.is_empty()
         });
-        let keys: HashSet<ObjectKey> = if sync.full {
-            let gone = self.mismatches.keys().chain(&self.closed).chain(self.unusable.keys()).cloned();
-            sync.model.services().map(|service| service.key.clone()).chain(gone).collect()
-        } else {
-            sync.changes.services.iter().cloned().collect()
-        };
         let mut told = 0;
-        for key in keys {
-            self.look_at_ranges(&key, sync);
-            self.look_at_annotations(&key, sync);
-            for mismatch in self.compare(&key, sync, &families) {
+        let mut look_at = |key: &ObjectKey, service: Option<&Service>| {
+            for mismatch in self.look_at(key, service, sync, &families) {
                 told += 1;
                 if told <= MISMATCHES_TOLD {
                     warn!(service = %key, "Service {key}: {mismatch}");
                 }
             }
+        };
+        let model = sync.model;
+        if sync.full {
+            model.services().for_each(|service| look_at(&service.key, Some(service)));
+            self.mismatches.retain(|key, _| model.service(key).is_some());
+            self.closed.retain(|key| model.service(key).is_some());
+            self.unusable.retain(|key, _| model.service(key).is_some());
+        } else {
+            sync.changes.services.iter().for_each(|key| look_at(key, model.service(key).map(|service| &**service)));
         }
         self.oversized.retain(|(family, service)| {
             sync.model.service(service).is_some() && sync.mirror.frontends_of(*family, service).is_empty()
@@ -166,7 +171,7 @@ mod tests {
     use super::*;
     use crate::config::Options;
     use crate::controller::Controller;
-    use crate::model::{EndpointWeights, Service, ServiceOptions, ServicePort, ServiceType};
+    use crate::model::{EndpointWeights, ServiceOptions, ServicePort, ServiceType};
     use crate::ruleset::FakeKernel;
     use crate::testing::{self, added, added_slice, listed, service_port};
 

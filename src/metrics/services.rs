@@ -1,6 +1,6 @@
 //! Totals over Services, kept up to date one Service at a time.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::labels::{ByFamily, ByPolicy, TrafficPolicy};
 use super::sync::SyncMetrics;

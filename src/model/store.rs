@@ -3,11 +3,12 @@
 mod lists;
 mod targets;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use self::targets::TargetCounts;
@@ -112,6 +113,8 @@ pub struct Model {
     set_aside: BTreeMap<ObjectKey, BTreeMap<Family, Arc<str>>>,
     /// Only where [`Changes::departed`] is wanted.
     targets: Option<TargetCounts>,
+    /// Of [`Changes::triggers`], only those after this time are wanted.
+    triggers_after: Option<SystemTime>,
     changes: Changes,
 }
 
@@ -121,6 +124,11 @@ impl Model {
         let mut targets = TargetCounts::default();
         self.all_slices().for_each(|slice| targets.add(slice));
         self.targets = Some(targets);
+    }
+
+    /// Leaves out of [`Changes::triggers`] what happened before this process: a first list has one for each slice.
+    pub fn ignore_triggers_before(&mut self, start: SystemTime) {
+        self.triggers_after = Some(start);
     }
 
     /// Applies one event. Objects equal to the stored ones are no change.
@@ -203,10 +211,9 @@ impl Model {
     }
 
     /// What of the annotations of a Service and its slices cannot be used.
-    pub fn annotation_faults(&self, key: &ObjectKey) -> Vec<String> {
-        let own = self.service(key).into_iter().flat_map(|service| service.options().faults.iter());
-        let mut faults: Vec<String> = own.map(|fault| fault.to_string()).collect();
-        for slice in self.slices(key) {
+    pub fn annotation_faults(&self, service: &Service) -> Vec<String> {
+        let mut faults: Vec<String> = service.options().faults.iter().map(|fault| fault.to_string()).collect();
+        for slice in self.slices(&service.key) {
             let of_slice = slice.weights.iter().flat_map(|weights| &weights.faults);
             faults.extend(of_slice.map(|fault| format!("EndpointSlice {}: {fault}", slice.key)));
         }
@@ -324,7 +331,7 @@ impl Model {
             Some(old) => self.note_departures(old.clone(), Some(&slice)),
             None => {}
         }
-        if let Some(at) = slice.changed_at {
+        if let Some(at) = slice.changed_at.filter(|at| self.triggers_after.is_none_or(|start| *at > start)) {
             self.changes.triggers.entry((slice.service.clone(), slice.family)).or_default().push(at);
         }
         self.changes.services.insert(slice.service.clone());

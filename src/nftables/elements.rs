@@ -2,7 +2,7 @@
 
 mod read;
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::model::Family;
 use crate::ruleset::{Bytes, COMMENT_MAX, Element, SetName, SetSpec, Value, Verdict};

@@ -1,8 +1,10 @@
 //! One Service in one family: its frontends and what else it contributes.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::{HashSet, HashSetExt as _};
 
 use super::label::label;
 use super::sources::AllowedSources;

@@ -1,6 +1,6 @@
 //! Elements of one set or map as read back, in little room: there can be a million endpoints.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::{Bytes, Element, Value};
 
@@ -17,6 +17,19 @@ pub struct Elements {
     in_runs: usize,
 }
 
+/// Values that a list has room for at first.
+const FIRST_ROOM: usize = 4;
+
+/// Where an element was put.
+enum Place {
+    /// At the end of the list it belongs to; the key of the next one.
+    Appended(Bytes),
+    /// Nowhere: there is one in its slot.
+    Taken,
+    /// Nowhere yet: it is not the next one of a list.
+    Elsewhere,
+}
+
 /// Values of the slots from 0 on, of the same length each.
 #[derive(Debug, Clone)]
 struct Run {
@@ -25,10 +38,12 @@ struct Run {
 }
 
 impl Run {
-    /// A list of one value; `None` when it has no bytes.
+    /// A list of one value, with room for some more; `None` when it has no bytes.
     fn new(value: &Bytes) -> Option<Self> {
-        let bytes = value.as_slice();
-        (!bytes.is_empty()).then(|| Self { value_len: bytes.len(), bytes: bytes.to_vec() })
+        let value = value.as_slice();
+        let mut bytes = Vec::with_capacity(value.len() * FIRST_ROOM);
+        bytes.extend_from_slice(value);
+        (!value.is_empty()).then_some(Self { value_len: value.len(), bytes })
     }
 
     /// Appends a value; `None` when it is not as long as the others.
@@ -53,36 +68,51 @@ impl Run {
 impl Elements {
     /// Puts an element in unless there is one with its key; whether there was none.
     pub fn insert(&mut self, element: Element) -> bool {
-        if self.contains_key(&element.key) {
+        if !self.others.is_empty() && self.others.contains_key(&element.key) {
             return false;
         }
-        let mut next = Some(element);
-        while let Some(element) = next {
-            next = match self.append(&element) {
+        match self.append(&element) {
+            Place::Taken => return false,
+            Place::Elsewhere => drop(self.others.insert(element.key, element)),
+            Place::Appended(mut behind) => {
                 // What belongs behind it may have come before.
-                Some(behind) => self.others.remove(&behind),
-                None => {
-                    self.others.insert(element.key, element);
-                    None
+                while !self.others.is_empty()
+                    && let Some(next) = self.others.remove(&behind)
+                {
+                    match self.append(&next) {
+                        Place::Appended(key) => behind = key,
+                        Place::Taken | Place::Elsewhere => {
+                            self.others.insert(next.key, next);
+                            break;
+                        }
+                    }
                 }
-            };
+            }
         }
         true
     }
 
-    /// Puts an element at the end of the list it belongs to, if that is where it belongs; the key of the next one.
-    fn append(&mut self, element: &Element) -> Option<Bytes> {
-        let Element { key, end: None, value: Value::Data(value), comment: None } = element else { return None };
-        let (prefix, slot) = split(key)?;
+    /// Puts an element at the end of the list it belongs to, if that is where it belongs.
+    fn append(&mut self, element: &Element) -> Place {
+        self.append_to_run(element).unwrap_or(Place::Elsewhere)
+    }
+
+    /// The same; `None` where it belongs to no list, or not at its end.
+    fn append_to_run(&mut self, element: &Element) -> Option<Place> {
+        let (prefix, slot) = split(&element.key)?;
         let behind = prefix.u32_host(slot.checked_add(1)?);
-        if slot == 0 {
-            self.runs.insert(prefix, Run::new(value)?);
-        } else {
-            let run = self.runs.get_mut(&prefix).filter(|run| run.len() == slot as usize)?;
-            run.push(value)?;
+        let value = match element {
+            Element { end: None, value: Value::Data(value), comment: None, .. } => Some(value),
+            _ => None,
+        };
+        match self.runs.get_mut(&prefix) {
+            Some(run) if run.len() > slot as usize => return Some(Place::Taken),
+            Some(run) if run.len() == slot as usize => run.push(value?)?,
+            None if slot == 0 => drop(self.runs.insert(prefix, Run::new(value?)?)),
+            _ => return None,
         }
         self.in_runs += 1;
-        Some(behind)
+        Some(Place::Appended(behind))
     }
 
     /// The element with a key.
@@ -152,6 +182,8 @@ fn in_slot(prefix: &Bytes, slot: u32, value: Bytes) -> Element {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -1,8 +1,9 @@
 //! One copy of each string that many objects repeat: namespaces, node names, zones, port names.
 
-use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
+
+use foldhash::{HashSet, HashSetExt as _};
 
 use crate::model::{ObjectKey, Placement};
 

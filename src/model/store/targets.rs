@@ -1,8 +1,9 @@
 //! How many slices have each TCP endpoint, so that one that leaves a slice is looked for at once.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::model::EndpointSlice;
 

@@ -1,7 +1,8 @@
 //! Reading elements back.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use super::step;
 use crate::model::Family;

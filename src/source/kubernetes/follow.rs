@@ -22,7 +22,7 @@ use crate::source::convert::Convert;
 use crate::source::guard::Guarded;
 use crate::source::problem::{Problem, Reporter, SourceStats, Subject};
 
-/// Changes sent together at most; lists are always one batch.
+/// Changes sent together at most; lists are one batch, but for the first ones.
 const BATCH: usize = 512;
 /// Streaming lists that may break off in a row before plain lists are tried.
 const BROKEN_STREAMS: u32 = 3;
@@ -247,6 +247,10 @@ impl<T: Convert> Follow<T> {
         };
         if let Some(list) = &mut self.list {
             list.extend(change);
+            // Nothing is done before the first lists are complete, so their parts can be taken in meanwhile.
+            if !self.listed && list.len() >= BATCH {
+                self.pending.append(list);
+            }
             return Ok(());
         }
         self.pending.extend(change);
@@ -258,7 +262,7 @@ impl<T: Convert> Follow<T> {
     /// The list is complete at this version.
     fn complete(&mut self, version: String) {
         let list = self.list.take().unwrap_or_default();
-        debug!(kind = self.plural, events = list.len(), "list complete");
+        debug!(kind = self.plural, "list complete");
         SourceStats::add(&self.shared.stats.lists);
         self.problems(Reporter::list_done);
         self.pending.extend(list);
