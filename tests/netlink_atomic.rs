@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 
 use portway::model::Family;
-use portway::nftables::NftKernel;
+use portway::nftables::{KernelOptions, NftKernel};
 use portway::ruleset::{Bytes, Element, Kernel, KernelError, Op, SetId, Transaction, Value};
 
 use support::netns::in_netns;
@@ -122,9 +122,17 @@ fn one_bad_element_at_the_end_changes_nothing_and_is_named() {
 
 #[test]
 fn errors_name_their_object() {
+    // The ways for newer kernels, where this is one, and those for older ones.
+    for modern in [true, false] {
+        errors_name_their_object_where(modern);
+    }
+}
+
+fn errors_name_their_object_where(modern: bool) {
     let family = Family::Ipv4;
     in_netns(|| {
-        let mut kernel = NftKernel::open().expect("a socket");
+        let options = KernelOptions { modern, ..KernelOptions::new(true) };
+        let mut kernel = NftKernel::open_with(options).expect("a socket");
         kernel.apply(&sample::transaction(family)).expect("applied");
         let [first, second] = [1, 900].map(|n| sample::element(family, SetId::ServiceCidrs, n));
         let overlap = sample::elements(family, SetId::AllowedSources)[0].clone();

@@ -8,7 +8,7 @@ use super::process::owner_in_words;
 use super::{NftKernel, TRIAL_TABLE, describe, encode, read};
 use crate::ffi::Scratch;
 use crate::model::Family;
-use crate::ruleset::{KernelError, Op, TABLE_NAME};
+use crate::ruleset::{Element, KernelError, Op, SetName, TABLE_NAME};
 use crate::wire::batch::Batch;
 
 /// What one commit is for.
@@ -127,12 +127,17 @@ impl NftKernel {
     /// Which element of a change the kernel refuses, where it does not say (before Linux 6.0): has it check them one by
     /// one.
     pub(super) fn find_element(&mut self, table: &str, ops: &[(Family, Op)], op: usize) -> Option<usize> {
-        let (family, Op::AddElements(set, list)) = ops.get(op)? else { return None };
+        let (family, change) = ops.get(op)?;
+        let (set, list, one): (_, _, fn(SetName, Vec<Element>) -> Op) = match change {
+            Op::AddElements(set, list) => (set, list, Op::AddElements),
+            Op::DeleteElements(set, list) => (set, list, Op::DeleteElements),
+            _ => return None,
+        };
         if list.len() == 1 {
             return Some(0);
         }
         let mut split = ops[..op].to_vec();
-        split.extend(list.iter().map(|element| (*family, Op::AddElements(*set, vec![element.clone()]))));
+        split.extend(list.iter().map(|element| (*family, one(*set, vec![element.clone()]))));
         match self.commit(table, &split, CommitMode::Trial) {
             Err(KernelError::Refused { op: found, .. }) => found.checked_sub(op),
             _ => None,
