@@ -63,7 +63,16 @@ fn endpoint(frontend: Bytes, slot: u32, ip: u32) -> Element {
     Element { key: frontend.u32_host(slot), end: None, value, comment: None }
 }
 
-/// What others did to a large map is found, whether or not the number of its elements changed.
+/// Whether the kernel says how many elements a map has. Distributions may backport that: then more is found than must be.
+fn counts_elements() -> bool {
+    let name = nix::sys::utsname::uname().expect("it has one");
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 16)
+}
+
+/// What others did to a large map is found, whether or not the number of its elements changed. An element that no packet can
+/// meet is found where the kernel counts elements.
 #[test]
 fn a_large_map_reads_back_as_it_is() {
     in_netns(|| {
@@ -98,13 +107,18 @@ fn a_large_map_reads_back_as_it_is() {
         );
 
         let strange = endpoint(frontend(FRONTENDS), 0, 1);
+        let unmet = strange.key;
         wanted.push(strange.clone());
+        let is_all = |found: &Elements, wanted: &[Element]| {
+            let known: Elements = wanted.iter().filter(|element| element.key != unmet).cloned().collect();
+            *found == elements(wanted) || (!counts_elements() && *found == known)
+        };
         let found = apply(vec![Op::AddElements(SetId::Endpoints.into(), vec![strange])]);
-        assert!(found == elements(&wanted), "one too many");
+        assert!(is_all(&found, &wanted), "one too many");
 
         let lost = wanted.swap_remove(0);
         let found = apply(vec![Op::DeleteElements(SetId::Endpoints.into(), vec![lost])]);
-        assert!(found == elements(&wanted), "one too many and one too few");
+        assert!(is_all(&found, &wanted), "one too many and one too few");
 
         let strange =
             wanted.swap_remove(wanted.iter().position(|e| e.key == frontend(FRONTENDS).u32_host(0)).expect("there"));
