@@ -1,10 +1,8 @@
 //! What is to be said of direct return.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use tracing::{info, warn};
-
-use crate::instruments::FaultCounts;
+use crate::instruments::{StatusHandle, Troubled};
 use crate::ruleset::DirectTable;
 
 /// How direct return is doing.
@@ -26,34 +24,14 @@ pub struct DirectStatus {
     pub troubles: Vec<String>,
 }
 
+impl Troubled for DirectStatus {
+    const OF: &'static str = "direct return";
+    const REASON: &'static str = "DirectReturn";
+
+    fn troubles(&self) -> &[String] {
+        &self.troubles
+    }
+}
+
 /// A [`DirectStatus`] that is kept up to date.
-#[derive(Debug, Clone)]
-pub struct DirectStatusHandle {
-    status: Arc<Mutex<Option<DirectStatus>>>,
-    faults: FaultCounts,
-}
-
-impl DirectStatusHandle {
-    /// Nothing is known yet.
-    pub(super) fn new(faults: FaultCounts) -> Self {
-        Self { status: Arc::default(), faults }
-    }
-
-    /// The present state; `None` before the first sync.
-    pub fn get(&self) -> Option<DirectStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes a state, and logs what is new in it.
-    pub(super) fn set(&self, status: DirectStatus) {
-        let old = self.status.lock().unwrap_or_else(PoisonError::into_inner).replace(status.clone());
-        let old = old.unwrap_or_default();
-        for trouble in status.troubles.iter().filter(|trouble| !old.troubles.contains(trouble)) {
-            warn!("direct return: {trouble}");
-        }
-        if old.troubles.len() > status.troubles.len() && status.troubles.is_empty() {
-            info!("direct return: no connection takes the ordinary path any more that should not");
-        }
-        self.faults.set("DirectReturn", status.troubles.len());
-    }
-}
+pub type DirectStatusHandle = StatusHandle<DirectStatus>;

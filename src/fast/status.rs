@@ -1,10 +1,8 @@
 //! What is to be said of the fast path.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use tracing::{info, warn};
-
-use crate::instruments::FaultCounts;
+use crate::instruments::{StatusHandle, Troubled};
 use crate::ruleset::FastDevices;
 
 /// How the fast path is doing.
@@ -18,39 +16,21 @@ pub struct FastStatus {
     pub troubles: Vec<String>,
 }
 
-/// A [`FastStatus`] that is kept up to date.
-#[derive(Debug, Clone)]
-pub struct FastStatusHandle {
-    status: Arc<Mutex<Option<FastStatus>>>,
-    faults: FaultCounts,
+impl Troubled for FastStatus {
+    const OF: &'static str = "fast path";
+    const REASON: &'static str = "FastPath";
+
+    fn troubles(&self) -> &[String] {
+        &self.troubles
+    }
 }
 
+/// A [`FastStatus`] that is kept up to date.
+pub type FastStatusHandle = StatusHandle<FastStatus>;
+
 impl FastStatusHandle {
-    /// Nothing is known yet.
-    pub(super) fn new(faults: FaultCounts) -> Self {
-        Self { status: Arc::default(), faults }
-    }
-
-    /// The present state; `None` before the first sync.
-    pub fn get(&self) -> Option<FastStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Whether there may be flows in a flow table: before the first sync perhaps those of a process before this one.
     pub fn may_be_on(&self) -> bool {
-        self.get().is_none_or(|status| status.devices.is_some())
-    }
-
-    /// Notes a state, and logs what is new in it.
-    pub(super) fn set(&self, status: FastStatus) {
-        let old = self.status.lock().unwrap_or_else(PoisonError::into_inner).replace(status.clone());
-        let old = old.unwrap_or_default();
-        for trouble in status.troubles.iter().filter(|trouble| !old.troubles.contains(trouble)) {
-            warn!("fast path: {trouble}");
-        }
-        if !old.troubles.is_empty() && status.troubles.is_empty() {
-            info!("fast path: no connection takes the ordinary path any more that should not");
-        }
-        self.faults.set("FastPath", status.troubles.len());
+        self.look(|status| status.is_none_or(|status| status.devices.is_some()))
     }
 }
