@@ -3,6 +3,7 @@
 mod direct;
 mod fast;
 mod first_load;
+mod leftover;
 mod memory;
 mod objects;
 mod reload;
@@ -83,8 +84,13 @@ pub(super) fn run(configuration: &Configuration, log: Log) -> anyhow::Result<()>
     controller.observe(FaultObserver::new(events.clone(), metrics.faults()));
     relay_localhost(&options, &mut controller, &metrics, &events);
     let direct = direct::start(configuration, &options, &mut controller, &metrics);
-    runtimes.vital.spawn(direct::remove_leftover(options.clone(), reports.clone()));
-    runtimes.vital.spawn(fast::remove_leftover(options.clone(), reports.clone()));
+    for (devices, feature) in
+        [(&options.direct_return_devices, direct::TABLE), (&options.fast_path_devices, fast::TABLE)]
+    {
+        if devices.is_empty() {
+            runtimes.vital.spawn(leftover::remove(feature, reports.clone()));
+        }
+    }
     let source = runtimes.vital.block_on(Source::open(configuration, &options, &metrics))?;
     source.record(configuration, &options, queue, runtimes.vital.handle());
     let (maker, faults) = (settings::maker(configuration), metrics.faults());

@@ -1,10 +1,10 @@
 //! Direct return, where it is wanted.
 
-use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::leftover::Feature;
 use crate::config::{Configuration, Options};
-use crate::controller::{Controller, Report};
+use crate::controller::Controller;
 use crate::direct::{self, DirectStatusHandle};
 use crate::metrics::Metrics;
 use crate::nftables::{self, KernelOptions};
@@ -34,16 +34,6 @@ pub(super) fn start<K: Kernel>(
     }
 }
 
-/// Removes the table of a process for which it was on. A node that has it hands packets on for ever.
-pub(super) async fn remove_leftover(options: Options, mut reports: watch::Receiver<Report>) {
-    // Only then the tables are known to be ours.
-    let is_ours = reports.wait_for(|report| report.syncs > 0).await.is_ok();
-    if !is_ours || !options.direct_return_devices.is_empty() {
-        return;
-    }
-    match tokio::task::spawn_blocking(nftables::remove_direct_table).await {
-        Ok(Ok(true)) => info!("direct return is off: deleted table netdev portway"),
-        Ok(Err(cause)) => warn!(%cause, "cannot delete the table of direct return, which is off"),
-        _ => {}
-    }
-}
+/// The table of a process for which it was on: a node that has it hands packets on for ever.
+pub(super) const TABLE: Feature =
+    Feature { name: "direct return", table: "netdev portway", remove: nftables::remove_direct_table };

@@ -3,6 +3,7 @@
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::leftover::Feature;
 use crate::cli::settings;
 use crate::config::{Configuration, Options};
 use crate::controller::Report;
@@ -34,16 +35,6 @@ pub(super) fn start(
     }
 }
 
-/// Removes the table of a process for which it was on.
-pub(super) async fn remove_leftover(options: Options, mut reports: watch::Receiver<Report>) {
-    // Only then the tables are known to be ours.
-    let is_ours = reports.wait_for(|report| report.syncs > 0).await.is_ok();
-    if !is_ours || !options.fast_path_devices.is_empty() {
-        return;
-    }
-    match tokio::task::spawn_blocking(nftables::remove_fast_table).await {
-        Ok(Ok(true)) => info!("the fast path is off: deleted table inet portway"),
-        Ok(Err(cause)) => warn!(%cause, "cannot delete the table of the fast path, which is off"),
-        _ => {}
-    }
-}
+/// The table of a process for which it was on.
+pub(super) const TABLE: Feature =
+    Feature { name: "the fast path", table: "inet portway", remove: nftables::remove_fast_table };
