@@ -23,6 +23,8 @@ mod frontends;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod observer;
+#[cfg(test)]
+mod stage;
 mod sweep;
 mod table;
 mod wire;

@@ -1,47 +1,17 @@
-use std::sync::{Arc, Mutex};
-
 use super::*;
 use crate::config::Options;
-use crate::conntrack::{FamilySweep, FlowEntry};
-use crate::controller::{Controller, Observer};
+use crate::conntrack::FlowEntry;
+use crate::conntrack::stage::Stage;
 use crate::model::{EndpointSlice, Event, ObjectKey, Protocol};
 use crate::ruleset::FakeKernel;
-use crate::testing::{self, added, added_node, added_slice, all_listed, service_port, slice_port};
+use crate::testing::{self, added, added_node, added_slice, service_port, slice_port};
 
-/// Keeps the sweep of the last sync.
-struct Follower(Departures, Arc<Mutex<Sweep>>);
-
-impl Observer for Follower {
-    fn synced(&mut self, sync: &Synced<'_>) {
-        self.0.follow(sync, Instant::now(), &mut self.1.lock().expect("no panic"));
-    }
-}
-
-struct Stage {
-    controller: Controller<FakeKernel>,
-    last: Arc<Mutex<Sweep>>,
-}
-
-impl Stage {
-    fn over(kernel: FakeKernel, events: impl IntoIterator<Item = Event>) -> Self {
-        let options = Options { fast_path_devices: vec!["eth0".into()], ..Options::new("here") };
-        let (mut controller, _) = Controller::new(kernel, options);
-        let last = Arc::default();
-        controller.observe(Follower(Departures::default(), Arc::clone(&last)));
-        let node = added_node(testing::node("here", &["192.168.0.1"]));
-        controller.handle([node, web()].into_iter().chain(events).chain(all_listed()), Instant::now());
-        Self { controller, last }
-    }
-
-    fn sync(&mut self, events: impl IntoIterator<Item = Event>) -> FamilySweep {
-        *self.last.lock().expect("no panic") = Sweep::default();
-        self.controller.handle(events, Instant::now());
-        self.sweep()
-    }
-
-    fn sweep(&self) -> FamilySweep {
-        self.last.lock().expect("no panic").family(Family::Ipv4).clone()
-    }
+fn stage(kernel: FakeKernel, events: impl IntoIterator<Item = Event>) -> Stage {
+    let options = Options { fast_path_devices: vec!["eth0".into()], ..Options::new("here") };
+    let mut departures = Departures::default();
+    let follow = move |sync: &Synced<'_>, sweep: &mut Sweep| departures.follow(sync, Instant::now(), sweep);
+    let node = added_node(testing::node("here", &["192.168.0.1"]));
+    Stage::over(kernel, options, follow, [node, web()].into_iter().chain(events))
 }
 
 fn web() -> Event {
@@ -70,7 +40,7 @@ fn flow(host: u8) -> FlowEntry {
 
 #[test]
 fn flows_to_endpoints_that_left_all_slices_go() {
-    let mut stage = Stage::over(FakeKernel::new(), [pods("web", &[1, 2])]);
+    let mut stage = stage(FakeKernel::new(), [pods("web", &[1, 2])]);
     assert!(stage.sweep().is_empty(), "nobody has gone");
     let sweep = stage.sync([pods("web", &[2])]);
     assert!(sweep.is_stale(&flow(1)) && !sweep.is_stale(&flow(2)));
@@ -83,7 +53,7 @@ fn flows_to_endpoints_that_left_all_slices_go() {
 
 #[test]
 fn an_endpoint_that_terminates_keeps_its_flows() {
-    let mut stage = Stage::over(FakeKernel::new(), [pods("web", &[1])]);
+    let mut stage = stage(FakeKernel::new(), [pods("web", &[1])]);
     let Event::Slice(slice) = pods("web", &[1]) else { panic!("a slice") };
     let mut slice = EndpointSlice::clone(&slice);
     for endpoint in &mut slice.endpoints {
@@ -96,14 +66,14 @@ fn an_endpoint_that_terminates_keeps_its_flows() {
 fn an_endpoint_of_another_slice_keeps_its_flows() {
     let other =
         added(crate::model::Service { ports: vec![service_port("", 80)], ..testing::service("other", "10.96.0.2") });
-    let mut stage = Stage::over(FakeKernel::new(), [pods("web", &[1]), other, pods("other", &[1])]);
+    let mut stage = stage(FakeKernel::new(), [pods("web", &[1]), other, pods("other", &[1])]);
     assert!(stage.sync([pods("web", &[])]).is_empty());
     assert!(stage.sync([pods("other", &[])]).is_stale(&flow(1)));
 }
 
 #[test]
 fn one_that_is_back_is_told() {
-    let mut stage = Stage::over(FakeKernel::new(), [pods("web", &[1, 2])]);
+    let mut stage = stage(FakeKernel::new(), [pods("web", &[1, 2])]);
     let gone = stage.sync([pods("web", &[2])]);
     let back = stage.sync([pods("web", &[1, 2])]);
     assert_eq!((back.is_empty(), back.is_stale(&flow(1))), (false, false));
@@ -118,15 +88,15 @@ fn one_that_is_back_is_told() {
 
 #[test]
 fn after_a_restart_those_go_that_left_meanwhile() {
-    let mut before = Stage::over(FakeKernel::new(), [pods("web", &[1, 2])]);
-    let stage = Stage::over(std::mem::take(before.controller.kernel()), [pods("web", &[2, 3])]);
+    let mut before = stage(FakeKernel::new(), [pods("web", &[1, 2])]);
+    let stage = stage(std::mem::take(before.controller.kernel()), [pods("web", &[2, 3])]);
     let sweep = stage.sweep();
     assert!(sweep.is_stale(&flow(1)) && !sweep.is_stale(&flow(2)) && !sweep.is_stale(&flow(3)));
 }
 
 #[test]
 fn a_service_that_is_deleted_leaves_its_flows_alone() {
-    let mut stage = Stage::over(FakeKernel::new(), [pods("web", &[1])]);
+    let mut stage = stage(FakeKernel::new(), [pods("web", &[1])]);
     let key = ObjectKey::new("ns", "web");
     assert!(stage.sync([Event::ServiceDeleted(key)]).is_empty(), "its endpoints may live");
 }

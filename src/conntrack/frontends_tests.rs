@@ -1,52 +1,24 @@
-use std::sync::Mutex;
-use std::time::Instant;
-
 use super::*;
 use crate::config::{NodePortsOn, Options};
 use crate::conntrack::FlowEntry;
-use crate::controller::{Controller, Observer};
+use crate::conntrack::stage::Stage;
 use crate::model::{Endpoint, EndpointSlice, Event, Placement, ServiceType, SlicePort};
 use crate::ruleset::FakeKernel;
-use crate::testing::{self, added, added_node, added_slice, all_listed, ip, service_port, slice_port};
-
-/// Keeps the sweeps of the last sync, of all families.
-struct Follower(UdpFrontends, Arc<Mutex<Sweep>>);
-
-impl Observer for Follower {
-    fn synced(&mut self, sync: &Synced<'_>) {
-        self.1.lock().expect("no panic").merge(self.0.follow(sync));
-    }
-}
+use crate::testing::{self, added, added_node, added_slice, ip, service_port, slice_port};
 
 /// A node 192.168.0.1 and whatever a test adds.
-struct Stage {
-    controller: Controller<FakeKernel>,
-    last: Arc<Mutex<Sweep>>,
+fn stage(events: impl IntoIterator<Item = Event>) -> Stage {
+    stage_with(Options::new("here"), events)
 }
 
-impl Stage {
-    fn new(events: impl IntoIterator<Item = Event>) -> Self {
-        Self::with(Options::new("here"), events)
-    }
+fn stage_with(options: Options, events: impl IntoIterator<Item = Event>) -> Stage {
+    stage_over(FakeKernel::new(), options, events)
+}
 
-    fn with(options: Options, events: impl IntoIterator<Item = Event>) -> Self {
-        let (mut controller, _) = Controller::new(FakeKernel::new(), options);
-        let last = Arc::new(Mutex::new(Sweep::default()));
-        controller.observe(Follower(UdpFrontends::default(), last.clone()));
-        let all = [node("192.168.0.1")].into_iter().chain(events).chain(all_listed());
-        controller.handle(all, Instant::now());
-        Self { controller, last }
-    }
-
-    fn sync(&mut self, events: impl IntoIterator<Item = Event>) -> FamilySweep {
-        *self.last.lock().expect("no panic") = Sweep::default();
-        self.controller.handle(events, Instant::now());
-        self.sweep()
-    }
-
-    fn sweep(&self) -> FamilySweep {
-        self.last.lock().expect("no panic").family(Family::Ipv4).clone()
-    }
+fn stage_over(kernel: FakeKernel, options: Options, events: impl IntoIterator<Item = Event>) -> Stage {
+    let mut frontends = UdpFrontends::default();
+    let follow = move |sync: &Synced<'_>, sweep: &mut Sweep| sweep.merge(frontends.follow(sync));
+    Stage::over(kernel, options, follow, [node("192.168.0.1")].into_iter().chain(events))
 }
 
 fn node(ip: &str) -> Event {
@@ -116,7 +88,7 @@ const POD_2: &str = "10.1.0.2:53";
 
 fn dns() -> Stage {
     let service = with_node_port(service("dns", 1), 30053);
-    Stage::new([put(&service), slice("dns", vec![endpoint(1), endpoint(2)])])
+    stage([put(&service), slice("dns", vec![endpoint(1), endpoint(2)])])
 }
 
 #[test]
@@ -130,7 +102,7 @@ fn the_first_sync_asks_for_all_frontends() {
 
 #[test]
 fn a_sync_asks_for_the_services_that_changed_only() {
-    let mut stage = Stage::new([
+    let mut stage = stage([
         put(&service("dns", 1)),
         slice("dns", vec![endpoint(1)]),
         put(&service("other", 2)),
@@ -224,7 +196,7 @@ fn other_protocols_are_no_matter() {
     tcp.ports[0].protocol = Protocol::Tcp;
     let mut endpoints = slice_of("web", vec![endpoint(1)]);
     endpoints.ports[0].protocol = Protocol::Tcp;
-    let mut stage = Stage::new([put(&tcp), added_slice(endpoints.clone())]);
+    let mut stage = stage([put(&tcp), added_slice(endpoints.clone())]);
     assert!(stage.sweep().is_empty());
     endpoints.endpoints.clear();
     assert!(stage.sync([added_slice(endpoints)]).is_empty());
@@ -242,7 +214,7 @@ fn a_sync_that_leaves_flows_where_they_are_asks_for_nothing() {
 #[test]
 fn a_contested_frontend_belongs_to_its_winner() {
     let with_vip = |name, n| Service { external_ips: vec![[1, 2, 3, 4].into()], ..service(name, n) };
-    let mut stage = Stage::new([
+    let mut stage = stage([
         put(&with_vip("old", 1)),
         slice("old", vec![endpoint(1)]),
         put(&with_vip("young", 2)),
@@ -264,7 +236,7 @@ fn another_services_address_with_the_number_of_a_node_port_is_spared() {
     let mut vip = service("vip", 2);
     vip.load_balancer_ips = vec![[192, 168, 0, 1].into()];
     vip.ports[0].port = 30053;
-    let mut stage = Stage::new([
+    let mut stage = stage([
         put(&with_node_port(service("dns", 1), 30053)),
         slice("dns", vec![endpoint(1)]),
         put(&vip),
@@ -289,7 +261,7 @@ fn a_pods_link_local_address_is_no_reason_to_clean() {
     let mut v6 = with_node_port(service("six", 1), 30053);
     v6.cluster_ips = vec![ip("fd00::1")];
     let options = Options { node_ports: NodePortsOn::ranges(Vec::new()), ..Options::new("here") };
-    let mut stage = Stage::with(options, [node("0.0.0.0"), put(&v6), addresses(&["fd01::1"])]);
+    let mut stage = stage_with(options, [node("0.0.0.0"), put(&v6), addresses(&["fd01::1"])]);
     let mut asked = |ips: &[&str]| {
         stage.sync([addresses(ips)]);
         let sweep = stage.last.lock().expect("no panic");
@@ -317,7 +289,6 @@ fn frontends_that_went_while_nobody_ran_are_cleared_at_the_next_start() {
     let mut with_all = with_node_port(service("dns", 1), 30053);
     with_all.external_ips = vec![[1, 2, 3, 4].into()];
     let kept = [put(&service("kept", 7)), slice("kept", vec![endpoint(7)])];
-    let rest = |extra: Vec<Event>| [vec![node("192.168.0.1")], kept.to_vec(), extra, all_listed().collect()].concat();
     let all = [(VIP, true), ("192.168.0.1:30053", true), ("1.2.3.4:53", true)];
     let without_port = Service { ports: vec![], ..service("dns", 1) };
     // What went, what is there at the next start, and whether flows to each frontend are cut.
@@ -337,13 +308,9 @@ fn frontends_that_went_while_nobody_ran_are_cleared_at_the_next_start() {
         ),
     ];
     for (gone, events, cut) in cases {
-        let mut before = Stage::new([kept.to_vec(), vec![put(&with_all), slice("dns", vec![endpoint(1)])]].concat());
+        let mut before = stage([kept.to_vec(), vec![put(&with_all), slice("dns", vec![endpoint(1)])]].concat());
         let kernel = std::mem::take(before.controller.kernel());
-        let (mut controller, _) = Controller::new(kernel, Options::new("here"));
-        let last = Arc::new(Mutex::new(Sweep::default()));
-        controller.observe(Follower(UdpFrontends::default(), last.clone()));
-        controller.handle(rest(events), Instant::now());
-        let sweep = last.lock().expect("no panic").family(Family::Ipv4).clone();
+        let sweep = stage_over(kernel, Options::new("here"), [kept.to_vec(), events].concat()).sweep();
         for (frontend, is_cut) in cut {
             assert_eq!(allows(&sweep, frontend, POD_1), Some(!is_cut), "{frontend} without {gone}");
         }
