@@ -39,10 +39,8 @@ impl Departures {
         let mut departed: HashSet<Target> = departed.filter(|target| Family::of(target.ip) == family).collect();
         if sync.full {
             // A process before this one may have sent flows there.
-            departed.extend(taken_out(family, sync.transaction));
-            for (ip, port) in sync.model.all_slices().flat_map(|slice| slice.tcp_targets()) {
-                departed.remove(&Target { ip, port });
-            }
+            let left = |target: &Target| !sync.model.has_tcp_target((target.ip, target.port));
+            departed.extend(taken_out(family, sync.transaction).filter(left));
         }
         for gone in departed {
             ask(gone, false);

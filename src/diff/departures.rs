@@ -34,10 +34,7 @@ impl Mirror {
             return;
         }
         let mut gone = existing.gone.clone();
-        for (ip, port) in model.all_slices().flat_map(|slice| slice.tcp_targets()) {
-            gone.remove(&Target { ip, port });
-        }
-        gone.retain(|target| !self.gone.contains(*target));
+        gone.retain(|target| !model.has_tcp_target((target.ip, target.port)) && !self.gone.contains(*target));
         self.gone.add(gone, now + reset_for);
     }
 

@@ -262,6 +262,14 @@ impl Model {
         of_services.map(|(target, _)| *target).filter(|target| !targets.has(target)).collect()
     }
 
+    /// Whether some slice has a TCP endpoint. Quick where departures are watched.
+    pub fn has_tcp_target(&self, target: (IpAddr, u16)) -> bool {
+        match &self.targets {
+            Some(targets) => targets.has(&target),
+            None => self.all_slices().any(|slice| slice.tcp_targets().any(|other| other == target)),
+        }
+    }
+
     /// Number of Services held.
     pub fn service_count(&self) -> usize {
         self.services.len()
