@@ -172,20 +172,11 @@ impl FastKernel {
 
     /// Whether there is the rule, and no other.
     fn has_rule(&mut self) -> Result<bool, KernelError> {
-        let rules = self.side.kernel.connection.dump_again(
-            msg::GETRULE,
-            INET,
-            |buf| attr::put_str(buf, abi::rule::TABLE, TABLE_NAME),
-            |message| {
-                let attrs = &message.attrs;
-                let is_ours = attrs.str_of(abi::rule::TABLE) == Some(TABLE_NAME);
-                Ok(is_ours.then(|| attrs.nested_of(abi::rule::EXPRESSIONS)?.map(decode).collect::<Option<Vec<Code>>>()))
-            },
-        );
+        let rules = self.side.rules(|_, expressions| expressions.map(decode).collect::<Option<Vec<Code>>>());
         match rules {
             Err(RequestError::Errno(libc::ENOENT)) => Ok(false),
             Err(error) => Err(error.into_kernel(READING)),
-            Ok(rules) => Ok(rules.into_iter().flatten().collect::<Vec<_>>() == [Some(rule())]),
+            Ok(rules) => Ok(rules == [Some(rule())]),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{KernelOptions, NftKernel, describe, ownership};
 use crate::ffi::Scratch;
 use crate::ruleset::{KernelError, TABLE_NAME};
 use crate::wire::abi::{self, msg};
-use crate::wire::attr;
+use crate::wire::attr::{self, Attrs};
 use crate::wire::batch::Batch;
 
 /// The family of such a table.
@@ -112,6 +112,22 @@ impl SideTable {
             Err(error) => Err(error.into_kernel(self.family.looking)),
             Ok(found) => Ok(found),
         }
+    }
+
+    /// What `read` makes of each rule of the table: of its chain and its expressions.
+    pub(super) fn rules<T>(&mut self, read: impl Fn(&str, Attrs<'_>) -> T) -> Result<Vec<T>, RequestError> {
+        let rules = self.kernel.connection.dump_again(
+            msg::GETRULE,
+            self.family.nfproto,
+            |buf| attr::put_str(buf, abi::rule::TABLE, TABLE_NAME),
+            |message| {
+                let attrs = &message.attrs;
+                let is_ours = attrs.str_of(abi::rule::TABLE) == Some(TABLE_NAME);
+                let expressions = attrs.nested_of(abi::rule::EXPRESSIONS).unwrap_or(Attrs::new(&[]));
+                Ok(attrs.str_of(abi::rule::CHAIN).filter(|_| is_ours).map(|chain| read(chain, expressions)))
+            },
+        )?;
+        Ok(rules.into_iter().flatten().collect())
     }
 
     /// Begins a transaction about the table of a name.

@@ -110,20 +110,8 @@ impl DirectKernel {
     }
 
     fn rules(&mut self) -> Result<Rules, RequestError> {
-        let listed = self.side.kernel.connection.dump_again(
-            msg::GETRULE,
-            NETDEV,
-            |buf| attr::put_str(buf, abi::rule::TABLE, TABLE_NAME),
-            |message| {
-                let attrs = &message.attrs;
-                let is_ours = attrs.str_of(abi::rule::TABLE) == Some(TABLE_NAME);
-                let expressions = attrs.nested_of(abi::rule::EXPRESSIONS).unwrap_or(Attrs::new(&[]));
-                let chain = attrs.str_of(abi::rule::CHAIN).filter(|_| is_ours);
-                Ok(chain.map(|chain| (chain.to_owned(), rules::read(expressions))))
-            },
-        )?;
         let mut all = Rules::new();
-        for (chain, code) in listed.into_iter().flatten() {
+        for (chain, code) in self.side.rules(|chain, expressions| (chain.to_owned(), rules::read(expressions)))? {
             all.entry(chain).or_default().push(code);
         }
         Ok(all)
