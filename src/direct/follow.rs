@@ -18,8 +18,6 @@ use crate::host::sysctl::Roots;
 use crate::nftables::{DirectKernel, KernelOptions};
 use crate::ruleset::{DirectFound, DirectTable, KernelError};
 
-/// Changes of interfaces and routes come in bursts.
-const SETTLE: Duration = Duration::from_millis(200);
 /// How often it is looked whether the table is still there: others can delete one that is not owned.
 const LOOK: Duration = Duration::from_secs(60);
 /// How often it is looked whether `rp_filter` has changed.
@@ -109,8 +107,7 @@ impl Follower {
                 }
                 told = links.changed() => {
                     told?;
-                    tokio::time::sleep(SETTLE).await;
-                    links.catch_up();
+                    links.settle().await;
                     return Ok(ControlFlow::Continue(()));
                 }
                 () = tokio::time::sleep(GLANCE) => {

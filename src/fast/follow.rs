@@ -15,10 +15,8 @@ use crate::host::HostError;
 use crate::host::links::Links;
 use crate::host::sysctl::{Roots, counts_packets};
 use crate::nftables::{FastKernel, KernelOptions};
-use crate::ruleset::{FastDevices, KernelError};
+use crate::ruleset::{FastDevices, FastFound, KernelError};
 
-/// Changes of interfaces come in bursts.
-const SETTLE: Duration = Duration::from_millis(200);
 /// How often it is looked whether the table is still there, and whether packets are counted: others can change both.
 const LOOK: Duration = Duration::from_secs(10);
 /// Pauses after failures.
@@ -91,8 +89,9 @@ impl Follower {
             if !found.is_sound && !begins {
                 warn!("fast path: another program changed the table inet portway; it is repaired");
             }
-            let refused = kernel.make(&found, &wanted)?;
-            if !found.change_to(&wanted).is_empty() {
+            let mut refused = Vec::new();
+            if found != FastFound::made(wanted.clone()) {
+                refused = kernel.make(&found, &wanted)?;
                 debug!(devices = wanted.len(), "fast path: table changed");
             }
             let devices = wanted.iter().filter(|device| refused.iter().all(|(other, _)| other != *device));
@@ -122,8 +121,7 @@ impl Follower {
                 },
                 told = links.changed() => {
                     told?;
-                    tokio::time::sleep(SETTLE).await;
-                    links.catch_up();
+                    links.settle().await;
                     return Ok(ControlFlow::Continue(()));
                 }
                 () = tokio::time::sleep_until(until.into()) => return Ok(ControlFlow::Continue(())),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
@@ -16,6 +17,9 @@ use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::task::AbortHandle;
 
 use super::{HostError, leads_on};
+
+/// Changes of interfaces and routes come in bursts.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// How packets to an address leave this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +93,9 @@ impl Links {
         self.changes.next().await.map(drop).ok_or(HostError::Ended)
     }
 
-    /// Forgets what was told meanwhile.
-    pub fn catch_up(&mut self) {
+    /// Waits until a burst of changes should be over, and forgets what is told meanwhile.
+    pub async fn settle(&mut self) {
+        tokio::time::sleep(SETTLE).await;
         while futures::FutureExt::now_or_never(self.changes.next()).flatten().is_some() {}
     }
 }
