@@ -68,28 +68,24 @@ impl Run {
 impl Elements {
     /// Puts an element in unless there is one with its key; whether there was none.
     pub fn insert(&mut self, element: Element) -> bool {
-        if !self.others.is_empty() && self.others.contains_key(&element.key) {
+        if self.others.contains_key(&element.key) {
             return false;
         }
-        match self.append(&element) {
-            Place::Taken => return false,
-            Place::Elsewhere => drop(self.others.insert(element.key, element)),
-            Place::Appended(mut behind) => {
-                // What belongs behind it may have come before.
-                while !self.others.is_empty()
-                    && let Some(next) = self.others.remove(&behind)
-                {
-                    match self.append(&next) {
-                        Place::Appended(key) => behind = key,
-                        Place::Taken | Place::Elsewhere => {
-                            self.others.insert(next.key, next);
-                            break;
-                        }
-                    }
+        let mut next = element;
+        loop {
+            match self.append(&next) {
+                Place::Taken => return false,
+                Place::Elsewhere => {
+                    self.others.insert(next.key, next);
+                    return true;
                 }
+                // What belongs behind it may have come before.
+                Place::Appended(behind) => match self.others.remove(&behind) {
+                    Some(element) => next = element,
+                    None => return true,
+                },
             }
         }
-        true
     }
 
     /// Puts an element at the end of the list it belongs to, if that is where it belongs.
