@@ -151,7 +151,7 @@ impl ManifestSource {
                     }
                     () = tokio::time::sleep(POLL) => {
                         let now = self.folder.fingerprint();
-                        let has_moved = self.host_ips.is_some_and(|ips| !self.folder.has_loaded_ips(&ips()));
+                        let has_moved = self.host_ips.is_some_and(|ips| !self.folder.has_host_ips(&ips()));
                         if now.is_none() || now != fingerprint || has_moved {
                             break;
                         }

@@ -66,25 +66,23 @@ pub(super) struct ManifestFolder {
     loaded: bool,
     /// The addresses of a Node that counts while the folder has none.
     host_ips: Option<Vec<IpAddr>>,
-    /// Those of the last reload.
-    loaded_ips: Option<Vec<IpAddr>>,
 }
 
 impl ManifestFolder {
     pub(super) fn new(path: &Path, node_name: &str) -> Self {
         let converter = Converter::new(Origin::Manifest, node_name);
-        let (host_ips, loaded_ips) = (None, None);
-        Self { path: path.to_owned(), converter, files: HashMap::new(), loaded: false, host_ips, loaded_ips }
+        Self { path: path.to_owned(), converter, files: HashMap::new(), loaded: false, host_ips: None }
     }
 
     /// From the next reload on a Node with these addresses counts while the folder has none.
     pub(super) fn set_host_ips(&mut self, ips: Vec<IpAddr>) {
+        self.loaded &= self.has_host_ips(&ips);
         self.host_ips = Some(ips);
     }
 
-    /// Whether these are the addresses of the last reload.
-    pub(super) fn has_loaded_ips(&self, ips: &[IpAddr]) -> bool {
-        self.loaded_ips.as_deref() == Some(ips)
+    /// Whether these are the addresses of that Node.
+    pub(super) fn has_host_ips(&self, ips: &[IpAddr]) -> bool {
+        self.host_ips.as_deref() == Some(ips)
     }
 
     pub(super) fn serving(mut self, proxy_name: Option<Arc<str>>) -> Self {
@@ -129,13 +127,12 @@ impl ManifestFolder {
         let names = list(&self.path)?;
         let before = self.files.len();
         self.files.retain(|name, _| names.iter().any(|(listed, _)| listed == name));
-        let mut changed = !self.loaded || before != self.files.len() || self.loaded_ips != self.host_ips;
+        let mut changed = !self.loaded || before != self.files.len();
         let mut broken = 0;
         for (name, path) in &names {
             changed |= self.read_file(name, path, &mut broken);
         }
         self.loaded = true;
-        self.loaded_ips.clone_from(&self.host_ips);
         if !changed {
             return Ok(Loaded { changed, events: Vec::new(), problems: Vec::new(), broken });
         }

@@ -362,7 +362,7 @@ fn a_host_is_the_node_of_a_folder_without_nodes() {
     followed.set_host_ips(Vec::new());
     fold(&mut model, followed.reload().expect("a folder").events);
     assert_eq!(ips(&model), Some((vec![], vec![])), "before the host has an address");
-    assert!(!followed.has_loaded_ips(&[address]) && followed.has_loaded_ips(&[]));
+    assert!(!followed.has_host_ips(&[address]) && followed.has_host_ips(&[]));
     assert!(!followed.reload().expect("a folder").changed);
 
     followed.set_host_ips(vec![address]);
