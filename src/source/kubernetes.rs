@@ -44,7 +44,8 @@ const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
 
 /// Follows Services, EndpointSlices, ServiceCIDRs and one Node of a cluster.
 ///
-/// A list is sent as one batch, later changes in batches of what arrives together. Failures are retried for ever.
+/// The first list of a kind is sent in parts, later ones as one batch, and changes in batches of what arrives together.
+/// Failures are retried for ever.
 pub struct KubeSource {
     access: Access,
     node_name: Arc<str>,
