@@ -6,6 +6,7 @@
 //! [`Mirror::load`] makes one where there is none.
 
 mod affinity;
+mod binding;
 mod change;
 mod claims;
 mod conflicts;

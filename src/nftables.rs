@@ -23,6 +23,7 @@ mod process;
 pub(crate) mod read;
 mod set;
 mod side;
+mod surplus;
 mod watch;
 
 use crate::ffi::Scratch;

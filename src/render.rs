@@ -52,6 +52,12 @@ pub fn commands(transaction: &Transaction) -> Vec<String> {
             Op::AddChain(chain) => out.push(format!("add {}", one_line(&chain_text(*family, *chain, &[]), &table))),
             Op::DeleteChain(chain) => out.push(format!("delete chain {table} {chain}")),
             Op::FlushChain(chain) => out.push(format!("flush chain {table} {chain}")),
+            // A command of nft needs the rules' handles.
+            Op::KeepRules { chain, kept, of } => out.push(format!(
+                "# delete all rules of chain {table} {chain} but {} to {} of {of}",
+                kept.start + 1,
+                kept.end
+            )),
             Op::AddRule(chain, rule) => out.push(format!("add rule {table} {chain} {}", rule_text(*family, rule))),
             Op::FlushForeign(chain) => out.push(format!("flush chain {table} {chain}")),
             Op::DeleteForeign(kind, name) => out.push(format!("delete {kind} {table} {name}")),

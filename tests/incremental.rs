@@ -9,8 +9,8 @@ use portway::diff::{Mirror, Steps};
 use portway::model::{Event, Family, Model};
 use portway::plan::Sizing;
 use portway::ruleset::{
-    Bytes, ChainId, Element, FakeKernel, Kernel as _, Keys, Listing, Op, Part, Rule, SetId, SetName, Table,
-    Transaction, Value,
+    Bytes, ChainId, Element, FakeKernel, Kernel as _, Keys, Listing, Op, Part, Rule, SetId, SetName, Table, Term,
+    Transaction, Value, Verdict,
 };
 use proptest::prelude::*;
 use support::canonical::{Sets, with_first_names};
@@ -50,17 +50,26 @@ fn commit(kernel: &mut FakeKernel, mirror: &Mirror, steps: &Steps) {
     [&steps.main, &steps.replaced, &steps.after].into_iter().for_each(apply);
 }
 
-/// One owner's elements, or the rules when that was the last; or an owner's elements of maps that were replaced.
+/// A chain's rules for successors, when all have theirs one owner's elements, or the switch when that was the last; or an owner's elements of maps that were replaced.
 fn grow(kernel: &mut FakeKernel, mirror: &mut Mirror, family: Family) {
-    let part = mirror.fill_successors(family, 1);
+    let rules = mirror.bind_successors(family);
+    let part = if rules.is_empty() { mirror.fill_successors(family, 1) } else { rules };
     if !part.is_empty() {
         kernel.apply(&part).expect("the kernel takes it");
     } else if let Some(steps) = mirror.switch_to_successors(family) {
+        let adds = |(_, op): &(Family, Op)| matches!(op, Op::AddRule(ChainId::Pick(_), _));
+        assert!(!steps.main.ops.iter().any(adds), "the kernel walks all elements for each rule");
         commit(kernel, mirror, &steps);
         kernel.settle().expect("nothing to wait for");
     } else {
         kernel.apply(&mirror.empty_predecessors(family, 1)).expect("the kernel takes it");
     }
+}
+
+/// Those of a chain's rules that packets meet.
+fn met(rules: &[Rule]) -> &[Rule] {
+    let last = rules.iter().position(|rule| matches!(rule[..], [Term::Verdict(Verdict::Drop)]));
+    last.map_or(rules, |last| &rules[..=last])
 }
 
 /// As [`assert_same`], whatever maps there are that no rule uses.
@@ -70,7 +79,8 @@ fn assert_in_force(kept: &FakeKernel, mirror: &Mirror, fresh: &FakeKernel) {
         let names = mirror.listing(family).expect("served").sets;
         let used = |name: &SetName| names.contains_key(name);
         let sets = table.sets.iter().filter(|(name, _)| used(name)).map(|(name, set)| (*name, set.clone())).collect();
-        let in_force = Listing { sets, ..table.clone() };
+        let chains = table.chains.iter().map(|(chain, rules)| (*chain, met(rules).to_vec())).collect();
+        let in_force = Listing { sets, chains, ..table.clone() };
         assert_eq!(Some(canonical(&in_force)), fresh.listing(family).map(canonical), "{family}");
     }
 }
@@ -131,6 +141,48 @@ proptest! {
             prop_assert_eq!(table.leftovers, []);
         }
         assert_same(&kernel, &from_scratch(&options, &all));
+    }
+
+    #[test]
+    fn a_restart_while_maps_get_successors_is_without_them(
+        options in any_options(),
+        history in any_history(),
+        steps in 0_usize..60,
+    ) {
+        let options = Options { sizing: Sizing { floor: 3, headroom: 2 }, ..options };
+        let (mut kernel, mut model, mut all) = (FakeKernel::new(), Model::default(), empty_lists());
+        all.iter().cloned().for_each(|event| model.apply(event));
+        model.take_changes();
+        let (mut mirror, _) = Mirror::build(options.settings(&model), &model);
+        let served: Vec<Family> = mirror.families().collect();
+        for family in &served {
+            commit(&mut kernel, &mirror, &mirror.rebase(*family, None));
+        }
+        for batch in history {
+            batch.iter().cloned().for_each(|event| model.apply(event));
+            all.extend(batch);
+            let changes = model.take_changes();
+            for update in mirror.update(&options.settings(&model), &model, &changes).families {
+                commit(&mut kernel, &mirror, &update.steps);
+            }
+        }
+        for family in &served {
+            (0..steps).for_each(|_| grow(&mut kernel, &mut mirror, *family));
+        }
+        // Another program's question meanwhile: the kernel has what it should have.
+        for family in &served {
+            let (table, part) = (kernel.read(*family).expect("in memory"), Part { structure: true, ..Part::default() });
+            let repair = mirror.repair_part(*family, &part, table.expect("there"));
+            prop_assert!(repair.is_none_or(|steps| steps.is_empty()));
+        }
+        let (mut next, reports) = Controller::new(kernel, options.clone());
+        next.handle(all.clone(), Instant::now());
+        prop_assert_eq!(reports.borrow().failures, 0);
+        for family in &served {
+            let table = next.kernel().read(*family).expect("in memory").expect("there");
+            prop_assert_eq!(table.leftovers, []);
+        }
+        assert_same(next.kernel(), &from_scratch(&options, &all));
     }
 
     #[test]

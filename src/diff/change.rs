@@ -25,6 +25,10 @@ pub(super) struct Change {
     pub(super) resized: Vec<SetId>,
     /// Maps whose successors have all elements; the mirror has their names.
     pub(super) filled: Vec<SetId>,
+    /// Chains that have rules for these successors already.
+    pub(super) bound: Vec<ChainId>,
+    /// Chains with rules that no packet meets, for successors that are to go: how many are in force, and how many there are.
+    pub(super) surplus: Vec<(ChainId, usize, usize)>,
     /// Elements, besides those of the replaced maps.
     pub(super) elements: OpRecorder,
 }
@@ -35,6 +39,13 @@ pub(super) fn leads_to_chains(set: SetId) -> bool {
 }
 
 impl FamilyMirror {
+    /// Appends what deletes rules that no packet meets, and that keep maps from being deleted.
+    pub(super) fn delete_surplus(&self, change: &Change, steps: &mut Steps) {
+        for (chain, count, of) in change.surplus.iter().copied() {
+            steps.first.push(self.family, Op::KeepRules { chain, kept: 0..count, of });
+        }
+    }
+
     /// Appends the change that makes the kernel's table equal to this mirror, which has been updated already.
     ///
     /// A map cannot change its size, so its successor comes in its place. At any moment all rules of a table use the same
@@ -45,18 +56,20 @@ impl FamilyMirror {
         let replaced = [&change.resized[..], &change.filled].concat();
         if !replaced.is_empty() {
             let names_resized = |chain: &ChainId| {
-                let rules = self.rules(settings, *chain);
+                let rules = self.rules_in_force(settings, *chain);
                 rules.iter().flatten().filter_map(|term| term.set()).any(|name| replaced.contains(&name.set))
             };
             let others: Vec<ChainId> = self
                 .all_chains()
                 .into_iter()
-                .filter(|chain| !change.came.contains(chain) && !change.changed.contains(chain))
+                .filter(|chain| {
+                    ![&change.came, &change.changed, &change.bound].iter().any(|known| known.contains(chain))
+                })
                 .filter(names_resized)
                 .collect();
             change.changed.extend(others);
         }
-        let emptied = change.went.iter().filter(|_| !replaced.is_empty());
+        let emptied = change.went.iter().filter(|_| !replaced.is_empty() || !self.successors.is_empty());
 
         for set in &change.came_sets {
             steps.main.push(family, Op::AddSet(names.of(*set), self.sizes.of(*set)));
@@ -75,6 +88,7 @@ impl FamilyMirror {
         for set in change.resized.iter().chain(change.filled.iter().filter(|set| leads_to_chains(**set))) {
             steps.replaced.push(family, Op::DeleteSet(names.of(*set).other()));
         }
+        self.keep_rules(settings, &change.bound, true, &mut steps.main);
         for chain in change.changed.iter().chain(emptied) {
             steps.main.push(family, Op::FlushChain(*chain));
         }

@@ -11,6 +11,7 @@ use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
 use super::successors::{Owner, Successors};
 use crate::model::Family;
+use crate::plan::Settings;
 use crate::ruleset::{Element, Names, Op, SetId, SetName, Table, Transaction};
 
 impl Mirror {
@@ -32,9 +33,11 @@ impl Mirror {
         let mut mirrors = self.families.iter_mut().filter(|mirror| mirror.family == family);
         let mirror = mirrors.find(|mirror| mirror.successors.are_filled())?;
         let mut steps = Steps::default();
-        let filled = mirror.sizes.switch(std::mem::take(&mut mirror.successors).into_sizes());
+        let successors = std::mem::take(&mut mirror.successors);
+        let bound = successors.bound().collect();
+        let filled = mirror.sizes.switch(successors.into_sizes());
         mirror.leave_predecessors(filled.iter().copied().filter(|set| !leads_to_chains(*set)).collect());
-        let mut change = Change { filled, ..Change::default() };
+        let mut change = Change { filled, bound, ..Change::default() };
         mirror.repeat_deletions(&mut change);
         mirror.write(settings, change, &mut steps);
         Some(steps)
@@ -43,9 +46,9 @@ impl Mirror {
     /// How to be without the maps of a family that no rule uses: successors, of which a later update makes new ones, and
     /// those that were replaced.
     pub fn abandon_unused(&mut self, family: Family) -> Transaction {
-        let mut deletes = Transaction::default();
+        let (mut deletes, settings) = (Transaction::default(), &self.settings);
         for mirror in self.families.iter_mut().filter(|mirror| mirror.family == family) {
-            mirror.abandon_successors(&mut deletes);
+            mirror.abandon_successors(settings, &mut deletes);
             mirror.abandon_predecessors(&mut deletes);
         }
         deletes
@@ -58,7 +61,12 @@ impl FamilyMirror {
     }
 
     /// Makes successors of those of these maps that are nearly full.
-    pub(super) fn begin_successors(&mut self, among: impl IntoIterator<Item = SetId>, steps: &mut Steps) {
+    pub(super) fn begin_successors(
+        &mut self,
+        settings: &Settings,
+        among: impl IntoIterator<Item = SetId>,
+        steps: &mut Steps,
+    ) {
         if self.is_growing() {
             return;
         }
@@ -73,7 +81,8 @@ impl FamilyMirror {
         let shared = self.shared.keys().filter(|shared| sizes.contains_key(&shared.member().set)).map(Owner::Shared);
         let services = self.services.keys().cloned().map(Owner::Service);
         let owners = shared.chain(services).chain([Owner::Settings]).collect();
-        self.successors = Successors::new(sizes, owners);
+        let chains = self.chains_to_bind(settings, &sizes);
+        self.successors = Successors::new(sizes, owners, chains);
     }
 
     fn fill_successors(&mut self, max: usize) -> Transaction {
@@ -95,7 +104,7 @@ impl FamilyMirror {
     }
 
     /// What sets are called once successors are in force.
-    fn successor_names(&self) -> Names {
+    pub(super) fn successor_names(&self) -> Names {
         let mut names = self.sizes.names().clone();
         self.successors.sets().for_each(|set| names.switch(set));
         names
@@ -118,10 +127,12 @@ impl FamilyMirror {
         }
     }
 
-    /// Appends what deletes the successors.
-    pub(super) fn abandon_successors(&mut self, deletes: &mut Transaction) {
+    /// Appends what deletes the successors, and the rules for them. `settings`: those in force.
+    pub(super) fn abandon_successors(&mut self, settings: &Settings, deletes: &mut Transaction) {
+        let successors = std::mem::take(&mut self.successors);
+        self.keep_rules(settings, &successors.bound().collect::<Vec<_>>(), false, deletes);
         let names = self.sizes.names();
-        for set in std::mem::take(&mut self.successors).sets() {
+        for set in successors.sets() {
             deletes.push(self.family, Op::DeleteSet(names.of(set).other()));
         }
     }

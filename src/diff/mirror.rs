@@ -16,7 +16,7 @@ use super::shared::SharedElement;
 use super::successors::Successors;
 use crate::model::{Family, ObjectKey};
 use crate::plan::{Frontend, FrontendKey, Member, Settings, Sizing, Target, globals, rules};
-use crate::ruleset::{ChainId, Listing, Op, Rule, SetId, Term, Transaction};
+use crate::ruleset::{ChainId, Listing, Names, Op, Rule, SetId, Term, Transaction};
 
 /// What the kernel holds once every update was applied. A clone shares the Services.
 ///
@@ -123,7 +123,7 @@ impl Mirror {
     /// The table of a family as a listing shows it; `None` when the family is not served.
     pub fn listing(&self, family: Family) -> Option<Listing> {
         let mirror = self.families.iter().find(|mirror| mirror.family == family)?;
-        let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules(&self.settings, chain)));
+        let chains = mirror.all_chains().into_iter().map(|chain| (chain, mirror.rules_in_force(&self.settings, chain)));
         let names = mirror.sizes.names();
         let sizes = mirror.sizes.all().iter().map(|(set, size)| (names.of(*set), *size)).collect();
         let mut listing = Listing { chains: chains.collect(), sizes, ..Listing::new(family, names) };
@@ -155,13 +155,18 @@ impl FamilyMirror {
         }
     }
 
-    /// The rules of a chain under some settings.
-    pub(super) fn rules(&self, settings: &Settings, chain: ChainId) -> Vec<Rule> {
+    /// The rules of a chain that packets meet, under some settings.
+    pub(super) fn rules_in_force(&self, settings: &Settings, chain: ChainId) -> Vec<Rule> {
+        self.rules_naming(self.sizes.names(), settings, chain)
+    }
+
+    /// The rules of a chain with sets under these names.
+    pub(super) fn rules_naming(&self, names: &Names, settings: &Settings, chain: ChainId) -> Vec<Rule> {
         let family = settings.family(self.family);
         let mut rules: Vec<Rule> =
             family.map(|f| rules(self.family, f, settings.masquerade_all, chain)).unwrap_or_default();
         for name in rules.iter_mut().flatten().filter_map(Term::set_mut) {
-            *name = self.sizes.names().of(name.set);
+            *name = names.of(name.set);
         }
         rules
     }
@@ -177,7 +182,7 @@ impl FamilyMirror {
         settings: &Settings,
         chains: impl IntoIterator<Item = ChainId>,
     ) -> BTreeSet<SetId> {
-        let rules = chains.into_iter().flat_map(|chain| self.rules(settings, chain)).flatten();
+        let rules = chains.into_iter().flat_map(|chain| self.rules_in_force(settings, chain)).flatten();
         rules.filter_map(|term| term.set()).map(|name| name.set).filter(|set| set.is_optional()).collect()
     }
 

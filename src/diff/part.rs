@@ -26,6 +26,7 @@ impl Mirror {
                 return None;
             }
             mirror.compare_chains(&self.settings, &table, &mut change);
+            mirror.delete_surplus(&change, &mut steps);
             mirror.compare_sets(&table, &mut change);
         }
         mirror.compare_part(part, table, &mut change)?;

@@ -13,7 +13,7 @@ use super::recorder::OpRecorder;
 use super::shared::SharedElement;
 use crate::model::Family;
 use crate::plan::{Frontend, Member, Settings, endpoint_element};
-use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule};
+use crate::ruleset::{Bytes, Element, Elements, Foreign, Op, SetId, Table, encode_rule, end_of_chain};
 
 impl Mirror {
     /// The transactions that turn the kernel's table of a family (`None`: there is none) into the mirror's. None when the
@@ -54,6 +54,7 @@ impl FamilyMirror {
         let names = self.sizes.names();
         let mut change = Change::default();
         self.compare_chains(settings, table, &mut change);
+        self.delete_surplus(&change, steps);
         for name in self.leftovers(table) {
             steps.first.push(self.family, Op::DeleteSet(name));
         }
@@ -78,15 +79,23 @@ impl FamilyMirror {
         let chains = self.all_chains();
         let is_altered =
             |chain| table.foreign.iter().any(|f| matches!(f, Foreign::Rule { chain: at, .. } if *at == chain));
+        // Rules for successors that are to go stay out of the comparison: they are deleted before everything else.
+        let in_force = |chain, code: &[_]| {
+            if self.successors.are_bound_in(chain) || is_altered(chain) { code.len() } else { end_of_chain(code) }
+        };
         for chain in &chains {
             let wanted =
                 || self.rules(settings, *chain).iter().map(|rule| encode_rule(self.family, rule)).collect::<Vec<_>>();
             match table.chains.get(chain) {
                 None => change.came.push(*chain),
-                Some(code) if is_altered(*chain) || *code != wanted() => change.changed.push(*chain),
+                Some(code) if is_altered(*chain) || code[..in_force(*chain, code)] != wanted() => {
+                    change.changed.push(*chain);
+                }
                 Some(_) => {}
             }
         }
+        let counts = table.chains.iter().map(|(chain, code)| (*chain, in_force(*chain, code), code.len()));
+        change.surplus.extend(counts.filter(|(_, count, of)| count < of));
         change.went.extend(table.chains.keys().filter(|chain| !chains.contains(chain)));
     }
 

@@ -1,12 +1,12 @@
 //! What successors of maps have already, and what they lack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::{HashSet, HashSetExt as _};
 
 use super::shared::SharedElement;
 use crate::model::ObjectKey;
-use crate::ruleset::SetId;
+use crate::ruleset::{ChainId, SetId};
 
 /// Whose elements they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,12 +28,45 @@ pub(super) struct Successors {
     order: Vec<Owner>,
     /// Those whose elements they have. Some may be in `order` too, because they left and came again.
     done: HashSet<Owner>,
+    /// Chains that have no rules for them yet.
+    unbound: Vec<ChainId>,
+    /// Chains that have: behind those in force, where no packet gets.
+    bound: BTreeSet<ChainId>,
 }
 
 impl Successors {
-    /// Ones of these sizes, that lack all these elements.
-    pub(super) fn new(sizes: BTreeMap<SetId, u32>, owners: Vec<Owner>) -> Self {
-        Self { sizes, order: owners, done: HashSet::new() }
+    /// Ones of these sizes, that lack all these elements, and rules in all these chains.
+    pub(super) fn new(sizes: BTreeMap<SetId, u32>, owners: Vec<Owner>, chains: Vec<ChainId>) -> Self {
+        Self { sizes, order: owners, done: HashSet::new(), unbound: chains, bound: BTreeSet::new() }
+    }
+
+    /// The next chain that is to get rules for them; from now on it has these.
+    pub(super) fn next_chain(&mut self) -> Option<ChainId> {
+        let chain = self.unbound.pop()?;
+        self.bound.insert(chain);
+        Some(chain)
+    }
+
+    /// Whether a chain has rules for them.
+    pub(super) fn are_bound_in(&self, chain: ChainId) -> bool {
+        self.bound.contains(&chain)
+    }
+
+    /// Chains that have rules for them.
+    pub(super) fn bound(&self) -> impl Iterator<Item = ChainId> {
+        self.bound.iter().copied()
+    }
+
+    /// A chain comes, with its rules for them.
+    pub(super) fn bind(&mut self, chain: ChainId) {
+        self.unbound.retain(|other| *other != chain);
+        self.bound.insert(chain);
+    }
+
+    /// A chain goes, and its rules with it.
+    pub(super) fn unbind(&mut self, chain: ChainId) {
+        self.unbound.retain(|other| *other != chain);
+        self.bound.remove(&chain);
     }
 
     /// Whose turn it is; from now on they have its elements.

@@ -122,11 +122,11 @@ impl FamilyMirror {
         }
         let mut steps = Steps::default();
         if self.successors.sets().any(|set| went_sets.contains(&set)) {
-            self.abandon_successors(&mut steps.first);
+            self.abandon_successors(old, &mut steps.first);
             recorder.forget_successors();
         }
-        let resized = self.make_room(&mut recorder, &mut steps);
-        let differs = |chain: &ChainId| self.rules(new, *chain) != self.rules(old, *chain);
+        let resized = self.make_room(old, &mut recorder, &mut steps);
+        let differs = |chain: &ChainId| self.rules_in_force(new, *chain) != self.rules_in_force(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
         // What could not be deleted is still there: wanted again it gets its rules anew.
         let (back, new_ones) = came.into_iter().partition(|chain| self.undeleted.contains(chain));
@@ -137,17 +137,18 @@ impl FamilyMirror {
         let mut change =
             Change { came, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
         self.repeat_deletions(&mut change);
+        self.bind_with(new, &change);
         self.write(new, change, &mut steps);
-        self.begin_successors(fuller, &mut steps);
+        self.begin_successors(new, fuller, &mut steps);
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
     }
 
     /// Where maps have no room for this update, makes larger ones that have everything at once, and says which they are.
     /// Where successors have none, they are made anew.
-    fn make_room(&mut self, recorder: &mut OpRecorder, steps: &mut Steps) -> Vec<SetId> {
+    fn make_room(&mut self, old: &Settings, recorder: &mut OpRecorder, steps: &mut Steps) -> Vec<SetId> {
         let are_exceeded = self.sizes.are_exceeded();
         if are_exceeded || self.sizes.exceed(self.successors.sizes()) {
-            self.abandon_successors(&mut steps.first);
+            self.abandon_successors(old, &mut steps.first);
             recorder.forget_successors();
         }
         if !are_exceeded {

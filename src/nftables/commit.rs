@@ -5,7 +5,7 @@ use std::io;
 use super::connection::{KernelAnswer, MessageError};
 use super::elements::{self, ElementAction};
 use super::process::owner_in_words;
-use super::{NftKernel, TRIAL_TABLE, describe, encode, read};
+use super::{NftKernel, TRIAL_TABLE, describe, encode, read, surplus};
 use crate::ffi::Scratch;
 use crate::model::Family;
 use crate::ruleset::{Element, KernelError, Op, SetName, TABLE_NAME};
@@ -56,6 +56,10 @@ impl NftKernel {
     }
 
     pub(super) fn encode(&mut self, table: &str, ops: &[(Family, Op)], mode: CommitMode) -> Result<Batch, KernelError> {
+        let mut surplus = Vec::with_capacity(ops.len());
+        for (index, change) in ops.iter().enumerate() {
+            surplus.push(surplus::handles(&mut self.connection, table, index, change)?);
+        }
         let scratch = self.scratch.take().unwrap_or_else(Scratch::new);
         let mut batch = Batch::new(self.connection.next_seq(), scratch);
         let mut deleted = Vec::new();
@@ -72,7 +76,7 @@ impl NftKernel {
                 }
                 _ => {}
             }
-            encode::write(&mut batch, index, *family, table, op, flags);
+            encode::write(&mut batch, index, *family, table, op, flags, &surplus[index]);
         }
         batch.finish(mode == CommitMode::Trial);
         Ok(batch)

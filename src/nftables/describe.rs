@@ -15,6 +15,7 @@ pub(crate) fn object(family: Family, table: &str, op: &Op, element: Option<usize
         Op::AddChain(chain) | Op::DeleteChain(chain) => format!("chain {nft} {table} {chain}"),
         Op::AddRule(chain, _) => format!("a rule of chain {nft} {table} {chain}"),
         Op::FlushChain(chain) => format!("the rules of chain {nft} {table} {chain}"),
+        Op::KeepRules { chain, .. } => format!("rules of chain {nft} {table} {chain}"),
         Op::FlushForeign(chain) => format!("the rules of chain {nft} {table} {chain}"),
         Op::DeleteForeign(kind, name) => format!("{kind} {nft} {table} {name}"),
         Op::AddElements(set, list) | Op::DeleteElements(set, list) => {
@@ -42,6 +43,7 @@ pub(crate) fn reason(errno: i32, words: Option<&str>, op: Option<&Op>) -> String
                 | Op::DeleteChain(_)
                 | Op::DeleteTable
                 | Op::FlushChain(_)
+                | Op::KeepRules { .. }
                 | Op::FlushForeign(_)
                 | Op::DeleteForeign(..)
         )

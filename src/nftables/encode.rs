@@ -12,8 +12,17 @@ use crate::wire::attr;
 use crate::wire::batch::Batch;
 use crate::wire::expr;
 
-/// Writes the messages of one change. `table_flags` are for a new table.
-pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str, op: &Op, table_flags: u32) {
+/// Writes the messages of one change. `table_flags` are for a new table, `surplus` are the rules that are to go where others
+/// stay ([`super::surplus`]).
+pub(super) fn write(
+    batch: &mut Batch,
+    index: usize,
+    family: Family,
+    table: &str,
+    op: &Op,
+    table_flags: u32,
+    surplus: &[u64],
+) {
     let head = |kind, flags: i32| Head { kind, family: expr::nfproto(family), flags: flags as u16, seq: 0 };
     let create = |kind| head(kind, libc::NLM_F_CREATE);
     match op {
@@ -54,6 +63,7 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
             let object = rule(family, table, *chain);
             batch.object(index, head(msg::DELRULE, 0), |scratch, head, out| object.build(scratch, head, out));
         }
+        Op::KeepRules { chain, .. } => delete_rules(batch, index, (family, table, *chain), surplus),
         Op::AddElements(set, list) => elements::write(batch, index, (family, table, *set), ElementAction::Add, list),
         Op::DeleteElements(set, list) => {
             elements::write(batch, index, (family, table, *set), ElementAction::Delete, list)
@@ -77,6 +87,17 @@ pub(super) fn write(batch: &mut Batch, index: usize, family: Family, table: &str
                 }
             });
         }
+    }
+}
+
+fn delete_rules(batch: &mut Batch, index: usize, (family, table, chain): (Family, &str, ChainId), handles: &[u64]) {
+    let chain = chain.to_string();
+    for handle in handles {
+        foreign(batch, index, family, msg::DELRULE, |buf| {
+            attr::put_str(buf, abi::rule::TABLE, table);
+            attr::put_str(buf, abi::rule::CHAIN, &chain);
+            attr::put(buf, abi::rule::HANDLE, &handle.to_be_bytes());
+        });
     }
 }
 

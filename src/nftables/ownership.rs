@@ -88,7 +88,7 @@ impl NftKernel {
 
     pub(super) fn find_out_owning(&mut self) -> Result<bool, KernelError> {
         let mut batch = Batch::new(self.connection.next_seq(), Scratch::new());
-        encode::write(&mut batch, 0, Family::Ipv4, TRIAL_TABLE, &Op::AddTable, OWNED_FLAGS);
+        encode::write(&mut batch, 0, Family::Ipv4, TRIAL_TABLE, &Op::AddTable, OWNED_FLAGS, &[]);
         batch.finish(true);
         let doing = "finding out whether tables can be owned";
         match self.connection.send_batch(&batch).map_err(|source| KernelError::Io { doing, source })? {

@@ -27,6 +27,10 @@ impl<K: Kernel> Programmer<K> {
         if self.unsettled.remove(&family) {
             return Ok(self.kernel.settle()?);
         }
+        let rules = mirror.bind_successors(family);
+        if !rules.is_empty() {
+            return apply(&mut self.kernel, mirror, &rules);
+        }
         let size = self.successor_slices.size();
         let part = mirror.fill_successors(family, size);
         if !part.is_empty() {

@@ -189,6 +189,14 @@ impl FakeKernel {
                 table.chain_mut(*chain)?.clear();
                 Ok(())
             }
+            Op::KeepRules { chain, kept, of } => {
+                let rules = table.chain_mut(*chain)?;
+                if rules.len() != *of {
+                    return Err((format!("rules of chain {chain}"), libc::ENOENT));
+                }
+                *rules = rules.drain(kept.clone()).collect();
+                Ok(())
+            }
             Op::AddElements(set, elements) => elements.iter().try_for_each(|e| table.add_element(*set, e)),
             Op::DeleteElements(set, elements) => elements.iter().try_for_each(|e| table.delete_element(*set, e)),
             Op::FlushForeign(name) => Err((format!("chain {name}"), libc::ENOENT)),
@@ -228,9 +236,13 @@ impl Listing {
         self.chains.iter().flat_map(|(_, rules)| rules).flatten().any(|term| term.set() == Some(set))
     }
 
-    /// Whether a rule names a set that has elements.
+    /// Whether packets look up a set that has elements: not by rules behind one that drops all.
     fn needs(&self, set: SetName) -> bool {
-        self.names(set) && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
+        let drops_all = |rule: &Rule| matches!(rule[..], [Term::Verdict(Verdict::Drop)]);
+        let met = |rules: &[Rule]| rules.iter().position(drops_all).unwrap_or(rules.len());
+        let rules = self.chains.iter().flat_map(|(_, rules)| &rules[..met(rules)]);
+        rules.flatten().any(|term| term.set() == Some(set))
+            && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
     }
 
     /// Whether a set has elements and no rule names it.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 
-use super::{Bytes, ChainId, Element, Elements, Expr, Names, Rule, SetId, SetName};
+use super::{Bytes, ChainId, Element, Elements, Expr, Names, Rule, SetId, SetName, Verdict};
 use crate::model::Family;
 
 /// The name of our table in both families.
@@ -90,9 +91,11 @@ impl Table {
         !self.foreign.is_empty() || self.chains.keys().any(|chain| chain.is_base())
     }
 
-    /// Says which of the sets that are there are in force, once all rules are read.
+    /// Says which of the sets that are there are in force, once all rules are read. Rules that no packet meets may name
+    /// successors of maps.
     pub fn set_names_in_force(&mut self, present: BTreeSet<SetName>) {
-        let used = self.chains.values().flatten().flatten().filter_map(Expr::set).collect();
+        let rules = self.chains.values().flat_map(|rules| &rules[..end_of_chain(rules)]);
+        let used = rules.flatten().filter_map(Expr::set).collect();
         match Names::in_force(&used, &present) {
             Ok(names) => self.names = names,
             Err(set) => {
@@ -103,6 +106,12 @@ impl Table {
         self.optional = present.iter().map(|name| name.set).filter(|set| set.is_optional()).collect();
         self.leftovers = present.into_iter().filter(|name| *name != self.names.of(name.set)).collect();
     }
+}
+
+/// How many rules of a chain packets can meet: none behind one that drops all.
+pub fn end_of_chain(rules: &[Vec<Expr>]) -> usize {
+    let drops_all = |rule: &Vec<Expr>| matches!(rule[..], [Expr::Immediate(Verdict::Drop)]);
+    rules.iter().position(drops_all).map_or(rules.len(), |last| last + 1)
 }
 
 /// A table with rules in the words of `nft`: what [`crate::render`] prints and the tracer walks.
@@ -164,6 +173,15 @@ pub enum Op {
     AddRule(ChainId, Rule),
     /// Deletes all rules of a chain.
     FlushChain(ChainId),
+    /// Deletes the other rules of a chain that has so many before the transaction; an error when it has not.
+    KeepRules {
+        /// The chain.
+        chain: ChainId,
+        /// The places of those that stay, from 0 on.
+        kept: Range<usize>,
+        /// How many there are.
+        of: usize,
+    },
     /// Adds elements; an error when a key exists with another value.
     AddElements(SetName, Vec<Element>),
     /// Deletes elements (only keys count); an error when one does not exist.
