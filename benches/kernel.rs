@@ -100,7 +100,7 @@ fn main() {
         report.row(&[vec![name(services)], repairs.into()].concat());
     }
     report.table(&[
-        "The largest map replaced, services x endpoints",
+        "The largest map replaced, services x 1 to 19 endpoints, 10 on average",
         "a Service added at other times p50",
         "changes meanwhile p50",
         "p99",

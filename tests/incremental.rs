@@ -52,8 +52,13 @@ fn commit(kernel: &mut FakeKernel, mirror: &Mirror, steps: &Steps) {
 
 /// A chain's rules for successors, when all have theirs one owner's elements, or the switch when that was the last; or an owner's elements of maps that were replaced.
 fn grow(kernel: &mut FakeKernel, mirror: &mut Mirror, family: Family) {
-    let rules = mirror.bind_successors(family);
-    let part = if rules.is_empty() { mirror.fill_successors(family, 1) } else { rules };
+    let mut part = mirror.begin_successors(family);
+    if part.is_empty() {
+        part = mirror.bind_successors(family);
+    }
+    if part.is_empty() {
+        part = mirror.fill_successors(family, 1);
+    }
     if !part.is_empty() {
         kernel.apply(&part).expect("the kernel takes it");
     } else if let Some(steps) = mirror.switch_to_successors(family) {

@@ -56,14 +56,21 @@ pub fn reading(services: usize) -> [String; 2] {
     })
 }
 
+/// Services have from 1 to this many endpoints, 10 on average: each number has a chain of its own.
+const MOST_ENDPOINTS: usize = 19;
+
 /// A Service is added that makes the map of endpoints, and it alone, too large for what it is. Then endpoints change one by
 /// one, as fast as that goes, until the map's successor is in force.
 pub fn replacement(services: usize) -> Replacement {
     eprintln!("a replaced map, {services} Services");
     let mut options = cluster::options();
-    options.sizing.floor = (services * ENDPOINTS + 1) as u32;
+    let endpoints = |n| 1 + n % MOST_ENDPOINTS;
+    options.sizing.floor = (0..services).map(endpoints).sum::<usize>() as u32 + 1;
     let (mut controller, reports) = Controller::new(NftKernel::open().expect("nf_tables"), options);
-    controller.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    let slice = |n, generation| Event::Slice(Arc::new(cluster::slice(n, endpoints(n), generation)));
+    let mut events = cluster::events(services, ENDPOINTS);
+    events.extend((0..services).map(|n| slice(n, 0)));
+    controller.handle(events, Instant::now());
     let (snapshots, (sender, events)) = (controller.snapshots(), tokio::sync::mpsc::channel(1));
     let sync_loop = std::thread::spawn(move || controller.run(events));
     let change = |events: Vec<Event>| {
@@ -75,7 +82,6 @@ pub fn replacement(services: usize) -> Replacement {
             }
         })
     };
-    let slice = |n, generation| Event::Slice(Arc::new(cluster::slice(n, ENDPOINTS, generation)));
     let start = Instant::now();
     let mut changes = vec![change(vec![slice(services, 0), Event::Service(Arc::new(cluster::service(services)))])];
     let is_growing = || {

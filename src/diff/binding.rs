@@ -103,6 +103,7 @@ mod tests {
         let changes = model.take_changes();
         let update = mirror.update(&settings, &model, &changes).families.remove(0);
         commit(&mut kernel, update.steps);
+        kernel.apply(&mirror.begin_successors(V4)).expect("the kernel takes it");
         (kernel, mirror)
     }
 

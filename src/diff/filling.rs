@@ -20,6 +20,13 @@ impl Mirror {
         self.families.iter().any(|mirror| mirror.family == family && mirror.is_growing())
     }
 
+    /// Makes the successors of a family's maps that are nearly full: no change waits for the kernel to clear their memory.
+    pub fn begin_successors(&mut self, family: Family) -> Transaction {
+        let (mut mirrors, settings) = (self.families.iter_mut(), &self.settings);
+        let mirror = mirrors.find(|mirror| mirror.family == family);
+        mirror.map(|mirror| mirror.begin_successors(settings)).unwrap_or_default()
+    }
+
     /// The next part of what the successors of a family's maps lack: of some owners, until these or their elements are so many.
     /// May be empty before all had their turn.
     pub fn fill_successors(&mut self, family: Family, max: usize) -> Transaction {
@@ -57,32 +64,34 @@ impl Mirror {
 
 impl FamilyMirror {
     fn is_growing(&self) -> bool {
-        !self.successors.is_empty() || !self.predecessors.is_empty()
+        !self.fuller.is_empty() || !self.successors.is_empty() || !self.predecessors.is_empty()
     }
 
-    /// Makes successors of those of these maps that are nearly full.
-    pub(super) fn begin_successors(
-        &mut self,
-        settings: &Settings,
-        among: impl IntoIterator<Item = SetId>,
-        steps: &mut Steps,
-    ) {
-        if self.is_growing() {
-            return;
+    /// Notes which maps have more elements: those that are nearly full get successors.
+    pub(super) fn note_fuller(&mut self, sets: impl IntoIterator<Item = SetId>) {
+        self.fuller.extend(self.sizes.tight(sets).into_keys());
+    }
+
+    /// Makes successors of maps that are nearly full, while there are no others.
+    fn begin_successors(&mut self, settings: &Settings) -> Transaction {
+        let mut sets = Transaction::default();
+        if !self.successors.is_empty() || !self.predecessors.is_empty() {
+            return sets;
         }
-        let sizes = self.sizes.tight(among);
+        let sizes = self.sizes.tight(std::mem::take(&mut self.fuller));
         if sizes.is_empty() {
-            return;
+            return sets;
         }
         let names = self.sizes.names();
         for (set, size) in &sizes {
-            steps.first.push(self.family, Op::AddSet(names.of(*set).other(), *size));
+            sets.push(self.family, Op::AddSet(names.of(*set).other(), *size));
         }
         let shared = self.shared.keys().filter(|shared| sizes.contains_key(&shared.member().set)).map(Owner::Shared);
         let services = self.services.keys().cloned().map(Owner::Service);
         let owners = shared.chain(services).chain([Owner::Settings]).collect();
         let chains = self.chains_to_bind(settings, &sizes);
         self.successors = Successors::new(sizes, owners, chains);
+        sets
     }
 
     fn fill_successors(&mut self, max: usize) -> Transaction {
@@ -172,7 +181,7 @@ mod tests {
         let changes = model.take_changes();
         let update = mirror.update(&settings, &model, &changes).families.remove(0);
         assert_eq!((update.family, update.steps.after), (V4, left.clone()));
-        assert!(mirror.is_growing(V4));
+        assert!(mirror.is_growing(V4) && !mirror.begin_successors(V4).is_empty());
         let steps = loop {
             mirror.fill_successors(V4, 1);
             if let Some(steps) = mirror.switch_to_successors(V4) {

@@ -1,7 +1,7 @@
 //! How much room each map has, and when it needs more.
 //!
 //! A map with a size is faster to fill, to check and above all to list (benches/README.md), but the kernel refuses what
-//! does not fit. So a map is replaced by one twice as large long before that. Its successor is made beside it, under the
+//! does not fit. So a map is replaced by one twice as large before that. Its successor is made beside it, under the
 //! other one of its two names, and filled between updates ([`super::filling`]). A transaction has the rules use that name,
 //! and the old map is deleted once no packet is being processed by the old rules ([`super::Steps`]). Where one update needs
 //! more room than is left, it waits for its successors.
@@ -13,13 +13,17 @@ use crate::ruleset::{Names, SetId, Table};
 
 impl Sizing {
     /// The size of a new map for so many elements; 0 for none.
+    ///
+    /// The kernel makes a power of two of buckets, at least 4/3 of the size, and clears them at once: so the size is 3/4 of
+    /// such a power.
     fn wanted(self, count: usize) -> u32 {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         if count < self.floor {
             return 0;
         }
         // The kernel takes no more than 2^31 - 1.
-        count.saturating_mul(self.headroom).checked_next_power_of_two().unwrap_or(u32::MAX).min(1 << 30)
+        let buckets = count.saturating_mul(self.headroom).checked_next_power_of_two().unwrap_or(u32::MAX).min(1 << 30);
+        buckets - buckets / 4
     }
 
     /// Whether a map of this size should be replaced before elements are added; at the default headroom from 3/4 on.
@@ -88,7 +92,7 @@ impl Sizes {
     }
 
     /// Chooses sizes for a new table, or for one that is there: then what will do is kept. A size that is larger than it
-    /// need be does little harm (16 bytes an element that could be), so maps never shrink. `optional`: optional sets in force.
+    /// need be does little harm (11 bytes an element that could be), so maps never shrink. `optional`: optional sets in force.
     pub(super) fn choose(&mut self, existing: Option<&ExistingSizes>, optional: &BTreeSet<SetId>) {
         if let Some(ExistingSizes { sizes, names, optional: there }) = existing {
             (self.sizes, self.names) = (sizes.clone(), names.clone());
@@ -157,7 +161,7 @@ mod tests {
     fn a_new_table_has_first_names_and_sizes_at_once() {
         let mut sizes = sizes(192);
         sizes.choose(None, &BTreeSet::new());
-        assert_eq!((sizes.of(SetId::Services), sizes.names()), (512, &Names::default()));
+        assert_eq!((sizes.of(SetId::Services), sizes.names()), (384, &Names::default()));
     }
 
     #[test]
@@ -186,7 +190,7 @@ mod tests {
             sizes.of(SetId::Services)
         };
         for (count, existing, expected) in
-            [(99, 0, 0), (100, 0, 256), (192, 256, 256), (193, 256, 512), (10, 256, 256), (200, 16_384, 16_384)]
+            [(99, 0, 0), (100, 0, 192), (192, 256, 256), (193, 256, 384), (10, 256, 256), (200, 16_384, 16_384)]
         {
             assert_eq!(chosen(count, existing), expected, "{count} in {existing}");
         }
@@ -197,7 +201,7 @@ mod tests {
         let mut sizes = sizes(192);
         sizes.sizing.headroom = 4;
         sizes.choose(Some(&existing_size(256)), &BTreeSet::new());
-        assert_eq!(sizes.of(SetId::Services), 1_024);
+        assert_eq!(sizes.of(SetId::Services), 768);
         assert!(sizes.grow().is_empty());
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct FamilyMirror {
     /// The optional sets in force: chains name them.
     pub(super) optional: BTreeSet<SetId>,
     pub(super) sizes: Sizes,
+    /// Maps that are nearly full and have no successors yet.
+    pub(super) fuller: BTreeSet<SetId>,
     /// Of maps that are nearly full.
     pub(super) successors: Successors,
     /// Of maps that were replaced.
@@ -148,6 +150,7 @@ impl FamilyMirror {
             gone: BTreeSet::new(),
             optional: BTreeSet::new(),
             sizes: Sizes::new(settings.sizing),
+            fuller: BTreeSet::new(),
             successors: Successors::default(),
             predecessors: Predecessors::default(),
             undeleted: BTreeSet::new(),

@@ -139,7 +139,7 @@ impl FamilyMirror {
         self.repeat_deletions(&mut change);
         self.bind_with(new, &change);
         self.write(new, change, &mut steps);
-        self.begin_successors(new, fuller, &mut steps);
+        self.note_fuller(fuller);
         FamilyUpdate { family: self.family, steps, stale: effects.stale, objections: effects.objections }
     }
 

@@ -27,9 +27,11 @@ impl<K: Kernel> Programmer<K> {
         if self.unsettled.remove(&family) {
             return Ok(self.kernel.settle()?);
         }
-        let rules = mirror.bind_successors(family);
-        if !rules.is_empty() {
-            return apply(&mut self.kernel, mirror, &rules);
+        for prepare in [Mirror::begin_successors, Mirror::bind_successors] {
+            let part = prepare(mirror, family);
+            if !part.is_empty() {
+                return apply(&mut self.kernel, mirror, &part);
+            }
         }
         let size = self.successor_slices.size();
         let part = mirror.fill_successors(family, size);
