@@ -263,3 +263,7 @@ fn dynamic_chain(member: &Member) -> Option<ChainId> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "services_tests.rs"]
+mod tests;
