@@ -29,6 +29,12 @@ const REST: Duration = Duration::from_secs(3);
 /// Where churn is measured. With the most Services a part of the changes is of the number of endpoints.
 const CHURN_SERVICES: usize = 10_000;
 const COUNT_CHURN_SERVICES: usize = 100_000;
+/// How many endpoints a Service has from one change to the next while a Deployment of 10 replaces its pods: with the defaults of
+/// Kubernetes, 2 of which may be missing, and with one more and none missing.
+const ROLL_OUTS: [[usize; 20]; 2] = [
+    [8, 9, 8, 9, 8, 9, 8, 9, 8, 9, 8, 9, 8, 9, 8, 9, 8, 9, 9, 10],
+    [11, 10, 11, 10, 11, 10, 11, 10, 11, 10, 11, 10, 11, 10, 11, 10, 11, 10, 11, 10],
+];
 /// So many changes for one that changes the number.
 const PER_COUNT_CHANGE: usize = 10;
 /// Changes a second.
@@ -84,8 +90,8 @@ fn main() {
         ]);
     }
     report.table(&["churn", "slices written", "CPU of one core", "write to commit p50 / p99 / max", "transactions"]);
-    for (row, churn) in rows.iter().filter_map(|row| Some((row, row.churn.as_ref()?))) {
-        let counts = if churn.changes_counts { ", a tenth with another number of endpoints" } else { "" };
+    for (row, churn) in rows.iter().flat_map(|row| row.churn.iter().map(move |churn| (row, churn))) {
+        let counts = churn.numbers.words();
         report.row(&[
             format!("{} at {CHURN_RATE}/s{counts}", row.name()),
             format!("{} in {:.1} s", grouped(churn.lags.len()), churn.time.as_secs_f64()),
@@ -125,7 +131,7 @@ struct Row {
     /// After the first sync.
     memory: Memory,
     memory_after: Memory,
-    churn: Option<Churn>,
+    churn: Vec<Churn>,
 }
 
 impl Row {
@@ -134,8 +140,42 @@ impl Row {
     }
 }
 
+/// How the numbers of endpoints change.
+#[derive(Clone, Copy)]
+enum Numbers {
+    /// Not at all.
+    Same,
+    /// In a tenth of the changes, each of another Service: one more than ever before, or one fewer.
+    Once,
+    /// In a tenth of the changes, which are roll-outs of one Service after the other.
+    RollOuts,
+}
+
+impl Numbers {
+    fn words(self) -> &'static str {
+        match self {
+            Numbers::Same => "",
+            Numbers::Once => ", a tenth with one endpoint more or fewer, each of another Service",
+            Numbers::RollOuts => ", a tenth of roll-outs with 8 to 10 and 10 to 11 endpoints",
+        }
+    }
+
+    /// The Service and its number of endpoints, of the change with this number and generation.
+    fn change(self, services: usize, i: usize, generation: usize) -> (usize, usize) {
+        let (nth, rest) = (i / PER_COUNT_CHANGE, i % PER_COUNT_CHANGE);
+        match self {
+            Numbers::Once if rest == 0 => (service(services, generation), [ENDPOINTS + 1, ENDPOINTS - 1][nth % 2]),
+            Numbers::RollOuts if rest == 0 => {
+                let (roll_out, step) = (nth / ROLL_OUTS[0].len(), nth % ROLL_OUTS[0].len());
+                (service(services, roll_out * 2 + 1), ROLL_OUTS[roll_out % 2][step])
+            }
+            _ => (service(services, generation), ENDPOINTS),
+        }
+    }
+}
+
 struct Churn {
-    changes_counts: bool,
+    numbers: Numbers,
     lags: Vec<Duration>,
     time: Duration,
     cpu: Duration,
@@ -172,9 +212,19 @@ fn measure(services: usize, runs: usize, changes: usize, churn_seconds: u32) -> 
 
     let commits = listen();
     let (times, change_bytes) = one_by_one(&mut server, &commits, services, changes);
-    let churn = [CHURN_SERVICES, COUNT_CHURN_SERVICES]
-        .contains(&services)
-        .then(|| churn(&program, &mut server, &commits, services, changes, CHURN_RATE * churn_seconds));
+    let count = CHURN_RATE * churn_seconds;
+    let runs: &[Numbers] = match services {
+        CHURN_SERVICES => &[Numbers::Same],
+        COUNT_CHURN_SERVICES => &[Numbers::Once, Numbers::RollOuts],
+        _ => &[],
+    };
+    let mut first = changes;
+    let mut run = |numbers: &Numbers| {
+        let churn = churn(&program, &mut server, &commits, (services, *numbers), first, count);
+        first += count as usize;
+        churn
+    };
+    let churn = runs.iter().map(&mut run).collect();
     settle(&commits, Duration::from_millis(200));
     let memory_after = program.memory();
     program.stop();
@@ -260,25 +310,19 @@ fn churn(
     program: &Program,
     server: &mut ApiServer,
     commits: &Receiver<Commit>,
-    services: usize,
+    (services, numbers): (usize, Numbers),
     first: usize,
     count: u32,
 ) -> Churn {
     settle(commits, Duration::from_millis(200));
-    let changes_counts = services == COUNT_CHURN_SERVICES;
-    // One more, one less, as in roll-outs.
-    let endpoints = |i: usize| match (changes_counts && i.is_multiple_of(PER_COUNT_CHANGE), i / PER_COUNT_CHANGE % 2) {
-        (false, _) => ENDPOINTS,
-        (true, 0) => ENDPOINTS + 1,
-        (true, _) => ENDPOINTS - 1,
-    };
     let (start, cpu) = (Instant::now(), program.cpu());
     let sent: Vec<Instant> = (0..count)
         .map(|i| {
             let due = start + Duration::from_secs(1) * i / CHURN_RATE;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let generation = first + 1 + i as usize;
-            server.change(service(services, generation), endpoints(i as usize), generation).0
+            let (service, endpoints) = numbers.change(services, i as usize, generation);
+            server.change(service, endpoints, generation).0
         })
         .collect();
     let mut lags = vec![None; sent.len()];
@@ -293,7 +337,7 @@ fn churn(
         }
     }
     let lags = lags.into_iter().flatten().collect();
-    Churn { changes_counts, lags, time: start.elapsed(), cpu: program.cpu() - cpu, commits: transactions }
+    Churn { numbers, lags, time: start.elapsed(), cpu: program.cpu() - cpu, commits: transactions }
 }
 
 /// Which Service a change is about: all in turn, in no order a cache would like.

@@ -1,9 +1,9 @@
-//! What the kernel takes: first load, one changed endpoint, 3 to 4 endpoints, a Service that comes and goes, a restart;
+//! What the kernel takes: first load, one changed endpoint, other numbers of endpoints, a Service that comes and goes, a restart;
 //! what it and `nft` take for tables of kube-proxy's shape, of 1.36 and of 1.37; repairs of tables that nobody owns; and a map
 //! that is replaced.
 //!
-//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized] [growth] [reading]`: `unsized` for maps without a size, `growth` and
-//! `reading` for nothing else than that, on the screen. Everything happens in network namespaces of its own.
+//! Run as root: `cargo bench --bench kernel [-- --quick] [unsized] [growth] [reading] [numbers]`: `unsized` for maps without a size,
+//! `growth`, `reading` and `numbers` (of endpoints) for nothing else than that, on the screen. Everything happens in network namespaces of its own.
 
 #![allow(missing_docs)]
 
@@ -41,6 +41,14 @@ fn main() {
         ours.iter().for_each(|services| println!("{}", in_netns(|| reading(*services)).join(" | ")));
         return;
     }
+    if std::env::args().any(|arg| arg == "numbers") {
+        for services in ours {
+            let [within, beyond] =
+                in_netns(|| numbers(&mut controller(), *services)).map(|times| short(median(&times)));
+            println!("{} | {within} | {beyond}", name(*services));
+        }
+        return;
+    }
     let mut report = Report::new("kernel");
     let ours: Vec<Ours> = ours.iter().map(|services| in_netns(|| measure(*services))).collect();
     // With several endpoints all versions of kube-proxy write the same.
@@ -51,7 +59,8 @@ fn main() {
         "Portway, services x endpoints",
         "first load",
         "one endpoint p50 / p99",
-        "3 to 4 endpoints and back p50",
+        "4 to 3 endpoints and back p50",
+        "4 to 1 and back p50",
         "Service added p50",
         "Service deleted p50",
         "restart",
@@ -63,7 +72,8 @@ fn main() {
             name(row.services),
             short(row.first),
             format!("{} / {}", short(median(&row.endpoint)), short(per_mille(&row.endpoint, 990))),
-            short(median(&row.scaled)),
+            short(median(&row.within)),
+            short(median(&row.beyond)),
             short(median(&row.added)),
             short(median(&row.deleted)),
             short(row.restart),
@@ -141,7 +151,10 @@ struct Ours {
     services: usize,
     first: Duration,
     endpoint: Vec<Duration>,
-    scaled: Vec<Duration>,
+    /// Another number of endpoints, with which a Service keeps its verdict.
+    within: Vec<Duration>,
+    /// Another one, for which it gets a new verdict.
+    beyond: Vec<Duration>,
     added: Vec<Duration>,
     deleted: Vec<Duration>,
     restart: Duration,
@@ -166,10 +179,7 @@ fn measure(services: usize) -> Ours {
     let slice = |n, endpoints, generation| Event::Slice(cluster::slice(n, endpoints, generation).into());
     let mut sync = |events: Vec<Event>| timed(|| controller.handle(events, Instant::now()));
     let endpoint = (1..=ROUNDS).map(|round| sync(vec![slice(services / 2, ENDPOINTS, round)])).collect();
-    let (small, key) = (services / 3, cluster::service(services).key);
-    // As in any cluster, others have 3 and 4 endpoints too: no chain comes or goes.
-    sync(vec![slice(0, 3, 0), slice(1, 4, 0), slice(small, 3, 0)]);
-    let scaled = (0..ROUNDS).map(|round| sync(vec![slice(small, 4 - round % 2, 0)])).collect();
+    let key = cluster::service(services).key;
     let (added, deleted) = (0..ROUNDS / 4)
         .map(|_| {
             let new = Event::Service(cluster::service(services).into());
@@ -177,17 +187,46 @@ fn measure(services: usize) -> Ours {
         })
         .unzip();
     assert_eq!(reports.borrow().failures, 0);
-    drop(controller);
+    let mut running = (controller, reports);
+    let [within, beyond] = change_numbers(&mut running, services);
+    drop(running);
 
     let (mut next, reports) = self::controller();
     let mut events = events;
-    events.extend([slice(services / 2, ENDPOINTS, ROUNDS), slice(0, 3, 0), slice(1, 4, 0), slice(small, 3, 0)]);
+    events.push(slice(services / 2, ENDPOINTS, ROUNDS));
+    events.extend(small_slices(services));
     let restart = timed(|| next.handle(events, Instant::now()));
     assert_eq!((reports.borrow().added, reports.borrow().deleted), (0, 0), "a restart writes nothing");
     let all = (0..services).map(|n| Event::ServiceDeleted(cluster::service(n).key));
     let emptied = timed(|| next.handle(all, Instant::now()));
     assert_eq!(reports.borrow().failures, 0);
-    Ours { services, first, endpoint, scaled, added, deleted, restart, emptied, memory }
+    Ours { services, first, endpoint, within, beyond, added, deleted, restart, emptied, memory }
+}
+
+/// The Services whose numbers of endpoints are not those of all others, in the end. As in any cluster, others have 1 and 4 endpoints, too:
+/// no chain comes or goes.
+fn small_slices(services: usize) -> [Event; 3] {
+    [(0, 1), (1, 4), (services / 3, 4)]
+        .map(|(n, endpoints)| Event::Slice(cluster::resized(n, ENDPOINTS, endpoints, 0).into()))
+}
+
+/// A Service gets an endpoint fewer and gets it back; then three, which are more than its chain allows for.
+fn change_numbers((controller, reports): &mut Loop, services: usize) -> [Vec<Duration>; 2] {
+    controller.handle(small_slices(services), Instant::now());
+    let times = [3, 1].map(|least| {
+        let change = |endpoints| Event::Slice(cluster::resized(services / 3, ENDPOINTS, endpoints, 0).into());
+        let numbers = (0..ROUNDS).map(|round| if round % 2 == 0 { least } else { 4 });
+        numbers.map(|endpoints| timed(|| controller.handle([change(endpoints)], Instant::now()))).collect()
+    });
+    assert_eq!(reports.borrow().failures, 0);
+    times
+}
+
+/// The same on a table of its own.
+fn numbers(running: &mut Loop, services: usize) -> [Vec<Duration>; 2] {
+    eprintln!("numbers of endpoints, {services} Services");
+    running.0.handle(cluster::events(services, ENDPOINTS), Instant::now());
+    change_numbers(running, services)
 }
 
 /// The median of some first loads, and the controller of the last one.

@@ -17,7 +17,7 @@ mod spread;
 mod target;
 
 pub use elements::{Member, endpoint_element, globals};
-pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey};
+pub use frontend::{Action, Affinity, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, PortKey, SpareSlots};
 pub use mismatch::{Mismatch, mismatches};
 pub use select::{Candidate, EndpointRules, EndpointUse, Selection, Topology, UnusedHints, candidates, select};
 pub use service::{Needs, ServicePlan, compile, is_exposed};

@@ -13,7 +13,7 @@ use portway::ruleset::{
     Transaction, Value, Verdict,
 };
 use proptest::prelude::*;
-use support::canonical::{Sets, with_first_names};
+use support::canonical::{Sets, meaning, with_first_names};
 use support::cluster::{any_history, any_options, empty_lists};
 
 /// A listing without what is free to choose.
@@ -21,14 +21,22 @@ fn canonical(listing: &Listing) -> (BTreeMap<ChainId, Vec<Rule>>, Sets) {
     let listing = with_first_names(listing);
     let elements =
         listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
-    let sets = Sets::of(elements);
-    (listing.chains.into_iter().collect(), sets)
+    meaning(listing.chains, elements)
 }
 
 fn from_scratch(options: &Options, history: &[Event]) -> FakeKernel {
     let (mut controller, _) = Controller::new(FakeKernel::new(), options.clone());
     controller.handle(history.to_vec(), Instant::now());
     std::mem::take(controller.kernel())
+}
+
+/// What the kernel holds leaves the mirror nothing to do: its chains have their rules, and no others are there.
+fn assert_kept(controller: &mut Controller<FakeKernel>) {
+    for family in Family::ALL {
+        let table = controller.kernel().read(family).expect("in memory");
+        let mirror = controller.mirror().expect("synced");
+        assert!(mirror.rebase(family, table.as_ref()).is_empty(), "{family}");
+    }
 }
 
 fn assert_same(kept: &FakeKernel, fresh: &FakeKernel) {
@@ -103,6 +111,7 @@ proptest! {
             prop_assert_eq!(reports.borrow().failures, 0, "the kernel refused a transaction");
             all.extend(batch);
             assert_same(controller.kernel(), &from_scratch(&options, &all));
+            assert_kept(&mut controller);
         }
     }
 
@@ -222,6 +231,7 @@ proptest! {
         next.handle(all.clone(), Instant::now());
         prop_assert_eq!(reports.borrow().failures, 0);
         assert_same(next.kernel(), &from_scratch(&options, &all));
+        assert_kept(&mut next);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use portway::diff::Mirror;
 use portway::model::{Event, Family};
 use portway::nftables::{self, NftKernel};
 use portway::ruleset::{ChainId, FakeKernel, Kernel, Rule, Table};
-use support::canonical::{Sets, with_first_names};
+use support::canonical::{Sets, meaning, with_first_names};
 use support::cluster::{any_history, any_options, empty_lists};
 use support::netns::in_netns;
 use support::scenes::{number, sample, side_by_side};
@@ -28,8 +28,7 @@ fn canonical(family: Family, table: &Table) -> (BTreeMap<ChainId, Vec<Rule>>, Se
     let listing = with_first_names(&listing);
     let elements =
         listing.sets.iter().flat_map(|(name, elements)| elements.values().map(|element| (name.set, element)));
-    let sets = Sets::of(elements);
-    (listing.chains.into_iter().collect(), sets)
+    meaning(listing.chains, elements)
 }
 
 #[test]

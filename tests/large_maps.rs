@@ -86,5 +86,15 @@ fn large_maps_are_read_by_key_whether_or_not_the_kernel_counts() {
         let table = stranger.read(FAMILY).expect("read");
         let steps = next.mirror().expect("synced").rebase(FAMILY, table.as_ref());
         assert!(steps.is_empty(), "what the kernel holds is right");
+
+        // Services that have lost some endpoints lead to slots without one.
+        next.handle((0..SERVICES).map(|n| added_slice(slice(n, ENDPOINTS - n % 3))), Instant::now());
+        assert_eq!(reports.borrow().failures, 0);
+        let left: u32 = (0..SERVICES).map(|n| ENDPOINTS - n % 3).sum();
+        for counted in [true, false] {
+            let table = kernel(counted).read(FAMILY).expect("read").expect("there");
+            assert_eq!(table.sets[&SetId::Endpoints].len(), left as usize);
+            assert!(next.mirror().expect("synced").rebase(FAMILY, Some(&table)).is_empty());
+        }
     });
 }

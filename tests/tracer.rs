@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use portway::model::{Family, Protocol};
-use portway::ruleset::{ChainId, PickBy};
+use portway::model::{Endpoint, EndpointSlice, Event, Family, Protocol};
+use portway::ruleset::{ChainId, Pick, PickBy};
 use portway::trace::{End, Host, Packet, Request, StepChain, Trace, trace};
 use support::attempt::{Attempt, Outcome, Outcomes, Until, is_untouched, summary, target};
 use support::live::{Live, forget_clients};
@@ -39,6 +39,8 @@ struct Tally {
     hashed: usize,
     /// By its address and port.
     hashed_with_port: usize,
+    /// In chains with more slots than there are endpoints.
+    retried: usize,
     answered: usize,
     rejected: usize,
     dropped: usize,
@@ -54,6 +56,7 @@ impl Tally {
         self.sticky += other.sticky;
         self.hashed += other.hashed;
         self.hashed_with_port += other.hashed_with_port;
+        self.retried += other.retried;
         self.answered += other.answered;
         self.rejected += other.rejected;
         self.dropped += other.dropped;
@@ -91,7 +94,7 @@ fn tracer_and_kernel_agree() {
     if cases >= CASES {
         let (translated, hashed) =
             ([total.kept, total.masqueraded, total.mixed], [total.hashed, total.hashed_with_port]);
-        let others = [total.sticky, total.answered, total.rejected, total.dropped, total.untouched];
+        let others = [total.sticky, total.retried, total.answered, total.rejected, total.dropped, total.untouched];
         let seen = [&translated[..], &hashed, &others].concat();
         assert!(seen.iter().all(|count| *count >= 5), "the generator has become blind: {total:?}");
     }
@@ -100,6 +103,8 @@ fn tracer_and_kernel_agree() {
 /// Programs a scene and sends its packets.
 fn play(scene: &Scene, failures: &mut Vec<String>) -> Result<Tally> {
     let mut live = Live::build(layout(&scene.options), &scene.options)?;
+    // Services had more endpoints once: some of them keep the chains they had then.
+    live.handle(scene.events.iter().enumerate().map(with_more_endpoints))?;
     live.handle(scene.events.iter().cloned())?;
     let mut tally = Tally::default();
     for wish in &scene.wishes {
@@ -117,6 +122,20 @@ fn play(scene: &Scene, failures: &mut Vec<String>) -> Result<Tally> {
         count(&trace, &mut tally);
     }
     Ok(tally)
+}
+
+/// A slice with an endpoint or two more.
+fn with_more_endpoints((number, event): (usize, &Event)) -> Event {
+    let Event::Slice(slice) = event else { return event.clone() };
+    let mut slice = EndpointSlice::clone(slice);
+    let Some(last) = slice.endpoints.last().cloned() else { return event.clone() };
+    let address = |n: usize| match slice.family {
+        Family::Ipv4 => IpAddr::from([10, 1, 200 + n as u8, number as u8]),
+        Family::Ipv6 => IpAddr::from([0xfd00, 1, 0x200 + n as u16, 0, 0, 0, 0, 1 + number as u16]),
+    };
+    let more: Vec<Endpoint> = (0..=number % 2).map(|n| Endpoint { address: address(n), ..last.clone() }).collect();
+    slice.endpoints.extend(more);
+    Event::Slice(slice.into())
 }
 
 fn ask_tracer(live: &mut Live, errand: &Errand, source_port: Option<u16>) -> Result<Trace> {
@@ -168,6 +187,13 @@ fn count(trace: &Trace, tally: &mut Tally) {
     tally.sticky += usize::from(is_picked(trace, PickBy::Sticky));
     tally.hashed += usize::from(is_picked(trace, PickBy::SourceIp));
     tally.hashed_with_port += usize::from(is_picked(trace, PickBy::SourceIpPort));
+    let slots = trace.steps.iter().filter_map(|step| match step.chain {
+        StepChain::Table(ChainId::Pick(Pick { by: PickBy::Random | PickBy::Sticky, count, .. })) => {
+            Some(count as usize)
+        }
+        _ => None,
+    });
+    tally.retried += usize::from(slots.max().is_some_and(|slots| slots < 1024 && slots > trace.ends.len()));
     let masquerades: BTreeSet<bool> = trace
         .ends
         .iter()

@@ -32,8 +32,18 @@ pub fn service(n: usize) -> Service {
 
 /// The slice of a Service; `generation` changes its first endpoint only.
 pub fn slice(n: usize, endpoints: usize, generation: usize) -> EndpointSlice {
+    resized(n, endpoints, endpoints, generation)
+}
+
+/// The same when the Service has another number of endpoints than at first: all others are as they were.
+pub fn resized(n: usize, at_first: usize, endpoints: usize, generation: usize) -> EndpointSlice {
+    let address_of = |i: usize| match i {
+        0 => address(12, generation % 65_536),
+        i if i < at_first => address(11, n * at_first + i),
+        i => address(13, n * 16 + i - at_first),
+    };
     let endpoint = |i: usize| Endpoint {
-        address: if i == 0 { address(12, generation % 65_536) } else { address(11, n * endpoints + i) },
+        address: address_of(i),
         placement: placement((i + 1) % 50),
         ready: true,
         serving: true,

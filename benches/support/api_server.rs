@@ -50,6 +50,8 @@ pub struct ApiServer {
     lists: Arc<HashMap<&'static str, List>>,
     watchers: Arc<Mutex<HashMap<String, TcpStream>>>,
     version: u64,
+    /// Of each Service, at first.
+    endpoints: usize,
 }
 
 impl ApiServer {
@@ -80,6 +82,7 @@ impl ApiServer {
             lists: Arc::new(lists),
             watchers: Arc::default(),
             version: LIST_VERSION,
+            endpoints,
         };
         let (lists, watchers) = (server.lists.clone(), server.watchers.clone());
         std::thread::spawn(move || {
@@ -104,7 +107,7 @@ impl ApiServer {
     /// Sends a new version of a slice to whoever watches; when, and how many bytes of JSON.
     pub fn change(&mut self, n: usize, endpoints: usize, generation: usize) -> (Instant, usize) {
         self.version += 1;
-        let object = objects::slice(&cluster::slice(n, endpoints, generation), self.version);
+        let object = objects::slice(&cluster::resized(n, self.endpoints, endpoints, generation), self.version);
         let line = line("MODIFIED", &object);
         let chunk = chunk(&line);
         let mut watchers = self.watchers.lock().expect("no panic with it");

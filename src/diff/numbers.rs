@@ -110,7 +110,7 @@ impl ExistingNumbers {
 mod tests {
     use super::*;
     use crate::model::Protocol;
-    use crate::plan::{Action, Class, EndpointSet, FrontendKey, Member, Target};
+    use crate::plan::{Action, Class, EndpointSet, FrontendKey, Member, SpareSlots, Target};
 
     fn sticky(service: &str, port: u16) -> Frontend {
         let target = Target { ip: [10, 0, 0, 1].into(), port: 80 };
@@ -122,6 +122,7 @@ mod tests {
             action: Action::Balance(EndpointSet::Cluster, vec![target]),
             affinity: Some(Affinity { seconds: 60, number: 0 }),
             spread: None,
+            spare: SpareSlots::default(),
             direct: false,
             sources: None,
         }

@@ -17,7 +17,7 @@ use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
 use crate::plan::{
-    Action, Class, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element,
+    Action, Class, Frontend, FrontendKey, Member, ServicePlan, Settings, SpareSlots, Target, compile, endpoint_element,
 };
 use crate::ruleset::{ChainId, EndpointMap, Value, Verdict};
 
@@ -173,7 +173,8 @@ impl FamilyMirror {
     }
 }
 
-/// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has.
+/// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has. So with the chains that
+/// pick one of them, as far as these will do.
 fn place(frontend: &mut Frontend, previous: Option<&Frontend>, existing: Option<&ExistingLayout<'_>>) {
     if frontend.spread.is_some() {
         // Its slots depend on nothing but the endpoints.
@@ -186,7 +187,13 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, existing: Option<
         Action::Balance(_, targets) => vec![targets],
         Action::ExternalLocal { cluster, local } => vec![cluster, local],
     };
+    let mut spare = SpareSlots::default();
     for (map, list) in maps.into_iter().zip(lists) {
+        let pick = match previous {
+            Some(previous) => previous.pick_from(map),
+            None => existing.and_then(|existing| existing.slots.pick(map, &key)),
+        };
+        spare.set(map, pick.map_or(0, |pick| slots::spare(pick, list.len())));
         let old = match previous {
             Some(previous) => {
                 let lists = previous.endpoint_lists();
@@ -198,6 +205,7 @@ fn place(frontend: &mut Frontend, previous: Option<&Frontend>, existing: Option<
             *list = slots::assign(&old, list);
         }
     }
+    frontend.spare = spare;
 }
 
 pub(super) fn replace_members(old: &[Member], new: &[Member], recorder: &mut OpRecorder) {
@@ -255,3 +263,7 @@ fn dynamic_chain(member: &Member) -> Option<ChainId> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "services_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 use foldhash::{HashSet, HashSetExt as _};
 
 use crate::plan::Target;
-use crate::ruleset::{Bytes, EndpointMap, Table};
+use crate::ruleset::{Bytes, ChainId, EndpointMap, Pick, SetId, Table, Value, Verdict};
 
 /// Orders the wanted targets (no duplicates) so that as many as possible stay in the slot they have in `old`.
 pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
@@ -46,6 +46,12 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
     result
 }
 
+/// How many slots the chain of a frontend has without an endpoint, if it keeps it with so many endpoints; 0 when they are too few
+/// for it, or too many.
+pub(super) fn spare(pick: Pick, endpoints: usize) -> u8 {
+    pick.tries().zip(0..).find(|(tried, _)| *tried as usize == endpoints).map_or(0, |(_, spare)| spare)
+}
+
 /// The slots endpoints have in a table read back from the kernel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExistingSlots<'a>(pub(super) &'a Table);
@@ -56,6 +62,14 @@ impl ExistingSlots<'_> {
     pub(super) fn get(self, map: EndpointMap, frontend: &Bytes) -> Vec<Target> {
         let slots = self.0.sets.get(&map.set()).into_iter().flat_map(|elements| elements.slots(frontend));
         slots.map_while(|value| target(&value)).collect()
+    }
+
+    /// The chain that picks one of a frontend's endpoints in a map.
+    pub(super) fn pick(self, map: EndpointMap, frontend: &Bytes) -> Option<Pick> {
+        SetId::LEADS_TO_ENDPOINTS.iter().find_map(|set| match self.0.sets.get(set)?.get(frontend)?.value {
+            Value::Verdict(Verdict::Goto(ChainId::Pick(pick))) if pick.map == map => Some(pick),
+            _ => None,
+        })
     }
 }
 

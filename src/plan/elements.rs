@@ -109,8 +109,8 @@ impl Frontend {
             members.push(Member::verdict(maps.first, key, verdict, comment()));
         }
         if let Action::ExternalLocal { cluster, local } = &self.action {
-            let inside = self.pick(maps.endpoints, cluster);
-            let outside = self.pick(maps.local_endpoints, local);
+            let inside = self.balance(maps.endpoints, cluster);
+            let outside = self.balance(maps.local_endpoints, local);
             members.push(Member::verdict(maps.short_circuit, key, inside, comment()));
             members.push(Member::verdict(maps.external_local, key, outside, comment()));
         }
@@ -146,25 +146,38 @@ impl Frontend {
             Action::Refuse => Verdict::Goto(ChainId::Refuse),
             Action::Drop => Verdict::Drop,
             Action::Relay(_) => Verdict::Return,
-            Action::Balance(_, targets) => self.pick(Maps::of(self).endpoints, targets),
+            Action::Balance(_, targets) => self.balance(Maps::of(self).endpoints, targets),
             Action::ExternalLocal { .. } if self.key.is_node_port() => Verdict::Goto(ChainId::NodeportExternalLocal),
             Action::ExternalLocal { .. } => Verdict::Goto(ChainId::ExternalLocal),
         }
     }
 
-    fn pick(&self, map: EndpointMap, targets: &[Target]) -> Verdict {
+    fn balance(&self, map: EndpointMap, targets: &[Target]) -> Verdict {
+        self.pick(map, targets).map_or(Verdict::Drop, |pick| Verdict::Goto(ChainId::Pick(pick)))
+    }
+
+    /// The chain that picks one of the endpoints in a map; `None` where there are none.
+    pub fn pick_from(&self, map: EndpointMap) -> Option<Pick> {
+        let lists = self.endpoint_lists().into_iter();
+        lists.filter(|(of, ..)| *of == map).find_map(|(.., targets)| self.pick(map, targets))
+    }
+
+    fn pick(&self, map: EndpointMap, targets: &[Target]) -> Option<Pick> {
         if targets.is_empty() {
-            return Verdict::Drop;
+            return None;
         }
         let balance = self.spread.as_ref().map_or(Balance::Random, |spread| spread.balance_of(targets));
-        let count = self.spread.as_ref().map_or(targets.len() as u32, |spread| spread.slot_count(targets));
+        let count = match &self.spread {
+            Some(spread) => spread.slot_count(targets),
+            None => targets.len() as u32 + u32::from(self.spare.get(map)),
+        };
         let by = match balance {
             Balance::SourceIp => PickBy::SourceIp,
             Balance::SourceIpPort => PickBy::SourceIpPort,
             Balance::Random if self.affinity.is_some() => PickBy::Sticky,
             Balance::Random => PickBy::Random,
         };
-        Verdict::Goto(ChainId::Pick(Pick { map, by, count }))
+        Some(Pick { map, by, count })
     }
 
     /// The chain that remembers clients, if any, with or without what masquerades them behind it.

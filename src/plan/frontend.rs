@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{SourceRange, Spread, Target};
 use crate::model::{Balance, ObjectKey, Protocol};
-use crate::ruleset::{Bytes, hashed_slot};
+use crate::ruleset::{Bytes, EndpointMap, hashed_slot};
 
 /// What identifies a frontend within a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -172,6 +172,28 @@ impl Affinity {
     }
 }
 
+/// How many slots more than there are endpoints the chains of a frontend choose from ([`crate::ruleset::Pick`]). `diff` chooses
+/// them so that verdicts stay; none until then, and none where slots are not taken at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SpareSlots {
+    /// In the map for everybody, or for pods and this node when a policy is Local.
+    all: u8,
+    /// In the map for outside clients when external policy is Local.
+    local: u8,
+}
+
+impl SpareSlots {
+    /// Those in a map of the frontend's kind.
+    pub fn get(self, map: EndpointMap) -> u8 {
+        if map.is_local() { self.local } else { self.all }
+    }
+
+    /// Has so many in a map.
+    pub fn set(&mut self, map: EndpointMap, spare: u8) {
+        *(if map.is_local() { &mut self.local } else { &mut self.all }) = spare;
+    }
+}
+
 /// Name and protocol: what tells the ports of a Service apart.
 pub type PortKey = (Arc<str>, Protocol);
 
@@ -192,6 +214,8 @@ pub struct Frontend {
     pub affinity: Option<Affinity>,
     /// Where endpoints do not have a slot each, taken at random.
     pub spread: Option<Box<Spread>>,
+    /// Slots of its chains that no endpoint has.
+    pub spare: SpareSlots,
     /// Other nodes may hand its connections on to this one, and this one to others: those to endpoints on this node keep the
     /// client's address.
     pub direct: bool,

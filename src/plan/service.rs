@@ -10,7 +10,7 @@ use super::label::label;
 use super::sources::AllowedSources;
 use super::{
     Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings,
-    SourceRange, Spread, Target, Topology, candidates, select,
+    SourceRange, SpareSlots, Spread, Target, Topology, candidates, select,
 };
 use crate::model::{Balance, EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 
@@ -299,7 +299,8 @@ impl<'a> ServiceFrontends<'a> {
             let (port, label, affinity) = (port.name.clone(), label.clone(), self.affinity());
             let spread = spread.cloned().map(Box::new);
             let direct = self.is_direct(class, &action, selection, spread.as_deref());
-            out.push(Frontend { key, class, port, label, action, affinity, spread, direct, sources });
+            let spare = SpareSlots::default();
+            out.push(Frontend { key, class, port, label, action, affinity, spread, spare, direct, sources });
         };
         let at = |ip| FrontendKey::Address { ip, protocol: port.protocol, port: port.port };
         push(at(cluster_ip), Class::ClusterIp, self.internal_action(selection), None);

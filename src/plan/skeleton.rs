@@ -163,20 +163,23 @@ fn external_local(settings: &FamilySettings, key: &[Field], inside: SetId, outsi
 
 fn pick_one(pick: Pick) -> Vec<Rule> {
     let frontend = if pick.map.is_nodeport() { NODEPORT } else { FRONTEND };
-    let mut key = frontend.to_vec();
-    key.push(match pick.by {
-        PickBy::Random | PickBy::Sticky => Field::RandomSlot(pick.count),
-        PickBy::SourceIp => Field::HashedSlot { with_port: false, modulus: pick.count },
-        PickBy::SourceIpPort => Field::HashedSlot { with_port: true, modulus: pick.count },
-    });
-    let choose = vec![Term::Translate { key, map: pick.map.set().into() }];
-    // The endpoint is not in the map yet, while a table that was deleted is loaded anew: the client asks again.
-    let not_yet = vec![Term::Verdict(Verdict::Drop)];
-    if pick.by != PickBy::Sticky {
-        return vec![choose, not_yet];
+    let mut rules = Vec::with_capacity(5);
+    if pick.by == PickBy::Sticky {
+        let record = Term::Translate { key: RECORD.to_vec(), map: SetId::Affinity.into() };
+        rules.push(vec![whose_records(frontend, pick.map), record]);
     }
-    let record = Term::Translate { key: RECORD.to_vec(), map: SetId::Affinity.into() };
-    vec![vec![whose_records(frontend, pick.map), record], choose, not_yet]
+    // Where no endpoint has the slot the rule ends, and the next one tries.
+    rules.extend(pick.tries().map(|modulus| {
+        let slot = match pick.by {
+            PickBy::Random | PickBy::Sticky => Field::RandomSlot(modulus),
+            PickBy::SourceIp => Field::HashedSlot { with_port: false, modulus },
+            PickBy::SourceIpPort => Field::HashedSlot { with_port: true, modulus },
+        };
+        vec![Term::Translate { key: [frontend, &[slot]].concat(), map: pick.map.set().into() }]
+    }));
+    // The endpoint is not in the map yet, while a table that was deleted is loaded anew: the client asks again.
+    rules.push(vec![Term::Verdict(Verdict::Drop)]);
+    rules
 }
 
 /// Runs after translation and before any masquerade statement: the source is still the client's.

@@ -49,3 +49,40 @@ fn every_rule_of_ours_comes_back() {
         }
     }
 }
+
+/// Of so many packets, how many a chain sends to each of the endpoints in the first slots, and how many to none.
+fn shares(rules: &[Rule], endpoints: u32, packets: u64) -> (Vec<u64>, u64) {
+    let (mut shares, mut open) = (vec![0; endpoints as usize], packets);
+    for rule in rules {
+        let [Term::Translate { key, .. }] = rule.as_slice() else { continue };
+        let Some(Field::RandomSlot(modulus)) = key.last() else { continue };
+        let of_each = open / u64::from(*modulus);
+        assert_eq!(of_each * u64::from(*modulus), open, "packets can be divided");
+        for share in shares.iter_mut().take(*modulus as usize) {
+            *share += of_each;
+            open -= of_each;
+        }
+    }
+    (shares, open)
+}
+
+#[test]
+fn with_one_or_two_endpoints_fewer_each_is_found_as_often_and_no_packet_finds_none() {
+    for (count, by) in (1..=40).flat_map(|count| [(count, PickBy::Random), (count, PickBy::Sticky)]) {
+        let pick = Pick { map: EndpointMap::Address, by, count };
+        let rules = pick_one(pick);
+        for endpoints in pick.fewest()..=count {
+            let packets = (1..=count).rev().take(3).map(u64::from).product::<u64>() * u64::from(endpoints);
+            let (each, none) = shares(&rules, endpoints, packets);
+            assert_eq!((each, none), (vec![packets / u64::from(endpoints); endpoints as usize], 0), "{pick:?}");
+        }
+        // The first rule finds one where all slots have endpoints: packets pay for no second one.
+        let first = rules.iter().find(|rule| matches!(rule.as_slice(), [Term::Translate { key, .. }] if key.last() == Some(&Field::RandomSlot(count))));
+        assert_eq!(shares(&[first.expect("a rule").clone()], count, u64::from(count)).1, 0);
+        assert_eq!(pick.fewest(), count.saturating_sub(2).max(1));
+        assert_eq!(rules.last(), Some(&vec![Term::Verdict(Verdict::Drop)]));
+    }
+    for by in [PickBy::SourceIp, PickBy::SourceIpPort] {
+        assert_eq!(pick_one(Pick { map: EndpointMap::Address, by, count: 1024 }).len(), 2, "one slot is the client's");
+    }
+}

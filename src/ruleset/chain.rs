@@ -38,6 +38,11 @@ impl EndpointMap {
         matches!(self, EndpointMap::Nodeport | EndpointMap::NodeportLocal)
     }
 
+    /// Of endpoints for outside clients, when external policy is Local.
+    pub fn is_local(self) -> bool {
+        matches!(self, EndpointMap::AddressLocal | EndpointMap::NodeportLocal)
+    }
+
     /// The map that says whose affinity records count for a frontend that takes endpoints from here.
     pub fn affinity_ids(self) -> SetId {
         match self {
@@ -59,6 +64,10 @@ impl EndpointMap {
 }
 
 /// A chain that picks one of N slots; shared by all frontends with N slots.
+///
+/// At random it tries a slot of N, then one of N - 1, then one of N - 2, until an endpoint has it. With any of these numbers
+/// of endpoints, in the first slots, each is found with the same probability. So a frontend that gets an endpoint or two fewer,
+/// or gets them back, keeps its verdict: a new one has the kernel validate the whole table (benches/README.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pick {
     /// Where the endpoints are.
@@ -67,6 +76,25 @@ pub struct Pick {
     pub by: PickBy,
     /// Number of slots, at least 1.
     pub count: u32,
+}
+
+impl Pick {
+    /// So many slots of a chain that chooses at random may have no endpoint.
+    const SPARE_MAX: u32 = 2;
+
+    /// The fewest slots that have to have endpoints.
+    pub fn fewest(self) -> u32 {
+        match self.by {
+            PickBy::Random | PickBy::Sticky => self.count.saturating_sub(Self::SPARE_MAX).max(1),
+            // Which slot an endpoint has is a matter of the hash.
+            PickBy::SourceIp | PickBy::SourceIpPort => self.count,
+        }
+    }
+
+    /// How many slots there are to choose from at each try.
+    pub fn tries(self) -> impl Iterator<Item = u32> {
+        (self.fewest()..=self.count).rev()
+    }
 }
 
 /// How a `pick` chain chooses.

@@ -191,6 +191,18 @@ impl SetId {
         SetId::NodeportAllowedSources,
     ];
 
+    /// The verdict maps that lead to chains which pick an endpoint, those with most elements first.
+    pub const LEADS_TO_ENDPOINTS: [SetId; 8] = [
+        SetId::Services,
+        SetId::Nodeports,
+        SetId::ShortCircuit,
+        SetId::ExternalLocal,
+        SetId::NodeportShortCircuit,
+        SetId::NodeportExternalLocal,
+        SetId::AllowedServices,
+        SetId::NodeportAllowedServices,
+    ];
+
     /// Whether a table has it only while a chain of the table names it. All others are always there.
     pub fn is_optional(self) -> bool {
         use SetId::{Gone, NodeportAllowedServices, NodeportAllowedSources, Pingable, Unpingable};

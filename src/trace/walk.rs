@@ -25,14 +25,41 @@ enum Outcome {
     Next,
     /// Back to the calling chain.
     Return,
-    /// It ends here: the ends with their shares of the whole, and the share that goes on with the next rule.
-    Translated(Vec<(Target, f64)>, f64),
+    /// A part of such packets has an endpoint.
+    Translated(Shares),
     /// An echo request, to this node.
     Answered,
     Reset,
     Rejected,
     Dropped,
     Masqueraded,
+}
+
+/// Endpoints that packets are sent to, each with its share of them.
+struct Shares {
+    targets: Vec<(Target, f64)>,
+    /// The share that has no endpoint.
+    rest: f64,
+    /// What happens with these, if not the next rule decides it.
+    end_of_rest: Option<End>,
+}
+
+impl Shares {
+    /// Has the rest take part in what another rule did with it.
+    fn divide_rest(&mut self, of_rest: Shares) {
+        for (target, share) in of_rest.targets {
+            self.add(target, share * self.rest);
+        }
+        self.rest *= of_rest.rest;
+        self.end_of_rest = of_rest.end_of_rest;
+    }
+
+    fn add(&mut self, target: Target, share: f64) {
+        match self.targets.iter_mut().find(|(known, _)| *known == target) {
+            Some((_, sum)) => *sum += share,
+            None => self.targets.push((target, share)),
+        }
+    }
 }
 
 /// The slots that are left to the ordinary path.
@@ -81,16 +108,16 @@ impl<'a> Walk<'a> {
             Outcome::Reset => self.end(End::Reset, 1.0),
             Outcome::Rejected => self.end(End::Rejected, 1.0),
             Outcome::Dropped => self.end(End::Dropped, 1.0),
-            Outcome::Translated(targets, rest) => {
-                for (target, share) in targets {
+            Outcome::Translated(shares) => {
+                for (target, share) in shares.targets {
                     let end = match self.is_reset(from_host, &state, target) {
                         true => End::Reset,
                         false => End::Translated { target, masquerade: self.leave(from_host, &state, target) },
                     };
                     self.end(end, share);
                 }
-                // A share that found no endpoint passes untouched; a sound table has none.
-                self.end(End::Untouched, rest);
+                // A sound table has no rest.
+                self.end(shares.end_of_rest.unwrap_or(End::Untouched), shares.rest);
             }
             Outcome::Next | Outcome::Return | Outcome::Masqueraded => self.end(End::Untouched, 1.0),
         }
@@ -125,22 +152,24 @@ impl<'a> Walk<'a> {
 
     fn chain(&mut self, chain: ChainId, state: &PacketState) -> Outcome {
         let Some(rules) = self.listing.rules(chain) else { return Outcome::Next };
-        let (mut found, mut open) = (Vec::new(), 1.0);
+        let mut shares = Shares { targets: Vec::new(), rest: 1.0, end_of_rest: None };
         for rule in rules {
             match self.rule(chain, rule, state) {
                 Outcome::Next => {}
                 Outcome::Return => break,
-                Outcome::Translated(targets, rest) => {
-                    found.extend(targets.into_iter().map(|(target, share)| (target, share * open)));
-                    open *= rest;
-                    if open <= f64::EPSILON {
-                        break;
-                    }
-                }
-                end => return end,
+                Outcome::Translated(of_rest) => shares.divide_rest(of_rest),
+                outcome if shares.targets.is_empty() => return outcome,
+                Outcome::Answered => shares.end_of_rest = Some(End::Answered),
+                Outcome::Reset => shares.end_of_rest = Some(End::Reset),
+                Outcome::Rejected => shares.end_of_rest = Some(End::Rejected),
+                Outcome::Dropped => shares.end_of_rest = Some(End::Dropped),
+                Outcome::Masqueraded => shares.end_of_rest = Some(End::Untouched),
+            }
+            if shares.rest <= f64::EPSILON || shares.end_of_rest.is_some() {
+                break;
             }
         }
-        if found.is_empty() { Outcome::Next } else { Outcome::Translated(found, open) }
+        if shares.targets.is_empty() { Outcome::Next } else { Outcome::Translated(shares) }
     }
 
     fn rule(&mut self, chain: ChainId, rule: &Rule, state: &PacketState) -> Outcome {
@@ -247,7 +276,8 @@ impl<'a> Walk<'a> {
     fn translate(&mut self, chain: ChainId, rule: &Rule, key: &[Field], map: SetName, state: &PacketState) -> Outcome {
         let slots = self.slots(key, state);
         let count = slots.len() as f64;
-        let (mut targets, mut missing) = (Vec::<(Target, f64)>::new(), slots.len());
+        let mut shares = Shares { targets: Vec::new(), rest: 0.0, end_of_rest: None };
+        let mut missing = slots.len();
         for slot in slots {
             let Some((set, element)) = self.find(map, key, slot, state) else { continue };
             let Value::Data(data) = element.value else { continue };
@@ -256,18 +286,16 @@ impl<'a> Walk<'a> {
             missing -= 1;
             let target = Target { ip, port };
             // Of an endpoint with several slots the first stands for all.
-            match targets.iter_mut().find(|(known, _)| *known == target) {
-                Some((_, share)) => *share += 1.0 / count,
-                None => {
-                    targets.push((target, 1.0 / count));
-                    self.step(chain, rule, Some((set, element)));
-                }
+            if shares.targets.iter().all(|(known, _)| *known != target) {
+                self.step(chain, rule, Some((set, element)));
             }
+            shares.add(target, 1.0 / count);
         }
-        if targets.is_empty() {
+        if shares.targets.is_empty() {
             return Outcome::Next;
         }
-        Outcome::Translated(targets, missing as f64 / count)
+        shares.rest = missing as f64 / count;
+        Outcome::Translated(shares)
     }
 
     /// The slots a key can have for this packet, equally likely.
@@ -309,8 +337,14 @@ impl<'a> Walk<'a> {
 
     fn step(&mut self, chain: ChainId, rule: &Rule, element: Option<(SetId, Element)>) {
         let family = self.listing.family;
-        let element = element.map(|(set, element)| element_text(family, set, &element));
-        let step = TraceStep { chain: StepChain::Table(chain), rule: rule_text(family, rule), element };
+        let chain = StepChain::Table(chain);
+        let is_new = |text: &String| {
+            let mut steps = self.trace.steps.iter();
+            !steps.any(|step| step.chain == chain && step.element.as_ref() == Some(text))
+        };
+        // Rules that try one after the other find the same endpoints.
+        let element = element.map(|(set, element)| element_text(family, set, &element)).filter(is_new);
+        let step = TraceStep { chain, rule: rule_text(family, rule), element };
         if !self.trace.steps.contains(&step) {
             self.trace.steps.push(step);
         }

@@ -8,7 +8,7 @@ use portway::controller::Controller;
 use portway::model::{Event, Family};
 use portway::ruleset::{ChainId, Element, FakeKernel, Listing, Rule, SetId, SetName, Term, Value, Verdict};
 
-use support::canonical::{Sets, with_first_names};
+use support::canonical::{Sets, meaning, with_first_names};
 
 /// What packets meet: chains that can be reached, and elements of sets that rules use, but for the records that packets write.
 /// `None` before there are hooks.
@@ -44,8 +44,8 @@ fn in_force(listing: &Listing) -> InForce {
             }));
         }
     }
-    let chains = listing.chains.iter().filter(|(chain, _)| reached.contains(chain)).cloned().collect();
-    Some((chains, Sets::of(elements())))
+    let chains = listing.chains.iter().filter(|(chain, _)| reached.contains(chain)).cloned();
+    Some(meaning(chains, elements()))
 }
 
 fn target(element: &Element) -> Option<ChainId> {

@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use super::probes::serve;
 use super::services::{self, PODS};
 use support::api_double::ApiDouble;
-use support::canonical::Sets;
+use support::canonical::{self, Sets};
 use support::netns::{Namespace, ip_batch, set_sysctls};
 use support::wire::wait_until_running;
 
@@ -231,8 +231,8 @@ type Meaning = (BTreeMap<ChainId, Vec<Vec<Expr>>>, Sets, Vec<String>);
 fn meaning(mut table: Table) -> Meaning {
     table.sets.remove(&SetId::Affinity);
     let elements = table.sets.iter().flat_map(|(set, elements)| elements.values().map(|element| (*set, element)));
-    let sets = Sets::of(elements);
-    (table.chains, sets, table.foreign.iter().map(ToString::to_string).collect())
+    let (chains, sets) = canonical::meaning(table.chains, elements);
+    (chains, sets, table.foreign.iter().map(ToString::to_string).collect())
 }
 
 fn local_addresses() -> BTreeSet<IpAddr> {

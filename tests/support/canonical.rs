@@ -1,11 +1,13 @@
-//! A table with what is free to choose forgotten: the slots of endpoints, the numbers of Service ports with affinity, and
-//! which of two names a map goes by.
+//! A table with what is free to choose forgotten: the slots of endpoints, which of the chains that will do picks one, the numbers
+//! of Service ports with affinity, and which of two names a map goes by.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use portway::plan::Affinity;
-use portway::ruleset::{Bytes, Element, EndpointMap, Listing, Names, SetId, SetName, Term, Value};
+use portway::ruleset::{
+    Bytes, ChainId, Element, EndpointMap, Listing, Names, Pick, PickBy, SetId, SetName, Term, Value, Verdict,
+};
 
 /// A table with all sets under their first names. Maps that no rule uses beside one that rules do are left out.
 pub fn with_first_names(listing: &Listing) -> Listing {
@@ -23,11 +25,28 @@ pub fn with_first_names(listing: &Listing) -> Listing {
     listing
 }
 
+/// What the chains and the elements of a table mean. A chain that picks an endpoint at random is left out if a verdict leads
+/// there, and the verdict names the one made for as many slots as have endpoints, if the chain allows for so many.
+pub fn meaning<R, E: Borrow<Element>>(
+    chains: impl IntoIterator<Item = (ChainId, R)>,
+    elements: impl IntoIterator<Item = (SetId, E)>,
+) -> (BTreeMap<ChainId, R>, Sets) {
+    let elements: Vec<(SetId, E)> = elements.into_iter().collect();
+    let used: HashSet<ChainId> = elements.iter().filter_map(|(_, element)| random_pick(element.borrow())).collect();
+    let chains = chains.into_iter().filter(|(chain, _)| !used.contains(chain)).collect();
+    (chains, Sets::of(elements))
+}
+
+fn random_pick(element: &Element) -> Option<ChainId> {
+    let Value::Verdict(Verdict::Goto(chain)) = element.value else { return None };
+    matches!(chain, ChainId::Pick(Pick { by: PickBy::Random | PickBy::Sticky, .. })).then_some(chain)
+}
+
 /// The sets of a table, in a form in which tables that mean the same are equal.
 #[derive(Debug, PartialEq)]
 pub struct Sets {
     /// Elements that leave no choice.
-    plain: BTreeMap<SetId, BTreeMap<Bytes, String>>,
+    plain: BTreeMap<SetId, BTreeMap<Bytes, Element>>,
     /// The slots and the endpoints of each frontend.
     endpoints: BTreeMap<(SetId, Bytes), (BTreeSet<u32>, BTreeSet<String>)>,
     /// Frontends that share a number, each with its endpoint set and comment.
@@ -36,7 +55,7 @@ pub struct Sets {
 
 impl Sets {
     /// Takes the elements of all sets.
-    pub fn of<E: Borrow<Element>>(elements: impl IntoIterator<Item = (SetId, E)>) -> Self {
+    fn of<E: Borrow<Element>>(elements: impl IntoIterator<Item = (SetId, E)>) -> Self {
         let (slots, ids) = (EndpointMap::ALL.map(EndpointMap::set), EndpointMap::ALL.map(EndpointMap::affinity_ids));
         let (mut plain, mut endpoints) =
             (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::<_, (BTreeSet<_>, BTreeSet<_>)>::new());
@@ -57,7 +76,14 @@ impl Sets {
                 let comment = format!("{:?}", element.comment);
                 sticky.entry(number).or_default().insert((set, key, id % 2, comment));
             } else {
-                plain.entry(set).or_default().insert(key, format!("{element:?}"));
+                plain.entry(set).or_default().insert(key, element.clone());
+            }
+        }
+        for element in plain.values_mut().flat_map(BTreeMap::values_mut) {
+            let Some(ChainId::Pick(pick)) = random_pick(element) else { continue };
+            let count = endpoints.get(&(pick.map.set(), element.key)).map_or(0, |(slots, _)| slots.len() as u32);
+            if (pick.fewest()..=pick.count).contains(&count) {
+                element.value = Value::Verdict(Verdict::Goto(ChainId::Pick(Pick { count, ..pick })));
             }
         }
         // What different numbers stand for differs: no two have a frontend in common.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::model::Family;
 use crate::nftables::connection::{Connection, RequestError};
 use crate::nftables::elements::{self, ElementReader};
-use crate::ruleset::{Bytes, ChainId, Element, Elements, EndpointMap, SetName, Table, Value, Verdict};
+use crate::ruleset::{Bytes, ChainId, Element, Elements, EndpointMap, Pick, SetName, Table, Value, Verdict};
 use crate::wire::abi::{self, elem};
 use crate::wire::attr;
 use crate::wire::expr;
@@ -36,8 +36,9 @@ pub(super) fn endpoints(
     count: Option<u32>,
 ) -> Option<Elements> {
     let wanted = endpoint_keys(table, set).count();
-    // Those that are missing are asked for one by one, and a map that lacks many is listed sooner.
-    let is_likely = |count: u32| (wanted - wanted / 16..=wanted).contains(&(count as usize));
+    let certain = picks(table, set).map(|(_, pick)| pick.fewest() as usize).sum::<usize>();
+    // Each that is missing takes a request more, and a map that lacks many is listed sooner.
+    let is_likely = |count: u32| (certain - certain / 16..=wanted).contains(&(count as usize));
     if wanted < FEWEST || !count.is_none_or(is_likely) {
         return None;
     }
@@ -103,22 +104,29 @@ fn by_keys(
     keys: impl Iterator<Item = Bytes>,
 ) -> Result<Elements, RequestError> {
     let (mut reader, mut missed) = (ElementReader::new(family, set.set), BTreeSet::new());
-    let mut keys = keys.peekable();
-    while keys.peek().is_some() {
-        let some: Vec<Bytes> = keys.by_ref().take(KEYS).collect();
-        let mut foreign = false;
+    let mut keys = keys.fuse();
+    let mut some: Vec<Bytes> = keys.by_ref().take(KEYS).collect();
+    while !some.is_empty() {
+        let (mut answered, mut foreign) = (0, false);
         let asked = connection.get_many(
             abi::msg::GETSETELEM,
             expr::nfproto(family),
             |buf| put_keys(buf, name, set, &some),
-            |message| foreign |= reader.message(&message.attrs).is_err(),
+            |message| {
+                answered += 1;
+                foreign |= reader.message(&message.attrs).is_err();
+            },
         );
-        match asked {
-            Ok(()) if !foreign => {}
-            // One of them is not there, or not as Portway writes it.
-            Ok(()) | Err(RequestError::Errno(libc::ENOENT)) => missed.extend(some),
+        let done = match asked {
+            Ok(()) => some.len(),
+            // The one behind those that were answered is not there, and ends the answer.
+            Err(RequestError::Errno(libc::ENOENT)) => some.len().min(answered + 1),
             Err(error) => return Err(error),
-        }
+        };
+        let done = some.drain(..done);
+        // Some of them are not as Portway writes them.
+        missed.extend(done.filter(|_| foreign));
+        some.extend(keys.by_ref().take(KEYS - some.len()));
     }
     let mut all = reader.finish();
     missed.retain(|key| !all.contains_key(key));
@@ -128,21 +136,17 @@ fn by_keys(
     Ok(all)
 }
 
-/// The keys that a map of endpoints has according to the verdicts; none for others.
+/// The keys that a map of endpoints has according to the verdicts, if all slots have endpoints; none for others.
 pub(super) fn endpoint_keys(table: &Table, set: SetName) -> impl Iterator<Item = Bytes> {
-    endpoint_map(set).into_iter().flat_map(|map| keys(table, map))
+    picks(table, set).flat_map(|(frontend, pick)| (0..pick.count).map(move |slot| frontend.u32_host(slot)))
 }
 
-fn endpoint_map(set: SetName) -> Option<EndpointMap> {
-    EndpointMap::ALL.into_iter().find(|map| map.set() == set.set)
-}
-
-/// The keys that verdicts lead to.
-fn keys(table: &Table, map: EndpointMap) -> impl Iterator<Item = Bytes> {
-    let elements = table.sets.values().flat_map(|elements| elements.values());
-    let picks = elements.filter_map(move |element| match element.value {
-        Value::Verdict(Verdict::Goto(ChainId::Pick(pick))) if pick.map == map => Some((element.key, pick.count)),
+/// The chains that pick an endpoint of a map, each with a frontend that verdicts lead there.
+fn picks(table: &Table, set: SetName) -> impl Iterator<Item = (Bytes, Pick)> {
+    let map = EndpointMap::ALL.into_iter().find(|map| map.set() == set.set);
+    let sets = map.into_iter().flat_map(|_| table.sets.values());
+    sets.flat_map(|elements| elements.values()).filter_map(move |element| match element.value {
+        Value::Verdict(Verdict::Goto(ChainId::Pick(pick))) if Some(pick.map) == map => Some((element.key, pick)),
         _ => None,
-    });
-    picks.flat_map(|(frontend, count)| (0..count).map(move |slot| frontend.u32_host(slot)))
+    })
 }
