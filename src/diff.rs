@@ -22,6 +22,7 @@ mod mirror;
 mod numbers;
 mod owners;
 mod part;
+mod place;
 mod predecessors;
 mod rebase;
 mod recorder;

@@ -12,13 +12,10 @@ use super::mirror::FamilyMirror;
 use super::recorder::OpRecorder;
 use super::service_state::ServiceState;
 use super::shared::SharedElement;
-use super::slots;
 use super::successors::Owner;
 use super::{ExistingLayout, Objection, StaleAffinity};
 use crate::model::{Model, ObjectKey};
-use crate::plan::{
-    Action, Class, Frontend, FrontendKey, Member, ServicePlan, Settings, SpareSlots, Target, compile, endpoint_element,
-};
+use crate::plan::{Class, Frontend, FrontendKey, Member, ServicePlan, Settings, Target, compile, endpoint_element};
 use crate::ruleset::{ChainId, EndpointMap, Value, Verdict};
 
 /// What comes of bringing Services of a family up to date, besides elements.
@@ -143,7 +140,7 @@ impl FamilyMirror {
         self.numbers.assign(&old.frontends, &mut state.frontends, existing.map(|existing| &existing.numbers));
         for frontend in &mut state.frontends {
             let previous = old_frontends.remove(&frontend.key);
-            place(frontend, previous, existing);
+            self.place(frontend, previous, existing);
             if previous != Some(frontend) {
                 self.replace_frontend(previous, Some(frontend), recorder);
             }
@@ -171,41 +168,6 @@ impl FamilyMirror {
         replace_members(&old_members, &new_members, recorder);
         replace_endpoints(old, new, recorder);
     }
-}
-
-/// Puts the targets of a new frontend into slots: those of its predecessor, or those the kernel has. So with the chains that
-/// pick one of them, as far as these will do.
-fn place(frontend: &mut Frontend, previous: Option<&Frontend>, existing: Option<&ExistingLayout<'_>>) {
-    if frontend.spread.is_some() {
-        // Its slots depend on nothing but the endpoints.
-        return;
-    }
-    let key = frontend.key.bytes();
-    let maps: Vec<_> = frontend.endpoint_lists().into_iter().map(|(map, ..)| map).collect();
-    let lists: Vec<&mut Vec<Target>> = match &mut frontend.action {
-        Action::Refuse | Action::Drop | Action::Relay(_) => Vec::new(),
-        Action::Balance(_, targets) => vec![targets],
-        Action::ExternalLocal { cluster, local } => vec![cluster, local],
-    };
-    let mut spare = SpareSlots::default();
-    for (map, list) in maps.into_iter().zip(lists) {
-        let pick = match previous {
-            Some(previous) => previous.pick_from(map),
-            None => existing.and_then(|existing| existing.slots.pick(map, &key)),
-        };
-        spare.set(map, pick.map_or(0, |pick| slots::spare(pick, list.len())));
-        let old = match previous {
-            Some(previous) => {
-                let lists = previous.endpoint_lists();
-                lists.into_iter().find(|(m, ..)| *m == map).map(|(.., list)| Cow::Borrowed(list))
-            }
-            None => existing.map(|existing| Cow::Owned(existing.slots.get(map, &key))),
-        };
-        if let Some(old) = old.filter(|old| !old.is_empty()) {
-            *list = slots::assign(&old, list);
-        }
-    }
-    frontend.spare = spare;
 }
 
 pub(super) fn replace_members(old: &[Member], new: &[Member], recorder: &mut OpRecorder) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::config::Options;
 use crate::diff::change::leads_to_chains;
-use crate::diff::{Mirror, Steps};
+use crate::diff::{Mirror, Steps, slots};
 use crate::model::{Balance, Event, Family, Protocol, Service, ServiceOptions, ServicePort, ServiceType};
 use crate::ruleset::{EndpointMap, FakeKernel, Kernel as _, Listing, Op, Pick, PickBy, SetId, Table, Transaction};
 use crate::testing::{self, added, added_node, added_slice, all_listed, endpoint, ip, service_port};
@@ -170,8 +170,8 @@ fn slots_of_a_hash_are_as_many_as_there_are() {
     assert_eq!(it.counts(), BTreeSet::from([(EndpointMap::Address, 1)]));
     let pick = |by| Pick { map: EndpointMap::Address, by, count: 5 };
     let spare = |by| [2, 3, 4, 5, 6].map(|endpoints| slots::spare(pick(by), endpoints));
-    assert_eq!(spare(PickBy::Sticky), [0, 2, 1, 0, 0]);
-    assert_eq!(spare(PickBy::SourceIpPort), [0; 5]);
+    assert_eq!(spare(PickBy::Sticky), [None, Some(2), Some(1), Some(0), None]);
+    assert_eq!(spare(PickBy::SourceIpPort), [None, None, None, Some(0), None]);
 }
 
 #[test]
@@ -220,5 +220,30 @@ fn chains_of_the_version_before_get_their_rules_in_one_transaction() {
         let picks = |op: &Op| matches!(op, Op::FlushChain(ChainId::Pick(_)) | Op::AddRule(ChainId::Pick(_), _));
         assert!(!ops.is_empty() && ops.iter().all(picks), "{ops:#?}");
         assert_eq!(it.table().chains, wanted);
+    }
+}
+
+#[test]
+fn in_a_large_map_a_chain_that_is_there_will_do() {
+    let many = |n: u8| {
+        let endpoints = (0..1_000_u16).map(|e| endpoint([10, 2, (e >> 8) as u8, e as u8].into(), "there")).collect();
+        let name = format!("many-{n}");
+        let slice = crate::model::EndpointSlice { endpoints, ..testing::slice(&name, "", &["10.2.0.0"]) };
+        [added(testing::service(&name, &format!("10.97.0.{n}"))), added_slice(slice)]
+    };
+    let of = |name: &str, ip: &str, endpoints: u8| {
+        let endpoints = (0..endpoints).map(|n| endpoint([10, 1, 0, n].into(), "there")).collect();
+        let slice = crate::model::EndpointSlice { endpoints, ..testing::slice(name, "", &["10.1.0.0"]) };
+        [added(testing::service(name, ip)), added_slice(slice)]
+    };
+    let makes_chains = |ops: &[Op]| ops.iter().any(|op| matches!(op, Op::AddChain(_)));
+    for (number, is_made) in [(40, true), (60, false)] {
+        let mut this =
+            Loop::start((0..number).flat_map(many).chain(of("a", "10.96.0.1", 8)).chain(of("b", "10.96.0.2", 5)));
+        let picks = this.counts();
+        assert_eq!(picks, [5, 8, 1_000].map(|count| (EndpointMap::Address, count)).into(), "a load has exact ones");
+        assert_eq!(makes_chains(&this.sync(of("a", "10.96.0.1", 4))), is_made, "one of 8 fits 6 to 8 endpoints");
+        assert_eq!(makes_chains(&this.sync(of("c", "10.96.0.3", 3))), is_made, "one of 5 fits 3 endpoints");
+        assert!(makes_chains(&this.sync(of("c", "10.96.0.3", 6))), "none fits");
     }
 }

@@ -46,10 +46,10 @@ pub(super) fn assign(old: &[Target], wanted: &[Target]) -> Vec<Target> {
     result
 }
 
-/// How many slots the chain of a frontend has without an endpoint, if it keeps it with so many endpoints; 0 when they are too few
-/// for it, or too many.
-pub(super) fn spare(pick: Pick, endpoints: usize) -> u8 {
-    pick.tries().zip(0..).find(|(tried, _)| *tried as usize == endpoints).map_or(0, |(_, spare)| spare)
+/// How many slots the chain of a frontend has without an endpoint, if it keeps it with so many endpoints; `None` when they are
+/// too few for it, or too many.
+pub(super) fn spare(pick: Pick, endpoints: usize) -> Option<u8> {
+    pick.tries().zip(0..).find(|(tried, _)| *tried as usize == endpoints).map(|(_, spare)| spare)
 }
 
 /// The slots endpoints have in a table read back from the kernel.
