@@ -36,6 +36,14 @@ fn padded_len(family: Family, fields: &[FieldType]) -> u32 {
     fields.iter().map(|field| field.padded_len(family)).sum::<usize>() as u32
 }
 
+/// The most fields the kernel divides a key into.
+const MAX_PARTS: usize = 16;
+
+/// Lengths of fields with zeros behind them.
+pub(super) fn padded(parts: &[u8]) -> [u8; MAX_PARTS] {
+    std::array::from_fn(|index| parts.get(index).copied().unwrap_or(0))
+}
+
 /// What a set is, in the kernel's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Declaration {
@@ -49,6 +57,8 @@ pub(crate) struct Declaration {
     /// Default timeout of elements in milliseconds; 0 for none.
     pub(super) timeout: u64,
     pub(super) counter: bool,
+    /// [`SetSpec::parts`], and zeros behind them.
+    pub(super) parts: [u8; MAX_PARTS],
 }
 
 impl Declaration {
@@ -79,6 +89,7 @@ impl Declaration {
             size: spec.size.unwrap_or(0),
             timeout: u64::from(spec.timeout_seconds.unwrap_or(0)) * MS,
             counter: spec.counter,
+            parts: padded(&spec.parts(family)),
         }
     }
 }
@@ -112,9 +123,9 @@ pub(super) fn declared(family: Family, (table, name): (&str, &str), spec: &SetSp
     if declared.timeout > 0 {
         out = out.u64(sys::NFTNL_SET_TIMEOUT, declared.timeout);
     }
-    if declared.flags & abi::F_CONCAT != 0 {
-        let lens: Vec<u8> = spec.key.iter().map(|field| field.len(family) as u8).collect();
-        out = out.concat_lens(&lens);
+    let parts = spec.parts(family);
+    if !parts.is_empty() {
+        out = out.concat_lens(&parts);
     }
     if declared.counter {
         out = out.add(Expression::new(c"counter"));
@@ -281,6 +292,11 @@ mod tests {
         assert_eq!(of(Family::Ipv4, SetId::NodeportAffinityIds).data, Some((0x17, 4)));
         assert_eq!(of(Family::Ipv6, SetId::Affinity).flags, 0x38);
         assert_eq!(of(Family::Ipv6, SetId::AllowedSources).flags, 0x84);
+        assert_eq!(of(Family::Ipv4, SetId::AllowedSources).parts, padded(&[4, 1, 2, 4]));
+        assert_eq!(of(Family::Ipv6, SetId::AllowedSources).parts, padded(&[4, 4, 4, 4, 1, 2, 4, 4, 4, 4]));
+        assert_eq!(of(Family::Ipv6, SetId::NodeportAllowedSources).parts, padded(&[1, 2, 4, 4, 4, 4]));
+        assert_eq!(of(Family::Ipv6, SetId::ServiceCidrs).parts, padded(&[]));
+        assert_eq!(of(Family::Ipv6, SetId::Services).parts, padded(&[]));
         assert_eq!(of(Family::Ipv6, SetId::ServiceCidrs).flags, 0x4);
     }
 }
