@@ -81,9 +81,8 @@ fn any_net(family: Family) -> impl Strategy<Value = IpNet> {
         Family::Ipv6 => (128, u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0))),
     };
     let near = (0..bits / 8, any::<u8>()).prop_map(move |(at, byte)| base ^ u128::from(byte) << (8 * at));
-    (prop_oneof![near, any::<u128>()], 1..=bits).prop_map(move |(number, len)| {
-        IpNet::new(address(family, number), len as u8).expect("a length").trunc()
-    })
+    (prop_oneof![near, any::<u128>()], 1..=bits)
+        .prop_map(move |(number, len)| IpNet::new(address(family, number), len as u8).expect("a length").trunc())
 }
 
 fn any_ranges(family: Family) -> impl Strategy<Value = Ranges> {
@@ -225,7 +224,8 @@ fn try_all(family: Family, services: &[Ranges], from_port: u16) -> (usize, Vec<S
         } else {
             SocketAddr::new(node_ip(family), FIRST_NODE_PORT + *index as u16)
         };
-        let (wanted, found) = (services[*index].admit(*client, *balanced), is_let_in(SocketAddr::new(*client, from_port), to));
+        let (wanted, found) =
+            (services[*index].admit(*client, *balanced), is_let_in(SocketAddr::new(*client, from_port), to));
         if wanted != found {
             let what = if found { "let in" } else { "not let in" };
             wrong.push(format!("{client} was {what} at {to}, with {:?}", services[*index]));

@@ -90,6 +90,9 @@ pub(super) struct AllowedSources {
     pub(super) balancers: Option<Vec<SourceRange>>,
     /// Its external IPs and NodePorts.
     pub(super) others: Option<Vec<SourceRange>>,
+    /// How many networks each of the former is.
+    pub(super) balancer_networks: usize,
+    pub(super) other_networks: usize,
 }
 
 impl AllowedSources {
@@ -99,7 +102,12 @@ impl AllowedSources {
         // Nearly all Services deny nobody.
         let denied = if denied.is_empty() { denied } else { IpNet::aggregate(&denied) };
         let allowed = allowed(service, balancers, family, node_ip);
-        Self { balancers: without(allowed, &denied, family), others: without(None, &denied, family) }
+        let (balancers, others) = (without(allowed, &denied, family), without(None, &denied, family));
+        let networks = |ranges: &Option<Vec<SourceRange>>| {
+            ranges.iter().flatten().map(|range| range.networks().count()).fold(0, usize::saturating_add)
+        };
+        let (balancer_networks, other_networks) = (networks(&balancers), networks(&others));
+        Self { balancers, others, balancer_networks, other_networks }
     }
 }
 
@@ -163,6 +171,21 @@ mod tests {
         assert_eq!(without(None, &[], Family::Ipv4), None);
     }
 
+    #[test]
+    fn ranges_consist_of_networks() {
+        let networks = |denied: &[&str], family| -> Vec<String> {
+            let ranges = without(None, &nets(denied), family).expect("restricted");
+            ranges.iter().flat_map(|range| range.networks()).map(|net| net.to_string()).collect()
+        };
+        assert_eq!(networks(&["192.0.0.0/3"], Family::Ipv4), ["0.0.0.0/1", "128.0.0.0/2", "224.0.0.0/3"]);
+        assert_eq!(networks(&["::/0"], Family::Ipv6), [""; 0]);
+        // The most that one denied network costs.
+        assert_eq!(networks(&["10.0.0.7/32"], Family::Ipv4).len(), 32);
+        assert_eq!(networks(&["2001:db8::7/128"], Family::Ipv6).len(), 128);
+        let all = SourceRange::all(Family::Ipv6).networks().collect::<Vec<_>>();
+        assert_eq!(all, ["::/0".parse::<IpNet>().expect("a network")]);
+    }
+
     proptest! {
         #[test]
         fn whoever_is_allowed_and_not_denied_may(
@@ -181,6 +204,8 @@ mod tests {
                 let wanted = allowed.as_ref().is_none_or(|nets| within(nets)) && !within(&denied);
                 let found = ranges.iter().filter(|range| range.first <= ip && ip <= range.last).count();
                 prop_assert_eq!(found, usize::from(wanted), "{} in {:?}", ip, ranges);
+                let found = ranges.iter().flat_map(|range| range.networks()).filter(|net| net.contains(&ip)).count();
+                prop_assert_eq!(found, usize::from(wanted), "{} in the networks of {:?}", ip, ranges);
             }
         }
     }
