@@ -62,11 +62,18 @@ class Suite:
         for mirror in dict.fromkeys([system_mirror(), DEFAULT_MIRROR]):
             (self.folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {self.name} main\n")
             # apt-get's exit status is 0 when a mirror cannot be reached; what counts is that there are lists.
-            self._apt("apt-get", "update")
+            try:
+                self._apt("apt-get", "update")
+                failed = f"no package lists of Debian {self.name} for {self.architecture}"
+            except PackageError as error:
+                failed = error
             if list(self.folder.glob("state/lists/*_Packages*")):
                 self.updated = True
                 return
-        raise PackageError(f"no package lists of Debian {self.name} for {self.architecture}")
+        hint = ""
+        if "expired" in str(failed):
+            hint = ' (an old copy of Debian; apt takes it with Acquire::Check-Valid-Until "false"; in /etc/apt/apt.conf.d)'
+        raise PackageError(f"{failed}{hint}")
 
     def field(self, package, name):
         """A field of a package's newest version."""

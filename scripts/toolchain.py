@@ -96,6 +96,8 @@ def cargo_home():
 
 def own_rustc():
     """The compiler that cargo would start, not rustup's stand-in for it."""
+    if not shutil.which("rustc"):
+        raise PackageError("not found: rustc; scripts/setup installs it")
     done = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True)
     if done.returncode != 0:
         raise PackageError(f"rustc does not answer: {done.stderr.strip()}; scripts/setup installs it")

@@ -3,7 +3,10 @@
 //! The user data is byte for byte what nft 1.0.6 writes. Newer versions write more, which makes 1.0.6 crash when it lists
 //! the set; all of them understand the older form.
 
+use std::sync::OnceLock;
+
 use nftnl::nftnl_sys as sys;
+use nix::sys::utsname::uname;
 
 use crate::ffi::{Expression, Set};
 use crate::model::Family;
@@ -36,6 +39,27 @@ fn padded_len(family: Family, fields: &[FieldType]) -> u32 {
     fields.iter().map(|field| field.padded_len(family)).sum::<usize>() as u32
 }
 
+/// The most fields the kernel divides a key into.
+const MAX_PARTS: usize = 16;
+
+/// The longest field that this kernel may compare in sets of ranges ([`SetSpec::parts`]).
+fn longest_field() -> usize {
+    static LONGEST: OnceLock<usize> = OnceLock::new();
+    *LONGEST.get_or_init(|| uname().map_or(4, |name| longest_field_of(&name.release().to_string_lossy())))
+}
+
+/// From 6.16 on a whole IPv6 address, where each client that connects has fewer elements to look at. Older kernels may have
+/// been mended, but their versions do not tell: they get what is right on all.
+fn longest_field_of(release: &str) -> usize {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) >= (Some(6), Some(16)) { 16 } else { 4 }
+}
+
+/// Lengths of fields with zeros behind them.
+pub(super) fn padded(parts: &[u8]) -> [u8; MAX_PARTS] {
+    std::array::from_fn(|index| parts.get(index).copied().unwrap_or(0))
+}
+
 /// What a set is, in the kernel's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Declaration {
@@ -49,6 +73,8 @@ pub(crate) struct Declaration {
     /// Default timeout of elements in milliseconds; 0 for none.
     pub(super) timeout: u64,
     pub(super) counter: bool,
+    /// [`SetSpec::parts`], and zeros behind them.
+    pub(super) parts: [u8; MAX_PARTS],
 }
 
 impl Declaration {
@@ -79,6 +105,7 @@ impl Declaration {
             size: spec.size.unwrap_or(0),
             timeout: u64::from(spec.timeout_seconds.unwrap_or(0)) * MS,
             counter: spec.counter,
+            parts: padded(&spec.parts(family, longest_field())),
         }
     }
 }
@@ -112,9 +139,9 @@ pub(super) fn declared(family: Family, (table, name): (&str, &str), spec: &SetSp
     if declared.timeout > 0 {
         out = out.u64(sys::NFTNL_SET_TIMEOUT, declared.timeout);
     }
-    if declared.flags & abi::F_CONCAT != 0 {
-        let lens: Vec<u8> = spec.key.iter().map(|field| field.len(family) as u8).collect();
-        out = out.concat_lens(&lens);
+    let parts = spec.parts(family, longest_field());
+    if !parts.is_empty() {
+        out = out.concat_lens(&parts);
     }
     if declared.counter {
         out = out.add(Expression::new(c"counter"));
@@ -282,5 +309,24 @@ mod tests {
         assert_eq!(of(Family::Ipv6, SetId::Affinity).flags, 0x38);
         assert_eq!(of(Family::Ipv6, SetId::AllowedSources).flags, 0x84);
         assert_eq!(of(Family::Ipv6, SetId::ServiceCidrs).flags, 0x4);
+    }
+
+    /// Linux 5.10 to 6.15 with AVX2 do not compare the sixth byte of a field of 16 bytes.
+    #[test]
+    fn kernels_that_may_be_at_fault_compare_short_fields() {
+        let of = |family, set: SetId, release| set.spec().parts(family, longest_field_of(release));
+        for release in
+            ["5.10.0-32-cloud-amd64", "5.14.0-570.el9.x86_64", "6.1.170", "6.15.3", "6.9-rc1", "5.99", "?", ""]
+        {
+            assert_eq!(of(Family::Ipv4, SetId::AllowedSources, release), [4, 1, 2, 4]);
+            assert_eq!(of(Family::Ipv6, SetId::AllowedSources, release), [4, 4, 4, 4, 1, 2, 4, 4, 4, 4]);
+            assert_eq!(of(Family::Ipv6, SetId::NodeportAllowedSources, release), [1, 2, 4, 4, 4, 4]);
+        }
+        for release in ["6.16.0", "6.18.0+deb14-amd64", "6.100", "7.2.13+deb14-cloud-amd64", "10.0"] {
+            assert_eq!(of(Family::Ipv4, SetId::AllowedSources, release), [4, 1, 2, 4]);
+            assert_eq!(of(Family::Ipv6, SetId::AllowedSources, release), [16, 1, 2, 16]);
+        }
+        assert!(of(Family::Ipv6, SetId::ServiceCidrs, "5.10").is_empty());
+        assert!(of(Family::Ipv6, SetId::Services, "5.10").is_empty());
     }
 }

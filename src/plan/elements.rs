@@ -101,8 +101,9 @@ impl Frontend {
         if let Some(sources) = &self.sources {
             members.push(Member::verdict(maps.first, key, Verdict::Goto(maps.source_ranges), comment()));
             members.push(Member::verdict(maps.allowed_services, key, verdict, comment()));
-            members.extend(sources.iter().map(|range| {
-                let (first, last) = (key.ip(range.first), key.ip(range.last));
+            // Networks, not ranges: see [`SetSpec::parts`].
+            members.extend(sources.iter().flat_map(|range| range.networks()).map(|net| {
+                let (first, last) = (key.ip(net.network()), key.ip(net.broadcast()));
                 Member::plain(maps.allowed_sources, first, Some(last), comment())
             }));
         } else {

@@ -10,7 +10,7 @@ use super::label::label;
 use super::sources::AllowedSources;
 use super::{
     Action, Affinity, Candidate, Class, EndpointSet, Frontend, FrontendKey, FrontendOwner, Selection, Settings,
-    SourceRange, SpareSlots, Spread, Target, Topology, candidates, select,
+    SpareSlots, Spread, Target, Topology, candidates, select,
 };
 use crate::model::{Balance, EndpointSlice, Family, Protocol, Service, ServicePort, ServiceType};
 
@@ -276,9 +276,8 @@ impl<'a> ServiceFrontends<'a> {
         let balancers = self.load_balancer_ips.len();
         let others = self.external_ips.len() + usize::from(self.node_port(port).is_some());
         let addresses = 1 + balancers + others;
-        let len = |ranges: &Option<Vec<SourceRange>>| ranges.as_ref().map_or(0, Vec::len);
-        let sources = balancers.saturating_mul(len(&self.sources.balancers));
-        let sources = sources.saturating_add(others.saturating_mul(len(&self.sources.others)));
+        let sources = balancers.saturating_mul(self.sources.balancer_networks);
+        let sources = sources.saturating_add(others.saturating_mul(self.sources.other_networks));
         let slots = |targets: &[Target]| spread.map_or(targets.len(), |spread| spread.slot_count(targets) as usize);
         let endpoints = slots(&selection.cluster) + slots(&selection.local);
         addresses.saturating_mul(own + endpoints).saturating_add(sources)

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
 use crate::model::{Family, Service};
 
@@ -23,6 +23,16 @@ impl SourceRange {
         match family {
             Family::Ipv4 => Self { first: Ipv4Addr::UNSPECIFIED.into(), last: Ipv4Addr::BROADCAST.into() },
             Family::Ipv6 => Self { first: Ipv6Addr::UNSPECIFIED.into(), last: Ipv6Addr::from(u128::MAX).into() },
+        }
+    }
+
+    /// The networks it consists of, as few as possible.
+    pub(super) fn networks(self) -> IpSubnets {
+        match (self.first, self.last) {
+            (IpAddr::V6(first), IpAddr::V6(last)) => IpSubnets::V6(Ipv6Subnets::new(first, last, 0)),
+            (IpAddr::V4(first), IpAddr::V4(last)) => IpSubnets::V4(Ipv4Subnets::new(first, last, 0)),
+            // Both ends are of one family.
+            _ => IpSubnets::V4(Ipv4Subnets::new(Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED, 0)),
         }
     }
 
@@ -80,6 +90,9 @@ pub(super) struct AllowedSources {
     pub(super) balancers: Option<Vec<SourceRange>>,
     /// Its external IPs and NodePorts.
     pub(super) others: Option<Vec<SourceRange>>,
+    /// How many networks each of the former is.
+    pub(super) balancer_networks: usize,
+    pub(super) other_networks: usize,
 }
 
 impl AllowedSources {
@@ -89,7 +102,12 @@ impl AllowedSources {
         // Nearly all Services deny nobody.
         let denied = if denied.is_empty() { denied } else { IpNet::aggregate(&denied) };
         let allowed = allowed(service, balancers, family, node_ip);
-        Self { balancers: without(allowed, &denied, family), others: without(None, &denied, family) }
+        let (balancers, others) = (without(allowed, &denied, family), without(None, &denied, family));
+        let networks = |ranges: &Option<Vec<SourceRange>>| {
+            ranges.iter().flatten().map(|range| range.networks().count()).fold(0, usize::saturating_add)
+        };
+        let (balancer_networks, other_networks) = (networks(&balancers), networks(&others));
+        Self { balancers, others, balancer_networks, other_networks }
     }
 }
 
@@ -153,6 +171,21 @@ mod tests {
         assert_eq!(without(None, &[], Family::Ipv4), None);
     }
 
+    #[test]
+    fn ranges_consist_of_networks() {
+        let networks = |denied: &[&str], family| -> Vec<String> {
+            let ranges = without(None, &nets(denied), family).expect("restricted");
+            ranges.iter().flat_map(|range| range.networks()).map(|net| net.to_string()).collect()
+        };
+        assert_eq!(networks(&["192.0.0.0/3"], Family::Ipv4), ["0.0.0.0/1", "128.0.0.0/2", "224.0.0.0/3"]);
+        assert_eq!(networks(&["::/0"], Family::Ipv6), [""; 0]);
+        // The most that one denied network costs.
+        assert_eq!(networks(&["10.0.0.7/32"], Family::Ipv4).len(), 32);
+        assert_eq!(networks(&["2001:db8::7/128"], Family::Ipv6).len(), 128);
+        let all = SourceRange::all(Family::Ipv6).networks().collect::<Vec<_>>();
+        assert_eq!(all, ["::/0".parse::<IpNet>().expect("a network")]);
+    }
+
     proptest! {
         #[test]
         fn whoever_is_allowed_and_not_denied_may(
@@ -171,6 +204,8 @@ mod tests {
                 let wanted = allowed.as_ref().is_none_or(|nets| within(nets)) && !within(&denied);
                 let found = ranges.iter().filter(|range| range.first <= ip && ip <= range.last).count();
                 prop_assert_eq!(found, usize::from(wanted), "{} in {:?}", ip, ranges);
+                let found = ranges.iter().flat_map(|range| range.networks()).filter(|net| net.contains(&ip)).count();
+                prop_assert_eq!(found, usize::from(wanted), "{} in the networks of {:?}", ip, ranges);
             }
         }
     }

@@ -302,6 +302,26 @@ impl SetId {
 }
 
 impl SetSpec {
+    /// The lengths of the fields in which the kernel looks up keys of which one field is a range; empty for other sets. None
+    /// is longer than `longest`, a multiple of 4: into how many fields ever the kernel divides a key, its bytes are the same.
+    ///
+    /// Kernels have had faults in such lookups (nft_set_pipapo), each of which let clients in that were not in the set. They
+    /// do not matter where
+    ///
+    /// - no field is longer than 4 bytes. With AVX2, the sixth byte of an IPv6 address was not compared (e042ed950d4e, 6.15);
+    /// - every range is a network, so that each field of an element is one network, too: one rule in the kernel's words. With
+    ///   more than 256 rules in another field than the first, what earlier packets had matched counted for the next
+    ///   (791a615b7ad2, 6.11; with AVX2 ea77c397bff8, 6.16).
+    ///
+    /// [`super::Element`]s of these sets must therefore be networks.
+    pub fn parts(&self, family: Family, longest: usize) -> Vec<u8> {
+        if !self.interval || self.key.len() < 2 {
+            return Vec::new();
+        }
+        let fields = self.key.iter().map(|field| field.len(family));
+        fields.flat_map(|len| (0..len.div_ceil(longest)).map(move |_| len.min(longest) as u8)).collect()
+    }
+
     /// Bytes of a key.
     pub fn key_len(&self, family: Family) -> usize {
         self.key.iter().map(|field| field.padded_len(family)).sum()

@@ -124,6 +124,10 @@ pub(crate) mod set {
     pub(crate) const COUNT: u16 = 20;
     /// `NFTA_SET_DESC_SIZE`.
     pub(crate) const DESC_SIZE: u16 = 1;
+    /// `NFTA_SET_DESC_CONCAT`: a list of fields.
+    pub(crate) const DESC_CONCAT: u16 = 2;
+    /// `NFTA_SET_FIELD_LEN`.
+    pub(crate) const FIELD_LEN: u16 = 1;
 
     pub(crate) const F_ANONYMOUS: u32 = 0x1;
     pub(crate) const F_INTERVAL: u32 = 0x4;

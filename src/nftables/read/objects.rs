@@ -2,9 +2,9 @@
 
 use crate::model::Family;
 use crate::nftables::connection::KernelMessage;
-use crate::nftables::set::Declaration;
+use crate::nftables::set::{Declaration, padded};
 use crate::ruleset::{ChainId, Expr, Foreign, ForeignKind, KernelError, SetId};
-use crate::wire::attr::Attrs;
+use crate::wire::attr::{Attr, Attrs};
 use crate::wire::{abi, expr};
 
 /// What is being done, for errors.
@@ -87,14 +87,19 @@ pub(crate) fn read_declaration(attrs: &Attrs<'_>) -> Option<Declaration> {
         None => None,
     };
     let counter = attrs.nested_of(abi::set::EXPR).and_then(|expr| expr.str_of(abi::EXPR_NAME)) == Some("counter");
+    let desc = attrs.nested_of(abi::set::DESC);
+    let fields = desc.as_ref().and_then(|desc| desc.nested_of(abi::set::DESC_CONCAT));
+    let len = |field: Attr<'_>| field.nested().u32_of(abi::set::FIELD_LEN).unwrap_or(0) as u8;
+    let parts: Vec<u8> = fields.into_iter().flatten().map(len).collect();
     Some(Declaration {
         flags: attrs.u32_of(abi::set::FLAGS).unwrap_or(0),
         key_type: attrs.u32_of(abi::set::KEY_TYPE)?,
         key_len: attrs.u32_of(abi::set::KEY_LEN)?,
         data,
         verdict,
-        size: attrs.nested_of(abi::set::DESC).and_then(|desc| desc.u32_of(abi::set::DESC_SIZE)).unwrap_or(0),
+        size: desc.and_then(|desc| desc.u32_of(abi::set::DESC_SIZE)).unwrap_or(0),
         timeout: attrs.find_kind(abi::set::TIMEOUT).and_then(|attr| attr.u64()).unwrap_or(0),
         counter,
+        parts: padded(&parts),
     })
 }
