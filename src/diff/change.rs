@@ -52,7 +52,6 @@ impl FamilyMirror {
     /// one of its two names: a restart finds what is in force.
     pub(super) fn write(&self, settings: &Settings, mut change: Change, steps: &mut Steps) {
         let (family, names) = (self.family, self.sizes.names());
-        let resizes = !change.resized.is_empty();
         let replaced = [&change.resized[..], &change.filled].concat();
         if !replaced.is_empty() {
             let names_resized = |chain: &ChainId| {
@@ -72,11 +71,10 @@ impl FamilyMirror {
         let emptied = change.went.iter().filter(|_| !replaced.is_empty() || !self.successors.is_empty());
 
         for set in &change.came_sets {
-            steps.main.push(family, Op::AddSet(names.of(*set), self.sizes.of(*set)));
+            steps.first.push(family, Op::AddSet(names.of(*set), self.sizes.of(*set)));
         }
         for chain in &change.came {
-            let makes = if resizes { &mut steps.first } else { &mut steps.main };
-            makes.push(family, Op::AddChain(*chain));
+            steps.first.push(family, Op::AddChain(*chain));
         }
         for set in &change.resized {
             let name = names.of(*set);
@@ -92,7 +90,10 @@ impl FamilyMirror {
         for chain in change.changed.iter().chain(emptied) {
             steps.main.push(family, Op::FlushChain(*chain));
         }
-        for chain in change.came.iter().chain(&change.changed) {
+        for chain in &change.came {
+            self.add_rules(settings, *chain, &mut steps.first);
+        }
+        for chain in &change.changed {
             self.add_rules(settings, *chain, &mut steps.main);
         }
         change.elements.finish(family, names, &mut steps.main);

@@ -38,7 +38,10 @@ impl Loop {
 
     fn send(&mut self, transactions: [&Transaction; 4]) {
         let of_family = |transaction: &&&Transaction| transaction.ops.iter().all(|(family, _)| *family == V4);
-        transactions.iter().filter(of_family).for_each(|transaction| self.kernel.apply(transaction).expect("applied"));
+        for transaction in transactions.iter().filter(of_family) {
+            self.kernel.settle().expect("nothing to wait for");
+            self.kernel.apply(transaction).expect("applied");
+        }
     }
 
     fn sync(&mut self, events: impl IntoIterator<Item = Event>) {

@@ -7,7 +7,8 @@ use crate::ruleset::{SetId, Transaction};
 #[derive(Debug, Default)]
 pub struct Steps {
     /// Deletes maps that a replacement, which was not finished, left behind. Makes successors of maps that need another size,
-    /// without elements, and the chains their elements will lead to, without rules.
+    /// without elements. Makes chains: a packet that is being processed while a transaction takes effect finds its elements,
+    /// but the rules from before it, and would find a chain of the same transaction empty.
     pub first: Transaction,
     /// Maps whose successors are filled next ([`super::Mirror::fill`]).
     pub(super) resized: Vec<(Family, SetId)>,
@@ -15,8 +16,7 @@ pub struct Steps {
     pub main: Transaction,
     /// Deletes the maps that were replaced, as soon as no packet is being processed by rules that name them.
     pub replaced: Transaction,
-    /// Deletes chains nobody refers to any more. On its own because kernels before 6.2 refuse to delete a chain in the
-    /// transaction that removes the last reference.
+    /// Deletes chains nobody refers to any more, as soon as no packet is being processed that was led to them.
     pub after: Transaction,
 }
 

@@ -14,12 +14,17 @@ pub(super) fn repair_part<K: Kernel>(
 ) -> Result<Option<Transaction>, KernelError> {
     let table = kernel.read_part(family, part)?;
     let Some(steps) = table.and_then(|table| mirror.repair_part(family, part, table)) else { return Ok(None) };
-    for transaction in steps.transactions() {
+    for transaction in [&steps.first, &steps.main, &steps.replaced] {
         if !transaction.is_empty() {
             kernel.apply(transaction)?;
         }
     }
-    let mut changes = steps.main;
+    if !steps.after.is_empty() {
+        kernel.settle()?;
+        kernel.apply(&steps.after)?;
+    }
+    let mut changes = steps.first;
+    changes.extend(steps.main);
     changes.extend(steps.after);
     Ok(Some(changes))
 }

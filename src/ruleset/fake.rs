@@ -14,6 +14,8 @@ pub struct FakeKernel {
     tables: BTreeMap<Family, Listing>,
     /// Sets that packets may still look up, because rules named them until a transaction before.
     unsettled: HashSet<(Family, SetName)>,
+    /// Chains that packets may still be led to, because elements led there until a transaction before.
+    left_chains: HashSet<(Family, ChainId)>,
     /// Transactions applied so far.
     pub transactions: usize,
     /// Element changes applied so far.
@@ -56,6 +58,15 @@ impl Kernel for FakeKernel {
             return Err(KernelError::Refused { op: 0, element: None, object, reason, errno: libc::EBUSY });
         }
         let before = self.tables.clone();
+        let is_new = |family: Family, element: &Element| {
+            if transaction.ops.contains(&(family, Op::DeleteTable)) {
+                // Rules from before the transaction have the sets from before it.
+                return false;
+            }
+            let in_force = before.get(&family).filter(|table| table.chains.iter().any(|(chain, _)| chain.is_base()));
+            let target = target_of(element);
+            in_force.zip(target).is_some_and(|(table, chain)| table.rules(chain).is_none_or(<[Rule]>::is_empty))
+        };
         for (index, (family, op)) in transaction.ops.iter().enumerate() {
             if let Some((set, element)) = self.refused_element(op) {
                 self.tables = before;
@@ -79,6 +90,13 @@ impl Kernel for FakeKernel {
                 {
                     Err((format!("elements of {set}"), libc::EBUSY))
                 }
+                // The same: rules count from before the transaction, elements from behind it.
+                Op::AddElements(_, elements) if elements.iter().any(|element| is_new(*family, element)) => {
+                    Err(("a chain without rules".to_owned(), libc::EBUSY))
+                }
+                Op::DeleteChain(chain) if self.left_chains.contains(&(*family, *chain)) => {
+                    Err((format!("chain {chain}"), libc::EBUSY))
+                }
                 _ => self.apply_op(*family, op),
             };
             if let Err((object, errno)) = result {
@@ -88,9 +106,13 @@ impl Kernel for FakeKernel {
             }
         }
         if transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteSet(_))) {
-            self.unsettled.clear();
+            self.settle()?;
         }
         for (family, table) in &before {
+            let chains = self.tables.get(family).map(Listing::targets).unwrap_or_default();
+            let left = table.targets().into_iter().filter(|chain| !chains.contains(chain));
+            self.left_chains.extend(left.map(|chain| (*family, chain)));
+            self.left_chains.retain(|(of, chain)| of != family || !chains.contains(chain));
             let is_left = |set: &SetName| self.tables.get(family).is_some_and(|table| table.is_left(*set));
             let left = table.sets.keys().filter(|set| table.needs(**set) && is_left(set));
             self.unsettled.extend(left.map(|set| (*family, *set)));
@@ -103,6 +125,7 @@ impl Kernel for FakeKernel {
 
     fn settle(&mut self) -> Result<(), KernelError> {
         self.unsettled.clear();
+        self.left_chains.clear();
         Ok(())
     }
 
@@ -213,6 +236,11 @@ impl Listing {
 
     fn set_mut(&mut self, set: SetName) -> Result<&mut BTreeMap<Bytes, Element>, FakeRefusal> {
         self.sets.get_mut(&set).ok_or_else(|| (format!("set {set}"), libc::ENOENT))
+    }
+
+    /// The chains that elements lead to.
+    fn targets(&self) -> HashSet<ChainId> {
+        self.sets.values().flat_map(BTreeMap::values).filter_map(target_of).collect()
     }
 
     fn delete_chain(&mut self, chain: ChainId) -> Result<(), FakeRefusal> {
