@@ -174,6 +174,21 @@ fn slice(endpoints: u8) -> Event {
 
 #[test]
 fn no_packet_is_lost_while_endpoints_come_and_go() {
+    let (sent, found) = flap(&[ENDPOINTS - 2, ENDPOINTS, ENDPOINTS - 1, ENDPOINTS]);
+    assert_eq!(found, sent);
+}
+
+/// A packet that is on its way while a transaction takes effect has the rules from before and the elements from behind it.
+#[test]
+fn no_packet_leaves_untranslated_while_chains_come_and_go() {
+    let (sent, found) = flap(&[1, ENDPOINTS]);
+    // One that was to go to an endpoint which goes in that moment is dropped.
+    assert!(found <= sent && sent - found < sent / 1_000, "{found} of {sent}");
+}
+
+/// Packets that were sent to a Service with these numbers of endpoints in turn, and how many got to one. None leaves
+/// untranslated.
+fn flap(numbers: &[u8]) -> (u64, u64) {
     let (sent, found, changes) = in_netns(|| {
         let addresses: String = (0..ENDPOINTS).map(|n| format!("addr add {}/32 dev lo\n", host(n))).collect();
         ip_batch(&format!("{addresses}route add 10.96.0.0/12 dev lo src {}", host(0))).expect("addresses");
@@ -192,7 +207,7 @@ fn no_packet_is_lost_while_endpoints_come_and_go() {
             let send = || {
                 let socket = UdpSocket::bind((host(0), 0)).expect("bound");
                 while !done.load(Ordering::Relaxed) {
-                    // That it is dropped is an error.
+                    // An error: it is counted and dropped, or dropped because it has no endpoint. Others leave.
                     socket.send_to(b"ping", (CLUSTER_IP, 53)).expect_err("dropped");
                     sent.fetch_add(1, Ordering::Relaxed);
                 }
@@ -200,8 +215,8 @@ fn no_packet_is_lost_while_endpoints_come_and_go() {
             (0..SENDERS).for_each(|_| drop(scope.spawn(send)));
             let start = Instant::now();
             while start.elapsed() < FLAPPING {
-                for endpoints in [ENDPOINTS - 2, ENDPOINTS, ENDPOINTS - 1, ENDPOINTS] {
-                    controller.handle([slice(endpoints)], Instant::now());
+                for endpoints in numbers {
+                    controller.handle([slice(*endpoints)], Instant::now());
                     changes += 1;
                 }
             }
@@ -211,6 +226,6 @@ fn no_packet_is_lost_while_endpoints_come_and_go() {
         (sent.into_inner(), self::found(), changes)
     });
     println!("{found} of {sent} packets arrived while the number of endpoints changed {changes} times");
-    assert_eq!(found, sent);
-    assert!(changes > 100 && sent > 1_000);
+    assert!(changes > 10 && sent > 1_000);
+    (sent, found)
 }
