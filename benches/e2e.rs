@@ -1,7 +1,7 @@
 //! The whole program against an API server: start to first sync, one change, churn, memory, restart.
 //!
 //! Run as root: `cargo bench --bench e2e [-- --quick] [starts]`: `starts` for starts and restarts at 100,000 Services alone, on the
-//! screen. `portway run` is a process of its own in a network namespace; when
+//! screen. With kube-proxy in the folder KUBEBUILDER_ASSETS the same of it, up to 10,000 Services. `portway run` is a process of its own in a network namespace; when
 //! the kernel committed is learnt from the kernel.
 
 #![allow(missing_docs)]
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use support::api_server::ApiServer;
 use support::commits::{Commit, Generation, listen, settle};
+use support::kube_proxy::{self, Measured};
 use support::objects;
 use support::process::{Memory, Program};
 use support::report::{Report, is_quick};
@@ -37,6 +38,8 @@ const ROLL_OUTS: [[usize; 20]; 2] = [
 ];
 /// So many changes for one that changes the number.
 const PER_COUNT_CHANGE: usize = 10;
+/// The most Services that kube-proxy is measured with.
+const PEER_SERVICES: usize = 10_000;
 /// Changes a second.
 const CHURN_RATE: u32 = 500;
 
@@ -89,6 +92,7 @@ fn main() {
             format!("{:.0} MB, at most {:.0} MB", row.memory_after.resident, row.memory_after.peak),
         ]);
     }
+    peers(&mut report, sizes);
     report.table(&["churn", "slices written", "CPU of one core", "write to commit p50 / p99 / max", "transactions"]);
     for (row, churn) in rows.iter().flat_map(|row| row.churn.iter().map(move |churn| (row, churn))) {
         let counts = churn.numbers.words();
@@ -103,6 +107,33 @@ fn main() {
                 short(per_mille(&churn.lags, 1000))
             ),
             grouped(churn.commits),
+        ]);
+    }
+}
+
+/// kube-proxy itself, against the same API server.
+fn peers(report: &mut Report, sizes: &[usize]) {
+    let Some((path, version)) = kube_proxy::find() else {
+        return report.line("kube-proxy was not measured: KUBEBUILDER_ASSETS names no folder that has it.");
+    };
+    report.table(&[
+        &format!("{version}, services x endpoints"),
+        "start to first sync",
+        "one endpoint changes, 9 times: p50 / longest",
+        "memory after first sync",
+        "at most",
+    ]);
+    for services in sizes.iter().copied().filter(|services| *services <= PEER_SERVICES) {
+        eprintln!("{services} Services, {version}");
+        let change = |generation| (service(services, generation), address(generation));
+        let measured = support::netns::in_netns(|| kube_proxy::measure(&path, services, ENDPOINTS, change));
+        let Measured { start, changes, memory } = measured;
+        report.row(&[
+            format!("{} x {ENDPOINTS}", grouped(services)),
+            short(start),
+            format!("{} / {}", short(median(&changes)), short(per_mille(&changes, 1000))),
+            format!("{:.0} MB", memory.resident),
+            format!("{:.0} MB", memory.peak),
         ]);
     }
 }

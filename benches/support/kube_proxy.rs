@@ -1,8 +1,21 @@
 //! kube-proxy itself, where there is one to compare with.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::api_server::ApiServer;
+use super::commits::{listen, settle};
+use super::process::Memory;
+
+/// Changes of one endpoint that are measured, and how long it is left alone before each: it does not sync twice within its
+/// shortest time between syncs.
+const CHANGES: usize = 9;
+const PAUSE: Duration = Duration::from_secs(2);
+/// Longer than anything takes.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The one in the folder KUBEBUILDER_ASSETS, and which version it says it is.
 pub fn find() -> Option<(PathBuf, String)> {
@@ -33,10 +46,57 @@ impl KubeProxy {
     }
 }
 
+impl KubeProxy {
+    /// What it has now, and had at most.
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.0.id())
+    }
+}
+
 impl Drop for KubeProxy {
     fn drop(&mut self) {
         // Ended already, if it found something wrong.
         self.0.kill().ok();
         self.0.wait().ok();
     }
+}
+
+/// What it took.
+pub struct Measured {
+    /// From the start of the process to the commit that has the Services.
+    pub start: Duration,
+    /// From just before a change of one endpoint is written to the watch to the commit that has it.
+    pub changes: Vec<Duration>,
+    /// After the first sync.
+    pub memory: Memory,
+}
+
+/// Starts it for so many Services in the network namespace of the caller, and changes endpoints one by one. `change` says for each
+/// generation, from 1 on, which Service changes and the address of its first endpoint then.
+pub fn measure(
+    path: &Path,
+    services: usize,
+    endpoints: usize,
+    change: impl Fn(usize) -> (usize, Ipv4Addr),
+) -> Measured {
+    let mut server = ApiServer::start(services, endpoints);
+    let commits = listen();
+    let started = Instant::now();
+    let program = KubeProxy::start(path, &server.url());
+    let wait = |is_it: &dyn Fn(&[Ipv4Addr]) -> bool| loop {
+        let commit = commits.recv_timeout(LIMIT).expect("a sync");
+        if is_it(&commit.added) {
+            return commit.at;
+        }
+    };
+    let start = wait(&|added| added.len() >= services) - started;
+    settle(&commits, PAUSE);
+    let memory = program.memory();
+    let changes = (1..=CHANGES).map(|generation| {
+        settle(&commits, PAUSE);
+        let (service, address) = change(generation);
+        let (sent, _) = server.change(service, endpoints, generation);
+        wait(&|added| added.contains(&address)) - sent
+    });
+    Measured { start, changes: changes.collect(), memory }
 }

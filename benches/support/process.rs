@@ -25,6 +25,22 @@ pub struct Memory {
     pub peak: f64,
 }
 
+impl Memory {
+    /// That of a process.
+    pub fn of(pid: u32) -> Self {
+        let status = read(pid, "status");
+        let megabytes = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a field of status");
+            line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0 / 1e6
+        };
+        Self { resident: megabytes("VmRSS:"), own: megabytes("RssAnon:"), peak: megabytes("VmHWM:") }
+    }
+}
+
+fn read(pid: u32, file: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the program still runs")
+}
+
 /// The program under test, in the network namespace of the caller.
 pub struct Program {
     child: Child,
@@ -94,16 +110,11 @@ impl Program {
 
     /// What it has now, and had at most.
     pub fn memory(&self) -> Memory {
-        let status = self.read("status");
-        let megabytes = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a field of status");
-            line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0 / 1e6
-        };
-        Memory { resident: megabytes("VmRSS:"), own: megabytes("RssAnon:"), peak: megabytes("VmHWM:") }
+        Memory::of(self.child.id())
     }
 
     fn read(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("the program still runs")
+        read(self.child.id(), file)
     }
 
     /// Ends it as systemd would, and waits for that.
