@@ -9,9 +9,14 @@ use portway::ruleset::{
     Bytes, ChainId, Element, EndpointMap, Listing, Names, Pick, PickBy, SetId, SetName, Term, Value, Verdict,
 };
 
-/// A table with all sets under their first names. Maps that no rule uses beside one that rules do are left out.
+/// A table with all sets under their first names. Rules behind one that drops all are left out, and maps that no rule uses
+/// beside one that rules do.
 pub fn with_first_names(listing: &Listing) -> Listing {
     let mut listing = listing.clone();
+    for (_, rules) in &mut listing.chains {
+        let last = rules.iter().position(|rule| matches!(rule[..], [Term::Verdict(Verdict::Drop)]));
+        rules.truncate(last.map_or(rules.len(), |last| last + 1));
+    }
     let terms = listing.chains.iter_mut().flat_map(|(_, rules)| rules).flatten();
     let mut used = BTreeSet::new();
     for name in terms.filter_map(Term::set_mut) {
