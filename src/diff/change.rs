@@ -13,7 +13,7 @@ use crate::ruleset::{ChainId, Op, SetId, Transaction, ValueType};
 pub(super) struct Change {
     /// Chains to create.
     pub(super) came: Vec<ChainId>,
-    /// Chains that are there, with whatever rules, and that nothing leads to until now.
+    /// Chains that were to go, are there with whatever rules, and are wanted again: nothing leads to them until `main`.
     pub(super) back: Vec<ChainId>,
     /// Chains whose rules are to be written anew.
     pub(super) changed: Vec<ChainId>,

@@ -133,8 +133,17 @@ impl FamilyMirror {
         came = new_ones;
         changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
         came_sets.retain(|set| !self.undeleted_sets.contains(set));
-        let mut change =
-            Change { came, back, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
+        let mut change = Change {
+            came,
+            back,
+            changed,
+            went,
+            came_sets,
+            went_sets,
+            resized,
+            elements: recorder,
+            ..Change::default()
+        };
         self.repeat_deletions(&mut change);
         self.bind_with(new, &change);
         self.write(new, change, &mut steps);
