@@ -123,13 +123,13 @@ impl Play {
         if self.programmer.knows(V4) {
             self.programmer.update(&settings, &self.model, &changes);
         } else {
-            let _ = self.programmer.rebuild(V4, settings, &self.model);
+            drop(self.programmer.rebuild(V4, settings, &self.model));
         }
     }
 
     fn grow(&mut self) {
         if self.programmer.growing().any(|family| family == V4) {
-            let _ = self.programmer.grow(V4);
+            drop(self.programmer.grow(V4));
         }
     }
 
@@ -157,7 +157,7 @@ impl Play {
             Step::Affinity(n, seconds) => self.model.apply(service(n, seconds)),
             Step::Grow(times) => return (0..times).for_each(|_| self.grow()),
             Step::Compare if self.programmer.knows(V4) => {
-                let _ = self.programmer.compare(V4, None);
+                drop(self.programmer.compare(V4, None));
                 return;
             }
             Step::Compare => {}
