@@ -379,3 +379,6 @@ fn send_slice<K: Kernel>(
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod faults_tests;

@@ -52,7 +52,7 @@ impl FamilyMirror {
             return;
         }
         for chain in self.chains_to_bind(settings, self.successors.sizes()) {
-            if change.came.contains(&chain) || change.changed.contains(&chain) {
+            if [&change.came, &change.back, &change.changed].iter().any(|list| list.contains(&chain)) {
                 self.successors.bind(chain);
             }
         }

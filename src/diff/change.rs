@@ -13,6 +13,8 @@ use crate::ruleset::{ChainId, Op, SetId, Transaction, ValueType};
 pub(super) struct Change {
     /// Chains to create.
     pub(super) came: Vec<ChainId>,
+    /// Chains that were to go, are there with whatever rules, and are wanted again: nothing leads to them until `main`.
+    pub(super) back: Vec<ChainId>,
     /// Chains whose rules are to be written anew.
     pub(super) changed: Vec<ChainId>,
     /// Chains that are there and not wanted any more.
@@ -61,9 +63,7 @@ impl FamilyMirror {
             let others: Vec<ChainId> = self
                 .all_chains()
                 .into_iter()
-                .filter(|chain| {
-                    ![&change.came, &change.changed, &change.bound].iter().any(|known| known.contains(chain))
-                })
+                .filter(|chain| ![&change.changed, &change.bound].iter().any(|known| known.contains(chain)))
                 .filter(names_resized)
                 .collect();
             change.changed.extend(others);
@@ -87,11 +87,21 @@ impl FamilyMirror {
             steps.replaced.push(family, Op::DeleteSet(names.of(*set).other()));
         }
         self.keep_rules(settings, &change.bound, true, &mut steps.main);
+        for chain in &change.back {
+            steps.first.push(family, Op::FlushChain(*chain));
+        }
+        // Like all others they name the maps in force until `main`; no new element can be in these, so packets are dropped.
+        let mut until_now = names.clone();
+        change.resized.iter().for_each(|set| until_now.switch(*set));
+        for chain in change.came.iter().chain(&change.back) {
+            let rules = match change.resized.is_empty() {
+                true => self.rules(settings, *chain),
+                false => self.rules_naming(&until_now, settings, *chain),
+            };
+            rules.into_iter().for_each(|rule| steps.first.push(family, Op::AddRule(*chain, rule)));
+        }
         for chain in change.changed.iter().chain(emptied) {
             steps.main.push(family, Op::FlushChain(*chain));
-        }
-        for chain in &change.came {
-            self.add_rules(settings, *chain, &mut steps.first);
         }
         for chain in &change.changed {
             self.add_rules(settings, *chain, &mut steps.main);

@@ -161,7 +161,8 @@ mod tests {
     use crate::config::Options;
     use crate::model::Model;
     use crate::plan::Sizing;
-    use crate::testing::{added, all_listed, service};
+    use crate::ruleset::{FakeKernel, Kernel as _};
+    use crate::testing::{added, added_slice, all_listed, service, slice};
 
     const V4: Family = Family::Ipv4;
 
@@ -189,5 +190,54 @@ mod tests {
             }
         };
         assert_eq!(steps.after, left, "the kernel has them still");
+    }
+
+    /// A process that ends before the larger maps are filled, or a command that reads meanwhile, has to see which are in force.
+    #[test]
+    fn while_larger_maps_are_filled_at_once_all_rules_name_those_in_force() {
+        let sizing = Sizing { floor: 4, headroom: 2 };
+        let (mut model, options) = (Model::default(), Options { sizing, ..Options::new("n") });
+        all_listed().for_each(|event| model.apply(event));
+        for (name, ip) in [("a", "10.96.0.1"), ("b", "10.96.0.2")] {
+            model.apply(added(service(name, ip)));
+        }
+        model.apply(added_slice(slice("a", "n", &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"])));
+        model.take_changes();
+        let (mut kernel, settings) = (FakeKernel::new(), options.settings(&model));
+        let (mut mirror, _) = Mirror::build(settings.clone(), &model);
+        commit(&mut kernel, &mirror, &mirror.rebase(V4, None));
+        let before = kernel.read(V4).expect("in memory").expect("there");
+
+        let addresses: Vec<String> = (1..=40).map(|n| format!("10.1.0.{n}")).collect();
+        model.apply(added_slice(slice("b", "n", &addresses.iter().map(String::as_str).collect::<Vec<_>>())));
+        let changes = model.take_changes();
+        let steps = mirror.update(&settings, &model, &changes).families.remove(0).steps;
+        kernel.apply(&steps.first).expect("the kernel takes it");
+        let table = kernel.read(V4).expect("in memory").expect("there");
+        assert_eq!((&table.foreign[..], &table.names), (&[][..], &before.names), "nothing else is in force yet");
+        assert!(table.chains[&"pick-40".parse().expect("ours")].len() > 1, "it has rules before elements lead to it");
+
+        // Another process starts now.
+        let mut next = Mirror::new(settings);
+        next.compile(V4, &model, Some(&crate::diff::ExistingLayout::of(&table)));
+        let steps = next.rebase(V4, Some(&table));
+        assert!(steps.transactions().iter().all(|part| !part.ops.contains(&(V4, Op::DeleteTable))), "the table stays");
+        commit(&mut kernel, &next, &steps);
+        let table = kernel.read(V4).expect("in memory");
+        assert!(next.rebase(V4, table.as_ref()).is_empty());
+    }
+
+    fn commit(kernel: &mut FakeKernel, mirror: &Mirror, steps: &Steps) {
+        let [first, rest @ ..] = steps.transactions();
+        kernel.apply(first).expect("the kernel takes it");
+        for mut load in mirror.fill(steps) {
+            while let Some(part) = load.next(7) {
+                kernel.apply(&part).expect("the kernel takes it");
+            }
+        }
+        for part in rest {
+            kernel.settle().expect("nothing to wait for");
+            kernel.apply(part).expect("the kernel takes it");
+        }
     }
 }

@@ -88,6 +88,8 @@ impl FamilyMirror {
                 || self.rules(settings, *chain).iter().map(|rule| encode_rule(self.family, rule)).collect::<Vec<_>>();
             match table.chains.get(chain) {
                 None => change.came.push(*chain),
+                // It was left behind: where packets are led there, its rules cannot come too soon.
+                Some(code) if code.is_empty() && !is_altered(*chain) => change.back.push(*chain),
                 Some(code) if is_altered(*chain) || code[..in_force(*chain, code)] != wanted() => {
                     change.changed.push(*chain);
                 }

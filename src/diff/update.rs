@@ -129,13 +129,21 @@ impl FamilyMirror {
         let differs = |chain: &ChainId| self.rules_in_force(new, *chain) != self.rules_in_force(old, *chain);
         let mut changed: Vec<ChainId> = before.into_iter().filter(differs).collect();
         // What could not be deleted is still there: wanted again it gets its rules anew.
-        let (back, new_ones) = came.into_iter().partition(|chain| self.undeleted.contains(chain));
+        let (back, new_ones): (Vec<ChainId>, _) = came.into_iter().partition(|chain| self.undeleted.contains(chain));
         came = new_ones;
         changed.retain(|chain| !back.contains(chain) && !came.contains(chain));
-        changed.extend(back);
         came_sets.retain(|set| !self.undeleted_sets.contains(set));
-        let mut change =
-            Change { came, changed, went, came_sets, went_sets, resized, elements: recorder, ..Change::default() };
+        let mut change = Change {
+            came,
+            back,
+            changed,
+            went,
+            came_sets,
+            went_sets,
+            resized,
+            elements: recorder,
+            ..Change::default()
+        };
         self.repeat_deletions(&mut change);
         self.bind_with(new, &change);
         self.write(new, change, &mut steps);
