@@ -94,7 +94,7 @@ fn assert_in_force(kept: &FakeKernel, mirror: &Mirror, fresh: &FakeKernel) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_leads_to_the_table_of_its_end(options in any_options(), history in any_history()) {
