@@ -210,3 +210,22 @@ proptest! {
         prop_assert!(wrong.is_empty(), "{wrong:?}");
     }
 }
+
+#[test]
+fn a_map_whose_deletion_was_refused_is_deleted_all_the_same() {
+    for after in 0..30 {
+        let mut play = Play::start(Duration::ZERO);
+        play.sync();
+        play.take(Step::Endpoints(0, 3));
+        play.take(Step::FailAfter(after, false));
+        for _ in 0..40 {
+            play.grow();
+        }
+        play.programmer.kernel.interceptor.fails_after = None;
+        if !play.programmer.knows(V4) {
+            play.sync();
+        }
+        play.grow_up();
+        assert_eq!(play.table().leftovers, [], "change {after} failed");
+    }
+}

@@ -5,7 +5,7 @@ use tracing::debug;
 use super::{Failure, Programmer, apply, send_slice};
 use crate::diff::Mirror;
 use crate::model::Family;
-use crate::ruleset::Kernel;
+use crate::ruleset::{Kernel, Op};
 
 impl<K: Kernel> Programmer<K> {
     /// The families that have maps being replaced by larger ones: there [`Programmer::grow`] goes on.
@@ -47,7 +47,9 @@ impl<K: Kernel> Programmer<K> {
         match apply(&mut self.kernel, mirror, &part) {
             Err(failure) if !failure.cause.is_uncertain() => {
                 debug!(cause = %failure.cause, %family, "a map that was replaced cannot be emptied, so it is deleted as it is");
-                let deletes = mirror.abandon_unused(family);
+                let mut deletes = mirror.abandon_unused(family);
+                // The last part deletes the maps itself.
+                deletes.ops.extend(part.ops.into_iter().filter(|(_, op)| matches!(op, Op::DeleteSet(_))));
                 apply(&mut self.kernel, mirror, &deletes)
             }
             result => result,
