@@ -100,9 +100,9 @@ fn all_parts(mirror: &Mirror) -> ChangedParts {
     touched
 }
 
-/// Some 50 batches.
+/// Some 40 batches.
 fn long_history() -> impl Strategy<Value = Vec<Vec<Event>>> {
-    prop::collection::vec(any_history(), 8).prop_map(|histories| histories.concat())
+    prop::collection::vec(any_history(), 6).prop_map(|histories| histories.concat())
 }
 
 /// Does all the jobs on many threads.
