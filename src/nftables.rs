@@ -204,7 +204,7 @@ impl Kernel for NftKernel {
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError> {
-        if transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteSet(_))) {
+        if transaction.waits_for_packets() {
             self.wait_for_packets()?;
         }
         self.commit(TABLE_NAME, &transaction.ops, CommitMode::Commit)

@@ -292,9 +292,6 @@ impl<K: Kernel> Programmer<K> {
         apply(&mut self.kernel, mirror, &steps.main)?;
         apply(&mut self.kernel, mirror, &steps.replaced)?;
         let nothing = Transaction::default();
-        if !steps.after.is_empty() {
-            self.kernel.settle()?;
-        }
         let not_deleted = match apply(&mut self.kernel, mirror, &steps.after) {
             Ok(()) => None,
             // The chains may be gone, or not.

@@ -109,7 +109,6 @@ mod tests {
 
     fn commit(kernel: &mut FakeKernel, steps: Steps) {
         for part in steps.transactions() {
-            kernel.settle().expect("nothing to wait for");
             kernel.apply(part).expect("the kernel takes it");
         }
     }

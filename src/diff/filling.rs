@@ -236,7 +236,6 @@ mod tests {
             }
         }
         for part in rest {
-            kernel.settle().expect("nothing to wait for");
             kernel.apply(part).expect("the kernel takes it");
         }
     }

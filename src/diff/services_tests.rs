@@ -54,7 +54,6 @@ impl Loop {
     fn commit(&mut self, steps: Steps) -> Vec<Op> {
         let transactions = steps.transactions();
         for transaction in transactions {
-            self.kernel.settle().expect("nothing to wait for");
             self.kernel.apply(transaction).expect("applied");
         }
         transactions.into_iter().flat_map(|t| t.ops.iter().map(|(_, op)| op.clone())).collect()

@@ -14,14 +14,10 @@ pub(super) fn repair_part<K: Kernel>(
 ) -> Result<Option<Transaction>, KernelError> {
     let table = kernel.read_part(family, part)?;
     let Some(steps) = table.and_then(|table| mirror.repair_part(family, part, table)) else { return Ok(None) };
-    for transaction in [&steps.first, &steps.main, &steps.replaced] {
+    for transaction in steps.transactions() {
         if !transaction.is_empty() {
             kernel.apply(transaction)?;
         }
-    }
-    if !steps.after.is_empty() {
-        kernel.settle()?;
-        kernel.apply(&steps.after)?;
     }
     let mut changes = steps.first;
     changes.extend(steps.main);

@@ -14,8 +14,6 @@ pub struct FakeKernel {
     tables: BTreeMap<Family, Listing>,
     /// Sets that packets may still look up, because rules named them until a transaction before.
     unsettled: HashSet<(Family, SetName)>,
-    /// Chains that packets may still be led to, because elements led there until a transaction before.
-    left_chains: HashSet<(Family, ChainId)>,
     /// Transactions applied so far.
     pub transactions: usize,
     /// Element changes applied so far.
@@ -94,7 +92,7 @@ impl Kernel for FakeKernel {
                 Op::AddElements(_, elements) if elements.iter().any(|element| is_new(*family, element)) => {
                     Err(("a chain without rules".to_owned(), libc::EBUSY))
                 }
-                Op::DeleteChain(chain) if self.left_chains.contains(&(*family, *chain)) => {
+                Op::DeleteChain(chain) if before.get(family).is_some_and(|table| table.leads_to(*chain)) => {
                     Err((format!("chain {chain}"), libc::EBUSY))
                 }
                 _ => self.apply_op(*family, op),
@@ -105,14 +103,10 @@ impl Kernel for FakeKernel {
                 return Err(KernelError::Refused { op: index, element: None, object, reason, errno });
             }
         }
-        if transaction.ops.iter().any(|(_, op)| matches!(op, Op::DeleteSet(_))) {
+        if transaction.waits_for_packets() {
             self.settle()?;
         }
         for (family, table) in &before {
-            let chains = self.tables.get(family).map(Listing::targets).unwrap_or_default();
-            let left = table.targets().into_iter().filter(|chain| !chains.contains(chain));
-            self.left_chains.extend(left.map(|chain| (*family, chain)));
-            self.left_chains.retain(|(of, chain)| of != family || !chains.contains(chain));
             let is_left = |set: &SetName| self.tables.get(family).is_some_and(|table| table.is_left(*set));
             let left = table.sets.keys().filter(|set| table.needs(**set) && is_left(set));
             self.unsettled.extend(left.map(|set| (*family, *set)));
@@ -125,7 +119,6 @@ impl Kernel for FakeKernel {
 
     fn settle(&mut self) -> Result<(), KernelError> {
         self.unsettled.clear();
-        self.left_chains.clear();
         Ok(())
     }
 
@@ -238,9 +231,9 @@ impl Listing {
         self.sets.get_mut(&set).ok_or_else(|| (format!("set {set}"), libc::ENOENT))
     }
 
-    /// The chains that elements lead to.
-    fn targets(&self) -> HashSet<ChainId> {
-        self.sets.values().flat_map(BTreeMap::values).filter_map(target_of).collect()
+    /// Whether elements lead to a chain.
+    fn leads_to(&self, chain: ChainId) -> bool {
+        self.sets.values().flat_map(BTreeMap::values).any(|element| target_of(element) == Some(chain))
     }
 
     fn delete_chain(&mut self, chain: ChainId) -> Result<(), FakeRefusal> {
@@ -251,8 +244,7 @@ impl Listing {
             .flat_map(|(_, rules)| rules)
             .flatten()
             .any(|term| matches!(term, Term::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if *to == chain));
-        let elements = || self.sets.values().flat_map(BTreeMap::values);
-        if by_rule || elements().any(|element| target_of(element) == Some(chain)) {
+        if by_rule || self.leads_to(chain) {
             return Err((format!("chain {chain}"), libc::EBUSY));
         }
         self.chains.retain(|(id, _)| *id != chain);

@@ -10,8 +10,8 @@ pub trait Kernel: Send {
     /// [`KernelError::is_taken`] when another process has them, which has to end first.
     fn claim(&mut self) -> Result<(), KernelError>;
 
-    /// Makes all changes of a transaction take effect at once; where it deletes a set, not before no packet is being
-    /// processed by rules of earlier transactions. On an error nothing has changed, except where
+    /// Makes all changes of a transaction take effect at once; where it deletes what packets can be led to
+    /// ([`Transaction::waits_for_packets`]), not before no packet is being processed by rules of earlier transactions. On an error nothing has changed, except where
     /// [`KernelError::is_uncertain`] says that this is not known.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), KernelError>;
 

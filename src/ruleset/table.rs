@@ -217,6 +217,13 @@ impl Transaction {
         }
     }
 
+    /// Whether it deletes a set or a chain: a packet that is being processed may still be led there by rules or elements that
+    /// went before.
+    pub fn waits_for_packets(&self) -> bool {
+        let deletes = |op: &Op| matches!(op, Op::DeleteSet(_) | Op::DeleteChain(_) | Op::DeleteForeign(..));
+        self.ops.iter().any(|(_, op)| deletes(op))
+    }
+
     /// Number of elements added and deleted.
     pub fn element_counts(&self) -> (usize, usize) {
         self.ops.iter().fold((0, 0), |(added, deleted), (_, op)| match op {
