@@ -1,8 +1,8 @@
 //! The whole program against an API server: start to first sync, one change, churn, memory, restart.
 //!
 //! Run as root: `cargo bench --bench e2e [-- --quick] [starts]`: `starts` for starts and restarts at 100,000 Services alone, on the
-//! screen. With kube-proxy in the folder KUBEBUILDER_ASSETS the same of it, up to 10,000 Services. `portway run` is a process of its own in a network namespace; when
-//! the kernel committed is learnt from the kernel.
+//! screen. With kube-proxy in the folder KUBEBUILDER_ASSETS the same of it, up to 10,000 Services. `portway run` is a process of its
+//! own in a network namespace; when the kernel committed is learnt from the kernel.
 
 #![allow(missing_docs)]
 
@@ -13,7 +13,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use support::api_server::ApiServer;
-use support::commits::{Commit, Generation, listen, settle};
+use support::commits::{Commit, Generation, listen, settle, wait_for};
 use support::kube_proxy::{self, Measured};
 use support::objects;
 use support::process::{Memory, Program};
@@ -324,13 +324,9 @@ fn one_by_one(
             let (sent, len) = server.change(service(services, generation), ENDPOINTS, generation);
             bytes = len;
             let address = address(generation);
-            loop {
-                let commit = commits.recv_timeout(LIMIT).expect("the change reaches the kernel");
-                if commit.added.contains(&address) {
-                    std::thread::sleep(Duration::from_millis(2));
-                    return commit.at - sent;
-                }
-            }
+            let at = wait_for(commits, LIMIT, |added| added.contains(&address));
+            std::thread::sleep(Duration::from_millis(2));
+            at - sent
         })
         .collect();
     (times, bytes)

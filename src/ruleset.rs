@@ -45,5 +45,7 @@ pub use kernel::{Kernel, KernelError};
 pub use name::{Names, SetName};
 pub use rule::{Field, Rule, Term};
 pub use set::{FieldType, SetId, SetSpec, ValueType};
+#[cfg(any(test, feature = "testing"))]
+pub use table::rules_met;
 pub use table::{Foreign, ForeignKind, Listing, Op, TABLE_NAME, Table, Transaction, end_of_chain};
 pub use verdict::Verdict;

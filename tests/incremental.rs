@@ -46,36 +46,64 @@ fn assert_same(kept: &FakeKernel, fresh: &FakeKernel) {
     }
 }
 
-/// What [`portway::programmer::Programmer`] does with steps.
-fn commit(kernel: &mut FakeKernel, mirror: &Mirror, steps: &Steps) {
-    let mut apply = |part: &Transaction| kernel.apply(part).expect("the kernel takes it");
-    apply(&steps.first);
-    for mut load in mirror.fill(steps) {
-        while let Some(part) = load.next(5) {
-            apply(&part);
-        }
-    }
-    [&steps.main, &steps.replaced, &steps.after].into_iter().for_each(apply);
+/// Tables in which nearly every map is replaced again and again, and what they come from.
+struct Growing {
+    options: Options,
+    events: Vec<Event>,
+    model: Model,
+    mirror: Mirror,
+    kernel: FakeKernel,
+    served: Vec<Family>,
 }
 
-/// A chain's rules for successors, when all have theirs one owner's elements, or the switch when that was the last; or an owner's elements of maps that were replaced.
-fn grow(kernel: &mut FakeKernel, mirror: &mut Mirror, family: Family) {
-    let mut part = mirror.begin_successors(family);
-    if part.is_empty() {
-        part = mirror.bind_successors(family);
+impl Growing {
+    fn new(options: Options) -> Self {
+        let options = Options { sizing: Sizing { floor: 3, headroom: 2 }, ..options };
+        let (mut kernel, mut model, events) = (FakeKernel::new(), Model::default(), empty_lists());
+        events.iter().cloned().for_each(|event| model.apply(event));
+        model.take_changes();
+        let (mirror, _) = Mirror::build(options.settings(&model), &model);
+        let served: Vec<Family> = mirror.families().collect();
+        for family in &served {
+            mirror.commit_in(&mut kernel, &mirror.rebase(*family, None));
+        }
+        Self { options, events, model, mirror, kernel, served }
     }
-    if part.is_empty() {
-        part = mirror.fill_successors(family, 1);
+
+    fn take(&mut self, batch: Vec<Event>) {
+        batch.iter().cloned().for_each(|event| self.model.apply(event));
+        self.events.extend(batch);
+        let (changes, settings) = (self.model.take_changes(), self.options.settings(&self.model));
+        for update in self.mirror.update(&settings, &self.model, &changes).families {
+            self.mirror.commit_in(&mut self.kernel, &update.steps);
+        }
     }
-    if !part.is_empty() {
-        kernel.apply(&part).expect("the kernel takes it");
-    } else if let Some(steps) = mirror.switch_to_successors(family) {
-        let adds = |(_, op): &(Family, Op)| matches!(op, Op::AddRule(ChainId::Pick(_), _));
-        assert!(!steps.main.ops.iter().any(adds), "the kernel walks all elements for each rule");
-        commit(kernel, mirror, &steps);
-        kernel.settle().expect("nothing to wait for");
-    } else {
-        kernel.apply(&mirror.empty_predecessors(family, 1)).expect("the kernel takes it");
+
+    /// A chain's rules for successors, when all have theirs one owner's elements, or the switch when that was the last; or an
+    /// owner's elements of maps that were replaced.
+    fn grow(&mut self, family: Family) {
+        let (kernel, mirror) = (&mut self.kernel, &mut self.mirror);
+        let mut part = mirror.begin_successors(family);
+        if part.is_empty() {
+            part = mirror.bind_successors(family);
+        }
+        if part.is_empty() {
+            part = mirror.fill_successors(family, 1);
+        }
+        if !part.is_empty() {
+            kernel.apply(&part).expect("the kernel takes it");
+        } else if let Some(steps) = mirror.switch_to_successors(family) {
+            let adds = |(_, op): &(Family, Op)| matches!(op, Op::AddRule(ChainId::Pick(_), _));
+            assert!(!steps.main.ops.iter().any(adds), "the kernel walks all elements for each rule");
+            mirror.commit_in(kernel, &steps);
+            kernel.settle().expect("nothing to wait for");
+        } else {
+            kernel.apply(&mirror.empty_predecessors(family, 1)).expect("the kernel takes it");
+        }
+    }
+
+    fn fresh(&self) -> FakeKernel {
+        from_scratch(&self.options, &self.events)
     }
 }
 
@@ -114,40 +142,24 @@ proptest! {
         history in any_history(),
         pace in prop::collection::vec(0_usize..30, 1..10),
     ) {
-        // Nearly every map is replaced again and again.
-        let sizing = Sizing { floor: 3, headroom: 2 };
-        let options = Options { sizing, ..options };
-        let (mut kernel, mut model, mut all) = (FakeKernel::new(), Model::default(), empty_lists());
-        all.iter().cloned().for_each(|event| model.apply(event));
-        model.take_changes();
-        let (mut mirror, _) = Mirror::build(options.settings(&model), &model);
-        let served: Vec<Family> = mirror.families().collect();
-        for family in &served {
-            commit(&mut kernel, &mirror, &mirror.rebase(*family, None));
-        }
+        let mut it = Growing::new(options);
+        let served = it.served.clone();
         for (batch, pace) in history.into_iter().zip(pace.iter().cycle()) {
-            batch.iter().cloned().for_each(|event| model.apply(event));
-            all.extend(batch);
-            let changes = model.take_changes();
-            for update in mirror.update(&options.settings(&model), &model, &changes).families {
-                commit(&mut kernel, &mirror, &update.steps);
-            }
-            assert_in_force(&kernel, &mirror, &from_scratch(&options, &all));
+            it.take(batch);
+            assert_in_force(&it.kernel, &it.mirror, &it.fresh());
             for family in &served {
-                for _ in 0..*pace {
-                    grow(&mut kernel, &mut mirror, *family);
-                }
+                (0..*pace).for_each(|_| it.grow(*family));
             }
-            assert_in_force(&kernel, &mirror, &from_scratch(&options, &all));
+            assert_in_force(&it.kernel, &it.mirror, &it.fresh());
         }
         for family in &served {
-            while mirror.is_growing(*family) {
-                grow(&mut kernel, &mut mirror, *family);
+            while it.mirror.is_growing(*family) {
+                it.grow(*family);
             }
-            let table = kernel.read(*family).expect("in memory").expect("there");
+            let table = it.kernel.read(*family).expect("in memory").expect("there");
             prop_assert_eq!(table.leftovers, []);
         }
-        assert_same(&kernel, &from_scratch(&options, &all));
+        assert_same(&it.kernel, &it.fresh());
     }
 
     #[test]
@@ -156,40 +168,27 @@ proptest! {
         history in any_history(),
         steps in 0_usize..60,
     ) {
-        let options = Options { sizing: Sizing { floor: 3, headroom: 2 }, ..options };
-        let (mut kernel, mut model, mut all) = (FakeKernel::new(), Model::default(), empty_lists());
-        all.iter().cloned().for_each(|event| model.apply(event));
-        model.take_changes();
-        let (mut mirror, _) = Mirror::build(options.settings(&model), &model);
-        let served: Vec<Family> = mirror.families().collect();
+        let mut it = Growing::new(options);
+        let served = it.served.clone();
+        history.into_iter().for_each(|batch| it.take(batch));
         for family in &served {
-            commit(&mut kernel, &mirror, &mirror.rebase(*family, None));
-        }
-        for batch in history {
-            batch.iter().cloned().for_each(|event| model.apply(event));
-            all.extend(batch);
-            let changes = model.take_changes();
-            for update in mirror.update(&options.settings(&model), &model, &changes).families {
-                commit(&mut kernel, &mirror, &update.steps);
-            }
-        }
-        for family in &served {
-            (0..steps).for_each(|_| grow(&mut kernel, &mut mirror, *family));
+            (0..steps).for_each(|_| it.grow(*family));
         }
         // Another program's question meanwhile: the kernel has what it should have.
         for family in &served {
-            let (table, part) = (kernel.read(*family).expect("in memory"), Part { structure: true, ..Part::default() });
-            let repair = mirror.repair_part(*family, &part, table.expect("there"));
+            let (table, part) =
+                (it.kernel.read(*family).expect("in memory"), Part { structure: true, ..Part::default() });
+            let repair = it.mirror.repair_part(*family, &part, table.expect("there"));
             prop_assert!(repair.is_none_or(|steps| steps.is_empty()));
         }
-        let (mut next, reports) = Controller::new(kernel, options.clone());
-        next.handle(all.clone(), Instant::now());
+        let (mut next, reports) = Controller::new(std::mem::take(&mut it.kernel), it.options.clone());
+        next.handle(it.events.clone(), Instant::now());
         prop_assert_eq!(reports.borrow().failures, 0);
         for family in &served {
             let table = next.kernel().read(*family).expect("in memory").expect("there");
             prop_assert_eq!(table.leftovers, []);
         }
-        assert_same(next.kernel(), &from_scratch(&options, &all));
+        assert_same(next.kernel(), &it.fresh());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use portway::ruleset::{Foreign, Kernel, SetId, Table};
 
 use support::netns::in_netns;
 use support::nft::{Nft, assert_same_text};
+use support::release::is_linux;
 use support::sample;
 
 /// Kept listing of the sample; PORTWAY_BLESS=1 writes it anew.
@@ -45,11 +46,7 @@ fn any_nft_lists_what_is_kept_and_can_load_it_again() {
 
 /// The sets that `nft` declares otherwise than we do: where the kernel may be at fault, we have it compare short fields.
 fn declared_otherwise(family: Family) -> Vec<SetId> {
-    let name = nix::sys::utsname::uname().expect("it has one");
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
-    let is_sound = (numbers.next(), numbers.next()) >= (Some(6), Some(16));
-    if is_sound || family == Family::Ipv4 {
+    if is_linux((6, 16)) || family == Family::Ipv4 {
         return Vec::new();
     }
     vec![SetId::AllowedSources, SetId::NodeportAllowedSources]

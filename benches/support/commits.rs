@@ -120,6 +120,16 @@ fn values(body: &[u8], found: &mut Vec<Ipv4Addr>) {
     }
 }
 
+/// When the first commit with these addresses was made; fails when there is none within a limit.
+pub fn wait_for(commits: &Receiver<Commit>, limit: Duration, is_it: impl Fn(&[Ipv4Addr]) -> bool) -> Instant {
+    loop {
+        let commit = commits.recv_timeout(limit).expect("the change reaches the kernel");
+        if is_it(&commit.added) {
+            return commit.at;
+        }
+    }
+}
+
 /// Waits until nothing was committed for a while.
 pub fn settle(commits: &Receiver<Commit>, quiet: Duration) {
     while commits.recv_timeout(quiet).is_ok() {}

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::api_server::ApiServer;
-use super::commits::{listen, settle};
+use super::commits::{listen, settle, wait_for};
 use super::process::Memory;
 
 /// Changes of one endpoint that are measured, and how long it is left alone before each: it does not sync twice within its
@@ -44,9 +44,7 @@ impl KubeProxy {
         std::thread::spawn(move || lines.filter(|line| line.starts_with('E')).for_each(|line| eprintln!("{line}")));
         Self(child)
     }
-}
 
-impl KubeProxy {
     /// What it has now, and had at most.
     pub fn memory(&self) -> Memory {
         Memory::of(self.0.id())
@@ -83,20 +81,14 @@ pub fn measure(
     let commits = listen();
     let started = Instant::now();
     let program = KubeProxy::start(path, &server.url());
-    let wait = |is_it: &dyn Fn(&[Ipv4Addr]) -> bool| loop {
-        let commit = commits.recv_timeout(LIMIT).expect("a sync");
-        if is_it(&commit.added) {
-            return commit.at;
-        }
-    };
-    let start = wait(&|added| added.len() >= services) - started;
+    let start = wait_for(&commits, LIMIT, |added| added.len() >= services) - started;
     settle(&commits, PAUSE);
     let memory = program.memory();
     let changes = (1..=CHANGES).map(|generation| {
         settle(&commits, PAUSE);
         let (service, address) = change(generation);
         let (sent, _) = server.change(service, endpoints, generation);
-        wait(&|added| added.contains(&address)) - sent
+        wait_for(&commits, LIMIT, |added| added.contains(&address)) - sent
     });
     Measured { start, changes: changes.collect(), memory }
 }

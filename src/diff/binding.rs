@@ -78,7 +78,6 @@ fn picks(chain: ChainId) -> bool {
 mod tests {
     use super::*;
     use crate::config::Options;
-    use crate::diff::Steps;
     use crate::model::Model;
     use crate::plan::Sizing;
     use crate::ruleset::{FakeKernel, Kernel as _, SetName};
@@ -98,19 +97,13 @@ mod tests {
         model.take_changes();
         let (mut kernel, settings) = (FakeKernel::new(), options.settings(&model));
         let (mut mirror, _) = Mirror::build(settings.clone(), &model);
-        commit(&mut kernel, mirror.rebase(V4, None));
+        mirror.commit_in(&mut kernel, &mirror.rebase(V4, None));
         model.apply(added_slice(slice("b", "n", &["10.0.0.1", "10.0.0.2", "10.0.0.3"])));
         let changes = model.take_changes();
         let update = mirror.update(&settings, &model, &changes).families.remove(0);
-        commit(&mut kernel, update.steps);
+        mirror.commit_in(&mut kernel, &update.steps);
         kernel.apply(&mirror.begin_successors(V4)).expect("the kernel takes it");
         (kernel, mirror)
-    }
-
-    fn commit(kernel: &mut FakeKernel, steps: Steps) {
-        for part in steps.transactions() {
-            kernel.apply(part).expect("the kernel takes it");
-        }
     }
 
     fn successor() -> SetName {
@@ -153,7 +146,7 @@ mod tests {
             of_picks.len() == 2 && of_picks.iter().all(|(_, op)| matches!(op, Op::KeepRules { .. })),
             "{of_picks:?}"
         );
-        commit(&mut kernel, steps);
+        mirror.commit_in(&mut kernel, &steps);
         assert_eq!(rules_of_chains(&kernel), before);
         let rules = kernel.listing(V4).expect("served").rules("pick-3".parse().expect("ours")).expect("there").to_vec();
         assert!(rules.iter().flatten().filter_map(|term| term.set()).all(|name| name == successor()));
@@ -181,7 +174,7 @@ mod tests {
         mirror.families.iter_mut().for_each(|family| family.successors = Default::default());
         let steps = mirror.rebase(V4, Some(&table));
         assert!(steps.main.is_empty(), "what is in force is right: {:?}", steps.main);
-        commit(&mut kernel, steps);
+        mirror.commit_in(&mut kernel, &steps);
         let table = kernel.read(V4).expect("in memory");
         assert!(mirror.rebase(V4, table.as_ref()).is_empty());
     }

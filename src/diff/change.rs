@@ -6,7 +6,7 @@ use super::Steps;
 use super::mirror::FamilyMirror;
 use super::recorder::OpRecorder;
 use crate::plan::Settings;
-use crate::ruleset::{ChainId, Op, SetId, Transaction, ValueType};
+use crate::ruleset::{ChainId, Op, SetId, Transaction};
 
 /// What is to be done to a table that is in force.
 #[derive(Debug, Default)]
@@ -33,11 +33,6 @@ pub(super) struct Change {
     pub(super) surplus: Vec<(ChainId, usize, usize)>,
     /// Elements, besides those of the replaced maps.
     pub(super) elements: OpRecorder,
-}
-
-/// Whether elements of a map lead to chains.
-pub(super) fn leads_to_chains(set: SetId) -> bool {
-    set.spec().value == ValueType::Verdict
 }
 
 impl FamilyMirror {
@@ -83,7 +78,7 @@ impl FamilyMirror {
             change.elements.forget(*set);
         }
         // Others are emptied first. But chains are in use as long as verdicts lead to them.
-        for set in change.resized.iter().chain(change.filled.iter().filter(|set| leads_to_chains(**set))) {
+        for set in change.resized.iter().chain(change.filled.iter().filter(|set| set.leads_to_chains())) {
             steps.replaced.push(family, Op::DeleteSet(names.of(*set).other()));
         }
         self.keep_rules(settings, &change.bound, true, &mut steps.main);

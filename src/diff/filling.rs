@@ -6,7 +6,7 @@
 //! ([`super::emptying`]).
 
 use super::Steps;
-use super::change::{Change, leads_to_chains};
+use super::change::Change;
 use super::mirror::{FamilyMirror, Mirror};
 use super::recorder::OpRecorder;
 use super::successors::{Owner, Successors};
@@ -43,7 +43,7 @@ impl Mirror {
         let successors = std::mem::take(&mut mirror.successors);
         let bound = successors.bound().collect();
         let filled = mirror.sizes.switch(successors.into_sizes());
-        mirror.leave_predecessors(filled.iter().copied().filter(|set| !leads_to_chains(*set)).collect());
+        mirror.leave_predecessors(filled.iter().copied().filter(|set| !set.leads_to_chains()).collect());
         let mut change = Change { filled, bound, ..Change::default() };
         mirror.repeat_deletions(&mut change);
         mirror.write(settings, change, &mut steps);
@@ -205,7 +205,7 @@ mod tests {
         model.take_changes();
         let (mut kernel, settings) = (FakeKernel::new(), options.settings(&model));
         let (mut mirror, _) = Mirror::build(settings.clone(), &model);
-        commit(&mut kernel, &mirror, &mirror.rebase(V4, None));
+        mirror.commit_in(&mut kernel, &mirror.rebase(V4, None));
         let before = kernel.read(V4).expect("in memory").expect("there");
 
         let addresses: Vec<String> = (1..=40).map(|n| format!("10.1.0.{n}")).collect();
@@ -222,21 +222,8 @@ mod tests {
         next.compile(V4, &model, Some(&crate::diff::ExistingLayout::of(&table)));
         let steps = next.rebase(V4, Some(&table));
         assert!(steps.transactions().iter().all(|part| !part.ops.contains(&(V4, Op::DeleteTable))), "the table stays");
-        commit(&mut kernel, &next, &steps);
+        next.commit_in(&mut kernel, &steps);
         let table = kernel.read(V4).expect("in memory");
         assert!(next.rebase(V4, table.as_ref()).is_empty());
-    }
-
-    fn commit(kernel: &mut FakeKernel, mirror: &Mirror, steps: &Steps) {
-        let [first, rest @ ..] = steps.transactions();
-        kernel.apply(first).expect("the kernel takes it");
-        for mut load in mirror.fill(steps) {
-            while let Some(part) = load.next(7) {
-                kernel.apply(&part).expect("the kernel takes it");
-            }
-        }
-        for part in rest {
-            kernel.apply(part).expect("the kernel takes it");
-        }
     }
 }

@@ -8,6 +8,8 @@ use super::recorder::OpRecorder;
 use crate::model::Family;
 use crate::plan::Settings;
 use crate::ruleset::{ChainId, Element, Op, SetId, Table, Transaction};
+#[cfg(any(test, feature = "testing"))]
+use crate::ruleset::{FakeKernel, Kernel as _};
 
 /// The transactions that make a table, one after the other: chains without hooks and empty maps, then elements, then the
 /// hooks. Or those that fill maps no rule uses yet. No packet sees it before it is complete, so others can have their turn
@@ -71,6 +73,21 @@ impl Mirror {
                 at_once: false,
             })
         })
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Mirror {
+    /// Has a kernel in memory take these steps, as [`crate::programmer::Programmer`] would; maps are filled some elements at a time.
+    pub fn commit_in(&self, kernel: &mut FakeKernel, steps: &Steps) {
+        let mut apply = |part: &Transaction| kernel.apply(part).expect("the kernel takes it");
+        apply(&steps.first);
+        for mut load in self.fill(steps) {
+            while let Some(part) = load.next(5) {
+                apply(&part);
+            }
+        }
+        [&steps.main, &steps.replaced, &steps.after].into_iter().for_each(apply);
     }
 }
 

@@ -3,7 +3,6 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::config::Options;
-use crate::diff::change::leads_to_chains;
 use crate::diff::{Mirror, Steps, slots};
 use crate::model::{Balance, Event, Family, Protocol, Service, ServiceOptions, ServicePort, ServiceType};
 use crate::ruleset::{EndpointMap, FakeKernel, Kernel as _, Listing, Op, Pick, PickBy, SetId, Table, Transaction};
@@ -65,7 +64,7 @@ impl Loop {
 
     /// How many slots the chains have that frontends are led to, by map.
     fn counts(&mut self) -> BTreeSet<(EndpointMap, u32)> {
-        let verdicts = self.table().sets.into_iter().filter(|(set, _)| leads_to_chains(*set));
+        let verdicts = self.table().sets.into_iter().filter(|(set, _)| set.leads_to_chains());
         let picks = verdicts.flat_map(|(_, elements)| elements.values().collect::<Vec<_>>());
         picks.filter_map(|element| pick_of(element.value)).map(|pick| (pick.map, pick.count)).collect()
     }
@@ -106,7 +105,7 @@ fn slice(endpoints: u8) -> Event {
 /// Whether the kernel validates the whole table because of this.
 fn is_dear(ops: &[Op]) -> bool {
     ops.iter().any(|op| match op {
-        Op::AddElements(name, _) | Op::DeleteElements(name, _) => leads_to_chains(name.set),
+        Op::AddElements(name, _) | Op::DeleteElements(name, _) => name.set.leads_to_chains(),
         _ => true,
     })
 }

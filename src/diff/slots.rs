@@ -66,7 +66,8 @@ impl ExistingSlots<'_> {
 
     /// The chain that picks one of a frontend's endpoints in a map.
     pub(super) fn pick(self, map: EndpointMap, frontend: &Bytes) -> Option<Pick> {
-        SetId::LEADS_TO_ENDPOINTS.iter().find_map(|set| match self.0.sets.get(set)?.get(frontend)?.value {
+        let mut verdicts = SetId::ALL.iter().filter(|set| set.leads_to_chains());
+        verdicts.find_map(|set| match self.0.sets.get(set)?.get(frontend)?.value {
             Value::Verdict(Verdict::Goto(ChainId::Pick(pick))) if pick.map == map => Some(pick),
             _ => None,
         })

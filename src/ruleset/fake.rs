@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Bytes, ChainId, Element, Elements, Kernel, KernelError, Listing, Names, Op, Part, Rule, SetId, SetName, Table,
-    Term, Transaction, Value, Verdict, encode_rule,
+    Term, Transaction, Value, Verdict, encode_rule, rules_met,
 };
 use crate::model::Family;
 
@@ -258,9 +258,7 @@ impl Listing {
 
     /// Whether packets look up a set that has elements: not by rules behind one that drops all.
     fn needs(&self, set: SetName) -> bool {
-        let drops_all = |rule: &Rule| matches!(rule[..], [Term::Verdict(Verdict::Drop)]);
-        let met = |rules: &[Rule]| rules.iter().position(drops_all).unwrap_or(rules.len());
-        let rules = self.chains.iter().flat_map(|(_, rules)| &rules[..met(rules)]);
+        let rules = self.chains.iter().flat_map(|(_, rules)| rules_met(rules));
         rules.flatten().any(|term| term.set() == Some(set))
             && self.sets.get(&set).is_some_and(|elements| !elements.is_empty())
     }

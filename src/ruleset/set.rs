@@ -191,18 +191,6 @@ impl SetId {
         SetId::NodeportAllowedSources,
     ];
 
-    /// The verdict maps that lead to chains which pick an endpoint, those with most elements first.
-    pub const LEADS_TO_ENDPOINTS: [SetId; 8] = [
-        SetId::Services,
-        SetId::Nodeports,
-        SetId::ShortCircuit,
-        SetId::ExternalLocal,
-        SetId::NodeportShortCircuit,
-        SetId::NodeportExternalLocal,
-        SetId::AllowedServices,
-        SetId::NodeportAllowedServices,
-    ];
-
     /// Whether a table has it only while a chain of the table names it. All others are always there.
     pub fn is_optional(self) -> bool {
         use SetId::{Gone, NodeportAllowedServices, NodeportAllowedSources, Pingable, Unpingable};
@@ -218,6 +206,11 @@ impl SetId {
     pub fn is_sizable(self) -> bool {
         let spec = self.spec();
         !spec.interval && spec.size.is_none()
+    }
+
+    /// Whether its elements lead to chains.
+    pub fn leads_to_chains(self) -> bool {
+        self.spec().value == ValueType::Verdict
     }
 
     /// Whether it says what becomes of a packet before an endpoint is chosen. The others matter once there are endpoints.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
+#[cfg(any(test, feature = "testing"))]
+use super::Term;
 use super::{Bytes, ChainId, Element, Elements, Expr, Names, Rule, SetId, SetName, Verdict};
 use crate::model::Family;
 
@@ -110,7 +112,16 @@ impl Table {
 
 /// How many rules of a chain packets can meet: none behind one that drops all.
 pub fn end_of_chain(rules: &[Vec<Expr>]) -> usize {
-    let drops_all = |rule: &Vec<Expr>| matches!(rule[..], [Expr::Immediate(Verdict::Drop)]);
+    end(rules, |rule| matches!(rule[..], [Expr::Immediate(Verdict::Drop)]))
+}
+
+/// The rules of a chain that packets can meet, as [`end_of_chain`].
+#[cfg(any(test, feature = "testing"))]
+pub fn rules_met(rules: &[Rule]) -> &[Rule] {
+    &rules[..end(rules, |rule| matches!(rule[..], [Term::Verdict(Verdict::Drop)]))]
+}
+
+fn end<R>(rules: &[R], drops_all: impl Fn(&R) -> bool) -> usize {
     rules.iter().position(drops_all).map_or(rules.len(), |last| last + 1)
 }
 

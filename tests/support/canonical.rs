@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use portway::plan::Affinity;
 use portway::ruleset::{
-    Bytes, ChainId, Element, EndpointMap, Listing, Names, Pick, PickBy, SetId, SetName, Term, Value, Verdict,
+    Bytes, ChainId, Element, EndpointMap, Listing, Names, Pick, PickBy, SetId, SetName, Term, Value, Verdict, rules_met,
 };
 
 /// A table with all sets under their first names. Rules behind one that drops all are left out, and maps that no rule uses
@@ -14,8 +14,7 @@ use portway::ruleset::{
 pub fn with_first_names(listing: &Listing) -> Listing {
     let mut listing = listing.clone();
     for (_, rules) in &mut listing.chains {
-        let last = rules.iter().position(|rule| matches!(rule[..], [Term::Verdict(Verdict::Drop)]));
-        rules.truncate(last.map_or(rules.len(), |last| last + 1));
+        rules.truncate(rules_met(rules).len());
     }
     let terms = listing.chains.iter_mut().flat_map(|(_, rules)| rules).flatten();
     let mut used = BTreeSet::new();

@@ -22,6 +22,7 @@ pub mod one_pod;
 pub mod others;
 pub mod packets;
 pub mod program;
+pub mod release;
 pub mod sample;
 pub mod scenes;
 pub mod stage;
