@@ -150,18 +150,23 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
-    /// Sends changes that still wait for minSyncPeriod: no later sync would.
+    /// Sends changes that still wait for minSyncPeriod, and deletes what was to wait: no later sync would.
     fn finish(mut self) {
         if self.schedule.update_at().is_some() {
             self.sync(Instant::now(), true);
         }
+        self.delete_all_chains();
     }
 
     fn answer(&mut self, question: Question) {
         // Whoever asked may have given up by now.
         match question {
             Question::Snapshot(asker) => drop(asker.send(self.snapshot())),
-            Question::Confirm(changes, asker) => drop(asker.send(self.programmer.confirm(changes))),
+            Question::Confirm(changes, asker) => {
+                // Chains that are to go anyway are no difference.
+                self.delete_all_chains();
+                drop(asker.send(self.programmer.confirm(changes)));
+            }
         }
     }
 
@@ -182,6 +187,7 @@ impl<K: Kernel> Controller<K> {
         }
         self.fold(batch);
         self.sync(Instant::now(), true);
+        self.delete_all_chains();
         while self.programmer.growing().next().is_some() {
             self.grow();
         }
@@ -232,7 +238,8 @@ impl<K: Kernel> Controller<K> {
         }
         let update = self.schedule.update_at().filter(|_| knows_any);
         let retries = self.unknown().map(|family| self.schedule.retry_at(family).unwrap_or(now));
-        retries.chain(update).chain(self.programmer.forgets_at()).fold(compare, Instant::min)
+        let others = [self.programmer.forgets_at(), self.programmer.deletes_at()];
+        retries.chain(update).chain(others.into_iter().flatten()).fold(compare, Instant::min)
     }
 
     /// Does what is due.
@@ -241,7 +248,26 @@ impl<K: Kernel> Controller<K> {
         if self.programmer.known().next().is_some() && self.compare_at(now) <= now {
             if self.doubts.is_raised() { self.check_doubts() } else { self.look_after() }
         }
+        self.delete_chains(now);
         self.grow();
+    }
+
+    /// Deletes the chains that wait for it, now.
+    fn delete_all_chains(&mut self) {
+        for _ in Family::ALL {
+            self.programmer.deletes_at().into_iter().for_each(|at| self.delete_chains(at));
+        }
+    }
+
+    /// Deletes the chains that are due.
+    fn delete_chains(&mut self, now: Instant) {
+        for (family, result) in self.programmer.delete_chains(now) {
+            match result {
+                Ok(None) => {}
+                Ok(Some(cause)) => self.tell(|observer| observer.cleanup_failed(family, &cause)),
+                Err(Failure { cause, .. }) => self.failed(family, &cause, now.elapsed()),
+            }
+        }
     }
 
     /// Takes a step in replacing maps by larger ones. Changes that arrive meanwhile come before the next step.

@@ -4,6 +4,7 @@
 //! refuses in one family does not hold up the other. When to do what is for the [`crate::controller`] to decide.
 
 mod ahead;
+mod deletions;
 mod grow;
 mod repair;
 mod slices;
@@ -17,6 +18,7 @@ use crate::diff::{ExistingLayout, FamilyUpdate, Load, Mirror, Objection, StaleAf
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::Settings;
 use crate::ruleset::{Kernel, KernelError, Part, SetId, Table, Transaction};
+use deletions::Deletions;
 use repair::repair_part;
 use slices::{Slices, halves};
 
@@ -76,6 +78,7 @@ pub struct Programmer<K> {
     ahead: BTreeMap<Family, Table>,
     /// Families whose rules used other maps until just now: a packet may still.
     unsettled: BTreeSet<Family>,
+    deletions: Deletions,
     /// How long connections to endpoints that are gone are reset; zero for not at all.
     reset_for: Duration,
     /// What Services do not get, collected for [`Programmer::take_objections`].
@@ -87,8 +90,19 @@ impl<K: Kernel> Programmer<K> {
     pub fn new(kernel: K, reset_for: Duration) -> Self {
         let (known, objections) = (BTreeSet::new(), Vec::new());
         let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
-        let (ahead, unsettled) = (BTreeMap::new(), BTreeSet::new());
-        Self { kernel, mirror: None, known, slices, successor_slices, ahead, unsettled, reset_for, objections }
+        let (ahead, unsettled, deletions) = (BTreeMap::new(), BTreeSet::new(), Deletions::default());
+        Self {
+            kernel,
+            mirror: None,
+            known,
+            slices,
+            successor_slices,
+            ahead,
+            unsettled,
+            deletions,
+            reset_for,
+            objections,
+        }
     }
 
     /// The kernel.
@@ -141,7 +155,8 @@ impl<K: Kernel> Programmer<K> {
         self.note_result(family, result)
     }
 
-    /// Takes over changes in all families whose table is known.
+    /// Takes over changes in all families whose table is known. Chains that nobody uses any more may stay until
+    /// [`Programmer::delete_chains`].
     pub fn update(
         &mut self,
         settings: &Settings,
@@ -152,10 +167,14 @@ impl<K: Kernel> Programmer<K> {
         mirror.note_gone(model, changes, self.reset_for, Instant::now());
         let update = mirror.update(settings, model, changes);
         let mut results = Vec::new();
-        for FamilyUpdate { family, steps, stale, objections } in update.families {
+        for FamilyUpdate { family, mut steps, stale, objections } in update.families {
             self.objections.push((family, objections));
+            let postponed = self.deletions.postpone(family, &mut steps, Instant::now());
             let result = self.commit(&mut mirror, family, steps);
             let result = result.and_then(|sent| {
+                if !postponed.is_empty() {
+                    mirror.set_undeleted(family, &postponed);
+                }
                 self.forget_stale(family, &stale)?;
                 Ok(sent)
             });
@@ -169,9 +188,10 @@ impl<K: Kernel> Programmer<K> {
     /// from the mirror; whether the whole table was read.
     pub fn compare(&mut self, family: Family, touched: Option<&Part>) -> Result<(Sent, bool), Failure> {
         let Some(mut mirror) = self.mirror.take() else { return Ok((Sent::default(), false)) };
-        // Others may have touched them, too, and they are in nobody's way.
+        // Others may have touched what is to go, too, and it is in nobody's way.
         let abandoned = mirror.abandon_unused(family);
-        if let Err(failure) = apply(&mut self.kernel, &mirror, &abandoned) {
+        let cleared = apply(&mut self.kernel, &mirror, &abandoned);
+        if let Err(failure) = cleared.and_then(|()| self.delete_postponed(&mut mirror, family)) {
             self.mirror = Some(mirror);
             return self.note_result(family, Err(failure));
         }
@@ -253,6 +273,7 @@ impl<K: Kernel> Programmer<K> {
 
     fn lose(&mut self, family: Family) {
         self.known.remove(&family);
+        self.deletions.forget(family);
         if let Some(mirror) = &mut self.mirror {
             mirror.lose(family);
         }
@@ -291,17 +312,7 @@ impl<K: Kernel> Programmer<K> {
         }
         apply(&mut self.kernel, mirror, &steps.main)?;
         apply(&mut self.kernel, mirror, &steps.replaced)?;
-        let nothing = Transaction::default();
-        let not_deleted = match apply(&mut self.kernel, mirror, &steps.after) {
-            Ok(()) => None,
-            // The chains may be gone, or not.
-            Err(failure) if failure.cause.is_uncertain() => return Err(failure),
-            Err(Failure { cause, .. }) => {
-                debug!(%cause, %family, "unused chains stay for now");
-                Some(cause)
-            }
-        };
-        mirror.set_undeleted(family, if not_deleted.is_some() { &steps.after } else { &nothing });
+        let not_deleted = self.delete(mirror, family, &steps.after)?;
         let mut changes = steps.first;
         changes.extend(steps.main);
         let mut sent = Sent::new(changes);

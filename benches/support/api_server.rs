@@ -29,12 +29,13 @@ struct List {
 }
 
 impl List {
-    fn new(objects: impl Iterator<Item = Value>) -> Self {
+    /// The end is marked by an object of the same kind: typed clients want that.
+    fn new(api_version: &str, kind: &str, objects: impl Iterator<Item = Value>) -> Self {
         let mut list = Self { chunks: Vec::new(), json_bytes: 0 };
         objects.for_each(|object| list.push(&line("ADDED", &object)));
         let metadata = json!({"resourceVersion": LIST_VERSION.to_string(),
             "annotations": {"k8s.io/initial-events-end": "true"}});
-        list.push(&line("BOOKMARK", &json!({"kind": "Any", "apiVersion": "v1", "metadata": metadata})));
+        list.push(&line("BOOKMARK", &json!({"kind": kind, "apiVersion": api_version, "metadata": metadata})));
         list
     }
 
@@ -71,10 +72,10 @@ impl ApiServer {
         };
         let slices = (0..services).map(|n| objects::slice(&cluster::slice(n, endpoints, 0), LIST_VERSION));
         let lists = HashMap::from([
-            ("services", List::new((0..services).map(service))),
-            ("endpointslices", List::new(slices)),
-            ("nodes", List::new([objects::node("node-0", LIST_VERSION)].into_iter())),
-            ("servicecidrs", List::new(std::iter::empty())),
+            ("services", List::new("v1", "Service", (0..services).map(service))),
+            ("endpointslices", List::new("discovery.k8s.io/v1", "EndpointSlice", slices)),
+            ("nodes", List::new("v1", "Node", [objects::node("node-0", LIST_VERSION)].into_iter())),
+            ("servicecidrs", List::new("networking.k8s.io/v1", "ServiceCIDR", std::iter::empty())),
         ]);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let server = Self {

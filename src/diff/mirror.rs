@@ -49,7 +49,7 @@ pub(super) struct FamilyMirror {
     pub(super) successors: Successors,
     /// Of maps that were replaced.
     pub(super) predecessors: Predecessors,
-    /// Chains that nothing leads to and that the kernel still has, because deleting them has failed.
+    /// Chains that nothing leads to and that the kernel still has: deleting them waits, or has failed.
     pub(super) undeleted: BTreeSet<ChainId>,
     /// The same of optional sets.
     pub(super) undeleted_sets: BTreeSet<SetId>,
@@ -69,6 +69,17 @@ impl Mirror {
     /// Has tables that are compiled from now on give their maps this much room.
     pub fn set_sizing(&mut self, sizing: Sizing) {
         self.settings.sizing = sizing;
+    }
+
+    /// The deletions that the kernel has not made.
+    pub fn deletions(&self, family: Family) -> Transaction {
+        let mut deletions = Transaction::default();
+        for mirror in self.families.iter().filter(|mirror| mirror.family == family) {
+            mirror.undeleted.iter().for_each(|chain| deletions.push(family, Op::DeleteChain(*chain)));
+            let names = mirror.sizes.names();
+            mirror.undeleted_sets.iter().for_each(|set| deletions.push(family, Op::DeleteSet(names.of(*set))));
+        }
+        deletions
     }
 
     /// Says which of these deletions the kernel has not made: the next update repeats them.

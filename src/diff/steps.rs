@@ -1,7 +1,7 @@
 //! The order in which a table is changed.
 
 use crate::model::Family;
-use crate::ruleset::{SetId, Transaction};
+use crate::ruleset::{ChainId, Op, SetId, Transaction};
 
 /// The transactions of a sync, in this order. What packets meet changes with `main` alone, all at once.
 #[derive(Debug, Default)]
@@ -24,6 +24,14 @@ impl Steps {
     /// The transactions, without what fills maps.
     pub fn transactions(&self) -> [&Transaction; 4] {
         [&self.first, &self.main, &self.replaced, &self.after]
+    }
+
+    /// Whether the chains that `after` deletes can stay for a while: they have their rules, for packets that were led there,
+    /// and no map is to go that these rules name.
+    pub fn may_keep_chains(&self) -> bool {
+        let is_flushed = |chain: &ChainId| self.main.ops.iter().any(|(_, op)| *op == Op::FlushChain(*chain));
+        let may_stay = |op: &Op| matches!(op, Op::DeleteChain(chain) if !is_flushed(chain));
+        self.replaced.is_empty() && self.after.ops.iter().all(|(_, op)| may_stay(op))
     }
 
     /// Whether there is nothing to do.

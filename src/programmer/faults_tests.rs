@@ -59,6 +59,7 @@ enum Step {
     Endpoints(u8, u8),
     Affinity(u8, Option<u32>),
     Grow(u8),
+    DeleteChains,
     Compare,
     Restart,
     FailAfter(usize, bool),
@@ -71,6 +72,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0_u8..5).prop_map(|service| Step::Endpoints(service, 40)),
         1 => (0_u8..5, any::<bool>()).prop_map(|(service, sticky)| Step::Affinity(service, sticky.then_some(60))),
         6 => (1_u8..6).prop_map(Step::Grow),
+        3 => Just(Step::DeleteChains),
         1 => Just(Step::Compare),
         1 => Just(Step::Restart),
         2 => (0_usize..6, any::<bool>()).prop_map(|(after, lost)| Step::FailAfter(after, lost)),
@@ -133,6 +135,18 @@ impl Play {
         }
     }
 
+    /// Until nothing is left to be done.
+    fn finish(&mut self) {
+        self.grow_up();
+        self.delete_chains();
+    }
+
+    fn delete_chains(&mut self) {
+        let later = Instant::now() + Duration::from_secs(1);
+        self.programmer.delete_chains(later);
+        assert_eq!(self.programmer.deletes_at(), None);
+    }
+
     fn grow_up(&mut self) {
         while self.programmer.growing().any(|family| family == V4) {
             self.programmer.grow(V4).expect("nothing fails any more");
@@ -156,6 +170,7 @@ impl Play {
             Step::Endpoints(service, count) => self.model.apply(endpoints(service, count)),
             Step::Affinity(n, seconds) => self.model.apply(service(n, seconds)),
             Step::Grow(times) => return (0..times).for_each(|_| self.grow()),
+            Step::DeleteChains => return self.delete_chains(),
             Step::Compare if self.programmer.knows(V4) => {
                 drop(self.programmer.compare(V4, None));
                 return;
@@ -195,7 +210,7 @@ proptest! {
         play.grow_up();
         play.model.apply(endpoints(4, 13));
         play.sync();
-        play.grow_up();
+        play.finish();
         let table = play.table();
         let mirror = play.programmer.mirror().expect("known");
         prop_assert_eq!((&table.foreign[..], &table.leftovers[..]), (&[][..], &[][..]));

@@ -5,7 +5,7 @@ use crate::config::Options;
 use crate::controller::Controller;
 use crate::model::{Event, Model};
 use crate::plan::Sizing;
-use crate::ruleset::{FakeKernel, Intercepted, Interceptor, Op, Transaction};
+use crate::ruleset::{ChainId, FakeKernel, Intercepted, Interceptor, Op, Transaction};
 use crate::testing::{added, added_slice, listed, service, slice};
 
 const V4: Family = Family::Ipv4;
@@ -112,6 +112,87 @@ fn a_chain_that_cannot_be_deleted_does_not_cost_the_table() {
     controller.handle([endpoints("a", 4)], Instant::now());
     assert!(in_force(&mut controller), "deleted at last");
     assert_eq!((controller.kernel().interceptor.reads, reports.borrow().failures), (reads, 0));
+}
+
+/// Services with so many endpoints each.
+struct Cluster {
+    programmer: Programmer<FakeKernel>,
+    model: Model,
+    options: Options,
+}
+
+impl Cluster {
+    fn with(counts: &[usize]) -> Self {
+        let (mut model, options) = (Model::default(), Options::new("n1"));
+        let name = |n: usize| (format!("s{n}"), format!("10.96.{}.{}", n / 200, n % 200));
+        let services = (0..counts.len()).map(name).map(|(name, ip)| added(service(&name, &ip)));
+        listed("n1").into_iter().chain(services).for_each(|event| model.apply(event));
+        let mut this = Self { programmer: Programmer::new(FakeKernel::new(), Duration::ZERO), model, options };
+        this.model.take_changes();
+        this.set(counts);
+        this.programmer.rebuild(V4, this.options.settings(&this.model), &this.model).expect("a table");
+        this.model.take_changes();
+        this
+    }
+
+    fn set(&mut self, counts: &[usize]) {
+        counts.iter().enumerate().for_each(|(n, count)| self.model.apply(endpoints(&format!("s{n}"), *count)));
+    }
+
+    fn update(&mut self, counts: &[usize]) {
+        self.set(counts);
+        let changes = self.model.take_changes();
+        for (family, result) in self.programmer.update(&self.options.settings(&self.model), &self.model, &changes) {
+            result.unwrap_or_else(|failure| panic!("{family}: {failure:?}"));
+        }
+    }
+
+    /// The chains that pick endpoints, with how many rules each has.
+    fn picks(&mut self) -> BTreeMap<String, usize> {
+        let table = self.programmer.kernel.read(V4).expect("in memory").expect("there");
+        let picks = table.chains.iter().filter(|(chain, _)| matches!(chain, ChainId::Pick(_)));
+        picks.map(|(chain, rules)| (chain.to_string(), rules.len())).collect()
+    }
+}
+
+#[test]
+fn chains_that_nobody_uses_are_deleted_when_it_is_quiet() {
+    let mut cluster = Cluster::with(&[9, 3]);
+    let both = cluster.picks();
+    assert_eq!(both.len(), 2, "{both:?}");
+    cluster.update(&[3, 3]);
+    assert_eq!(cluster.picks(), both, "with its rules: a packet may be on its way there");
+    let at = cluster.programmer.deletes_at().expect("later");
+    assert!(at > Instant::now() && cluster.programmer.delete_chains(Instant::now()).is_empty());
+
+    // Each change puts it off, and takes back what it needs.
+    cluster.update(&[4, 3]);
+    assert!(cluster.programmer.deletes_at().expect("later") > at);
+    cluster.update(&[9, 3]);
+    assert_eq!(cluster.picks().len(), 3, "that of four endpoints is to go now");
+    let later = cluster.programmer.deletes_at().expect("later");
+    assert!(cluster.programmer.delete_chains(later).iter().all(|(_, result)| matches!(result, Ok(None))));
+    assert_eq!((cluster.picks(), cluster.programmer.deletes_at()), (both, None));
+    let mirror = cluster.programmer.mirror().expect("known").clone();
+    let table = cluster.programmer.kernel.read(V4).expect("in memory");
+    assert!(mirror.rebase(V4, table.as_ref()).is_empty());
+}
+
+#[test]
+fn a_comparison_takes_chains_that_are_to_go_for_no_difference() {
+    let mut cluster = Cluster::with(&[9, 3]);
+    cluster.update(&[3, 3]);
+    let (sent, _) = cluster.programmer.compare(V4, None).expect("read");
+    assert!(sent.is_nothing(), "{sent:?}");
+    assert_eq!((cluster.picks().len(), cluster.programmer.deletes_at()), (1, None));
+}
+
+#[test]
+fn not_more_chains_than_a_few_are_left_for_later() {
+    let counts: Vec<usize> = (10..160).collect();
+    let mut cluster = Cluster::with(&counts);
+    cluster.update(&vec![2; counts.len()]);
+    assert_eq!((cluster.picks().len(), cluster.programmer.deletes_at()), (1, None));
 }
 
 #[test]
