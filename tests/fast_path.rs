@@ -12,6 +12,7 @@ use support::fast::{CALLER, CLUSTER_IPS, Call, FastNetwork, NODE_IPS, NODE_PORT,
 use support::netns::{ip_batch, output_of};
 use support::node::Program;
 use support::program::program_file;
+use support::release::is_linux;
 use support::wait::eventually;
 
 const READY: &str = "ready: true";
@@ -74,7 +75,8 @@ fn connections_across_a_bridge_do() {
         for call in &mut calls {
             call.talk(100);
             // What a pod sends is translated at its port already: where that does not take part, only the other direction does.
-            let takes = can && devices.contains('*') && call.way.starts_with("outside");
+            // Before 5.13 kernels do not look through a bridge for the port behind it (dev_fill_forward_path).
+            let takes = can && is_linux((5, 13)) && devices.contains('*') && call.way.starts_with("outside");
             if takes {
                 eventually(&call.way.clone(), || passes_by(&network, |times| call.talk(times)));
             }
@@ -272,9 +274,12 @@ fn interfaces_come_and_go_and_so_does_the_table() {
         assert_eq!(network.ask(&["diff"]), "");
 
         // What others change is shown and mended.
-        load("flush chain inet portway forward\ndelete flowtable inet portway portway\n");
-        let commands = network.ask(&["diff"]);
-        assert!(commands.contains("delete table inet portway\nadd table inet portway"), "{commands}");
+        let damage = ["flush chain inet portway forward; delete flowtable inet portway portway"];
+        eventually("what others change is shown", || {
+            // It may have been mended before it could be shown, or is being mended now.
+            Command::new("nft").args(damage).status().expect("nft");
+            network.ask(&["diff"]).contains("delete table inet portway\nadd table inet portway")
+        });
         eventually("it is mended", || table().contains("flow add @portway"));
         load("delete table inet portway");
         eventually("it is made anew", || table().contains("flow add @portway"));
