@@ -104,7 +104,7 @@ pub struct CleanupArgs {
     /// Wait until kube-proxy serves this node: its rules answer for all Services and its ports are open. Then delete
     #[arg(long, conflicts_with = "kube_proxy")]
     pub after_kube_proxy: bool,
-    /// Keep running afterwards until stopped, doing nothing: a pod of a DaemonSet must not end
+    /// Then wait until stopped: pods of a DaemonSet must not end
     #[arg(long)]
     pub stay: bool,
     /// Where Services are read; only with --after-kube-proxy.
@@ -152,7 +152,7 @@ pub struct ExplainArgs {
     /// Which connection.
     #[command(flatten)]
     pub connection: ConnectionArgs,
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: super::view::Output,
     /// Whom to ask about the Service; not with --manifests.

@@ -22,7 +22,7 @@ use crate::host::sysctl::Roots;
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// A configuration file to check; without it, and without flags of `run`, the daemon's own is checked

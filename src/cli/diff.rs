@@ -14,7 +14,7 @@ pub struct DiffArgs {
     /// Whom to ask.
     #[command(flatten)]
     pub daemon: DaemonArgs,
-    /// The form of the output; `table` means nft commands
+    /// Output format; `table` means nft commands
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
 }

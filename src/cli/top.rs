@@ -34,7 +34,7 @@ pub struct TopArgs {
     /// Accepted as by other commands; the daemon is not asked.
     #[command(flatten)]
     pub daemon: DaemonArgs,
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
 }

@@ -49,7 +49,7 @@ pub enum Output {
 /// How to print, and how often.
 #[derive(Debug, Clone, Args)]
 pub struct ViewArgs {
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// Print again every 2 seconds, or at the given interval (-w=5), until interrupted

@@ -20,7 +20,7 @@ pub struct RowsArgs {
     /// Which ones.
     #[command(flatten)]
     pub filter: RowFilter,
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// Whom to ask.
@@ -37,7 +37,7 @@ pub struct FaultRowsArgs {
     /// Only the object of this name: NAME or NAMESPACE/NAME
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// Whom to ask.
@@ -61,7 +61,7 @@ pub struct ClusterExplainArgs {
     /// Which connection.
     #[command(flatten)]
     pub connection: ConnectionArgs,
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// Whom to ask; default: the node whose rules decide about this connection.

@@ -29,7 +29,7 @@ const ON_NODES: &str = "only a node itself can tell: whether its kernel has ever
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct ClusterCheckArgs {
-    /// The form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// Whom to ask; --namespace is also where Portway is to be installed, by default kube-system.

@@ -40,7 +40,7 @@ pub struct ConnectivityArgs {
     /// Also write the results to this file, as JUnit XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
-    /// The form of the output; `wide`: all failures of a line
+    /// Output format; `wide`: all failures of a line
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// How long the pods may take to become ready, including the image pull (30s, 2m)
