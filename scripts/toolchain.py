@@ -74,7 +74,9 @@ def toolchain(architecture, release, source, work):
     hidden = {source: "/portway", build: "/build", cargo_home(): "/cargo"}
     # Cargo hashes its flags into the names of symbols. It does not see those that are added here.
     maps = " ".join(f"--remap-path-prefix={path}={name}" for path, name in hidden.items())
-    write_script(compiler / "rustc", f'exec {rustc} "$@" {maps}')
+    write_script(compiler / "plain-rustc", f'exec {rustc} "$@" {maps}')
+    # PORTWAY_AUDITOR: a program that is given the compiler's command, and runs it; see scripts/release.
+    write_script(compiler / "rustc", f'exec ${{PORTWAY_AUDITOR-}} {compiler}/plain-rustc "$@"')
     maps = " ".join(f"-ffile-prefix-map={path}={name}" for path, name in hidden.items())
     write_script(compiler / "cc", f'exec {gcc} --sysroot={system} {maps} "$@"')
     name = names.rust.replace("-", "_")
