@@ -89,8 +89,9 @@ fn mac(text: &str) -> [u8; 6] {
 
 /// Waits until interfaces of the calling thread's namespace have a carrier, and a queue: the kernel notices that a moment
 /// after both ends of a cable are up, and until then throws packets away. A bridge counts as running before it has either.
+/// On a busy machine that deletes namespaces meanwhile it takes seconds.
 pub fn wait_until_running(names: &[&str]) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let running = |entry: &InterfaceAddress| entry.flags.contains(InterfaceFlags::IFF_RUNNING);
         let up: Vec<String> =
