@@ -17,6 +17,9 @@ use super::corpus::Scenario;
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// How long no other sync follows the last one.
 const SETTLED: Duration = Duration::from_millis(100);
+/// The same as long as no sync changed anything: one that something else asked for may be reported before the manifests
+/// are read, which takes a busy emulated machine more than 100 ms.
+const SETTLED_UNCHANGED: Duration = Duration::from_secs(2);
 /// How many lines of the log are worth printing.
 const LOG_TAIL: usize = 150;
 
@@ -52,6 +55,8 @@ struct Log {
 struct Lines {
     all: Vec<String>,
     synced: usize,
+    /// How many of these changed something in the kernel.
+    changed: usize,
     ended: bool,
 }
 
@@ -91,7 +96,7 @@ impl Program {
         let stderr = child.stderr.take().context("no stderr")?;
         let readers = vec![log.follow(stdout, false), log.follow(stderr, true)];
         let program = Self { child, log, readers, manifests };
-        match program.wait_for_sync(0) {
+        match program.wait_for_sync(0, 0) {
             Ok(()) => Ok(program),
             Err(error) => bail!("{error:#}\n{}", program.log_tail()),
         }
@@ -99,9 +104,12 @@ impl Program {
 
     /// Replaces all objects in one step and waits until the program has followed.
     pub fn reload(&self, objects: &str) -> Result<()> {
-        let before = self.log.lock().synced;
+        let (synced, changed) = {
+            let lines = self.log.lock();
+            (lines.synced, lines.changed)
+        };
         self.manifests.replace(objects)?;
-        self.wait_for_sync(before)
+        self.wait_for_sync(synced, changed)
     }
 
     /// The process, which may be that of the program it runs under.
@@ -127,7 +135,7 @@ impl Program {
     }
 
     /// Waits until there was a sync, and for a moment no other one: a slow machine may take a file's objects in several.
-    fn wait_for_sync(&self, already: usize) -> Result<()> {
+    fn wait_for_sync(&self, already: usize, already_changed: usize) -> Result<()> {
         let deadline = Instant::now() + SYNC_LIMIT;
         let mut lines = self.log.lock();
         loop {
@@ -138,7 +146,8 @@ impl Program {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "the program did not report `synced` within {} s", SYNC_LIMIT.as_secs());
-            let patience = if synced > already { SETTLED.min(left) } else { left };
+            let settled = if lines.changed > already_changed { SETTLED } else { SETTLED_UNCHANGED };
+            let patience = if synced > already { settled.min(left) } else { left };
             let (after, waited) =
                 self.log.changed.wait_timeout(lines, patience).unwrap_or_else(PoisonError::into_inner);
             if synced > already && waited.timed_out() && after.synced == synced {
@@ -192,7 +201,10 @@ impl Log {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 let mut lines = log.lock();
                 let reports_sync = line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "synced");
-                lines.synced += usize::from(is_log && reports_sync);
+                if is_log && reports_sync {
+                    lines.synced += 1;
+                    lines.changed += usize::from(!line.contains("added=0 deleted=0"));
+                }
                 lines.all.push(line);
                 log.changed.notify_all();
             }
