@@ -238,7 +238,7 @@ impl<K: Kernel> Controller<K> {
         }
         let update = self.schedule.update_at().filter(|_| knows_any);
         let retries = self.unknown().map(|family| self.schedule.retry_at(family).unwrap_or(now));
-        let others = [self.programmer.forgets_at(), self.programmer.deletes_at()];
+        let others = [self.programmer.forgets_at(), self.programmer.deletes_at(), self.programmer.looks_again_at()];
         retries.chain(update).chain(others.into_iter().flatten()).fold(compare, Instant::min)
     }
 
@@ -249,7 +249,17 @@ impl<K: Kernel> Controller<K> {
             if self.doubts.is_raised() { self.check_doubts() } else { self.look_after() }
         }
         self.delete_chains(now);
+        self.look_again(now);
         self.grow();
+    }
+
+    /// Deletes affinity records that packets have written anew.
+    fn look_again(&mut self, now: Instant) {
+        for (family, result) in self.programmer.look_again(now) {
+            if let Err(Failure { cause, .. }) = result {
+                self.failed(family, &cause, now.elapsed());
+            }
+        }
     }
 
     /// Deletes the chains that wait for it, now.

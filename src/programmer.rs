@@ -6,6 +6,7 @@
 mod ahead;
 mod deletions;
 mod grow;
+mod records;
 mod repair;
 mod slices;
 
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::diff::{ExistingLayout, FamilyUpdate, Load, Mirror, Objection, StaleAffinity, Steps, stale_records};
+use crate::diff::{ExistingLayout, FamilyUpdate, Load, Mirror, Objection, Steps};
 use crate::model::{Changes, Family, Model, ObjectKey};
 use crate::plan::Settings;
-use crate::ruleset::{Kernel, KernelError, Part, SetId, Table, Transaction};
+use crate::ruleset::{Kernel, KernelError, Part, Table, Transaction};
 use deletions::Deletions;
+use records::Suspects;
 use repair::repair_part;
 use slices::{Slices, halves};
 
@@ -79,6 +81,7 @@ pub struct Programmer<K> {
     /// Families whose rules used other maps until just now: a packet may still.
     unsettled: BTreeSet<Family>,
     deletions: Deletions,
+    suspects: Suspects,
     /// How long connections to endpoints that are gone are reset; zero for not at all.
     reset_for: Duration,
     /// What Services do not get, collected for [`Programmer::take_objections`].
@@ -90,7 +93,8 @@ impl<K: Kernel> Programmer<K> {
     pub fn new(kernel: K, reset_for: Duration) -> Self {
         let (known, objections) = (BTreeSet::new(), Vec::new());
         let (slices, successor_slices) = (Slices::of_loads(), Slices::of_successors());
-        let (ahead, unsettled, deletions) = (BTreeMap::new(), BTreeSet::new(), Deletions::default());
+        let (ahead, unsettled) = (BTreeMap::new(), BTreeSet::new());
+        let (deletions, suspects) = (Deletions::default(), Suspects::default());
         Self {
             kernel,
             mirror: None,
@@ -100,6 +104,7 @@ impl<K: Kernel> Programmer<K> {
             ahead,
             unsettled,
             deletions,
+            suspects,
             reset_for,
             objections,
         }
@@ -250,14 +255,6 @@ impl<K: Kernel> Programmer<K> {
         self.known().all(|family| !self.serves(family) || self.kernel.guards(family))
     }
 
-    /// Deletes affinity records that belong to no frontend with session affinity.
-    pub fn forget_orphans(&mut self, family: Family) -> Result<(), Failure> {
-        let Some(mirror) = self.mirror.take() else { return Ok(()) };
-        let result = self.forget_orphans_of(&mirror, family).map_err(Failure::from);
-        self.mirror = Some(mirror);
-        self.note_result(family, result)
-    }
-
     fn serves(&self, family: Family) -> bool {
         self.mirror.as_ref().is_some_and(|mirror| mirror.families().any(|served| served == family))
     }
@@ -328,28 +325,6 @@ impl<K: Kernel> Programmer<K> {
             loaded += send_slice(&mut self.kernel, mirror, &part, &mut self.slices)?;
         }
         Ok(loaded)
-    }
-
-    fn forget_orphans_of(&mut self, mirror: &Mirror, family: Family) -> Result<(), KernelError> {
-        if !mirror.families().any(|served| served == family) {
-            return Ok(());
-        }
-        let records = self.kernel.read_set(family, SetId::Affinity.into())?;
-        let orphans = mirror.orphans(family, &records);
-        if orphans.is_empty() { Ok(()) } else { self.kernel.forget(family, SetId::Affinity, &orphans) }
-    }
-
-    fn forget_stale(&mut self, family: Family, stale: &[StaleAffinity]) -> Result<(), KernelError> {
-        if stale.is_empty() {
-            return Ok(());
-        }
-        let records = self.kernel.read_set(family, SetId::Affinity.into())?;
-        let elements = stale_records(&records, stale);
-        if elements.is_empty() {
-            return Ok(());
-        }
-        debug!(%family, records = elements.len(), "forgetting affinity records");
-        self.kernel.forget(family, SetId::Affinity, &elements)
     }
 }
 

@@ -75,18 +75,23 @@ impl Options {
 
     /// Why no address answers NodePorts.
     fn without_node_ip(&self, family: Family, model: &Model) -> Option<String> {
-        let ip = self.node_ip(model.node(), family).filter(|ip| !ip.is_loopback());
         let on = &self.node_ports;
-        if !on.primary || ip.is_some() || on.of_family(family).next().is_some() {
+        if !on.primary || on.of_family(family).next().is_some() {
             return None;
         }
-        let node = match model.node() {
-            Some(node) => format!("Node {} has no {family} address", node.name),
-            None => format!("there is no Node {}", self.node_name),
+        let ip = self.node_ip(model.node(), family).filter(|ip| !ip.is_loopback());
+        let is_here = |ip| model.local_addresses().is_none_or(|addresses| addresses.contains(&ip));
+        let (lack, remedy) = match (ip, model.node()) {
+            (Some(ip), _) if is_here(ip) => return None,
+            (Some(ip), _) => {
+                (format!("no interface of this host has {ip}, the Node's address,"), "give an interface this one")
+            }
+            (None, Some(node)) => (format!("Node {} has no {family} address", node.name), "give the Node one"),
+            (None, None) => (format!("there is no Node {}", self.node_name), "give the Node one"),
         };
         Some(format!(
-            "{node} and nodePortAddresses is primary: NodePorts answer on no {family} address; give the Node one, or name \
-             ranges with --nodeport-addresses"
+            "{lack} and nodePortAddresses is primary: NodePorts answer on no {family} address; {remedy}, or name ranges with \
+             --nodeport-addresses"
         ))
     }
 }
@@ -95,7 +100,7 @@ impl Options {
 mod tests {
     use super::*;
     use crate::config::NodePortsOn;
-    use crate::model::{Node, ServiceOptions, ServicePort, ServiceType};
+    use crate::model::{Event, Node, ServiceOptions, ServicePort, ServiceType};
     use crate::testing::{self, added, added_node, ip, service_port};
 
     fn model(cluster_ips: &[&str], node_port: Option<u16>, node: Option<(&[&str], &[&str])>) -> Model {
@@ -142,6 +147,24 @@ mod tests {
         assert_eq!(reasons(&options, &v4), []);
         options.node_ports = NodePortsOn::ranges(Vec::new());
         assert_eq!(reasons(&options, &dual), []);
+    }
+
+    /// As where the Node has a floating address that the host does not know.
+    #[test]
+    fn the_nodes_address_is_on_an_interface() {
+        let mut options = Options::new("n");
+        options.detect_local = DetectLocal::InterfaceNamePrefix("veth".into());
+        let mut model = model(&["10.96.0.1"], Some(30_000), Some((&["203.0.113.9"], &[])));
+        assert_eq!(reasons(&options, &model), [], "not known yet");
+        model.apply(Event::LocalAddresses([ip("192.168.7.1")].into()));
+        assert_eq!(reasons(&options, &model), [("NoNodeAddress", Family::Ipv4)]);
+        let lacks = options.shortfalls(&model);
+        assert!(lacks[0].text.starts_with("no interface of this host has 203.0.113.9"), "{}", lacks[0].text);
+        let ranges =
+            Options { node_ports: NodePortsOn::ranges(vec!["192.168.0.0/16".parse().expect("a range")]), ..options };
+        assert_eq!(reasons(&ranges, &model), []);
+        model.apply(Event::LocalAddresses([ip("203.0.113.9")].into()));
+        assert_eq!(reasons(&Options { node_ports: Options::new("n").node_ports, ..ranges }, &model), []);
     }
 
     #[test]

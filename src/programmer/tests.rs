@@ -3,9 +3,9 @@ use std::time::Instant;
 use super::*;
 use crate::config::Options;
 use crate::controller::Controller;
-use crate::model::{Event, Model};
+use crate::model::{Event, Model, Service};
 use crate::plan::Sizing;
-use crate::ruleset::{ChainId, FakeKernel, Intercepted, Interceptor, Op, Transaction};
+use crate::ruleset::{Bytes, ChainId, Element, FakeKernel, Intercepted, Interceptor, Op, SetId, Transaction, Value};
 use crate::testing::{added, added_slice, listed, service, slice};
 
 const V4: Family = Family::Ipv4;
@@ -305,4 +305,70 @@ fn maps_that_were_replaced_are_emptied_before_they_are_deleted() {
     let [deleted, full] = controller.kernel().interceptor.deleted_sets;
     assert!(deleted >= 3, "the map of endpoints has grown several times, but {deleted} maps were deleted");
     assert_eq!(full, 0, "maps that still had elements");
+}
+
+/// A kernel in which packets write a record anew behind its deletion, so many times.
+#[derive(Debug, Default)]
+struct Renewing {
+    times: usize,
+    deletions: usize,
+}
+
+impl Interceptor<FakeKernel> for Renewing {
+    fn forget(
+        &mut self,
+        kernel: &mut FakeKernel,
+        family: Family,
+        set: SetId,
+        elements: &[Element],
+    ) -> Result<(), KernelError> {
+        kernel.forget(family, set, elements)?;
+        self.deletions += 1;
+        if self.times == 0 {
+            return Ok(());
+        }
+        self.times -= 1;
+        kernel.apply(&Transaction { ops: vec![(family, Op::AddElements(set.into(), elements.to_vec()))] })
+    }
+}
+
+#[test]
+fn records_that_packets_write_anew_while_they_are_deleted_go_too() {
+    let options = Options::new("n1");
+    let kernel = Intercepted { kernel: FakeKernel::new(), interceptor: Renewing { times: 2, deletions: 0 } };
+    let (mut programmer, mut model) = (Programmer::new(kernel, Duration::ZERO), Model::default());
+    let sticky = Service { affinity_seconds: Some(60), ..service("a", "10.96.0.1") };
+    listed("n1").into_iter().chain([added(sticky), endpoints("a", 2)]).for_each(|event| model.apply(event));
+    model.take_changes();
+    programmer.rebuild(V4, options.settings(&model), &model).expect("loaded");
+
+    let records = |programmer: &mut Programmer<Intercepted<FakeKernel, Renewing>>| {
+        programmer.kernel().read_set(V4, SetId::Affinity.into()).expect("in memory").values().count()
+    };
+    let ids = programmer.kernel().read_set(V4, SetId::AffinityIds.into()).expect("in memory");
+    let id = ids.values().find_map(|element| match element.value {
+        Value::Data(id) => id.u32_host_at(0),
+        _ => None,
+    });
+    let all = programmer.kernel().read_set(V4, SetId::Endpoints.into()).expect("in memory");
+    let record = |n: u8, endpoint: Element| Element {
+        key: Bytes::default().ip([192, 0, 2, n].into()).u8(17).u32_host(id.expect("an ID")),
+        ..endpoint
+    };
+    let each = all.values().enumerate().map(|(n, endpoint)| record(u8::try_from(n).expect("few"), endpoint)).collect();
+    let write = Transaction { ops: vec![(V4, Op::AddElements(SetId::Affinity.into(), each))] };
+    programmer.kernel().apply(&write).expect("written");
+    assert_eq!((records(&mut programmer), programmer.looks_again_at()), (2, None));
+
+    model.apply(endpoints("a", 1));
+    let changes = model.take_changes();
+    programmer.update(&options.settings(&model), &model, &changes);
+    assert_eq!(records(&mut programmer), 2, "a packet has written it anew");
+    assert!(programmer.look_again(Instant::now()).is_empty(), "not yet");
+    for left in [2, 1, 1] {
+        let at = programmer.looks_again_at().expect("until none was found");
+        assert!(programmer.look_again(at).into_iter().all(|(_, result)| result.is_ok()));
+        assert_eq!(records(&mut programmer), left);
+    }
+    assert_eq!((programmer.looks_again_at(), programmer.kernel().interceptor.deletions), (None, 3));
 }

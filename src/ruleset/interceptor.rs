@@ -19,6 +19,11 @@ pub trait Interceptor<K: Kernel>: Send {
     fn read_part(&mut self, kernel: &mut K, family: Family, part: &Part) -> Result<Option<Table>, KernelError> {
         kernel.read_part(family, part)
     }
+
+    /// Elements that packets write are to be deleted.
+    fn forget(&mut self, kernel: &mut K, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
+        kernel.forget(family, set, elements)
+    }
 }
 
 /// A kernel and its interceptor.
@@ -60,6 +65,6 @@ impl<K: Kernel, G: Interceptor<K>> Kernel for Intercepted<K, G> {
     }
 
     fn forget(&mut self, family: Family, set: SetId, elements: &[Element]) -> Result<(), KernelError> {
-        self.kernel.forget(family, set, elements)
+        self.interceptor.forget(&mut self.kernel, family, set, elements)
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::task::JoinHandle;
@@ -18,6 +19,9 @@ use crate::events::{EventSink, EventWanted};
 use crate::health::{CheckChanges, CheckId, CheckReceiver, CheckServer, Health, check_body};
 use crate::model::{Family, ObjectKey};
 use crate::plan::NodePortAddresses;
+
+/// How long a port that another process has is left alone, unless there is a change.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Opens, closes and moves the servers as a [`crate::health::CheckObserver`] says.
 #[derive(Debug)]
@@ -48,8 +52,15 @@ impl CheckPorts {
 
     /// Follows changes until the sender is gone, then closes everything.
     pub async fn run(mut self, mut changes: CheckReceiver) {
-        while let Some(changes) = changes.recv().await {
-            self.apply(changes).await;
+        loop {
+            let is_closed = self.servers.values().any(|server| server.complaint.is_some());
+            tokio::select! {
+                changes = changes.recv() => match changes {
+                    Some(changes) => self.apply(changes).await,
+                    None => break,
+                },
+                () = tokio::time::sleep(RETRY), if is_closed => self.open().await,
+            }
         }
         for server in self.servers.values_mut() {
             server.close().await;
@@ -74,6 +85,11 @@ impl CheckPorts {
         for ((family, _), server) in &mut self.servers {
             server.leave(self.addresses.get(family).map(Vec::as_slice).unwrap_or_default()).await;
         }
+        self.open().await;
+    }
+
+    /// Opens what is not open.
+    async fn open(&mut self) {
         for (id, server) in &mut self.servers {
             let addresses = self.addresses.get(&id.0).map(Vec::as_slice).unwrap_or_default();
             if !server.is_open(addresses) {
@@ -128,7 +144,7 @@ impl ListeningServer {
         }
     }
 
-    /// It is tried again at each sync; saying so once is enough.
+    /// It is tried again at each sync, and after [`RETRY`]; saying so once is enough.
     fn complain(&mut self, service: &ObjectKey, address: IpAddr, cause: &io::Error, events: &EventSink) {
         let port = self.port;
         let complaint = format!("cannot listen on {address} port {port}: {cause}");

@@ -111,3 +111,19 @@ async fn a_port_that_is_taken_is_tried_again_and_harms_nobody() {
     ports.apply(CheckChanges::default()).await;
     assert!(get(FIRST, taken).await.is_some() && get(SECOND, taken).await.is_some());
 }
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_tried_again_without_a_change() {
+    let (mut ports, _events) = ports();
+    let blocker = TcpListener::bind((FIRST, 0)).await.expect("a port");
+    let taken = blocker.local_addr().expect("an address").port();
+    ports.apply(CheckChanges { checks: vec![check("a", taken, 1)], addresses: listed(&[FIRST]) }).await;
+    assert!(ports.servers.values().all(|server| server.complaint.is_some()));
+    drop(blocker);
+    let (sender, receiver) = crate::health::check_channel();
+    let running = tokio::spawn(ports.run(receiver));
+    tokio::time::sleep(RETRY + Duration::from_secs(1)).await;
+    assert!(get(FIRST, taken).await.is_some());
+    drop(sender);
+    running.await.expect("it ends with its sender");
+}
