@@ -176,17 +176,21 @@ impl<K: Kernel> Programmer<K> {
             self.objections.push((family, objections));
             let postponed = self.deletions.postpone(family, &mut steps, Instant::now());
             let result = self.commit(&mut mirror, family, steps);
+            if result.is_ok() && !postponed.is_empty() {
+                mirror.set_undeleted(family, &postponed);
+            }
+            results.push((family, result, stale));
+        }
+        self.mirror = Some(mirror);
+        // Only now, as it takes a while to read many records, and the other family need not wait for that.
+        let forget = |(family, result, stale): (Family, Result<Sent, Failure>, Vec<_>)| {
             let result = result.and_then(|sent| {
-                if !postponed.is_empty() {
-                    mirror.set_undeleted(family, &postponed);
-                }
                 self.forget_stale(family, &stale)?;
                 Ok(sent)
             });
-            results.push((family, result));
-        }
-        self.mirror = Some(mirror);
-        results.into_iter().map(|(family, result)| (family, self.note_result(family, result))).collect()
+            (family, self.note_result(family, result))
+        };
+        results.into_iter().map(forget).collect()
     }
 
     /// Reads the table of a family back, or the part that others are reported to have touched, and repairs what differs
