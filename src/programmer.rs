@@ -200,10 +200,18 @@ impl<K: Kernel> Programmer<K> {
         // Others may have touched what is to go, too, and it is in nobody's way.
         let abandoned = mirror.abandon_unused(family);
         let cleared = apply(&mut self.kernel, &mirror, &abandoned);
-        if let Err(failure) = cleared.and_then(|()| self.delete_postponed(&mut mirror, family)) {
-            self.mirror = Some(mirror);
-            return self.note_result(family, Err(failure));
-        }
+        let touched = match cleared.and_then(|()| self.delete_postponed(&mut mirror, family)) {
+            Ok(_) => touched,
+            Err(failure) if failure.cause.is_uncertain() => {
+                self.mirror = Some(mirror);
+                return self.note_result(family, Err(failure));
+            }
+            // What was to go may be gone already, with the whole table.
+            Err(Failure { cause, .. }) => {
+                debug!(%cause, %family, "what is not used cannot be deleted, so the whole table is read");
+                None
+            }
+        };
         let repaired = touched.and_then(|part| {
             repair_part(&mut self.kernel, &mirror, family, part).unwrap_or_else(|cause| {
                 debug!(%cause, %family, "the touched part cannot be repaired alone, so the whole table is read");
@@ -300,6 +308,11 @@ impl<K: Kernel> Programmer<K> {
             drop(table);
             self.commit(mirror, family, steps)?
         };
+        if sent.loaded {
+            // The chains that were to go went with their table.
+            mirror.set_undeleted(family, &Transaction::default());
+            self.deletions.forget(family);
+        }
         self.forget_orphans_of(mirror, family)?;
         Ok(sent)
     }

@@ -75,12 +75,25 @@ impl ViewArgs {
         &self,
         mut one: impl FnMut() -> anyhow::Result<(String, ExitCode)>,
     ) -> anyhow::Result<ExitCode> {
+        let mut has_seen = false;
         loop {
-            let (text, code) = one()?;
+            let seen = one();
             let Some(seconds) = self.watch else {
+                let (text, code) = seen?;
                 emit(&text)?;
                 return Ok(code);
             };
+            let text = match seen {
+                Ok((text, _)) => text,
+                // Portway may be starting again.
+                Err(cause) if has_seen => {
+                    eprintln!("portway: {cause:#}");
+                    std::thread::sleep(interval(seconds));
+                    continue;
+                }
+                Err(cause) => return Err(cause),
+            };
+            has_seen = true;
             emit(&if self.output == Output::Table || self.output == Output::Wide { clear() + &text } else { text })?;
             std::thread::sleep(interval(seconds));
         }

@@ -145,7 +145,8 @@ impl FamilyMirror {
                 self.replace_frontend(previous, Some(frontend), recorder);
             }
         }
-        for gone in old_frontends.values() {
+        // In the order in which they came: the kernel looks for an element of source ranges from the first one on.
+        for gone in old.frontends.iter().filter(|frontend| old_frontends.contains_key(&frontend.key)) {
             self.replace_frontend(Some(gone), None, recorder);
         }
         effects.stale.extend(affinity::stale(&old.frontends, &state.frontends));

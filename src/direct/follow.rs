@@ -69,7 +69,17 @@ impl Follower {
         let mut links = Links::open()?;
         let mut kernel = DirectKernel::open(self.options)?;
         let mut known: Option<DirectFound> = None;
+        let mut looked = Instant::now();
         loop {
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if let Some(found) = &known
+                    && !kernel.is_intact(found)?
+                {
+                    warn!("direct return: another program changed the table netdev portway; it is repaired");
+                    known = None;
+                }
+            }
             let Some(wanted) = self.wanted.borrow_and_update().clone() else { return Ok(()) };
             let network = self.network(&links, &wanted).await?;
             let (desired, troubles) = table(&wanted, &network, &self.devices);
@@ -85,21 +95,19 @@ impl Follower {
             self.status.set(self.state(&desired, troubles));
             known = Some(DirectFound::made(desired));
             *pause = RETRY_MIN;
-            if self.wait(&mut links, &mut kernel, &mut known).await?.is_break() {
+            if self.wait(&mut links, known.as_ref(), looked + LOOK).await?.is_break() {
                 return Ok(());
             }
         }
     }
 
-    /// Waits until there may be something to do; a break when nobody wants anything any more. Forgets what is known of the table
-    /// when others have changed it.
+    /// Waits until there may be something to do, at most until then; a break when nobody wants anything any more.
     async fn wait(
         &mut self,
         links: &mut Links,
-        kernel: &mut DirectKernel,
-        known: &mut Option<DirectFound>,
+        known: Option<&DirectFound>,
+        until: Instant,
     ) -> Result<ControlFlow<()>, Fault> {
-        let begun = Instant::now();
         loop {
             tokio::select! {
                 more = self.wanted.changed() => {
@@ -111,17 +119,10 @@ impl Follower {
                     return Ok(ControlFlow::Continue(()));
                 }
                 () = tokio::time::sleep(GLANCE) => {
-                    if known.as_ref().is_some_and(|found| strict(&found.table.devices) != found.table.strict) {
+                    let is_other = |found: &DirectFound| strict(&found.table.devices) != found.table.strict;
+                    if known.is_some_and(is_other) || Instant::now() >= until {
                         return Ok(ControlFlow::Continue(()));
                     }
-                    if begun.elapsed() < LOOK {
-                        continue;
-                    }
-                    if let Some(found) = known && !kernel.is_intact(found)? {
-                        warn!("direct return: another program changed the table netdev portway; it is repaired");
-                        *known = None;
-                    }
-                    return Ok(ControlFlow::Continue(()));
                 }
             }
         }

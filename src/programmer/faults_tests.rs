@@ -244,3 +244,37 @@ fn a_map_whose_deletion_was_refused_is_deleted_all_the_same() {
         assert_eq!(play.table().leftovers, [], "change {after} failed");
     }
 }
+
+/// Another program deletes the table; what Portway then finds out.
+fn lose_table(play: &mut Play) -> (Sent, bool) {
+    let gone = Transaction { ops: vec![(V4, Op::DeleteTable)] };
+    play.programmer.kernel.kernel.apply(&gone).expect("deleted");
+    play.programmer.compare(V4, None).expect("it is loaded again")
+}
+
+#[test]
+fn a_table_that_vanishes_while_a_map_grows_is_loaded_at_once() {
+    for steps in 0..20 {
+        let mut play = Play::start(Duration::ZERO);
+        play.sync();
+        play.take(Step::Endpoints(4, 13));
+        (0..steps).for_each(|_| play.grow());
+        let (sent, whole) = lose_table(&mut play);
+        assert!(sent.loaded && whole && play.programmer.knows(V4), "after {steps} steps");
+        play.finish();
+    }
+}
+
+#[test]
+fn chains_that_went_with_their_table_are_not_deleted_again() {
+    let mut play = Play::start(Duration::ZERO);
+    play.sync();
+    play.take(Step::Endpoints(4, 13));
+    play.finish();
+    play.take(Step::Endpoints(4, 4));
+    assert!(play.programmer.deletes_at().is_some());
+    lose_table(&mut play);
+    assert_eq!(play.programmer.deletes_at(), None);
+    let mirror = play.programmer.mirror().expect("known");
+    assert!(mirror.deletions(V4).is_empty());
+}

@@ -14,6 +14,8 @@ use super::members::{self, Member, MemberArgs};
 use crate::cli::archive::{Archive, FOLDER, report_missing};
 use crate::cli::progress::Progress;
 
+/// The largest file taken from a node's bundle, in bytes: a node that was taken over does not fill this machine's memory.
+const LARGEST_FILE: u64 = 1 << 29;
 /// Lines of the log of each pod.
 const LOG_LINES: &str = "--tail=5000";
 
@@ -158,7 +160,8 @@ fn unpack(archive: &mut Archive, folder: &str, bundle: &[u8]) -> anyhow::Result<
         let Some(name) = file_name(&entry.path()?) else { continue };
         // A file that breaks off must not be written in part: its head has said how long it is.
         let mut content = Vec::new();
-        entry.read_to_end(&mut content)?;
+        entry.by_ref().take(LARGEST_FILE + 1).read_to_end(&mut content)?;
+        anyhow::ensure!(content.len() as u64 <= LARGEST_FILE, "{name} has more than {LARGEST_FILE} bytes");
         archive.add(&format!("{folder}/{name}"), &content)?;
     }
     Ok(())

@@ -97,13 +97,13 @@ pub(super) async fn run(connection: &ConnectionArgs, args: &ConnectivityArgs) ->
             return Ok(ExitCode::from(code));
         }
     };
-    if let Some(path) = &args.junit {
-        let text = report.junit(begun.elapsed(), jiff::Timestamp::now());
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     emit(&text(&report, args.output)?)?;
     let (passed, failed, took) = (report.passed, report.failed, begun.elapsed());
     eprintln!("portway: {} nodes, {passed} tests passed, {failed} failed, in {:.0?}", settings.nodes.len(), took);
+    if let Some(path) = &args.junit {
+        let text = report.junit(took, jiff::Timestamp::now());
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { NOT_OK.into() })
 }
 

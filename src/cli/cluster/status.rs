@@ -74,6 +74,7 @@ pub(super) async fn run(cluster: &ClusterArgs, args: &ClusterStatusArgs) -> anyh
     let kubectl = Kubectl::new(&cluster.connection);
     let start = Instant::now();
     let mut progress = Progress::new();
+    let mut has_seen = false;
     loop {
         let looked = look(&kubectl, cluster, args, &mut progress).await;
         let left = args.patience.wait.map(|limit| limit.saturating_sub(start.elapsed()));
@@ -85,8 +86,15 @@ pub(super) async fn run(cluster: &ClusterArgs, args: &ClusterStatusArgs) -> anyh
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
+            // Who watches wants to see how it goes on.
+            Err(cause) if has_seen && args.view.watch.is_some() => {
+                eprintln!("portway: {cause:#}");
+                tokio::time::sleep(args.view.watch.map_or(PAUSE, interval)).await;
+                continue;
+            }
             Err(cause) => return Err(cause),
         };
+        has_seen = true;
         let is_fine = report.is_fine(args.strict);
         progress.say(&report.summary());
         if is_fine || is_over {
