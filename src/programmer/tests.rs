@@ -372,3 +372,45 @@ fn records_that_packets_write_anew_while_they_are_deleted_go_too() {
     }
     assert_eq!((programmer.looks_again_at(), programmer.kernel().interceptor.deletions), (None, 3));
 }
+
+/// The keys that go into a set and out of it, in their order.
+#[derive(Debug, Default)]
+struct Order([Vec<Bytes>; 2]);
+
+impl Interceptor<FakeKernel> for Order {
+    fn apply(&mut self, kernel: &mut FakeKernel, transaction: &Transaction) -> Result<(), KernelError> {
+        for (_, op) in &transaction.ops {
+            let (at, set, elements) = match op {
+                Op::AddElements(set, elements) => (0, set, elements),
+                Op::DeleteElements(set, elements) => (1, set, elements),
+                _ => continue,
+            };
+            if set.set == SetId::AllowedSources {
+                self.0[at].extend(elements.iter().map(|element| element.key));
+            }
+        }
+        kernel.apply(transaction)
+    }
+}
+
+/// The kernel looks for an element of source ranges from the oldest one on: thousands of them that go the other way round
+/// take minutes, in which nobody else can change any table of the network namespace.
+#[test]
+fn source_ranges_go_in_the_order_in_which_they_came() {
+    let kernel = Intercepted { kernel: FakeKernel::new(), interceptor: Order::default() };
+    let (mut controller, _) = Controller::new(kernel, Options::new("n1"));
+    let nets = (0..20).map(|n| format!("192.0.2.{}/32", n * 2 + 1).parse().expect("a network"));
+    let ports = (0..10).map(|n| crate::testing::service_port(&format!("p{n}"), 80 + n));
+    let guarded = Service {
+        ports: ports.collect(),
+        source_ranges: nets.collect(),
+        load_balancer_ips: vec!["198.51.100.7".parse().expect("an address")],
+        service_type: crate::model::ServiceType::LoadBalancer,
+        ..service("a", "10.96.0.1")
+    };
+    let key = guarded.key.clone();
+    controller.handle(listed("n1").into_iter().chain([added(guarded)]), Instant::now());
+    controller.handle([Event::ServiceDeleted(key)], Instant::now());
+    let [came, went] = &controller.kernel().interceptor.0;
+    assert_eq!((came.len(), came), (200, went));
+}
